@@ -1,0 +1,46 @@
+"""Errors that collect every problem before they are raised, so that one run shows them all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Problems(list[str]):
+    """A list of messages, raised as one error by `collect`."""
+
+
+@contextmanager
+def collect(heading: str, kind: type[Exception] = ValueError) -> Iterator[Problems]:
+    """Gather problems in the block and raise them together when it ends.
+
+    Args:
+      heading: the first line of the message; what was asked for.
+      kind: the exception to raise.
+
+    Raises:
+      kind: if the block appended anything, with one line a problem.
+
+    Example:
+      >>> with collect("cannot prune") as problems:
+      ...     problems.append("a/kernel: has no axes")
+      Traceback (most recent call last):
+      ...
+      ValueError: cannot prune:
+        a/kernel: has no axes
+    """
+    problems = Problems()
+    yield problems
+    if problems:
+        raise kind("\n  ".join([f"{heading}:", *problems]))
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise unless ``0 <= value < 1``; for sparsities and other fractions removed.
+
+    Example:
+      >>> check_fraction("sparsity", 1.9)
+      Traceback (most recent call last):
+      ...
+      ValueError: sparsity must be in [0, 1), the fraction of weights removed; got 1.9. For 90 %, write 0.9.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), the fraction of weights removed; got {value}. For 90 %, write 0.9.")
