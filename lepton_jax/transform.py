@@ -1,0 +1,166 @@
+"""Transform: a view of the parameters, in the manner of optax.
+
+A transform is a tuple of pure functions::
+
+    params, tstate = transform.init(params)                          # once; may re-parametrise leaves
+    loss(params) = loss_fn(transform.view(params, tstate), batch)    # every step, inside jit, differentiable
+    params, tstate = transform.update(params, tstate, grads, step)   # every step, after the optimiser's update
+
+Masters stay float32, so that any optimiser, checkpoint and sharding works unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lepton_jax import packed, paths
+from lepton_jax.typing import PyTree, Step
+
+State = Any
+
+
+class Transform(NamedTuple):
+    """A view of the parameters.
+
+    Attributes:
+      init: ``init(params) -> (params, state)``. May exchange leaves for trees of trainable arrays (factors, centroids).
+      view: ``view(params, state) -> params``, as the model sees them. Differentiable.
+      update: ``update(params, state, grads, step) -> (params, state)``, once per optimiser step, after the optimiser.
+      pack: ``pack(params, state) -> tree``, the view in its compressed form; None: the view itself.
+      view_leaves: what `chain` composes: the view, with factored leaves left in factors (``Dense_0/kernel/u``), so that a
+        later transform can work on them; None: the view itself.
+
+    Example:
+      >>> import jax
+      >>> halve = Transform(
+      ...     init=lambda params: (params, ()),
+      ...     view=lambda params, state: jax.tree.map(lambda w: w / 2, params),
+      ...     update=lambda params, state, grads, step: (params, state),
+      ... )
+      >>> halve.view({"w": 3.0}, ())
+      {'w': 1.5}
+    """
+
+    init: Callable[[PyTree], tuple[PyTree, State]]
+    view: Callable[[PyTree, State], PyTree]
+    update: Callable[[PyTree, State, PyTree, Step], tuple[PyTree, State]]
+    pack: Callable[[PyTree, State], PyTree] | None = None
+    view_leaves: Callable[[PyTree, State], PyTree] | None = None
+
+
+def hold(params: PyTree, state: State, grads: PyTree, step: Step) -> tuple[PyTree, State]:
+    """Change nothing: the `update` of a transform whose state is fixed."""
+    del grads, step
+    return params, state
+
+
+def identity() -> Transform:
+    """Show the parameters as they are.
+
+    Example:
+      >>> identity().view({"w": 1.0}, ())
+      {'w': 1.0}
+    """
+    return Transform(lambda params: (params, ()), lambda params, state: params, hold)
+
+
+def pack(transform: Transform, params: PyTree, state: State) -> PyTree:
+    """Return the view in its compressed form: a tree of packed leaves and arrays.
+
+    ``unpack(pack(transform, params, state))`` equals ``transform.view(params, state)`` bit for bit.
+
+    Args:
+      transform: any transform or chain.
+      params: the trained masters.
+      state: the transform's state.
+
+    Example:
+      >>> pack(identity(), {"w": 1.0}, ())
+      {'w': 1.0}
+    """
+    return (transform.pack or transform.view)(params, state)
+
+
+def _view_leaves(transform: Transform, params: PyTree, state: State) -> PyTree:
+    return (transform.view_leaves or transform.view)(params, state)
+
+
+def _masters(params: PyTree, seen: PyTree, after: PyTree) -> PyTree:
+    """Return `after` with the masters in place of the viewed leaves that an `init` passed on unchanged."""
+    masters = paths.flatten(params)
+    unchanged = {path: masters[path] for path, leaf in paths.flatten(seen).items() if path in masters}
+    seen_leaves = paths.flatten(seen)
+    kept = {path: unchanged[path] for path, leaf in paths.flatten(after).items() if seen_leaves.get(path) is leaf}
+    return paths.replace(after, kept)
+
+
+def chain(*transforms: Transform) -> Transform:
+    """Apply several views in order, as one transform.
+
+    ``view = view_n(... view_1(params))``. A later transform is initialised from what the earlier ones show, and sees the arrays
+    of a factored leaf as leaves of their own. Its state is the tuple of theirs.
+
+    Args:
+      transforms: applied from left to right; none gives `identity`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax import cast, prune
+      >>> both = chain(prune(0.5), cast(jnp.bfloat16))
+      >>> params, state = both.init({"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])})
+      >>> both.view(params, state)["kernel"]
+      Array([[0, 0],
+             [3, 4]], dtype=bfloat16)
+    """
+
+    def init(params: PyTree) -> tuple[PyTree, State]:
+        states: tuple[State, ...] = ()
+        for transform in transforms:
+            seen = view_leaves(params, states)
+            after, state = transform.init(seen)
+            params, states = _masters(params, seen, after), (*states, state)
+        return params, states
+
+    def view_leaves(params: PyTree, states: State) -> PyTree:
+        for transform, state in zip(transforms, states):
+            params = _view_leaves(transform, params, state)
+        return params
+
+    def view(params: PyTree, states: State) -> PyTree:
+        return packed.unpack(view_leaves(params, states))
+
+    def update(params: PyTree, states: State, grads: PyTree, step: Step) -> tuple[PyTree, State]:
+        new: tuple[State, ...] = ()
+        for transform, state in zip(transforms, states, strict=True):
+            params, state = transform.update(params, state, grads, step)
+            new = (*new, state)
+        return params, new
+
+    def pack_all(params: PyTree, states: State) -> PyTree:
+        for transform, state in zip(transforms, states, strict=True):
+            params = pack(transform, params, state)
+        return params
+
+    return Transform(init, view, update, pack_all, view_leaves)
+
+
+def freeze(transform: Transform, state: State) -> Transform:
+    """Keep a trained transform's view as it stands: `init` hands out `state`, and `update` changes nothing.
+
+    This is how one phase of training hands its invariants to the next: ``chain(freeze(pruned, state), fake_quant(bits=4))``.
+
+    Args:
+      transform: the transform that was trained.
+      state: its state at the end of training.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax import prune
+      >>> pruned = prune(0.5)
+      >>> params, state = pruned.init({"kernel": jnp.array([[1.0, 2.0]])})
+      >>> frozen = freeze(pruned, state)
+      >>> frozen.view(*frozen.init({"kernel": jnp.array([[9.0, 2.0]])}))["kernel"].tolist()
+      [[0.0, 2.0]]
+    """
+    return transform._replace(init=lambda params: (params, state), update=hold)
