@@ -1,0 +1,341 @@
+"""Access to the parts of a jaxpr that move between jax versions; the only file that touches them.
+
+jax 0.10: a `ClosedJaxpr` is a `Jaxpr` with its consts; scan has `num_consts` and `num_carry`. jax 0.11: both are one
+class, and scan describes its operands by trees (`ft_in`). Everything else here is alike in both.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.extend import linear_util, source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+OLDEST, NEWEST = (0, 10), (0, 12)
+"""Supported versions of jax: from OLDEST on, below NEWEST."""
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
+}
+_WRAPPED = re.compile(r"\b(?:vmap|jvp|transpose|jit|pmap)\(([^()]*)\)")
+# These hold a jaxpr for the combination of two scalars, which is no place where a model computes.
+_COMBINERS = ("reduce", "scatter", "select_and", "sort", "cumred", "argm")
+
+
+def check_version(version: str = jax.__version__) -> None:
+    """Raise unless this version of jax is one whose jaxprs are understood here.
+
+    Raises:
+      ImportError: for a version out of range.
+
+    Example:
+      >>> check_version("0.9.1")
+      Traceback (most recent call last):
+      ...
+      ImportError: lepton_jax.graph reads jaxprs, whose form changes between versions of jax. It needs jax >= 0.10 and
+      < 0.12; got 0.9.1. Install a supported one: pip install 'jax>=0.10,<0.12'.
+    """
+    number = tuple(int(part) for part in version.split(".")[:2])
+    if not OLDEST <= number < NEWEST:
+        low, high = (".".join(map(str, v)) for v in (OLDEST, NEWEST))
+        raise ImportError(
+            f"lepton_jax.graph reads jaxprs, whose form changes between versions of jax. It needs jax >= {low} and "
+            f"< {high}; got {version}. Install a supported one: pip install 'jax>={low},<{high}'."
+        )
+
+
+check_version()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Body:
+    """An inner jaxpr of a call, and how its inputs and outputs are tied to those of the equation that holds it.
+
+    Inner input `i` is operand `operands[i]` of the equation (one slice of its leading axis if `i` is in `scanned_in`);
+    inner output `j` is result `results[j]` (one slice of it if `j` is in `scanned_out`). `carry` holds the pairs
+    (inner output, inner input) that a loop ties together. `times` is how often the body runs, None where unknown.
+    """
+
+    label: str
+    jaxpr: Jaxpr
+    consts: Sequence[Any]
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    scanned_in: frozenset[int] = frozenset()
+    scanned_out: frozenset[int] = frozenset()
+    carry: tuple[tuple[int, int], ...] = ()
+    times: int | None = 1
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand is a constant written into the equation."""
+    return isinstance(atom, Literal)
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Whether a parameter is a jaxpr, open or closed."""
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def open_jaxpr(jaxpr: Any) -> Jaxpr:
+    """The `Jaxpr` with `constvars`, `invars`, `eqns` and `outvars`, from either class."""
+    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
+def consts_of(jaxpr: Any) -> Sequence[Any]:
+    """The values of the constvars; none for an open jaxpr."""
+    return getattr(jaxpr, "consts", ())
+
+
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """The numbers of a scan's constants and of its carries."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def bodies(eqn: JaxprEqn) -> tuple[Body, ...]:
+    """The inner jaxprs of a call or loop; none for an ordinary operation or an unknown call."""
+    name, params = eqn.primitive.name, eqn.params
+    n_in, n_out = len(eqn.invars), len(eqn.outvars)
+    if name == "scan":
+        n_consts, n_carry = scan_counts(eqn)
+        return (
+            Body(
+                label="body",
+                **_parts(params["jaxpr"]),
+                operands=tuple(range(n_in)),
+                results=tuple(range(n_out)),
+                scanned_in=frozenset(range(n_consts + n_carry, n_in)),
+                scanned_out=frozenset(range(n_carry, n_out)),
+                carry=tuple((i, n_consts + i) for i in range(n_carry)),
+                times=params["length"],
+            ),
+        )
+    if name == "while":
+        n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+        carry = tuple(range(n_cond + n_body, n_in))
+        return (
+            Body(label="cond", **_parts(params["cond_jaxpr"]), operands=(*range(n_cond), *carry), results=(), times=None),
+            Body(
+                label="body",
+                **_parts(params["body_jaxpr"]),
+                operands=(*range(n_cond, n_cond + n_body), *carry),
+                results=tuple(range(n_out)),
+                carry=tuple((i, n_body + i) for i in range(n_out)),
+                times=None,
+            ),
+        )
+    if name == "cond":
+        operands, results = tuple(range(1, n_in)), tuple(range(n_out))
+        return tuple(
+            Body(label=f"branch{i}", **_parts(branch), operands=operands, results=results)
+            for i, branch in enumerate(params["branches"])
+        )
+    if name in _CALLS:
+        inner = params[_CALLS[name]]
+        return (Body(label="call", **_parts(inner), operands=tuple(range(n_in)), results=tuple(range(n_out))),)
+    return ()
+
+
+def _parts(jaxpr: Any) -> dict[str, Any]:
+    return {"jaxpr": open_jaxpr(jaxpr), "consts": consts_of(jaxpr)}
+
+
+def is_opaque(eqn: JaxprEqn) -> bool:
+    """Whether an operation holds computations that `bodies` doesn't show (`shard_map`, a linear solve, a kernel)."""
+    name = eqn.primitive.name
+    if bodies(eqn) or name.startswith(_COMBINERS):
+        return False
+    leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr)
+    return any(is_jaxpr(leaf) for leaf in leaves) or name == "call_hi_primitive"
+
+
+def literal_value(atom: Any) -> Any:
+    """The value of a literal, with its own dtype."""
+    if isinstance(atom.val, bool | int | float | complex):
+        return np.asarray(atom.val, atom.aval.dtype)
+    return atom.val
+
+
+def scope_of(eqn: JaxprEqn) -> str:
+    """The equation's name scopes within its own jaxpr, joined by '/', without the transformations that wrap them."""
+    name = str(eqn.source_info.name_stack)
+    while (bare := _WRAPPED.sub(r"\1", name)) != name:
+        name = bare
+    return "/".join(part for part in name.split("/") if part)
+
+
+@contextmanager
+def context(eqn: JaxprEqn) -> Iterator[None]:
+    """Re-enter the name scope, the source line and the settings under which an equation was traced."""
+    names = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    with source_info_util.user_context(eqn.source_info.traceback, name_stack=names), eqn.ctx.manager:
+        yield
+
+
+def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
+    """Apply the equation's primitive to arrays, with its own parameters but for those in `changed`."""
+    params = {**eqn.params, **changed} if changed else eqn.params
+    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+Evaluate = Callable[[str, Jaxpr, Sequence[Any], Sequence[Any]], list[Any]]
+"""(label, jaxpr, consts, values) -> outputs."""
+
+
+def bind_custom_jvp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) -> list[Any]:
+    """Rebuild a `custom_jvp_call`, its function and its derivative rule both run by `evaluate`.
+
+    The rule is the jaxpr that `jvp_jaxpr_fun` gives for a pattern of zero tangents; inlining the function instead would
+    exchange the rule for the derivative of the body (relu's at 0 would become 1/2).
+    """
+    params = eqn.primitive.get_bind_params(eqn.params)
+    fun, jvp = params.pop("subfuns")
+    body, rule, n_consts = eqn.params["call_jaxpr"], eqn.params["jvp_jaxpr_fun"], eqn.params["num_consts"]
+
+    def new_fun(*args: Any) -> list[Any]:
+        return evaluate("call", open_jaxpr(body), consts_of(body), args)
+
+    def new_jvp(*args: Any) -> list[Any]:
+        half = len(args) // 2
+        primals, tangents = args[n_consts:half], args[half + n_consts :]
+        zeros = [type(t) is SymbolicZero for t in tangents]
+        jaxpr, consts, out_zeros = rule.call_wrapped(*zeros)
+        given = [t for t, zero in zip(tangents, zeros) if not zero]
+        outs = evaluate("jvp", open_jaxpr(jaxpr), consts, [*primals, *given])
+        primals_out, rest = outs[: len(out_zeros)], iter(outs[len(out_zeros) :])
+        tangents_out = [
+            SymbolicZero(jax.typeof(p).to_tangent_aval()) if zero else next(rest) for p, zero in zip(primals_out, out_zeros)
+        ]
+        return [*primals_out, *tangents_out]
+
+    subfuns = (
+        linear_util.wrap_init(new_fun, debug_info=fun.debug_info),
+        linear_util.wrap_init(new_jvp, debug_info=jvp.debug_info),
+    )
+    return list(eqn.primitive.bind(*values, subfuns=subfuns, **params))
+
+
+def bind_custom_vjp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) -> list[Any]:
+    """Rebuild a `custom_vjp_call`: its function, its forward and its backward rule run by `evaluate`.
+
+    The backward rule is a Python function that checks for the shapes it was traced with. It is called as it is while the
+    shapes are those; under other shapes it is traced at its own and the jaxpr evaluated.
+    """
+    params = eqn.primitive.get_bind_params(eqn.params)
+    fun, fwd, bwd = params.pop("subfuns")
+    body, rule, n_consts = eqn.params["call_jaxpr"], eqn.params["fwd_jaxpr_thunk"], eqn.params["num_consts"]
+
+    def new_fun(*args: Any) -> list[Any]:
+        return evaluate("call", open_jaxpr(body), consts_of(body), args)
+
+    def new_fwd(*args: Any) -> list[Any]:
+        primals, nonzeros = args[::2], args[1::2]
+        if any(nonzeros[:n_consts]):
+            raise TypeError(
+                f"{eqn.primitive.name}: a value that the function closes over is differentiated, which jax.custom_vjp "
+                "does not allow. Pass it as an argument."
+            )
+        jaxpr, consts = rule.call_wrapped(*nonzeros[n_consts:])
+        return evaluate("fwd", open_jaxpr(jaxpr), consts, primals[n_consts:])
+
+    changed = any(np.shape(v) != var.aval.shape for v, var in zip(values, eqn.invars))
+    subfuns = (
+        linear_util.wrap_init(new_fun, debug_info=fun.debug_info),
+        linear_util.wrap_init(new_fwd, debug_info=fwd.debug_info),
+        _bwd_at_other_shapes(eqn, values, bwd, params["out_trees"], evaluate) if changed else bwd,
+    )
+    return list(eqn.primitive.bind(*values, subfuns=subfuns, **params))
+
+
+def _bwd_at_other_shapes(eqn: JaxprEqn, values: Sequence[Any], bwd: Any, out_trees: Any, evaluate: Evaluate) -> Any:
+    def new_bwd(*args: Any) -> Any:
+        _, _, forwarded = out_trees()
+        in_avals = [var.aval for var in eqn.invars]
+        fwd, _ = fwd_jaxpr(eqn, [True] * (len(in_avals) - eqn.params["num_consts"]))
+        saved = iter(fwd.outvars)
+        residuals = [next(saved).aval if i is None else in_avals[i] for i in forwarded]
+        avals = [*residuals, *(var.aval.to_tangent_aval() for var in saved)]
+        result: list[Any] = []
+
+        def traced(*xs: Any) -> list[Any]:
+            result.append(bwd.call_wrapped(*xs))
+            return [ct for ct in _cotangents(result[0]) if not _is_zero(ct)]
+
+        closed = jax.make_jaxpr(traced)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+        given = iter(evaluate("bwd", open_jaxpr(closed), consts_of(closed), args))
+        cts = [
+            type(ct)(jax.typeof(v).to_tangent_aval()) if _is_zero(ct) else next(given)
+            for ct, v in zip(_cotangents(result[0]), values)
+        ]
+        return (cts, result[0][1]) if _has_logs(result[0]) else cts
+
+    return linear_util.wrap_init(new_bwd, debug_info=bwd.debug_info)
+
+
+def _has_logs(result: Any) -> bool:
+    """jax 0.11 returns (cotangents, logs) from a backward rule, 0.10 the cotangents."""
+    return isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], list | tuple)
+
+
+def _cotangents(result: Any) -> Sequence[Any]:
+    return result[0] if _has_logs(result) else result
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return type(cotangent).__name__ in ("Zero", "SymbolicZero")
+
+
+def jvp_jaxpr(eqn: JaxprEqn, zeros: Sequence[bool]) -> tuple[Jaxpr, Sequence[Any], list[bool]]:
+    """The derivative rule of a `custom_jvp_call` for a pattern of zero tangents: (jaxpr, consts, zero tangents out)."""
+    jaxpr, consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
+    return open_jaxpr(jaxpr), consts, out_zeros
+
+
+def fwd_jaxpr(eqn: JaxprEqn, nonzeros: Sequence[bool]) -> tuple[Jaxpr, Sequence[Any]]:
+    """The forward rule of a `custom_vjp_call` for a pattern of differentiated operands: (jaxpr, consts)."""
+    jaxpr, consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*nonzeros)
+    return open_jaxpr(jaxpr), consts
+
+
+__all__ = [
+    "Body",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Var",
+    "bind",
+    "bind_custom_jvp",
+    "bind_custom_vjp",
+    "bodies",
+    "check_version",
+    "consts_of",
+    "context",
+    "fwd_jaxpr",
+    "is_jaxpr",
+    "is_literal",
+    "is_opaque",
+    "jvp_jaxpr",
+    "literal_value",
+    "open_jaxpr",
+    "scan_counts",
+    "scope_of",
+]
