@@ -1,16 +1,18 @@
 """Packed leaves: compressed parameters as typed pytree nodes in their place in the tree.
 
-A packed leaf knows its dense `shape` and `dtype` and how to `unpack` itself; `unpack(tree)` does so for a whole tree. Two kinds:
+A packed leaf knows its dense `shape` and `dtype` and how to `unpack` itself; `unpack(tree)` does so for a whole tree. There are two
+kinds:
 
 * a *coded* leaf stores one code an element (`QArray`, `CodebookArray`, `Sparse`): it can be masked and cast as an array can;
-* a *factored* leaf (`LowRank`) is made of smaller arrays, each a leaf of its own (``Dense_0/kernel/u``), which may be packed in turn.
+* a *factored* leaf (`LowRank`) is made of smaller arrays, each a leaf of its own (``Dense_0/kernel/u``), which may be packed
+  in turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Self
+from typing import Any, Self, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +97,7 @@ def unpack_bits(words: Array, bits: int, count: int) -> Array:
     return jnp.sum(stream * weights[None, :], axis=1, dtype=jnp.uint8)
 
 
+@dataclass_transform(frozen_default=True, eq_default=False)
 def register_packed(*data_fields: str) -> Any:
     """Make a class a frozen dataclass and a pytree node whose children are `data_fields`; the other fields are static."""
 
@@ -104,7 +107,6 @@ def register_packed(*data_fields: str) -> Any:
         return jax.tree_util.register_dataclass(cls, data_fields=list(data_fields), meta_fields=meta)
 
     return decorate
-
 
 
 @register_packed("u", "v")

@@ -1,0 +1,21 @@
+"""Quantization: number formats, calibration, and training with them."""
+
+from lepton_jax.quantization.calibrate import Calibration, MinMax
+from lepton_jax.quantization.codebook import Centroids, Codebook, CodebookState, k_means, look_up
+from lepton_jax.quantization.fake_quant import fake_quant
+from lepton_jax.quantization.numerics import QArray, Uniform, dequantize, quantize
+
+__all__ = [
+    "Calibration",
+    "Centroids",
+    "Codebook",
+    "CodebookState",
+    "MinMax",
+    "QArray",
+    "Uniform",
+    "dequantize",
+    "fake_quant",
+    "k_means",
+    "look_up",
+    "quantize",
+]

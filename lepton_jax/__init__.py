@@ -1,0 +1,10 @@
+"""lepton_jax: make any JAX model smaller and faster, and prove it."""
+
+from lepton_jax.lowrank import low_rank
+from lepton_jax.packed import unpack
+from lepton_jax.precision import cast
+from lepton_jax.pruning import prune
+from lepton_jax.quantization import fake_quant
+from lepton_jax.transform import Transform, chain, freeze, identity, pack
+
+__all__ = ["Transform", "cast", "chain", "fake_quant", "freeze", "identity", "low_rank", "pack", "prune", "unpack"]

@@ -1,0 +1,43 @@
+"""Mixed precision as a view: float32 masters, seen in another dtype."""
+
+import jax.numpy as jnp
+
+from lepton_jax import paths
+from lepton_jax.packed import is_coded
+from lepton_jax.transform import Transform, hold
+from lepton_jax.typing import PyTree, Select
+
+
+def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floating) -> Transform:
+    """Show floating parameters in `compute_dtype`: ``view = w.astype(compute_dtype)``; masters and gradients stay float32.
+
+    Args:
+      compute_dtype: a floating dtype, e.g. `jnp.bfloat16` or its name.
+      select: which leaves; by default every floating one.
+
+    Raises:
+      TypeError: if the dtype is not floating.
+      ValueError: if the selector matches nothing.
+
+    Example:
+      >>> transform = cast("bfloat16")
+      >>> params, state = transform.init({"w": jnp.array([1.0, 1.001])})
+      >>> transform.view(params, state)["w"]
+      Array([1, 1], dtype=bfloat16)
+
+    Source: Micikevicius et al. 2018, "Mixed precision training", section 3.1.
+    """
+    dtype = jnp.dtype(compute_dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"cast: compute_dtype must be floating, e.g. 'bfloat16'; got {dtype.name}.")
+
+    def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
+        paths.select(params, select)
+        return params, ()
+
+    def view(params: PyTree, state: tuple[()]) -> PyTree:
+        leaves = paths.flatten(params, is_coded)
+        seen = {p: x.astype(dtype) for p, x in leaves.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+        return paths.replace(params, seen, is_coded)
+
+    return Transform(init, view, hold, pack=view)

@@ -1,0 +1,155 @@
+"""Trained k-means codebooks (Deep Compression's trained quantization)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax import paths
+from lepton_jax.packed import CodebookArray, is_coded, pack_bits, register_packed
+from lepton_jax.transform import Transform, hold
+from lepton_jax.typing import Array, Path, PyTree, Select
+
+_LLOYD_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Codebook:
+    """A table of `2**bits` trained values, and a zero of its own for the weights that are pruned.
+
+    Args:
+      bits: 1 to 7; the codes of a leaf take one bit more in memory, for the zero (in a file, zeros are coded apart).
+
+    Raises:
+      ValueError: for bits outside 1 to 7.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 7:
+            raise ValueError(f"Codebook: bits must be 1 to 7; got {self.bits}.")
+
+    @property
+    def centroids(self) -> int:
+        """How many values there are besides the zero."""
+        return 2**self.bits
+
+
+@register_packed("centroids")
+class Centroids:
+    """The trainable parameter that stands in a weight's place: its codebook. The codes are in the transform's state."""
+
+    centroids: Array
+
+
+def k_means(weights: Array, count: int) -> tuple[Array, Array]:
+    """Cluster the non-zero weights of one array by Lloyd's method, from evenly spaced centroids.
+
+    Minimises ``sum_i min_j (w_i - c_j)**2``. In one dimension a cluster is an interval, so a step is a search over the sorted
+    weights and a difference of their running sums.
+
+    Args:
+      weights: any shape, float32.
+      count: number of centroids.
+
+    Returns:
+      (centroids, codes): the centroids in rising order, shape (count,), float32; the codes, uint8, of the weights' shape:
+      0 where the weight is 0, j + 1 for centroid j.
+
+    Example:
+      >>> centroids, codes = k_means(jnp.array([1.0, 1.2, 0.0, -2.0]), 2)
+      >>> [round(c, 3) for c in centroids.tolist()], codes.tolist()
+      ([-2.0, 1.1], [2, 2, 0, 1])
+
+    Source: Han, Mao, Dally 2016, "Deep compression", section 3: linear initialisation.
+    """
+    ordered = jnp.sort(weights.reshape(-1))
+    ones = (ordered != 0).astype(jnp.float32)
+    before = jnp.concatenate([jnp.zeros((1, 2)), jnp.cumsum(jnp.stack([ones, ordered], axis=1), axis=0)])
+    low = jnp.min(weights, initial=jnp.inf, where=weights != 0)
+    high = jnp.max(weights, initial=-jnp.inf, where=weights != 0)
+    low, high = (jnp.where(jnp.isfinite(bound), bound, 0) for bound in (low, high))
+
+    def boundaries(centroids: Array) -> Array:
+        return (centroids[1:] + centroids[:-1]) / 2
+
+    def lloyd(_: int, centroids: Array) -> Array:
+        cuts = jnp.searchsorted(ordered, boundaries(centroids))
+        cuts = jnp.concatenate([jnp.zeros(1, cuts.dtype), cuts, jnp.full(1, ordered.size, cuts.dtype)])
+        members, sums = jnp.diff(before[cuts], axis=0).T
+        # A cluster that lost its members stays where it is.
+        return jnp.where(members > 0, sums / jnp.maximum(members, 1), centroids)
+
+    start = low + (high - low) * (jnp.arange(count) + 0.5) / count
+    centroids = jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, start.astype(jnp.float32))
+    codes = jnp.searchsorted(boundaries(centroids), weights).astype(jnp.uint8) + 1
+    return centroids, jnp.where(weights != 0, codes, 0).astype(jnp.uint8)
+
+
+@jax.custom_vjp
+def look_up(centroids: Array, codes: Array) -> Array:
+    """Return ``centroids[codes - 1]``, and 0 where the code is 0; the gradient of a centroid is the sum over its weights.
+
+    Args:
+      centroids: shape (k,).
+      codes: uint8, any shape, 0 to k.
+
+    Example:
+      >>> look_up(jnp.array([-1.0, 2.0]), jnp.array([2, 0, 1], jnp.uint8)).tolist()
+      [2.0, 0.0, -1.0]
+
+    Source: Han, Mao, Dally 2016, equation 3.
+    """
+    return jnp.concatenate([jnp.zeros(1, centroids.dtype), centroids])[codes]
+
+
+def _look_up_fwd(centroids: Array, codes: Array) -> tuple[Array, tuple[Array, Array]]:
+    return look_up(centroids, codes), (centroids, codes)
+
+
+def _look_up_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, None]:
+    centroids, codes = saved
+    # Sums under masks: faster on every backend than the scatter that a gather's own transpose would be.
+    sums = jax.lax.map(lambda j: jnp.sum(jnp.where(codes == j, grad, 0)), jnp.arange(1, centroids.size + 1, dtype=codes.dtype))
+    return sums.astype(centroids.dtype), None
+
+
+look_up.defvjp(_look_up_fwd, _look_up_bwd)
+
+
+class CodebookState(NamedTuple):
+    """State of a trained codebook: codes by path, uint8, of the weights' shapes."""
+
+    codes: dict[Path, Array]
+
+
+def train_codebook(fmt: Codebook, select: Select) -> Transform:
+    """Exchange each selected weight for a trainable codebook and fixed codes; see `fake_quant`."""
+
+    def init(params: PyTree) -> tuple[PyTree, CodebookState]:
+        weights = paths.select(params, select)
+        clusters = {path: k_means(weight.astype(jnp.float32), fmt.centroids) for path, weight in weights.items()}
+        params = paths.replace(params, {path: Centroids(centroids) for path, (centroids, _) in clusters.items()})
+        return params, CodebookState({path: codes for path, (_, codes) in clusters.items()})
+
+    def tables(params: PyTree, state: CodebookState) -> dict[Path, Array]:
+        leaves = paths.flatten(params, is_leaf)
+        return {path: leaves[path].centroids for path in state.codes}
+
+    def is_leaf(node: object) -> bool:
+        return isinstance(node, Centroids) or is_coded(node)
+
+    def view(params: PyTree, state: CodebookState) -> PyTree:
+        seen = {path: look_up(table, state.codes[path]) for path, table in tables(params, state).items()}
+        return paths.replace(params, seen, is_leaf)
+
+    def pack(params: PyTree, state: CodebookState) -> PyTree:
+        def coded(table: Array, codes: Array) -> CodebookArray:
+            bits = fmt.bits + 1
+            return CodebookArray(pack_bits(codes, bits), table, bits, codes.shape, jnp.dtype(table.dtype).name)
+
+        return paths.replace(params, {p: coded(t, state.codes[p]) for p, t in tables(params, state).items()}, is_leaf)
+
+    return Transform(init, view, hold, pack)
