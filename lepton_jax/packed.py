@@ -1,7 +1,7 @@
 """Packed leaves: compressed parameters as typed pytree nodes in their place in the tree.
 
-A packed leaf knows its dense `shape` and `dtype` and how to `unpack` itself; `unpack(tree)` does so for a whole tree. There are two
-kinds:
+A packed leaf knows its dense `shape` and `dtype`, and how to `unpack` itself; `unpack(tree)` does so for a whole tree.
+There are two kinds:
 
 * a *coded* leaf stores one code an element (`QArray`, `CodebookArray`, `Sparse`): it can be masked and cast as an array can;
 * a *factored* leaf (`LowRank`) is made of smaller arrays, each a leaf of its own (``Dense_0/kernel/u``), which may be packed
