@@ -1,0 +1,7 @@
+"""One file for a compressed model: program, entropy-coded weights, manifest, and an account of every byte."""
+
+from lepton_jax.artifact.account import Account, TensorAccount, account
+from lepton_jax.artifact.artifact import Artifact, load, save
+from lepton_jax.artifact.errors import ArtifactError
+
+__all__ = ["Account", "Artifact", "ArtifactError", "TensorAccount", "account", "load", "save"]

@@ -1,0 +1,148 @@
+"""Arrays of numbers, bit for bit: as they are, narrowed where that is exact, as a palette, in planes of bytes, or sparse.
+
+All work is on bit patterns (unsigned integers), so NaN payloads and -0.0 come back as they were.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from lepton_jax.artifact import sparse_index, symbols
+from lepton_jax.artifact.container import compress, decompress
+from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.streams import Reader, Writer
+
+CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty")
+_RAW, _COMPRESSED, _PALETTE, _PLANES, _FLOAT16, _BFLOAT16, _SPARSE, _EMPTY = range(8)
+_PALETTE_LIMIT = 256
+
+
+def patterns(array: np.ndarray) -> np.ndarray:
+    """The elements' bits as little-endian unsigned integers, flat; elements over 8 bytes as several."""
+    size = min(array.dtype.itemsize, 8)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).view(f"<u{size}") if flat.size else np.zeros(0, f"<u{size}")
+
+
+def dtype_of(name: str) -> np.dtype:
+    """The numpy dtype of a name, those of `ml_dtypes` included.
+
+    Raises:
+      ArtifactError: if there is none that plain numbers can have.
+    """
+    try:
+        dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"unknown dtype {name!r}") from error
+    if dtype.hasobject or dtype.names or dtype.shape or dtype.itemsize not in (1, 2, 4, 8, 16) or dtype.kind not in "?biufcV":
+        raise ArtifactError(f"dtype {name!r} is not one of plain numbers")
+    return dtype
+
+
+def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], sparse: bool = True) -> Writer:
+    """Code numbers losslessly.
+
+    Args:
+      bits: their patterns, flat.
+      dtype: what they are.
+      shape: the tensor's.
+      sparse: whether zeros may be coded apart.
+
+    Returns:
+      The shortest stream found.
+    """
+    if not bits.size:
+        return _start(_EMPTY)
+    candidates = [_start(_RAW, bits.tobytes())]
+    if bits.nbytes > 64:
+        codec, stored = compress(bits.tobytes())
+        writer = _start(_COMPRESSED, bytes([codec]))
+        writer.block(stored)
+        candidates.append(writer)
+    distinct, index = np.unique(bits, return_inverse=True)
+    if len(distinct) <= min(_PALETTE_LIMIT, bits.size):
+        writer = _start(_PALETTE)
+        writer.number(len(distinct))
+        writer.put(distinct.tobytes())
+        writer.put(symbols.encode(index, len(distinct), shape).data)
+        candidates.append(writer)
+    elif bits.itemsize == 1 or bits.size > 256:
+        writer = _start(_PLANES)
+        for plane in bits.view(np.uint8).reshape(-1, bits.itemsize).T:
+            writer.put(symbols.encode(plane, 256, shape, holes=False).data)
+        candidates.append(writer)
+    if dtype == np.float32:
+        candidates += _narrowed(bits, shape)
+    zeros = int((bits == 0).sum())
+    if sparse and zeros:
+        kept = bits != 0
+        writer = _start(_SPARSE)
+        writer.put(sparse_index.encode(kept.reshape(symbols.matrix_shape(shape)), shape).data)
+        writer.put(encode(bits[kept], dtype, (len(bits) - zeros,), sparse=False).data)
+        candidates.append(writer)
+    return symbols.smallest(candidates)
+
+
+def decode(reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...], category: str) -> np.ndarray:
+    """Read the patterns that `encode` wrote, flat.
+
+    Raises:
+      ArtifactError: if the stream does not hold them.
+    """
+    kind = np.dtype(f"<u{min(dtype.itemsize, 8)}")
+    coder = reader.take(1)[0]
+    if coder == _EMPTY and not count:
+        return np.zeros(0, kind)
+    if coder == _RAW:
+        return np.frombuffer(reader.take(count * kind.itemsize, category), kind)
+    if coder == _COMPRESSED:
+        codec = reader.take(1)[0]
+        return np.frombuffer(decompress(codec, reader.block(category), count * kind.itemsize), kind)
+    if coder == _PALETTE:
+        size = reader.number()
+        if not 1 <= size <= _PALETTE_LIMIT:
+            raise ArtifactError(f"a palette of {size} numbers at offset {reader.offset}; 1 to {_PALETTE_LIMIT} are allowed")
+        distinct = np.frombuffer(reader.take(size * kind.itemsize, "codebook"), kind)
+        return distinct[symbols.decode(reader, count, size, shape, category)]
+    if coder == _PLANES:
+        planes = [symbols.decode(reader, count, 256, shape, category) for _ in range(kind.itemsize)]
+        return np.stack(planes, 1).reshape(-1).view(kind)
+    if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
+        narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
+        bits = decode(reader, count, narrow, shape, category)
+        if coder == _BFLOAT16:
+            return bits.astype(np.uint32) << np.uint32(16)
+        with np.errstate(all="ignore"):
+            return bits.view(np.float16).astype(np.float32).view(np.uint32)
+    if coder == _SPARSE:
+        kept = sparse_index.decode(reader, symbols.matrix_shape(shape), shape).reshape(-1)
+        bits = np.zeros(count, kind)
+        rest = int(kept.sum())
+        bits[kept] = decode(reader, rest, dtype, (rest,), category)
+        return bits
+    raise ArtifactError(f"unknown coder {coder} of {category} at offset {reader.offset - 1}")
+
+
+def _start(coder: int, data: bytes = b"") -> Writer:
+    writer = Writer()
+    writer.put(bytes([coder]) + data)
+    return writer
+
+
+def _narrowed(bits: np.ndarray, shape: tuple[int, ...]) -> list[Writer]:
+    """Streams of 16-bit floats that are exactly the 32-bit ones; float16 of finite numbers only, whose widening is exact."""
+    out = []
+    if not (bits & 0xFFFF).any():
+        writer = _start(_BFLOAT16)
+        writer.put(encode((bits >> np.uint32(16)).astype("<u2"), dtype_of("bfloat16"), shape).data)
+        out.append(writer)
+    values = bits.view(np.float32)
+    if np.isfinite(values).all():
+        with np.errstate(all="ignore"):
+            half = values.astype(np.float16)
+        if (half.astype(np.float32).view(np.uint32) == bits).all():
+            writer = _start(_FLOAT16)
+            writer.put(encode(half.view("<u2"), np.dtype(np.float16), shape).data)
+            out.append(writer)
+    return out

@@ -1,0 +1,221 @@
+"""Leaves to bytes and back: plain arrays and the coded packed leaves, each with a short text that says what it is.
+
+The text is ``[kind] shape [dtype]``, e.g. ``'784,300'`` (a float32 array), ``'10 bfloat16'``, ``'c3 784,300'`` (codes of 3 bits
+into a codebook); the dtype is float32 unless said. The kind's letter is followed by the numbers the leaf's type needs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax.artifact import arrays, symbols
+from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.packed import CodebookArray, Coded, Sparse
+from lepton_jax.quantization.numerics import QArray, Uniform
+
+_KIND_NAMES = {"": "array", "c": "codebook", "q": "quantized", "s": "sparse", "k": "key"}
+_DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint8", "float64")
+
+
+class Spec(NamedTuple):
+    """What a leaf is: the parsed text."""
+
+    kind: str
+    numbers: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense array (of a key's words, 16 each)."""
+        return self.size * (16 if self.kind == "k" else arrays.dtype_of(self.dtype).itemsize)
+
+    @property
+    def kind_name(self) -> str:
+        """The kind as a word."""
+        return _KIND_NAMES[self.kind]
+
+    @property
+    def text(self) -> str:
+        """The text that `parse_spec` reads."""
+        parts = [self.kind + ",".join(map(str, self.numbers))] if self.kind else []
+        parts.append(",".join(map(str, self.shape)) or "-")
+        return " ".join(parts if self.dtype == "float32" else [*parts, self.dtype])
+
+
+def parse_spec(text: str) -> Spec:
+    """Read a leaf's text.
+
+    Example:
+      >>> parse_spec("c3 784,300")
+      Spec(kind='c', numbers=(3,), shape=(784, 300), dtype='float32')
+
+    Raises:
+      ArtifactError: if it says nothing known.
+    """
+    kind, numbers, parts = "", "", text.split(" ")
+    if parts[0][:1].isalpha():
+        kind, numbers = parts[0][0], parts[0][1:]
+        parts = parts[1:]
+    try:
+        shape_text, dtype = (*parts, "float32")[:2]
+        shape = () if shape_text == "-" else tuple(int(n) for n in shape_text.split(","))
+        spec = Spec(kind, tuple(int(n) for n in numbers.split(",") if n), shape, dtype)
+        expected = {"": 0, "c": 1, "q": 3, "s": 0, "k": 0}[kind]
+    except (ValueError, KeyError) as error:
+        raise ArtifactError(f"{text!r} does not describe a leaf") from error
+    if len(parts) > 2 or len(spec.numbers) != expected or min(shape, default=0) < 0 or len(shape) > 32:
+        raise ArtifactError(f"{text!r} does not describe a leaf")
+    if kind in "cq" and kind and not 1 <= spec.numbers[0] <= 8:
+        raise ArtifactError(f"{text!r} describes codes of {spec.numbers[0]} bits; 1 to 8 are allowed")
+    if kind != "k":
+        arrays.dtype_of(dtype)
+    return spec
+
+
+def _unpack_codes(words: Any, bits: int, count: int) -> np.ndarray:
+    stream = np.unpackbits(np.asarray(words), count=count * bits, bitorder="little").reshape(count, bits)
+    return (stream << np.arange(bits, dtype=np.uint8)[None, :]).sum(1, dtype=np.uint8)
+
+
+def _pack_codes(codes: np.ndarray, bits: int) -> jax.Array:
+    stream = codes.astype(np.uint8)[:, None] >> np.arange(bits, dtype=np.uint8)[None, :] & 1
+    return jnp.asarray(np.packbits(stream.reshape(-1), bitorder="little"))
+
+
+def is_key(leaf: Any) -> bool:
+    """True for arrays of random keys."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def encode(leaf: Any) -> tuple[Spec, bytes]:
+    """Code one leaf.
+
+    Args:
+      leaf: an array, a number, a random key or a coded packed leaf.
+
+    Returns:
+      (what it is, its bytes).
+
+    Raises:
+      ArtifactError: for anything else.
+    """
+    writer = Writer()
+    if isinstance(leaf, Coded):
+        return _encode_coded(leaf, writer), bytes(writer.data)
+    if is_key(leaf):
+        _put_array(writer, np.asarray(jax.random.key_data(leaf)))
+        return Spec("k", (), tuple(leaf.shape), str(jax.random.key_impl(leaf))), bytes(writer.data)
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+        raise ArtifactError(f"a leaf must be an array, a number or a packed leaf; got {type(leaf).__name__}")
+    array = np.asarray(leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
+    spec = Spec("", (), array.shape, array.dtype.name)
+    arrays.dtype_of(spec.dtype)
+    writer.put(arrays.encode(arrays.patterns(array), array.dtype, array.shape).data)
+    return spec, bytes(writer.data)
+
+
+def _encode_coded(leaf: Coded, writer: Writer) -> Spec:
+    size = math.prod(leaf.shape)
+    if isinstance(leaf, CodebookArray):
+        codes, entries = _unpack_codes(leaf.index, leaf.bits, size), np.asarray(leaf.codebook)
+        _put_array(writer, entries)
+        alphabet = max(int(codes.max(initial=0)), min(entries.size, 2**leaf.bits - 1)) + 1
+        writer.put(bytes([alphabet - 1]))
+        writer.put(symbols.encode(codes, alphabet, leaf.shape).data)
+        return Spec("c", (leaf.bits,), leaf.shape, leaf.output_dtype)
+    if isinstance(leaf, QArray):
+        codes, fmt = _unpack_codes(leaf.words, leaf.format.bits, size), leaf.format
+        _put_array(writer, np.asarray(leaf.scale))
+        _put_array(writer, np.asarray(leaf.zero_point))
+        writer.put(symbols.encode(codes, 2**fmt.bits, leaf.shape).data)
+        # Channel axes count from the end or the start; 99 says that there is none.
+        axis = 99 if fmt.channel_axis is None else fmt.channel_axis
+        return Spec("q", (fmt.bits, int(fmt.symmetric), axis), leaf.shape, leaf.output_dtype)
+    if isinstance(leaf, Sparse):
+        mask = _unpack_codes(leaf.mask, 1, size)
+        writer.put(symbols.encode(mask, 2, leaf.shape).data)
+        _put_array(writer, np.asarray(leaf.values))
+        return Spec("s", (), leaf.shape, leaf.output_dtype)
+    raise ArtifactError(f"packed leaves of type {type(leaf).__name__} cannot be stored by this version; unpack them first")
+
+
+def decode(reader: Reader, spec: Spec, limit: int) -> Any:
+    """Read one leaf back, of the same type, with `jax` arrays.
+
+    Args:
+      reader: at the leaf's first byte.
+      spec: what it is.
+      limit: how many bytes an inner array (codebook, scales) may have.
+
+    Raises:
+      ArtifactError: if its bytes are not such a leaf.
+    """
+    if spec.kind == "":
+        dtype = arrays.dtype_of(spec.dtype)
+        bits = arrays.decode(reader, spec.size * max(dtype.itemsize // 8, 1), dtype, spec.shape, "values")
+        return _as_array(bits, dtype, spec.shape)
+    if spec.kind == "k":
+        return jax.random.wrap_key_data(_take_array(reader, limit, "values"), impl=spec.dtype)
+    if spec.kind == "c":
+        codebook = _take_array(reader, limit, "codebook")
+        alphabet = reader.take(1)[0] + 1
+        codes = symbols.decode(reader, spec.size, alphabet, spec.shape)
+        bits = spec.numbers[0]
+        return CodebookArray(_pack_codes(codes, bits), codebook, bits, spec.shape, spec.dtype)
+    if spec.kind == "q":
+        bits, symmetric, axis = spec.numbers
+        scale, zero_point = _take_array(reader, limit, "scales"), _take_array(reader, limit, "scales")
+        codes = symbols.decode(reader, spec.size, 2**bits, spec.shape)
+        fmt = Uniform(bits=bits, symmetric=bool(symmetric), channel_axis=None if axis == 99 else axis)
+        return QArray(_pack_codes(codes, bits), scale, zero_point, fmt, spec.shape, spec.dtype)
+    mask = symbols.decode(reader, spec.size, 2, spec.shape, "positions")
+    values = _take_array(reader, limit, "values")
+    if values.shape != (int(mask.sum()),):
+        raise ArtifactError(f"{values.shape} values for {int(mask.sum())} positions, near offset {reader.offset}")
+    return Sparse(values, _pack_codes(mask, 1), spec.shape, spec.dtype)
+
+
+def _as_array(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+    array = np.ascontiguousarray(bits).view(np.uint8).view(dtype).reshape(shape) if bits.size else np.zeros(shape, dtype)
+    # Without 64-bit mode jax would narrow these; numpy keeps them.
+    return array if dtype.itemsize == 8 and not jax.config.read("jax_enable_x64") else jnp.asarray(array)
+
+
+def _put_array(writer: Writer, array: np.ndarray) -> None:
+    """Append an array whose shape and dtype the leaf's text does not give."""
+    name = array.dtype.name
+    if name in _DTYPES:
+        writer.put(bytes([_DTYPES.index(name)]))
+    else:
+        writer.put(b"\xff")
+        writer.block(name.encode())
+    writer.number(array.ndim)
+    for length in array.shape:
+        writer.number(length)
+    writer.put(arrays.encode(arrays.patterns(array), array.dtype, array.shape, sparse=False).data)
+
+
+def _take_array(reader: Reader, limit: int, category: str) -> Any:
+    code = reader.take(1)[0]
+    if code != 255 and code >= len(_DTYPES):
+        raise ArtifactError(f"unknown dtype {code} at offset {reader.offset - 1}")
+    name = reader.block().decode("ascii", "replace") if code == 255 else _DTYPES[code]
+    dtype, ndim = arrays.dtype_of(name), reader.number()
+    shape = tuple(reader.number() for _ in range(min(ndim, 33)))
+    count = math.prod(shape)
+    if ndim > 32 or count * dtype.itemsize > limit:
+        raise ArtifactError(
+            f"an array of shape {shape} declared near offset {reader.offset}; at most {limit} bytes are allowed"
+        )
+    return _as_array(arrays.decode(reader, count * max(dtype.itemsize // 8, 1), dtype, shape, category), dtype, shape)

@@ -1,0 +1,103 @@
+"""The program: `apply` as StableHLO, with the flat list of dense weights as its first argument and a symbolic batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.leaves import is_key
+from lepton_jax.typing import PyTree
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def _plain_outputs(tree: Any) -> Any:
+    """Return outputs as dicts, lists and tuples, so that a file needs no other node type."""
+    if tree is None or jax.tree_util.all_leaves([tree]):
+        return tree
+    entries = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    children = [_plain_outputs(child) for _, child in entries]
+    if type(tree) is list:
+        return children
+    if isinstance(tree, tuple):
+        return tuple(children)
+    return {jax.tree_util.keystr(keys, simple=True): child for (keys, _), child in zip(entries, children)}
+
+
+def export_program(apply: Callable[..., Any], variables: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
+    """Export ``apply(variables, *inputs)``.
+
+    The leading axis of every input is one symbolic size, the batch, where every input has one and the trace allows it.
+
+    Args:
+      apply: pure function.
+      variables: dense.
+      inputs: arrays or trees of arrays.
+
+    Returns:
+      (the program, taking the flat list of weights and the inputs; whether its batch is symbolic).
+
+    Raises:
+      ArtifactError: if it cannot be exported for any platform.
+    """
+    weights, treedef = jax.tree.flatten(variables)
+    keys = tuple(is_key(leaf) for leaf in weights)
+    impls = [jax.random.key_impl(leaf) if key else None for leaf, key in zip(weights, keys)]
+
+    def program(flat: list[Any], *inputs: Any) -> Any:
+        flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
+        return _plain_outputs(apply(jax.tree.unflatten(treedef, flat), *inputs))
+
+    arguments = [_struct(leaf) for leaf in plain_weights(weights)]
+    static = jax.tree.map(_struct, inputs)
+    leaves = jax.tree.leaves(static)
+    shapes = [(static, False)]
+    if leaves and all(leaf.shape for leaf in leaves):
+        (batch,) = export.symbolic_shape("b")
+        shapes.insert(0, (jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), static), True))
+    problems: list[str] = []
+    for some in (PLATFORMS, None):
+        # Where not all platforms can lower it, those are kept that can alone.
+        platforms = some or tuple(name for name in PLATFORMS if _lower(program, arguments, static, (name,), problems))
+        for structs, symbolic in shapes if platforms else ():
+            exported = _lower(program, arguments, structs, platforms, problems)
+            if exported is not None:
+                return exported, symbolic
+    raise ArtifactError("apply cannot be exported with `jax.export`: " + problems[-1])
+
+
+def _lower(
+    program: Callable[..., Any], weights: list[Any], inputs: Any, platforms: tuple[str, ...], problems: list[str]
+) -> export.Exported | None:
+    """Lower for all these platforms; None, and why, if that cannot be."""
+    try:
+        return export.export(jax.jit(program), platforms=platforms)(weights, *inputs)
+    except Exception as error:  # whatever the traced operations raise
+        problems.append(f"{type(error).__name__}: {str(error)[:500]}")
+        return None
+
+
+def plain_weights(weights: list[Any]) -> list[Any]:
+    """The arrays that the program takes: the leaves, random keys as their data."""
+    return [jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf) for leaf in weights]
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype)
+
+
+def deserialize(data: bytes) -> export.Exported:
+    """Read a program.
+
+    Raises:
+      ArtifactError: if the bytes are not one that this version of jax reads.
+    """
+    try:
+        return export.deserialize(bytearray(data))
+    except Exception as error:  # whatever the reader of foreign bytes raises
+        raise ArtifactError(f"the program cannot be read: {type(error).__name__}: {str(error)[:300]}") from error

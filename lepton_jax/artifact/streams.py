@@ -1,0 +1,70 @@
+"""Byte streams whose every byte has an owner: the tensor it belongs to and what it is for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lepton_jax.artifact.container import read_varint, varint
+from lepton_jax.artifact.errors import ArtifactError
+
+CATEGORIES = ("values", "positions", "codebook", "scales", "tables")
+"""What a tensor's bytes are for; ``tables``: coders' choices, probabilities and lengths."""
+
+
+class Writer:
+    """Collects bytes, each with its category."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def put(self, data: bytes) -> None:
+        """Append bytes whose number the reader will know."""
+        self.data += data
+
+    def number(self, value: int) -> None:
+        """Append a non-negative integer."""
+        self.data += varint(value)
+
+    def block(self, data: bytes) -> None:
+        """Append bytes and, before them, their number."""
+        self.number(len(data))
+        self.data += data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class Reader:
+    """Reads what a `Writer` collected, and counts the bytes of each category."""
+
+    def __init__(self, data: bytes, offset: int = 0):
+        self._data = data
+        self._position = 0
+        self._offset = offset
+        self.bytes: Counter[str] = Counter()
+
+    @property
+    def offset(self) -> int:
+        """Where in the file the next byte lies."""
+        return self._offset + self._position
+
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return len(self._data) - self._position
+
+    def take(self, count: int, category: str = "tables") -> bytes:
+        """Return the next bytes, on the account of `category`."""
+        if count > self.left:
+            raise ArtifactError(f"{count} bytes of {category} declared at offset {self.offset}, but {self.left} are left")
+        self._position += count
+        self.bytes[category] += count
+        return self._data[self._position - count : self._position]
+
+    def number(self, category: str = "tables") -> int:
+        """Return the next integer."""
+        return read_varint(lambda count: self.take(count, category))
+
+    def block(self, category: str = "tables") -> bytes:
+        """Return bytes that were written with their number; the number is on the account of the tables."""
+        return self.take(self.number(), category)

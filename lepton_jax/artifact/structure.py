@@ -1,0 +1,109 @@
+"""The shape of the tree in JSON: what holds what, down to the leaves' texts.
+
+A mapping is an object; other nodes are lists that begin with a number: a list, a tuple, a mapping whose keys are not texts, the
+factors of a `LowRank`. A node of another type (an `nnx.State`, a dataclass) is stored as a mapping by its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from lepton_jax import paths
+from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.packed import LowRank, is_coded
+
+_LIST, _TUPLE, _MAPPING, _LOW_RANK = range(4)
+_MAX_DEPTH = 64
+
+
+def _key(entry: Any) -> Any:
+    """The key itself: a text, or the integer of a numbered node."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            key = getattr(entry, attribute)
+            return key if isinstance(key, int) and not isinstance(key, bool) else str(key)
+    return str(entry)
+
+
+def describe(tree: Any, leaf_text: Callable[[str, Any], str], path: str = "") -> Any:
+    """Return the JSON of a tree.
+
+    Args:
+      tree: any pytree of arrays and packed leaves.
+      leaf_text: ``(path, leaf) -> text``, called in the tree's flat order.
+      path: where the tree lies in a larger one.
+    """
+
+    def below(key: Any, child: Any) -> Any:
+        return describe(child, leaf_text, f"{path}/{key}" if path else str(key))
+
+    if tree is None:
+        return None
+    if is_coded(tree) or jax.tree_util.all_leaves([tree]):
+        return leaf_text(path, tree)
+    if isinstance(tree, LowRank):
+        return [_LOW_RANK, list(tree.shape), below("u", tree.u), below("v", tree.v)]
+    children = [
+        (_key(keys[0]), child)
+        for keys, child in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is None or node is not tree)[0]
+    ]
+    if type(tree) in (list, tuple):
+        return [_LIST if type(tree) is list else _TUPLE, *[below(key, child) for key, child in children]]
+    if len(children) == 1 and children[0][0] == "value":  # a mere wrapper of an array, transparent in paths too
+        return describe(children[0][1], leaf_text, path)
+    if all(isinstance(key, str) for key, _ in children):
+        return {key: below(key, child) for key, child in children}
+    return [_MAPPING, *[part for key, child in children for part in (key, below(key, child))]]
+
+
+def leaf_texts(node: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield ``(path, text)`` of every leaf, in order.
+
+    Raises:
+      ArtifactError: if the JSON is not a tree of this kind.
+    """
+    if depth > _MAX_DEPTH:
+        raise ArtifactError(f"the tree is deeper than {_MAX_DEPTH} at {path}")
+    if node is None:
+        return
+    if isinstance(node, str):
+        yield path, node
+        return
+    for key, child in _children(node, path):
+        yield from leaf_texts(child, f"{path}/{key}" if path else str(key), depth + 1)
+
+
+def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
+    """Return the tree that `describe` described, of dicts, lists, tuples and `LowRank`, with the given leaves in order."""
+    if node is None:
+        return None
+    if isinstance(node, str):
+        return next(leaves)
+    children = [(key, rebuild(child, leaves)) for key, child in _children(node, "")]
+    if isinstance(node, dict) or node[0] == _MAPPING:
+        return dict(children)
+    values = [value for _, value in children]
+    if node[0] == _LOW_RANK:
+        return LowRank(*values, tuple(node[1]))
+    return values if node[0] == _LIST else tuple(values)
+
+
+def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
+    if isinstance(node, dict):
+        return list(node.items())
+    if isinstance(node, list) and node and node[0] in (_LIST, _TUPLE):
+        return list(enumerate(node[1:]))
+    if isinstance(node, list) and node and node[0] == _MAPPING and len(node) % 2:
+        keys = node[1::2]
+        if all(isinstance(key, (str, int)) for key in keys):
+            return list(zip(keys, node[2::2]))
+    if isinstance(node, list) and len(node) == 4 and node[0] == _LOW_RANK and _is_shape(node[1]):
+        return [("u", node[2]), ("v", node[3])]
+    raise ArtifactError(f"the tree is damaged at {path or 'its root'}: {str(node)[:60]}")
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 32 and all(isinstance(length, int) and length >= 0 for length in value)
