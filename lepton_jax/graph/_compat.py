@@ -102,6 +102,11 @@ def consts_of(jaxpr: Any) -> Sequence[Any]:
     return getattr(jaxpr, "consts", ())
 
 
+def aval(atom: Any) -> Any:
+    """The shape and dtype of an operand or a result, as traced."""
+    return atom.aval
+
+
 def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
     """The numbers of a scan's constants and of its carries."""
     if "num_consts" in eqn.params:
@@ -223,7 +228,7 @@ def bind_custom_jvp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) ->
         outs = evaluate("jvp", open_jaxpr(jaxpr), consts, [*primals, *given])
         primals_out, rest = outs[: len(out_zeros)], iter(outs[len(out_zeros) :])
         tangents_out = [
-            SymbolicZero(jax.typeof(p).to_tangent_aval()) if zero else next(rest) for p, zero in zip(primals_out, out_zeros)
+            SymbolicZero(jax.typeof(p).to_tangentaval()) if zero else next(rest) for p, zero in zip(primals_out, out_zeros)
         ]
         return [*primals_out, *tangents_out]
 
@@ -257,7 +262,7 @@ def bind_custom_vjp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) ->
         jaxpr, consts = rule.call_wrapped(*nonzeros[n_consts:])
         return evaluate("fwd", open_jaxpr(jaxpr), consts, primals[n_consts:])
 
-    changed = any(np.shape(v) != var.aval.shape for v, var in zip(values, eqn.invars))
+    changed = any(np.shape(v) != aval(var).shape for v, var in zip(values, eqn.invars))
     subfuns = (
         linear_util.wrap_init(new_fun, debug_info=fun.debug_info),
         linear_util.wrap_init(new_fwd, debug_info=fwd.debug_info),
@@ -269,11 +274,11 @@ def bind_custom_vjp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) ->
 def _bwd_at_other_shapes(eqn: JaxprEqn, values: Sequence[Any], bwd: Any, out_trees: Any, evaluate: Evaluate) -> Any:
     def new_bwd(*args: Any) -> Any:
         _, _, forwarded = out_trees()
-        in_avals = [var.aval for var in eqn.invars]
+        in_avals = [aval(var) for var in eqn.invars]
         fwd, _ = fwd_jaxpr(eqn, [True] * (len(in_avals) - eqn.params["num_consts"]))
         saved = iter(fwd.outvars)
-        residuals = [next(saved).aval if i is None else in_avals[i] for i in forwarded]
-        avals = [*residuals, *(var.aval.to_tangent_aval() for var in saved)]
+        residuals = [aval(next(saved)) if i is None else in_avals[i] for i in forwarded]
+        avals = [*residuals, *(aval(var).to_tangentaval() for var in saved)]
         result: list[Any] = []
 
         def traced(*xs: Any) -> list[Any]:
@@ -283,7 +288,7 @@ def _bwd_at_other_shapes(eqn: JaxprEqn, values: Sequence[Any], bwd: Any, out_tre
         closed = jax.make_jaxpr(traced)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
         given = iter(evaluate("bwd", open_jaxpr(closed), consts_of(closed), args))
         cts = [
-            type(ct)(jax.typeof(v).to_tangent_aval()) if _is_zero(ct) else next(given)
+            type(ct)(jax.typeof(v).to_tangentaval()) if _is_zero(ct) else next(given)
             for ct, v in zip(_cotangents(result[0]), values)
         ]
         return (cts, result[0][1]) if _has_logs(result[0]) else cts
@@ -322,6 +327,7 @@ __all__ = [
     "JaxprEqn",
     "Literal",
     "Var",
+    "aval",
     "bind",
     "bind_custom_jvp",
     "bind_custom_vjp",

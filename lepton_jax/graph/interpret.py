@@ -191,6 +191,8 @@ class Interpreter:
 
     def _while(self, eqn: Equation, values: Sequence[Any]) -> list[Any]:
         cond, body = eqn.bodies
+        [pred] = cond.jaxpr.outvars
+        batched = _compat.aval(pred).shape != ()
         n_cond = eqn.params["cond_nconsts"]
         n_consts = n_cond + eqn.params["body_nconsts"]
         init = self._dense(values[n_consts:])
@@ -205,7 +207,7 @@ class Interpreter:
 
         def step(state: Any) -> Any:
             new = _like(evaluate(body, [*values[n_cond:n_consts], *state]), state, eqn)
-            if not cond.jaxpr.outvars[0].aval.shape:
+            if not batched:
                 return new
             # A loop under vmap: the examples that are done keep their state.
             going_on = going(state)

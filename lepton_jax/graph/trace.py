@@ -1,5 +1,8 @@
 """Tracing: a pure function as a labelled jaxpr, its graph."""
 
+import os
+import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,15 +242,24 @@ def _check_leaves(name: str, paths: Sequence[tuple[Any, Any]]) -> None:
 
 
 def _untraceable(name: str, error: Exception, paths: Sequence[Path]) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    sentences = re.split(r"(?<=[.])\s+|\n+", str(error))
+    kept = [line.strip() for line in sentences if line.strip() and not line.startswith(("See ", "The error occurred while"))]
+    named = " ".join(kept[:4])
     # jax names a flat argument by its position here; give it its path.
-    named = " ".join(line for line in lines[:6] if not line.startswith("See https"))
     for index in reversed(range(len(paths))):
-        named = named.replace(f"leaves[{index}]", paths[index].removeprefix("0/"))
+        named = named.replace(f"leaves[{index}]", paths[index])
     return (
-        f"{name} cannot be traced: it needs the value of an array while only its shape is known. Branch with jax.lax.cond or "
-        f"jnp.where, or pass the value as a static keyword. From jax: {named}"
+        f"{name} cannot be traced: at {_user_line(error)} it needs the value of an array while only its shape is known. Branch "
+        f"with jax.lax.cond or jnp.where, or pass the value as a static keyword. From jax: {named}"
     )
+
+
+def _user_line(error: Exception) -> str:
+    """The innermost line of the traceback that is neither jax's nor flax's nor ours."""
+    ours = tuple(f"{os.sep}{package}{os.sep}" for package in ("jax", "flax", "lepton_jax"))
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not any(part in frame.filename for part in ours)]
+    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown line"
 
 
 def _updates(
