@@ -19,7 +19,7 @@ class LeNet5(nn.Module):
       dtype: of the computation; parameters stay float32. None computes in the dtype that inputs and parameters promote to.
 
     Example:
-      >>> import jax
+      >>> import jax, jax.numpy as jnp
       >>> variables = LeNet5().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["Dense_0"]["kernel"].shape
       (800, 500)

@@ -18,7 +18,7 @@ class LeNet300(nn.Module):
       dtype: of the computation; parameters stay float32. None computes in the dtype that inputs and parameters promote to.
 
     Example:
-      >>> import jax
+      >>> import jax, jax.numpy as jnp
       >>> variables = LeNet300().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["Dense_0"]["kernel"].shape
       (784, 300)
