@@ -228,7 +228,7 @@ def bind_custom_jvp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) ->
         outs = evaluate("jvp", open_jaxpr(jaxpr), consts, [*primals, *given])
         primals_out, rest = outs[: len(out_zeros)], iter(outs[len(out_zeros) :])
         tangents_out = [
-            SymbolicZero(jax.typeof(p).to_tangentaval()) if zero else next(rest) for p, zero in zip(primals_out, out_zeros)
+            SymbolicZero(jax.typeof(p).to_tangent_aval()) if zero else next(rest) for p, zero in zip(primals_out, out_zeros)
         ]
         return [*primals_out, *tangents_out]
 
@@ -278,7 +278,7 @@ def _bwd_at_other_shapes(eqn: JaxprEqn, values: Sequence[Any], bwd: Any, out_tre
         fwd, _ = fwd_jaxpr(eqn, [True] * (len(in_avals) - eqn.params["num_consts"]))
         saved = iter(fwd.outvars)
         residuals = [aval(next(saved)) if i is None else in_avals[i] for i in forwarded]
-        avals = [*residuals, *(aval(var).to_tangentaval() for var in saved)]
+        avals = [*residuals, *(aval(var).to_tangent_aval() for var in saved)]
         result: list[Any] = []
 
         def traced(*xs: Any) -> list[Any]:
@@ -288,7 +288,7 @@ def _bwd_at_other_shapes(eqn: JaxprEqn, values: Sequence[Any], bwd: Any, out_tre
         closed = jax.make_jaxpr(traced)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
         given = iter(evaluate("bwd", open_jaxpr(closed), consts_of(closed), args))
         cts = [
-            type(ct)(jax.typeof(v).to_tangentaval()) if _is_zero(ct) else next(given)
+            type(ct)(jax.typeof(v).to_tangent_aval()) if _is_zero(ct) else next(given)
             for ct, v in zip(_cotangents(result[0]), values)
         ]
         return (cts, result[0][1]) if _has_logs(result[0]) else cts
