@@ -1,0 +1,39 @@
+"""Training: state, step, loop, evaluation, metrics, checkpoints, data parallelism."""
+
+from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
+from lepton_jax.training.checkpoint import Checkpoints, fingerprint
+from lepton_jax.training.classification import ModelApply, classification_loss, cross_entropy, linen_apply
+from lepton_jax.training.evaluate import Evaluate, make_evaluate
+from lepton_jax.training.loop import FitSettings, fit
+from lepton_jax.training.metrics import MetricsWriter, read_metrics
+from lepton_jax.training.sharding import data_mesh, replicate, shard_step
+from lepton_jax.training.state import TrainState, create
+from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step
+
+__all__ = [
+    "Checkpoints",
+    "Evaluate",
+    "FitSettings",
+    "LossFn",
+    "Metrics",
+    "MetricsWriter",
+    "ModelApply",
+    "TrainState",
+    "TrainStep",
+    "classification_loss",
+    "create",
+    "cross_entropy",
+    "data_mesh",
+    "fingerprint",
+    "fit",
+    "from_arrays",
+    "linen_apply",
+    "make_evaluate",
+    "make_scan_steps",
+    "make_train_step",
+    "not_finite",
+    "read_metrics",
+    "replicate",
+    "shard_step",
+    "to_arrays",
+]

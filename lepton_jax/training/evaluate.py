@@ -1,0 +1,64 @@
+"""Error and loss on a split; the view is computed once, not once a batch."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.training.classification import ModelApply, cross_entropy
+from lepton_jax.training.state import TrainState
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any]) -> Evaluate:
+    """Make a function that measures a classifier on fixed batches.
+
+    The batches are put on the device once and kept there. Padding (mask False) is not counted.
+
+    Args:
+      apply: the model, called with ``train=False``.
+      transform: the view to evaluate under.
+      batches: `images`, `labels` and `mask` of one shape each, e.g. ``eval_batches(split, 1000)``.
+
+    Returns:
+      ``evaluate(state) -> {"error": ..., "loss": ...}``: the fraction of wrong answers and the mean cross entropy.
+
+    Raises:
+      ValueError: if there is no example.
+
+    Example:
+      >>> import numpy as np, optax
+      >>> from flax import linen as nn
+      >>> from lepton_jax import identity
+      >>> from lepton_jax.data import Batch
+      >>> from lepton_jax.training import create, linen_apply
+      >>> batch = Batch(np.eye(2, dtype=np.float32), np.array([0, 0]), np.array([True, True]))
+      >>> evaluate = make_evaluate(linen_apply(nn.Dense(2)), identity(), [batch])
+      >>> params = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+      >>> evaluate(create(params, {}, optax.sgd(0.1), identity(), jax.random.key(0)))["error"]
+      0.5
+    """
+    held = jax.device_put(list(batches))
+    count = sum(int(batch.mask.sum()) for batch in held)
+    if not count:
+        raise ValueError("make_evaluate: there is no example to evaluate on; give at least one batch with a mask that is True.")
+
+    def totals(params: PyTree, model_state: PyTree, batch: Any) -> tuple[Array, Array]:
+        logits, _ = apply(params, model_state, batch.images, train=False, key=None)
+        wrong = jnp.argmax(logits, axis=-1) != batch.labels
+        losses = cross_entropy(logits, batch.labels)
+        return jnp.sum(wrong & batch.mask), jnp.sum(jnp.where(batch.mask, losses, 0))
+
+    view, totals = jax.jit(transform.view), jax.jit(totals)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = view(state.params, state.tstate)
+        parts = jax.device_get([totals(params, state.model_state, batch) for batch in held])
+        wrong, loss = (sum(float(part) for part in column) for column in zip(*parts))
+        return {"error": wrong / count, "loss": loss / count}
+
+    return evaluate

@@ -1,0 +1,127 @@
+"""The training loop: batches, progress, metrics, evaluation, checkpoints, and what happens when something goes wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from lepton_jax.errors import collect
+from lepton_jax.training.checkpoint import Checkpoints
+from lepton_jax.training.evaluate import Evaluate
+from lepton_jax.training.interrupt import deferred_interrupt
+from lepton_jax.training.metrics import MetricsWriter
+from lepton_jax.training.running import Run
+from lepton_jax.training.state import TrainState
+from lepton_jax.training.step import TrainStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How often the loop does what.
+
+    Args:
+      steps: steps of the whole run; a resumed run goes on to the same number.
+      log_every: steps between two rows of metrics; also how often the losses are looked at.
+      evaluate_every: steps between two evaluations; there is one at the end as well.
+      checkpoint_every: steps between two checkpoints; there is one at the end as well.
+      scan: steps a dispatch, see `make_scan_steps`; more than 1 for small dense models only.
+      progress: show a bar, if the error stream is a terminal.
+
+    Raises:
+      ValueError: if a number is less than 1.
+    """
+
+    steps: int
+    log_every: int = 100
+    evaluate_every: int = 1000
+    checkpoint_every: int = 1000
+    scan: int = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        with collect("FitSettings") as problems:
+            for name in ("steps", "log_every", "evaluate_every", "checkpoint_every", "scan"):
+                if not getattr(self, name) >= 1:
+                    problems.append(f"{name}: must be at least 1; got {getattr(self, name)}")
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps, and at the end, happens after `step` steps."""
+        return step % every == 0 or step == self.steps
+
+    def stride(self, step: int) -> int:
+        """How many steps to take at once from here: a function of the step alone, so that resuming changes nothing."""
+        end = min([self.steps, *(step - step % n + n for n in (self.log_every, self.evaluate_every, self.checkpoint_every))])
+        return self.scan if step % self.scan == 0 and step + self.scan <= end else 1
+
+
+def fit(
+    state: TrainState,
+    step: TrainStep,
+    batch_at: Callable[[int], Any],
+    settings: FitSettings,
+    *,
+    evaluate: Evaluate | None = None,
+    checkpoints: Checkpoints | None = None,
+    metrics: MetricsWriter | None = None,
+    resume: bool = False,
+    name: str = "train",
+) -> TrainState:
+    """Train to `settings.steps` steps.
+
+    A resumed run gives the same state (on CPU bit for bit) and the same metrics as one that was never stopped, since step k
+    depends only on the state after k steps and on ``batch_at(k)``. Ctrl-C finishes the step, saves a checkpoint and raises.
+
+    Args:
+      state: where to begin; it is donated.
+      step: from `make_train_step`.
+      batch_at: ``batch_at(k)`` is the batch of step k, from 0.
+      settings: how often what happens.
+      evaluate: from `make_evaluate`; its figures are logged with the prefix "eval_".
+      checkpoints: where to save; without it the run cannot be resumed.
+      metrics: where to log: means over the steps since the last row.
+      resume: go on from the newest checkpoint, if there is one.
+      name: shown at the progress bar.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      ValueError: if there are checkpoints and `resume` is False.
+      FloatingPointError: if a loss or a parameter is not finite, with the step and the leaves; the last checkpoint is good.
+      KeyboardInterrupt: after Ctrl-C, with a message that says where the state was saved.
+    """
+    window: list[dict[str, float]] = []
+    if checkpoints is not None and (latest := checkpoints.latest_step) is not None:
+        if not resume:
+            raise ValueError(
+                f"{checkpoints.directory} holds a checkpoint of step {latest}; resume it, or choose another folder."
+            )
+        state, extra = checkpoints.restore(state)
+        window = extra["window"]
+    run = Run(state, step, batch_at, settings.scan, checkpoints, window)
+    if metrics is not None:
+        metrics.rewind(run.done)
+    hidden = None if settings.progress else True  # None: hidden unless the error stream is a terminal
+    bar = tqdm(total=settings.steps, initial=run.done, desc=name, unit="step", disable=hidden)
+    with deferred_interrupt() as pressed, bar:
+        while run.done < settings.steps and not pressed():
+            count = settings.stride(run.done)
+            run.advance(count)
+            bar.update(count)
+            if settings.due(run.done, settings.log_every):
+                row = run.take_means()
+                bar.set_postfix({key: f"{value:.4g}" for key, value in row.items()}, refresh=False)
+                if metrics is not None:
+                    metrics.write(run.done, row)
+            if evaluate is not None and settings.due(run.done, settings.evaluate_every):
+                row = {f"eval_{key}": value for key, value in evaluate(run.state).items()}
+                if metrics is not None:
+                    metrics.write(run.done, row)
+            if settings.due(run.done, settings.checkpoint_every):
+                run.save()
+        if run.done < settings.steps:
+            run.interrupt()
+    if checkpoints is not None:
+        checkpoints.wait()
+    return run.state

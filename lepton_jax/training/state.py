@@ -1,0 +1,74 @@
+"""The state of a training run: everything that a checkpoint has to hold."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+
+class TrainState(NamedTuple):
+    """All that a training step reads and writes.
+
+    Attributes:
+      step: int32 scalar, the number of steps taken.
+      params: the float32 masters.
+      model_state: the model's other collections, e.g. ``{"batch_stats": ...}``; ``{}`` if it has none.
+      opt_state: of the optax optimiser.
+      tstate: of the transform.
+      key: a typed random key; step k draws from ``fold_in(key, k)``.
+    """
+
+    step: Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: Any
+    tstate: Any
+    key: Array
+
+
+def create(
+    params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, transform: Transform, key: Array
+) -> TrainState:
+    """Begin a run at step 0.
+
+    The state holds copies with strong dtypes: its buffers are its own, so that it can be donated, and the types do not
+    change with the first step, so that the step is traced once.
+
+    Args:
+      params: the model's parameters; the transform may re-parametrise them.
+      model_state: other collections, or ``{}``.
+      tx: the optimiser; initialised for the transform's masters.
+      transform: the view to train under; `lepton_jax.identity` for plain training.
+      key: a typed key, from `jax.random.key`.
+
+    Raises:
+      TypeError: if `key` is a raw array of `jax.random.PRNGKey`.
+
+    Example:
+      >>> from lepton_jax import identity
+      >>> state = create({"w": jnp.ones(2)}, {}, optax.sgd(0.1), identity(), jax.random.key(0))
+      >>> int(state.step), state.params["w"].tolist()
+      (0, [1.0, 1.0])
+    """
+    if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise TypeError(f"create: key must be a typed key, as jax.random.key(seed) makes it; got {type(key).__name__} {key}.")
+    params, tstate = transform.init(params)
+
+    def fill(params: PyTree, model_state: PyTree, tstate: Any, key: Array) -> TrainState:
+        return jax.tree.map(_own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key))
+
+    return jax.jit(fill)(params, model_state, tstate, key)
+
+
+def _own(leaf: Any) -> Array:
+    """Copy a leaf into a buffer of its own and make its dtype strong."""
+    leaf = jnp.asarray(leaf) if not hasattr(leaf, "dtype") else leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.copy(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return jax.lax.convert_element_type(jnp.copy(leaf), leaf.dtype)
