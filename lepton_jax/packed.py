@@ -51,8 +51,10 @@ class Coded(Packed):
     def dtype(self) -> jnp.dtype:  # type: ignore[override]
         return jnp.dtype(self.output_dtype)
 
-    def astype(self, dtype: Any) -> Self:
-        """Return the same codes, to be unpacked to another dtype."""
+    def astype(self, dtype: Any) -> Self | Array:
+        """Return the same codes, to be unpacked to another dtype; the dense array, if a wider one could undo the rounding."""
+        if jnp.promote_types(self.dtype, dtype) != self.dtype:
+            return self.unpack().astype(dtype)
         return dataclasses.replace(self, output_dtype=jnp.dtype(dtype).name)  # type: ignore[type-var]
 
     def masked(self, mask: Array) -> Self:
@@ -196,7 +198,7 @@ class Sparse(Coded):
     @classmethod
     def from_dense(cls, array: Array) -> Sparse:
         """Keep the non-zero elements of `array` (not under jit: their number must be known)."""
-        keep = array != 0
+        keep = (array != 0) | jnp.signbit(array)  # -0 is kept: what is unpacked is the same bit for bit
         return cls(array[keep], pack_bits(keep, 1), array.shape, jnp.dtype(array.dtype).name)
 
     def unpack(self) -> Array:
@@ -217,6 +219,16 @@ def is_packed(leaf: Any) -> bool:
 def is_coded(leaf: Any) -> bool:
     """True for packed leaves that store one code an element."""
     return isinstance(leaf, Coded)
+
+
+def unpack_coded(tree: PyTree) -> PyTree:
+    """Return `tree` with its coded leaves as dense arrays; factored leaves stay in factors.
+
+    Example:
+      >>> unpack_coded({"a": Sparse.from_dense(jnp.array([0.0, 2.0]))})["a"].tolist()
+      [0.0, 2.0]
+    """
+    return jax.tree.map(lambda leaf: leaf.unpack() if is_coded(leaf) else leaf, tree, is_leaf=is_coded)
 
 
 def unpack(tree: PyTree) -> PyTree:

@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from lepton_jax import packed, paths
+from lepton_jax.errors import collect
 from lepton_jax.typing import PyTree, Step
 
 State = Any
@@ -32,7 +35,6 @@ class Transform(NamedTuple):
         later transform can work on them; None: the view itself.
 
     Example:
-      >>> import jax
       >>> halve = Transform(
       ...     init=lambda params: (params, ()),
       ...     view=lambda params, state: jax.tree.map(lambda w: w / 2, params),
@@ -62,7 +64,11 @@ def identity() -> Transform:
       >>> identity().view({"w": 1.0}, ())
       {'w': 1.0}
     """
-    return Transform(lambda params: (params, ()), lambda params, state: params, hold)
+
+    def view(params: PyTree, state: State) -> PyTree:
+        return params
+
+    return Transform(lambda params: (params, ()), view, hold, pack=view)
 
 
 def pack(transform: Transform, params: PyTree, state: State) -> PyTree:
@@ -87,12 +93,18 @@ def _view_leaves(transform: Transform, params: PyTree, state: State) -> PyTree:
 
 
 def _masters(params: PyTree, seen: PyTree, after: PyTree) -> PyTree:
-    """Return `after` with the masters in place of the viewed leaves that an `init` passed on unchanged."""
+    """Return the masters, with what an `init` made of the leaves that it saw put in their places."""
+    subtrees = jax.tree.structure(seen).flatten_up_to(after)  # type: ignore[attr-defined]
+    changed = {path: new for (path, leaf), new in zip(paths.flatten(seen).items(), subtrees) if new is not leaf}
     masters = paths.flatten(params)
-    unchanged = {path: masters[path] for path, leaf in paths.flatten(seen).items() if path in masters}
-    seen_leaves = paths.flatten(seen)
-    kept = {path: unchanged[path] for path, leaf in paths.flatten(after).items() if seen_leaves.get(path) is leaf}
-    return paths.replace(after, kept)
+    with collect("chain: a transform wants to re-parametrise what an earlier one already did") as problems:
+        problems.extend(f"{path}: change their order, or deselect it in one of them" for path in changed if path not in masters)
+    # What an earlier view showed in another dtype (`cast`) is still trained in the masters' own.
+    return paths.replace(params, {path: _as_dtype(new, masters[path].dtype) for path, new in changed.items()})
+
+
+def _as_dtype(tree: PyTree, dtype: Any) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if paths.is_floating(leaf) else leaf, tree)
 
 
 def chain(*transforms: Transform) -> Transform:
@@ -139,7 +151,10 @@ def chain(*transforms: Transform) -> Transform:
 
     def pack_all(params: PyTree, states: State) -> PyTree:
         for transform, state in zip(transforms, states, strict=True):
-            params = pack(transform, params, state)
+            if transform.pack is None:  # a view that knows nothing of packed leaves must not see their codes
+                params = transform.view(packed.unpack_coded(params), state)
+            else:
+                params = transform.pack(params, state)
         return params
 
     return Transform(init, view, update, pack_all, view_leaves)

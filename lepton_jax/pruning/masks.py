@@ -28,7 +28,8 @@ def keep_count(size: int, sparsity: float | Array) -> int | Array:
 
 def _sortable(scores: Array) -> Array:
     """Map floats to uint32 so that integer order is float order (-0 and +0 alike; NaN below everything)."""
-    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores.astype(jnp.float32)) + 0.0
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores.astype(jnp.float32))
+    scores = jnp.where(scores == 0, 0.0, scores)  # not `scores + 0.0`, which compilers drop, and -0 would rank below +0
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     negative = bits >> 31 == 1
     return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

@@ -98,10 +98,11 @@ def prune(
 
     def make_masks(weights: Mapping[Path, Array], gathered: Mapping[Path, Any], now: Array) -> dict[Path, Array]:
         factors = scales(weights)
-        progress = jnp.minimum(now / schedule.target, 1) if schedule.target else jnp.float32(1)
+        arrived = now >= jnp.float32(schedule.target)
+        progress = now / schedule.target if schedule.target else jnp.float32(1)
 
         def keep(size: int, goal: float) -> Array:  # exact where the schedule has arrived; else rounded in float32
-            return jnp.where(progress >= 1, keep_count(size, goal), keep_count(size, goal * progress))
+            return jnp.where(arrived, keep_count(size, goal), keep_count(size, goal * progress))
 
         units = {p: structure.reduce(factors[p] * criterion.scores(w, gathered[p])) for p, w in weights.items()}
         if scope == "global":
@@ -117,12 +118,20 @@ def prune(
             return params
         return _masked(params, masks)
 
+    def check_arrived(replaced: list[Path]) -> None:
+        with jax.ensure_compile_time_eval():
+            arrived = bool(schedule(0) >= jnp.float32(schedule.target))
+        if not arrived:
+            raise ValueError(
+                f"prune: the masks of {', '.join(replaced)} cannot follow the schedule, because a later transform of the chain "
+                "put its own parameters in their place. Prune in a phase of its own, and freeze it for the next."
+            )
+
     def init(params: PyTree) -> tuple[PyTree, PruneState]:
         weights = paths.select(params, select)
         gathered = {path: criterion.init(weight) for path, weight in weights.items()}
         now = schedule(0)
-        masks = make_masks(weights, gathered, now)
-        return enforce(params, masks), PruneState(masks, gathered, now)
+        return params, PruneState(make_masks(weights, gathered, now), gathered, now)
 
     def view(params: PyTree, state: PruneState) -> PyTree:
         if gradient == "masked":
@@ -133,8 +142,10 @@ def prune(
 
     def update(params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
         leaves, slopes = paths.flatten(params), paths.flatten(grads)
-        weights = {path: leaves[path] for path in state.masks if path in leaves}
-        if len(weights) < len(state.masks):  # a later transform put its own parameters in their place
+        weights = {path: leaf for path, leaf in leaves.items() if path in state.masks}  # in the tree's order, as in `init`
+        replaced = [path for path in state.masks if path not in leaves]
+        if replaced:  # a later transform put its own parameters in their place
+            check_arrived(replaced)
             return enforce(params, state.masks), state
         gathered = {p: criterion.accumulate(state.criterion[p], w, slopes[p]) for p, w in weights.items()}
         now = schedule(step)

@@ -28,8 +28,8 @@ class Codebook:
     bits: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 7:
-            raise ValueError(f"Codebook: bits must be 1 to 7; got {self.bits}.")
+        if self.bits not in range(1, 8):
+            raise ValueError(f"Codebook: bits must be a whole number from 1 to 7; got {self.bits}.")
 
     @property
     def centroids(self) -> int:
@@ -39,9 +39,15 @@ class Codebook:
 
 @register_packed("centroids")
 class Centroids:
-    """The trainable parameter that stands in a weight's place: its codebook. The codes are in the transform's state."""
+    """The trainable parameter that stands in a weight's place: its codebook. The codes are in the transform's state.
+
+    Args:
+      centroids: shape (k,), float32.
+      output_dtype: the weight's dtype.
+    """
 
     centroids: Array
+    output_dtype: str
 
 
 def k_means(weights: Array, count: int) -> tuple[Array, Array]:
@@ -76,7 +82,7 @@ def k_means(weights: Array, count: int) -> tuple[Array, Array]:
         return (centroids[1:] + centroids[:-1]) / 2
 
     def lloyd(_: int, centroids: Array) -> Array:
-        cuts = jnp.searchsorted(ordered, boundaries(centroids))
+        cuts = jnp.searchsorted(ordered, boundaries(centroids), side="right")  # a weight on a boundary belongs below it
         cuts = jnp.concatenate([jnp.zeros(1, cuts.dtype), cuts, jnp.full(1, ordered.size, cuts.dtype)])
         members, sums = jnp.diff(before[cuts], axis=0).T
         # A cluster that lost its members stays where it is.
@@ -131,24 +137,26 @@ def train_codebook(fmt: Codebook, select: Select) -> Transform:
     def init(params: PyTree) -> tuple[PyTree, CodebookState]:
         weights = paths.select(params, select)
         clusters = {path: k_means(weight.astype(jnp.float32), fmt.centroids) for path, weight in weights.items()}
-        params = paths.replace(params, {path: Centroids(centroids) for path, (centroids, _) in clusters.items()})
-        return params, CodebookState({path: codes for path, (_, codes) in clusters.items()})
+        tables = {path: Centroids(table, weights[path].dtype.name) for path, (table, _) in clusters.items()}
+        return paths.replace(params, tables), CodebookState({path: codes for path, (_, codes) in clusters.items()})
 
-    def tables(params: PyTree, state: CodebookState) -> dict[Path, Array]:
+    def tables(params: PyTree, state: CodebookState) -> dict[Path, Centroids]:
         leaves = paths.flatten(params, is_leaf)
-        return {path: leaves[path].centroids for path in state.codes}
+        return {path: leaves[path] for path in state.codes}
 
     def is_leaf(node: object) -> bool:
         return isinstance(node, Centroids) or is_coded(node)
 
     def view(params: PyTree, state: CodebookState) -> PyTree:
-        seen = {path: look_up(table, state.codes[path]) for path, table in tables(params, state).items()}
-        return paths.replace(params, seen, is_leaf)
+        def seen(table: Centroids, codes: Array) -> Array:
+            return look_up(table.centroids, codes).astype(table.output_dtype)
+
+        return paths.replace(params, {p: seen(t, state.codes[p]) for p, t in tables(params, state).items()}, is_leaf)
 
     def pack(params: PyTree, state: CodebookState) -> PyTree:
-        def coded(table: Array, codes: Array) -> CodebookArray:
+        def coded(table: Centroids, codes: Array) -> CodebookArray:
             bits = fmt.bits + 1
-            return CodebookArray(pack_bits(codes, bits), table, bits, codes.shape, jnp.dtype(table.dtype).name)
+            return CodebookArray(pack_bits(codes, bits), table.centroids, bits, codes.shape, table.output_dtype)
 
         return paths.replace(params, {p: coded(t, state.codes[p]) for p, t in tables(params, state).items()}, is_leaf)
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from lepton_jax import paths
-from lepton_jax.packed import is_coded
+from lepton_jax.errors import collect
+from lepton_jax.packed import is_coded, unpack
 from lepton_jax.quantization.calibrate import Calibration, MinMax
 from lepton_jax.quantization.codebook import Codebook, train_codebook
 from lepton_jax.quantization.numerics import Uniform, calibrated, from_integers, quantize, to_integers
@@ -50,26 +51,34 @@ def fake_quant(
     fmt = Uniform(**uniform) if format is None else format
     if isinstance(fmt, Codebook):
         return train_codebook(fmt, select)
+    if not isinstance(fmt, Uniform):
+        raise TypeError(f"fake_quant: format must be a Uniform or a Codebook, e.g. Uniform(bits=4); got {fmt!r}.")
     return _fake_quant_uniform(fmt, calibration, select)
 
 
 def _fake_quant_uniform(fmt: Uniform, calibration: Calibration, select: Select) -> Transform:
     def selected(tree: PyTree) -> dict[Path, Array]:
         leaves = paths.flatten(tree, is_coded)
-        return {p: x for p, x in leaves.items() if paths.is_floating(x) and not is_coded(x) and paths.matches(select, p, x)}
+        return {p: x for p, x in leaves.items() if paths.is_floating(x) and paths.matches(select, p, x)}
 
     def fake(w: Array) -> Array:
         scale, zero_point = calibrated(w, fmt, calibration)
         return straight_through(w, from_integers(to_integers(w, scale, zero_point, fmt), scale, zero_point, w.dtype))
 
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
-        paths.select(params, select)
+        axis = fmt.channel_axis
+        with collect(f"fake_quant: channel_axis={axis} is out of range") as problems:
+            for path, w in paths.select(params, select).items():
+                if axis is not None and not -w.ndim <= axis < w.ndim:
+                    problems.append(f"{path}: shape {w.shape}; write -{w.ndim} to {w.ndim - 1}, or deselect it.")
         return params, ()
 
     def view(params: PyTree, state: tuple[()]) -> PyTree:
         return paths.replace(params, {p: fake(w) for p, w in selected(params).items()}, is_coded)
 
     def pack(params: PyTree, state: tuple[()]) -> PyTree:
-        return paths.replace(params, {p: quantize(w, fmt, calibration) for p, w in selected(params).items()}, is_coded)
+        # An earlier transform's coded leaf is quantized anew, as its view is.
+        coded = {p: quantize(unpack(w), fmt, calibration) for p, w in selected(params).items()}
+        return paths.replace(params, coded, is_coded)
 
     return Transform(init, view, hold, pack)

@@ -36,8 +36,8 @@ class Uniform:
     channel_axis: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"Uniform: bits must be 2 to 8; got {self.bits}.")
+        if self.bits not in range(2, 9):
+            raise ValueError(f"Uniform: bits must be a whole number from 2 to 8; got {self.bits}.")
 
     @property
     def q_range(self) -> tuple[int, int]:
@@ -54,7 +54,8 @@ class Uniform:
         q_low, q_high = self.q_range
         width = jnp.maximum(-low, high) if self.symmetric else high - low
         levels = q_high if self.symmetric else q_high - q_low
-        scale = jnp.where(width > 0, width / levels, 1).astype(jnp.float32)
+        # A product: compilers make one of a division by a constant, so that jit and eager would differ in the last bit.
+        scale = jnp.where(width > 0, width * (1 / levels), 1).astype(jnp.float32)
         # A range too narrow for float32 would have a scale of zero.
         scale = jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
         if self.symmetric:
@@ -118,7 +119,10 @@ def from_integers(q: Array, scale: Array, zero_point: Array, dtype: jnp.dtype) -
 
 def calibrated(x: Array, fmt: Uniform, calibration: Calibration) -> tuple[Array, Array]:
     """Return scale and zero point for one array, with all axes kept."""
-    axes = tuple(i for i in range(x.ndim) if fmt.channel_axis is None or i != fmt.channel_axis % x.ndim)
+    axis = fmt.channel_axis
+    if axis is not None and not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"Uniform: channel_axis={axis} is out of range for an array of shape {x.shape}.")
+    axes = tuple(i for i in range(x.ndim) if axis is None or i != axis % x.ndim)
     return fmt.scale_and_zero_point(*calibration(x.astype(jnp.float32), axes))
 
 
@@ -132,6 +136,9 @@ def quantize(x: Array, fmt: Uniform, calibration: Calibration = MinMax()) -> QAr
 
     Returns:
       packed leaf of the same shape and dtype.
+
+    Raises:
+      ValueError: for a channel axis that the array does not have.
 
     Example:
       >>> q = quantize(jnp.array([0.0, 1.0, 2.0, 3.0]), Uniform(bits=2, symmetric=False))
