@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -109,20 +110,22 @@ def _builder(name: str, data_dir: _Folder) -> Any:
 def _check_features(builder: Any, image_key: str, label_key: str) -> Any:
     features = builder.info.features
     named = dict(features.items()) if hasattr(features, "items") else {}
-    shape = getattr(named.get(image_key), "shape", None)
+    image = named.get(image_key)
     classes = getattr(named.get(label_key), "num_classes", None)
-    if shape is None or len(shape) != 3 or None in shape or not classes:
+    if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3 or None in image.shape or not classes:
         raise ValueError(
-            f"{builder.name}: needs a feature {image_key!r} that is an image of one fixed shape and a feature {label_key!r} "
-            f"that is a class; it has {features}. Name the features in image_key and label_key; for images of several "
-            "sizes, resize them yourself and use `from_arrays`."
+            f"{builder.name}: needs a feature {image_key!r} that is a uint8 image of one fixed shape and a feature "
+            f"{label_key!r} that is a class; it has {features}. Name the features in image_key and label_key; for "
+            "images of several sizes, resize them yourself and use `from_arrays`."
         )
     return features
 
 
 def _cached(builder: Any, split: str, keys: tuple[str, str], path: Path, progress: bool) -> tuple[np.ndarray, np.ndarray]:
     arrays = read_arrays(path, keys)
-    if arrays is None:
+    # The set itself need not be here once it is cached; where it is, a cache of another length is not of this set.
+    stale = arrays is not None and builder.is_prepared() and len(arrays[keys[1]]) != builder.info.splits[split].num_examples
+    if arrays is None or stale:
         arrays = _decode(builder, split, keys, progress)
         write_arrays(path, arrays)
     return arrays[keys[0]], arrays[keys[1]]
@@ -132,10 +135,8 @@ def _decode(builder: Any, split: str, keys: tuple[str, str], progress: bool) -> 
     import grain
     from tqdm import tqdm
 
-    if not builder.is_prepared():
-        raise FileNotFoundError(_how_to_get(builder))
     image_key, label_key = keys
-    chunks = _Chunks(builder.as_data_source(split=split))
+    chunks = _Chunks(_source(builder, split))
     total = len(chunks.source)
     images = np.empty((total, *builder.info.features[image_key].shape), np.uint8)
     labels = np.empty(total, np.int32)
@@ -148,6 +149,15 @@ def _decode(builder: Any, split: str, keys: tuple[str, str], progress: bool) -> 
                 done += 1
             bar.update(len(records))
     return {image_key: images, label_key: labels}
+
+
+def _source(builder: Any, split: str) -> Any:
+    if not builder.is_prepared():
+        raise FileNotFoundError(_how_to_get(builder))
+    try:
+        return builder.as_data_source(split=split)
+    except NotImplementedError as error:  # what TFDS raises where the set lies there in another file format
+        raise FileNotFoundError(_how_to_get(builder)) from error
 
 
 class _Chunks:
@@ -166,9 +176,8 @@ class _Chunks:
 
 
 def _file_stem(split: str, builder: Any) -> str:
-    readable = "".join(c if c.isalnum() else "_" for c in split)
     config = f"{builder.builder_config.name}-" if builder.builder_config else ""
-    return f"{config}{readable}"
+    return config + quote(split, safe="")
 
 
 def _how_to_get(builder: Any) -> str:

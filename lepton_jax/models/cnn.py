@@ -19,7 +19,7 @@ class CNN(nn.Module):
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> variables = CNN().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+      >>> variables = jax.eval_shape(CNN().init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
       >>> variables["params"]["Dense_0"]["kernel"].shape, sorted(variables)
       ((64, 10), ['batch_stats', 'params'])
 

@@ -20,7 +20,7 @@ class LeNet5(nn.Module):
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> variables = LeNet5().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> variables = jax.eval_shape(LeNet5().init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["Dense_0"]["kernel"].shape
       (800, 500)
 

@@ -19,7 +19,7 @@ class LeNet300(nn.Module):
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> variables = LeNet300().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> variables = jax.eval_shape(LeNet300().init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["Dense_0"]["kernel"].shape
       (784, 300)
 

@@ -5,10 +5,13 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lepton_jax.models.options import check_option
 from lepton_jax.typing import Array
 
 Shortcut = Literal["pad", "projection"]
 """How a shortcut changes shape: option A (subsample, pad channels with zeros) or option B (1x1 convolution and norm)."""
+_BlockKind = Literal["basic", "bottleneck"]
+_Stem = Literal["imagenet", "small"]
 
 
 class BasicBlock(nn.Module):
@@ -23,7 +26,7 @@ class BasicBlock(nn.Module):
     Example:
       >>> import jax
       >>> block = BasicBlock(8, stride=2, shortcut="pad")
-      >>> block.init_with_output(jax.random.key(0), jnp.zeros((1, 6, 6, 4)))[0].shape
+      >>> jax.eval_shape(block.init_with_output, jax.random.key(0), jnp.zeros((1, 6, 6, 4)))[0].shape
       (1, 3, 3, 8)
 
     Source: K. He et al., Deep residual learning for image recognition, 2016, figure 5 left; options A and B of section 4.1.
@@ -33,6 +36,10 @@ class BasicBlock(nn.Module):
     stride: int = 1
     shortcut: Shortcut = "projection"
     dtype: Any = None
+
+    def __post_init__(self) -> None:
+        check_option("shortcut", self.shortcut, Shortcut)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -54,7 +61,7 @@ class Bottleneck(nn.Module):
 
     Example:
       >>> import jax
-      >>> Bottleneck(4).init_with_output(jax.random.key(0), jnp.zeros((1, 6, 6, 4)))[0].shape
+      >>> jax.eval_shape(Bottleneck(4).init_with_output, jax.random.key(0), jnp.zeros((1, 6, 6, 4)))[0].shape
       (1, 6, 6, 16)
 
     Source: K. He et al., 2016, figure 5 right. Deviation: the stride is on the 3x3 convolution ("v1.5"), as in torchvision.
@@ -64,6 +71,10 @@ class Bottleneck(nn.Module):
     stride: int = 1
     shortcut: Shortcut = "projection"
     dtype: Any = None
+
+    def __post_init__(self) -> None:
+        check_option("shortcut", self.shortcut, Shortcut)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -91,7 +102,7 @@ class ResNet(nn.Module):
     Example:
       >>> import jax
       >>> model = ResNet(classes=10, blocks=(1, 1), features=4, stem="small")
-      >>> model.init_with_output(jax.random.key(0), jnp.zeros((2, 8, 8, 3)))[0].shape
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 8, 8, 3)))[0].shape
       (2, 10)
 
     Source: K. He et al., Deep residual learning for image recognition, 2016, table 1.
@@ -100,9 +111,14 @@ class ResNet(nn.Module):
     classes: int = 1000
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     features: int = 64
-    block: Literal["basic", "bottleneck"] = "basic"
-    stem: Literal["imagenet", "small"] = "imagenet"
+    block: _BlockKind = "basic"
+    stem: _Stem = "imagenet"
     dtype: Any = None
+
+    def __post_init__(self) -> None:
+        check_option("block", self.block, _BlockKind)
+        check_option("stem", self.stem, _Stem)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

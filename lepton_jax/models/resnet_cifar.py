@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lepton_jax.models.options import check_option
 from lepton_jax.models.resnet import BasicBlock, Shortcut
 from lepton_jax.typing import Array
 
@@ -22,11 +23,11 @@ class ResNetCifar(nn.Module):
       dtype: of the computation; parameters stay float32. None computes in the dtype that inputs and parameters promote to.
 
     Raises:
-      ValueError: if no such depth exists.
+      ValueError: if no such depth or shortcut exists.
 
     Example:
       >>> import jax
-      >>> variables = ResNetCifar(depth=8, features=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+      >>> variables = jax.eval_shape(ResNetCifar(depth=8, features=4).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
       >>> variables["params"]["Dense_0"]["kernel"].shape
       (16, 10)
 
@@ -40,6 +41,7 @@ class ResNetCifar(nn.Module):
     dtype: Any = None
 
     def __post_init__(self) -> None:
+        check_option("shortcut", self.shortcut, Shortcut)
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"depth must be 6 n + 2 with n blocks a stage (8, 14, 20, 32, 56, ...); got {self.depth}.")
         super().__post_init__()

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lepton_jax.models.options import check_option
 from lepton_jax.typing import Array
+
+_Position = Literal["learned", "rotary"]
 
 
 class Transformer(nn.Module):
@@ -30,7 +33,7 @@ class Transformer(nn.Module):
 
     Example:
       >>> model = Transformer(vocabulary=11, depth=1, width=8, heads=2, mlp=16, max_length=4)
-      >>> model.init_with_output(jax.random.key(0), jnp.zeros((2, 3), jnp.int32))[0].shape
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 3), jnp.int32))[0].shape
       (2, 3, 11)
 
     Source: A. Vaswani et al., Attention is all you need, 2017; decoder only and pre-norm as in A. Radford et al., Language
@@ -43,11 +46,12 @@ class Transformer(nn.Module):
     heads: int = 4
     mlp: int = 512
     max_length: int = 256
-    position: Literal["learned", "rotary"] = "learned"
+    position: _Position = "learned"
     tied: bool = False
     dtype: Any = None
 
     def __post_init__(self) -> None:
+        check_option("position", self.position, _Position)
         if self.width % self.heads:
             raise ValueError(f"heads must divide width; got {self.heads} heads and width {self.width}.")
         if self.position == "rotary" and (self.width // self.heads) % 2:
@@ -80,7 +84,7 @@ class Block(nn.Module):
       dtype: of the computation.
 
     Example:
-      >>> Block(heads=2, mlp=4).init_with_output(jax.random.key(0), jnp.zeros((1, 3, 8)))[0].shape
+      >>> jax.eval_shape(Block(heads=2, mlp=4).init_with_output, jax.random.key(0), jnp.zeros((1, 3, 8)))[0].shape
       (1, 3, 8)
     """
 
