@@ -7,6 +7,7 @@ from lepton_jax.training.evaluate import Evaluate, make_evaluate
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
 from lepton_jax.training.sharding import data_mesh, replicate, shard_step
+from lepton_jax.training.source import batch_source
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step
 
@@ -20,6 +21,7 @@ __all__ = [
     "ModelApply",
     "TrainState",
     "TrainStep",
+    "batch_source",
     "classification_loss",
     "create",
     "cross_entropy",

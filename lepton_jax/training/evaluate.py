@@ -1,5 +1,6 @@
 """Error and loss on a split; the view is computed once, not once a batch."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,18 +48,21 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
     if not count:
         raise ValueError("make_evaluate: there is no example to evaluate on; give at least one batch with a mask that is True.")
 
-    def totals(params: PyTree, model_state: PyTree, batch: Any) -> tuple[Array, Array]:
-        logits, _ = apply(params, model_state, batch.images, train=False, key=None)
-        wrong = jnp.argmax(logits, axis=-1) != batch.labels
-        losses = cross_entropy(logits, batch.labels)
-        return jnp.sum(wrong & batch.mask), jnp.sum(jnp.where(batch.mask, losses, 0))
-
-    view, totals = jax.jit(transform.view), jax.jit(totals)
+    view = jax.jit(transform.view)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = view(state.params, state.tstate)
-        parts = jax.device_get([totals(params, state.model_state, batch) for batch in held])
+        parts = jax.device_get([_totals(apply, params, state.model_state, batch) for batch in held])
         wrong, loss = (sum(float(part) for part in column) for column in zip(*parts))
         return {"error": wrong / count, "loss": loss / count}
 
     return evaluate
+
+
+@functools.partial(jax.jit, static_argnums=0)  # at module level: compiled once for all the transforms of a model
+def _totals(apply: ModelApply, params: PyTree, model_state: PyTree, batch: Any) -> tuple[Array, Array]:
+    """Return how many answers are wrong, and the sum of the losses."""
+    logits, _ = apply(params, model_state, batch.images, train=False, key=None)
+    wrong = jnp.argmax(logits, axis=-1) != batch.labels
+    losses = cross_entropy(logits, batch.labels)
+    return jnp.sum(wrong & batch.mask), jnp.sum(jnp.where(batch.mask, losses, 0))

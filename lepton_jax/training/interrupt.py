@@ -32,7 +32,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: Any) -> None:
         noted.append(number)
         signal.signal(signal.SIGINT, before)
-        print("\ninterrupted: the step is finished and the state saved; once more to stop at once", file=sys.stderr)
+        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 
     signal.signal(signal.SIGINT, note)
     try:
