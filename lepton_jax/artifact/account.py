@@ -105,7 +105,7 @@ class Account:
 
     def __str__(self) -> str:
         names = ("tensor", "kind", "weights", "non-zeros", "bits/weight", *CATEGORIES, "bytes")
-        rows = [names]
+        rows: list[tuple[str, ...]] = [names]
         for tensor in self.tensors:
             parts = [str(tensor.bytes.get(name, 0)) for name in CATEGORIES]
             figures = [str(tensor.size), str(tensor.nonzeros), f"{tensor.bits_per_weight:.3f}", *parts, str(tensor.total)]

@@ -5,12 +5,15 @@ All work is on bit patterns (unsigned integers), so NaN payloads and -0.0 come b
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 
 from lepton_jax.artifact import sparse_index, symbols
 from lepton_jax.artifact.container import compress, decompress
 from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.sparse_index import Hints, find_lag, matrix_shape
 from lepton_jax.artifact.streams import Reader, Writer
 
 CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty")
@@ -40,13 +43,14 @@ def dtype_of(name: str) -> np.dtype:
     return dtype
 
 
-def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], sparse: bool = True) -> Writer:
+def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], hints: Hints, sparse: bool = True) -> Writer:
     """Code numbers losslessly.
 
     Args:
       bits: their patterns, flat.
       dtype: what they are.
       shape: the tensor's.
+      hints: what earlier tensors tell.
       sparse: whether zeros may be coded apart.
 
     Returns:
@@ -65,32 +69,33 @@ def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], sparse: bo
         writer = _start(_PALETTE)
         writer.number(len(distinct))
         writer.put(distinct.tobytes())
-        writer.put(symbols.encode(index, len(distinct), shape).data)
+        writer.put(symbols.encode(index, len(distinct), shape, hints).data)
         candidates.append(writer)
     elif bits.itemsize == 1 or bits.size > 256:
         writer = _start(_PLANES)
         for plane in bits.view(np.uint8).reshape(-1, bits.itemsize).T:
-            writer.put(symbols.encode(plane, 256, shape, holes=False).data)
+            writer.put(symbols.encode(plane, 256, shape, hints, holes=False).data)
         candidates.append(writer)
     if dtype == np.float32:
-        candidates += _narrowed(bits, shape)
+        candidates += _narrowed(bits, shape, hints)
     zeros = int((bits == 0).sum())
     if sparse and zeros:
-        kept = bits != 0
-        writer = _start(_SPARSE)
-        writer.put(sparse_index.encode(kept.reshape(symbols.matrix_shape(shape)), shape).data)
-        writer.put(encode(bits[kept], dtype, (len(bits) - zeros,), sparse=False).data)
+        kept = (bits != 0).reshape(matrix_shape(shape))
+        lag, writer = find_lag(kept), _start(_SPARSE)
+        writer.number(lag)
+        writer.put(sparse_index.encode(kept, lag, hints).data)
+        writer.put(encode(bits[kept.reshape(-1)], dtype, (len(bits) - zeros,), hints, sparse=False).data)
         candidates.append(writer)
     return symbols.smallest(candidates)
 
 
-def decode(reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...], category: str) -> np.ndarray:
+def decode(reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints, category: str) -> np.ndarray:
     """Read the patterns that `encode` wrote, flat.
 
     Raises:
       ArtifactError: if the stream does not hold them.
     """
-    kind = np.dtype(f"<u{min(dtype.itemsize, 8)}")
+    kind, count = np.dtype(f"<u{min(dtype.itemsize, 8)}"), math.prod(shape)
     coder = reader.take(1)[0]
     if coder == _EMPTY and not count:
         return np.zeros(0, kind)
@@ -104,22 +109,24 @@ def decode(reader: Reader, count: int, dtype: np.dtype, shape: tuple[int, ...], 
         if not 1 <= size <= _PALETTE_LIMIT:
             raise ArtifactError(f"a palette of {size} numbers at offset {reader.offset}; 1 to {_PALETTE_LIMIT} are allowed")
         distinct = np.frombuffer(reader.take(size * kind.itemsize, "codebook"), kind)
-        return distinct[symbols.decode(reader, count, size, shape, category)]
+        return distinct[symbols.decode(reader, size, shape, hints, category)]
     if coder == _PLANES:
-        planes = [symbols.decode(reader, count, 256, shape, category) for _ in range(kind.itemsize)]
+        planes = [symbols.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
         return np.stack(planes, 1).reshape(-1).view(kind)
     if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
         narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
-        bits = decode(reader, count, narrow, shape, category)
+        bits = decode(reader, narrow, shape, hints, category)
         if coder == _BFLOAT16:
             return bits.astype(np.uint32) << np.uint32(16)
         with np.errstate(all="ignore"):
             return bits.view(np.float16).astype(np.float32).view(np.uint32)
     if coder == _SPARSE:
-        kept = sparse_index.decode(reader, symbols.matrix_shape(shape), shape).reshape(-1)
+        lag = reader.number()
+        if not 1 <= lag <= 4096:
+            raise ArtifactError(f"lag {lag} out of range at offset {reader.offset}")
+        kept = sparse_index.decode(reader, matrix_shape(shape), lag, hints).reshape(-1)
         bits = np.zeros(count, kind)
-        rest = int(kept.sum())
-        bits[kept] = decode(reader, rest, dtype, (rest,), category)
+        bits[kept] = decode(reader, dtype, (int(kept.sum()),), hints, category)
         return bits
     raise ArtifactError(f"unknown coder {coder} of {category} at offset {reader.offset - 1}")
 
@@ -130,12 +137,12 @@ def _start(coder: int, data: bytes = b"") -> Writer:
     return writer
 
 
-def _narrowed(bits: np.ndarray, shape: tuple[int, ...]) -> list[Writer]:
+def _narrowed(bits: np.ndarray, shape: tuple[int, ...], hints: Hints) -> list[Writer]:
     """Streams of 16-bit floats that are exactly the 32-bit ones; float16 of finite numbers only, whose widening is exact."""
     out = []
     if not (bits & 0xFFFF).any():
         writer = _start(_BFLOAT16)
-        writer.put(encode((bits >> np.uint32(16)).astype("<u2"), dtype_of("bfloat16"), shape).data)
+        writer.put(encode((bits >> np.uint32(16)).astype("<u2"), dtype_of("bfloat16"), shape, hints).data)
         out.append(writer)
     values = bits.view(np.float32)
     if np.isfinite(values).all():
@@ -143,6 +150,6 @@ def _narrowed(bits: np.ndarray, shape: tuple[int, ...]) -> list[Writer]:
             half = values.astype(np.float16)
         if (half.astype(np.float32).view(np.uint32) == bits).all():
             writer = _start(_FLOAT16)
-            writer.put(encode(half.view("<u2"), np.dtype(np.float16), shape).data)
+            writer.put(encode(half.view("<u2"), np.dtype(np.float16), shape, hints).data)
             out.append(writer)
     return out

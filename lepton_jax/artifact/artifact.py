@@ -13,6 +13,7 @@ import jax
 from lepton_jax import packed as packed_leaves
 from lepton_jax.artifact import container, leaves, program, structure
 from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.sparse_index import Hints
 from lepton_jax.artifact.streams import Reader
 from lepton_jax.typing import PyTree
 
@@ -37,7 +38,7 @@ class Artifact:
 
     @cached_property
     def variables(self) -> PyTree:
-        return packed_leaves.unpack(self.packed)
+        return jax.tree.map(leaves.dense, self.packed, is_leaf=packed_leaves.is_packed)
 
     @cached_property
     def _exported(self) -> Any:
@@ -106,17 +107,18 @@ def save(
       >>> folder.cleanup()
     """
     streams: list[bytes] = []
+    hints = Hints()
 
     def leaf_text(leaf_path: str, leaf: Any) -> str:
         try:
-            spec, stream = leaves.encode(leaf)
+            spec, stream = leaves.encode(leaf, hints)
         except ArtifactError as error:
             raise ArtifactError(f"cannot save {leaf_path or 'the leaf'}: {error}") from error
         streams.append(stream)
         return spec.text
 
     head: dict[str, Any] = {"tree": structure.describe(packed, leaf_text)}
-    exported, symbolic = program.export_program(apply, packed_leaves.unpack(packed), example_inputs)
+    exported, symbolic = program.export_program(apply, packed, example_inputs)
     if not symbolic:
         head["batch"] = "static"
     head |= {name: value for name, value in (("recipe", recipe), ("metrics", metrics)) if value}
@@ -190,11 +192,11 @@ def read_tensors(
             f"{name}: {wanted} bytes of dense weights declared, more than the {limit} allowed for a file of {file_size} bytes; "
             "if you trust it, give load(..., max_bytes=...)"
         )
-    out, position = [], 0
+    out, position, hints = [], 0, Hints()
     for path, spec in specs:
         reader = Reader(section.data[position:], section.offset + position)
         try:
-            leaf = leaves.decode(reader, spec, limit)
+            leaf = leaves.decode(reader, spec, limit, hints)
         except ArtifactError as error:
             raise ArtifactError(f"{name}: tensor {path}: {error}") from error
         except (ValueError, IndexError, OverflowError, TypeError) as error:

@@ -84,15 +84,15 @@ def read_varint(take: Callable[[int], bytes]) -> int:
     raise ArtifactError("an integer has more than nine digits")
 
 
-def _deflate(data: bytes) -> bytes:
+def _deflate(data: bytes | bytearray) -> bytes:
     coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, _WORDS)
     return coder.compress(data) + coder.flush()
 
 
-def compress(data: bytes) -> tuple[int, bytes]:
+def compress(data: bytes | bytearray) -> tuple[int, bytes]:
     """Return the shortest of the codecs' outputs, and which one it is."""
     outputs = [
-        (_RAW, data),
+        (_RAW, bytes(data)),
         (_DEFLATE, _deflate(data)),
         (_ZSTD, zstandard.ZstdCompressor(19, write_checksum=False, write_content_size=False).compress(data)),
         (_XZ, lzma.compress(data, format=lzma.FORMAT_RAW, filters=_LZMA)),
@@ -130,7 +130,7 @@ def _inflate(codec: int, stored: bytes, size: int) -> bytes:
     raise ArtifactError(f"has codec {codec}, which this version does not know")
 
 
-def build(manifest: bytes, program: bytes, tensors: bytes) -> bytes:
+def build(manifest: bytes, program: bytes | bytearray, tensors: bytes) -> bytes:
     """Return the whole file's bytes. The tensors are entropy-coded already and stored as they are."""
     table, body = bytearray(MAGIC + bytes([MAJOR, MINOR])), bytearray()
     for data, packed in ((manifest, compress(manifest)), (program, compress(program)), (tensors, (_RAW, tensors))):

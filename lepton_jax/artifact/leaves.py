@@ -15,11 +15,14 @@ import numpy as np
 
 from lepton_jax.artifact import arrays, symbols
 from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.sparse_index import Hints, matrix_shape
 from lepton_jax.artifact.streams import Reader, Writer
-from lepton_jax.packed import CodebookArray, Coded, Sparse
+from lepton_jax.packed import CodebookArray, Coded, Packed, Sparse
 from lepton_jax.quantization.numerics import QArray, Uniform
 
 _KIND_NAMES = {"": "array", "c": "codebook", "q": "quantized", "s": "sparse", "k": "key"}
+# Axes count from either end; this many says that there is none.
+_NO_AXIS = 99
 _DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint8", "float64")
 
 
@@ -98,11 +101,12 @@ def is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def encode(leaf: Any) -> tuple[Spec, bytes]:
+def encode(leaf: Any, hints: Hints) -> tuple[Spec, bytes]:
     """Code one leaf.
 
     Args:
       leaf: an array, a number, a random key or a coded packed leaf.
+      hints: what earlier leaves tell; learns from this one.
 
     Returns:
       (what it is, its bytes).
@@ -112,78 +116,109 @@ def encode(leaf: Any) -> tuple[Spec, bytes]:
     """
     writer = Writer()
     if isinstance(leaf, Coded):
-        return _encode_coded(leaf, writer), bytes(writer.data)
+        return _encode_coded(leaf, writer, hints), bytes(writer.data)
     if is_key(leaf):
-        _put_array(writer, np.asarray(jax.random.key_data(leaf)))
+        _put_array(writer, np.asarray(jax.random.key_data(leaf)), hints)
         return Spec("k", (), tuple(leaf.shape), str(jax.random.key_impl(leaf))), bytes(writer.data)
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
         raise ArtifactError(f"a leaf must be an array, a number or a packed leaf; got {type(leaf).__name__}")
     array = np.asarray(leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
     spec = Spec("", (), array.shape, array.dtype.name)
     arrays.dtype_of(spec.dtype)
-    writer.put(arrays.encode(arrays.patterns(array), array.dtype, array.shape).data)
+    bits = arrays.patterns(array)
+    writer.put(arrays.encode(bits, array.dtype, _pattern_shape(array.shape, array.dtype), hints).data)
+    _remember(hints, bits != 0, array.shape)
     return spec, bytes(writer.data)
 
 
-def _encode_coded(leaf: Coded, writer: Writer) -> Spec:
+def _encode_coded(leaf: Coded, writer: Writer, hints: Hints) -> Spec:
     size = math.prod(leaf.shape)
     if isinstance(leaf, CodebookArray):
         codes, entries = _unpack_codes(leaf.index, leaf.bits, size), np.asarray(leaf.codebook)
-        _put_array(writer, entries)
+        _put_array(writer, entries, hints)
         alphabet = max(int(codes.max(initial=0)), min(entries.size, 2**leaf.bits - 1)) + 1
         writer.put(bytes([alphabet - 1]))
-        writer.put(symbols.encode(codes, alphabet, leaf.shape).data)
+        writer.put(symbols.encode(codes, alphabet, leaf.shape, hints).data)
+        _remember(hints, codes != 0, leaf.shape)
         return Spec("c", (leaf.bits,), leaf.shape, leaf.output_dtype)
     if isinstance(leaf, QArray):
         codes, fmt = _unpack_codes(leaf.words, leaf.format.bits, size), leaf.format
-        _put_array(writer, np.asarray(leaf.scale))
-        _put_array(writer, np.asarray(leaf.zero_point))
-        writer.put(symbols.encode(codes, 2**fmt.bits, leaf.shape).data)
-        # Channel axes count from the end or the start; 99 says that there is none.
-        axis = 99 if fmt.channel_axis is None else fmt.channel_axis
+        _put_array(writer, np.asarray(leaf.scale), hints)
+        _put_array(writer, np.asarray(leaf.zero_point), hints)
+        writer.put(symbols.encode(codes, 2**fmt.bits, leaf.shape, hints).data)
+        _remember(hints, codes != -fmt.q_range[0], leaf.shape)
+        axis = _NO_AXIS if fmt.channel_axis is None else fmt.channel_axis
         return Spec("q", (fmt.bits, int(fmt.symmetric), axis), leaf.shape, leaf.output_dtype)
     if isinstance(leaf, Sparse):
         mask = _unpack_codes(leaf.mask, 1, size)
-        writer.put(symbols.encode(mask, 2, leaf.shape).data)
-        _put_array(writer, np.asarray(leaf.values))
+        writer.put(symbols.encode(mask, 2, leaf.shape, hints).data)
+        _put_array(writer, np.asarray(leaf.values), hints)
+        _remember(hints, mask != 0, leaf.shape)
         return Spec("s", (), leaf.shape, leaf.output_dtype)
     raise ArtifactError(f"packed leaves of type {type(leaf).__name__} cannot be stored by this version; unpack them first")
 
 
-def decode(reader: Reader, spec: Spec, limit: int) -> Any:
+def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
     """Read one leaf back, of the same type, with `jax` arrays.
 
     Args:
       reader: at the leaf's first byte.
       spec: what it is.
       limit: how many bytes an inner array (codebook, scales) may have.
+      hints: what earlier leaves tell; learns from this one.
 
     Raises:
       ArtifactError: if its bytes are not such a leaf.
     """
     if spec.kind == "":
         dtype = arrays.dtype_of(spec.dtype)
-        bits = arrays.decode(reader, spec.size * max(dtype.itemsize // 8, 1), dtype, spec.shape, "values")
+        bits = arrays.decode(reader, dtype, _pattern_shape(spec.shape, dtype), hints, "values")
+        _remember(hints, bits != 0, spec.shape)
         return _as_array(bits, dtype, spec.shape)
     if spec.kind == "k":
-        return jax.random.wrap_key_data(_take_array(reader, limit, "values"), impl=spec.dtype)
+        return jax.random.wrap_key_data(_take_array(reader, limit, hints, "values"), impl=spec.dtype)
     if spec.kind == "c":
-        codebook = _take_array(reader, limit, "codebook")
+        codebook = _take_array(reader, limit, hints, "codebook")
         alphabet = reader.take(1)[0] + 1
-        codes = symbols.decode(reader, spec.size, alphabet, spec.shape)
-        bits = spec.numbers[0]
-        return CodebookArray(_pack_codes(codes, bits), codebook, bits, spec.shape, spec.dtype)
+        codes = symbols.decode(reader, alphabet, spec.shape, hints)
+        _remember(hints, codes != 0, spec.shape)
+        return CodebookArray(_pack_codes(codes, spec.numbers[0]), codebook, spec.numbers[0], spec.shape, spec.dtype)
     if spec.kind == "q":
-        bits, symmetric, axis = spec.numbers
-        scale, zero_point = _take_array(reader, limit, "scales"), _take_array(reader, limit, "scales")
-        codes = symbols.decode(reader, spec.size, 2**bits, spec.shape)
-        fmt = Uniform(bits=bits, symmetric=bool(symmetric), channel_axis=None if axis == 99 else axis)
-        return QArray(_pack_codes(codes, bits), scale, zero_point, fmt, spec.shape, spec.dtype)
-    mask = symbols.decode(reader, spec.size, 2, spec.shape, "positions")
-    values = _take_array(reader, limit, "values")
+        width, symmetric, axis = spec.numbers
+        fmt = Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if axis == _NO_AXIS else axis)
+        scale, zero_point = (_take_array(reader, limit, hints, "scales") for _ in range(2))
+        codes = symbols.decode(reader, 2**width, spec.shape, hints)
+        _remember(hints, codes != -fmt.q_range[0], spec.shape)
+        return QArray(_pack_codes(codes, width), scale, zero_point, fmt, spec.shape, spec.dtype)
+    mask = symbols.decode(reader, 2, spec.shape, hints, "positions")
+    values = _take_array(reader, limit, hints, "values")
     if values.shape != (int(mask.sum()),):
         raise ArtifactError(f"{values.shape} values for {int(mask.sum())} positions, near offset {reader.offset}")
+    _remember(hints, mask != 0, spec.shape)
     return Sparse(values, _pack_codes(mask, 1), spec.shape, spec.dtype)
+
+
+def dense(leaf: Any) -> Any:
+    """Unpack one leaf as its own `unpack` does; where that only selects, in numpy, which compiles nothing."""
+    if isinstance(leaf, CodebookArray) and leaf.codebook.dtype == leaf.dtype:
+        table = np.concatenate([np.zeros(1, leaf.dtype), np.asarray(leaf.codebook)])
+        codes = _unpack_codes(leaf.index, leaf.bits, leaf.size)
+        # An index beyond the table reads its last entry, as in jax.
+        return jnp.asarray(table[np.minimum(codes, table.size - 1)].reshape(leaf.shape))
+    if isinstance(leaf, Sparse) and leaf.values.dtype == leaf.dtype:
+        out = np.zeros(leaf.size, leaf.dtype)
+        out[_unpack_codes(leaf.mask, 1, leaf.size) != 0] = np.asarray(leaf.values)
+        return jnp.asarray(out.reshape(leaf.shape))
+    return leaf.unpack() if isinstance(leaf, Packed) else leaf
+
+
+def _remember(hints: Hints, nonzero: np.ndarray, shape: tuple[int, ...]) -> None:
+    if shape and nonzero.size == math.prod(shape):
+        hints.remember(np.asarray(nonzero.reshape(matrix_shape(shape)).any(axis=0)))
+
+
+def _pattern_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    return (*shape, 2) if dtype.itemsize == 16 else shape
 
 
 def _as_array(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
@@ -192,7 +227,7 @@ def _as_array(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
     return array if dtype.itemsize == 8 and not jax.config.read("jax_enable_x64") else jnp.asarray(array)
 
 
-def _put_array(writer: Writer, array: np.ndarray) -> None:
+def _put_array(writer: Writer, array: np.ndarray, hints: Hints) -> None:
     """Append an array whose shape and dtype the leaf's text does not give."""
     name = array.dtype.name
     if name in _DTYPES:
@@ -203,10 +238,12 @@ def _put_array(writer: Writer, array: np.ndarray) -> None:
     writer.number(array.ndim)
     for length in array.shape:
         writer.number(length)
-    writer.put(arrays.encode(arrays.patterns(array), array.dtype, array.shape, sparse=False).data)
+    writer.put(
+        arrays.encode(arrays.patterns(array), array.dtype, _pattern_shape(array.shape, array.dtype), hints, sparse=False).data
+    )
 
 
-def _take_array(reader: Reader, limit: int, category: str) -> Any:
+def _take_array(reader: Reader, limit: int, hints: Hints, category: str) -> Any:
     code = reader.take(1)[0]
     if code != 255 and code >= len(_DTYPES):
         raise ArtifactError(f"unknown dtype {code} at offset {reader.offset - 1}")
@@ -218,4 +255,4 @@ def _take_array(reader: Reader, limit: int, category: str) -> Any:
         raise ArtifactError(
             f"an array of shape {shape} declared near offset {reader.offset}; at most {limit} bytes are allowed"
         )
-    return _as_array(arrays.decode(reader, count * max(dtype.itemsize // 8, 1), dtype, shape, category), dtype, shape)
+    return _as_array(arrays.decode(reader, dtype, _pattern_shape(shape, dtype), hints, category), dtype, shape)

@@ -11,6 +11,7 @@ from jax import export
 
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.leaves import is_key
+from lepton_jax.packed import is_packed
 from lepton_jax.typing import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -29,14 +30,14 @@ def _plain_outputs(tree: Any) -> Any:
     return {jax.tree_util.keystr(keys, simple=True): child for (keys, _), child in zip(entries, children)}
 
 
-def export_program(apply: Callable[..., Any], variables: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
+def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
     """Export ``apply(variables, *inputs)``.
 
     The leading axis of every input is one symbolic size, the batch, where every input has one and the trace allows it.
 
     Args:
       apply: pure function.
-      variables: dense.
+      packed: the variables, packed or dense.
       inputs: arrays or trees of arrays.
 
     Returns:
@@ -45,19 +46,17 @@ def export_program(apply: Callable[..., Any], variables: PyTree, inputs: tuple[A
     Raises:
       ArtifactError: if it cannot be exported for any platform.
     """
-    weights, treedef = jax.tree.flatten(variables)
-    keys = tuple(is_key(leaf) for leaf in weights)
-    impls = [jax.random.key_impl(leaf) if key else None for leaf, key in zip(weights, keys)]
+    leaves, treedef = jax.tree.flatten(packed, is_leaf=is_packed)
+    impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
 
     def program(flat: list[Any], *inputs: Any) -> Any:
         flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
         return _plain_outputs(apply(jax.tree.unflatten(treedef, flat), *inputs))
 
-    arguments = [_struct(leaf) for leaf in plain_weights(weights)]
+    arguments = [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]
     static = jax.tree.map(_struct, inputs)
-    leaves = jax.tree.leaves(static)
     shapes = [(static, False)]
-    if leaves and all(leaf.shape for leaf in leaves):
+    if (sized := jax.tree.leaves(static)) and all(leaf.shape for leaf in sized):
         (batch,) = export.symbolic_shape("b")
         shapes.insert(0, (jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), static), True))
     problems: list[str] = []
@@ -88,7 +87,9 @@ def plain_weights(weights: list[Any]) -> list[Any]:
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype)
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    shape = leaf.shape if hasattr(leaf, "shape") else ()
+    return jax.ShapeDtypeStruct(shape, dtype if is_key(leaf) else jax.dtypes.canonicalize_dtype(dtype))
 
 
 def deserialize(data: bytes) -> export.Exported:

@@ -4,8 +4,9 @@ A decoder recomputes each probability, so nothing here may depend on floating-po
 integers, and a file decodes alike on every platform. Encoder and decoder run the same model: `code` takes the bit, or any
 value when decoding, and returns the bit.
 
-Source: G. N. N. Martin, "Range encoding", 1979; M. Mahoney, "Adaptive weighing of context models for lossless data compression", 2005
-(logistic mixing). Deviation: a prediction enters as its distance from the overall one, weighed by how often its context was seen.
+Source: G. N. N. Martin, "Range encoding", 1979; M. Mahoney, "Adaptive weighing of context models for
+lossless data compression", 2005 (logistic mixing). Deviation: a prediction enters as its distance from the overall one, weighed
+by how often its context was seen.
 """
 
 from __future__ import annotations
@@ -130,28 +131,27 @@ class Mixer:
 
     Args:
       contexts: how many contexts every bit comes with; the first is the base.
-      rate: the learning rate of the weights, in 2**-16.
+      rate: the learning rate of the weights, in 2**-18.
       limit: a context's probability moves by ``1 / (min(n, limit) + 1.5)`` of its error.
     """
 
-    def __init__(self, contexts: int, rate: int = 6, limit: int = 250, sets: int = 1):
+    def __init__(self, contexts: int, rate: int = 6, limit: int = 250):
         self._slots: list[dict[int, list[int]]] = [{} for _ in range(contexts)]
-        self._weights = [[_ONE * 3 // (2 * max(contexts - 1, 1))] * (contexts - 1) for _ in range(sets)]
+        self._weights = [_ONE * 5 // (4 * (contexts - 1))] * (contexts - 1)
         self._stretch, self._squash = _stretch_table(), _squash_table()
         self._rates = [(1 << 17) // (2 * n + 3) for n in range(limit + 1)]
         self._trust = [(n << 8) // (n + 2) for n in range(limit + 1)]
         self._limit, self._rate = limit, rate
 
-    def code(self, coder: Coder, bit: int, contexts: tuple[int, ...], chosen: int = 0) -> int:
+    def code(self, coder: Coder, bit: int, contexts: tuple[int, ...]) -> int:
         """Code one bit, and learn from it.
 
         Args:
           coder: an `Encoder` or a `Decoder`.
           bit: the bit, 0 or 1; when decoding, anything.
           contexts: one integer a context.
-          chosen: which set of weights to use.
         """
-        stretch, weights, trust, limit = self._stretch, self._weights[chosen], self._trust, self._limit
+        stretch, weights, trust, limit = self._stretch, self._weights, self._trust, self._limit
         base = self._slots[0].get(contexts[0])
         if base is None:
             base = self._slots[0][contexts[0]] = [_ONE >> 1, 0]
@@ -170,7 +170,7 @@ class Mixer:
         bit = coder.code(bit, p)
         error = ((bit << 16) - p) * self._rate
         for i, x in enumerate(inputs):
-            weights[i] += x * error >> 14
+            weights[i] += x * error >> 18
         aim = _ONE - 1 if bit else 0
         rates = self._rates
         for slot in slots:

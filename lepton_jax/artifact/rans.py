@@ -33,7 +33,7 @@ def frequencies(counts: np.ndarray) -> np.ndarray:
       >>> frequencies(np.array([3, 0, 1])).tolist()
       [49152, 0, 16384]
     """
-    counts = np.atleast_2d(counts).astype(np.int64)
+    shape, counts = counts.shape, np.atleast_2d(counts).astype(np.int64)
     sure = counts.sum(-1) == 0
     counts[sure, 0] = 1
     total = counts.sum(-1, keepdims=True)
@@ -42,7 +42,7 @@ def frequencies(counts: np.ndarray) -> np.ndarray:
         while excess := int(row.sum()) - _TOTAL:
             top = int(row.argmax())
             row[top] -= min(excess, int(row[top]) - 1) if excess > 0 else excess
-    return scaled if scaled.shape[0] > 1 or counts.ndim > 1 and counts.shape[0] > 1 else scaled[0]
+    return scaled.reshape(shape)
 
 
 def encode(writer: Writer, symbols: np.ndarray, table: np.ndarray, contexts: np.ndarray | None = None) -> None:
@@ -59,7 +59,8 @@ def encode(writer: Writer, symbols: np.ndarray, table: np.ndarray, contexts: np.
     start = (np.cumsum(table, -1) - table)[rows, symbols].astype(np.uint64)
     width = table[rows, symbols].astype(np.uint64)
     bits = float(_BITS * len(symbols) - np.log2(width.astype(np.float64)).sum())
-    lanes = int(min(max(bits / 8 // 4096, 1), 1024, max(len(symbols), 1)))
+    # More lanes are faster, and each costs some four bytes.
+    lanes = int(min(max(bits / 8 // 4096, min(bits / 8 // 512, len(symbols) // 32768), 1), 1024))
     states, words = np.full(lanes, _LOW), []
     for begin in range((max(len(symbols), 1) - 1) // lanes * lanes, -1, -lanes):
         f, c = width[begin : begin + lanes], start[begin : begin + lanes]

@@ -17,7 +17,7 @@ class Writer:
     def __init__(self) -> None:
         self.data = bytearray()
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | bytearray) -> None:
         """Append bytes whose number the reader will know."""
         self.data += data
 
@@ -52,6 +52,12 @@ class Reader:
     def left(self) -> int:
         """How many bytes are left."""
         return len(self._data) - self._position
+
+    def peek(self) -> int:
+        """Return the next byte and leave it there."""
+        if not self.left:
+            raise ArtifactError(f"the bytes end at offset {self.offset}")
+        return self._data[self._position]
 
     def take(self, count: int, category: str = "tables") -> bytes:
         """Return the next bytes, on the account of `category`."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from lepton_jax import paths
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.packed import LowRank, is_coded
 
@@ -87,7 +86,7 @@ def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
         return dict(children)
     values = [value for _, value in children]
     if node[0] == _LOW_RANK:
-        return LowRank(*values, tuple(node[1]))
+        return LowRank(u=values[0], v=values[1], shape=tuple(node[1]))
     return values if node[0] == _LIST else tuple(values)
 
 

@@ -6,18 +6,17 @@ A stream is written as one byte that names its coder, and what the coder needs. 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from lepton_jax.artifact import rans, sparse_index
 from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.rangecoder import Decoder, Encoder, Mixer
+from lepton_jax.artifact.rangecoder import Coder, Decoder, Encoder, Mixer
+from lepton_jax.artifact.sparse_index import Hints
 from lepton_jax.artifact.streams import Reader, Writer
 
 CODERS = ("bits", "constant", "rans", "mixing", "holes")
 _BITS, _CONSTANT, _RANS, _MIXING, _HOLES = range(5)
-_MIXING_LIMIT = 1 << 20
+_MIXING_LIMIT = 1 << 18
 _HOLE_SHARE = 0.5
 
 
@@ -26,91 +25,108 @@ def smallest(candidates: list[Writer]) -> Writer:
     return min(candidates, key=len)
 
 
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows (all axes but the last) and columns."""
-    return (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
-
-
 def _width(alphabet: int) -> int:
     return max((alphabet - 1).bit_length(), 1)
 
 
-def encode(symbols: np.ndarray, alphabet: int, shape: tuple[int, ...], holes: bool = True) -> Writer:
+def encode(symbols: np.ndarray, alphabet: int, shape: tuple[int, ...], hints: Hints, holes: bool = True) -> Writer:
     """Code symbols losslessly.
 
     Args:
       symbols: flat unsigned integers below `alphabet`.
       alphabet: at most 256.
       shape: the tensor's, whose rows and columns serve as contexts.
+      hints: what earlier tensors tell.
       holes: whether one frequent symbol may be coded as positions.
 
     Returns:
       The shortest stream found.
     """
-    candidates = [_encode_bits(symbols, alphabet)]
     counts = np.bincount(symbols, minlength=alphabet)
     top = int(counts.argmax())
-    if len(symbols) and counts[top] == len(symbols):
-        writer = Writer()
-        writer.put(bytes([_CONSTANT, top]))
-        return writer
-    if len(symbols) > 256:
-        writer, table = Writer(), rans.frequencies(counts)
-        writer.put(bytes([_RANS]))
-        rans.write_table(writer, table)
-        rans.encode(writer, symbols, table)
-        candidates.append(writer)
-    if len(symbols) * _width(alphabet) <= _MIXING_LIMIT // 4 and (len(symbols) < 8192 or not holes):
-        writer = Writer()
-        writer.put(bytes([_MIXING]))
-        coder = Encoder()
-        _code_symbols(coder, symbols.tolist(), len(symbols), alphabet)
+    if symbols.size and counts[top] == symbols.size:
+        return _start(_CONSTANT, bytes([top]))
+    if holes and counts[top] > _HOLE_SHARE * symbols.size:
+        kept = (symbols != top).reshape(sparse_index.matrix_shape(shape))
+        lag = sparse_index.find_lag(kept)
+        writer = _start(_HOLES, bytes([top]))
+        writer.number(lag)
+        writer.put(sparse_index.encode(kept, lag, hints).data)
+        rest = symbols[kept.reshape(-1)]
+        if alphabet > 2:
+            writer.put(_encode_values(rest - (rest > top), alphabet - 1, kept, lag).data)
+        return smallest([_encode_bits(symbols, alphabet), writer])
+    return _encode_values(symbols, alphabet, np.ones(sparse_index.matrix_shape(shape), bool), 1)
+
+
+def _encode_values(symbols: np.ndarray, alphabet: int, kept: np.ndarray, lag: int) -> Writer:
+    """Code the symbols at the kept positions, with no positions of their own."""
+    candidates = [_encode_bits(symbols, alphabet)]
+    if symbols.size and (symbols == symbols[0]).all():
+        return _start(_CONSTANT, bytes([int(symbols[0])]))
+    if symbols.size * _width(alphabet) <= _MIXING_LIMIT:
+        writer, coder = _start(_MIXING), Encoder()
+        code_symbols(coder, symbols, kept, alphabet, lag)
         writer.block(coder.finish())
         candidates.append(writer)
-    if holes and alphabet > 1 and counts[top] > _HOLE_SHARE * len(symbols):
-        writer = Writer()
-        writer.put(bytes([_HOLES, top]))
-        kept = symbols != top
-        writer.put(sparse_index.encode(kept.reshape(matrix_shape(shape)), shape).data)
-        rest = symbols[kept]
-        if alphabet > 2:
-            writer.put(encode(rest - (rest > top), alphabet - 1, (len(rest),), holes=False).data)
+    else:
+        writer, table = _start(_RANS), rans.frequencies(np.bincount(symbols, minlength=alphabet))
+        rans.write_table(writer, table)
+        rans.encode(writer, symbols, table)
         candidates.append(writer)
     return smallest(candidates)
 
 
-def decode(reader: Reader, count: int, alphabet: int, shape: tuple[int, ...], category: str = "values") -> np.ndarray:
-    """Read `count` symbols that `encode` wrote; flat, of dtype uint8.
+def decode(reader: Reader, alphabet: int, shape: tuple[int, ...], hints: Hints, category: str = "values") -> np.ndarray:
+    """Read the symbols of a tensor that `encode` wrote; flat, of dtype uint8.
 
     Raises:
-      ArtifactError: if the stream is not of this alphabet or count.
+      ArtifactError: if the stream is not of this alphabet or shape.
     """
-    coder = reader.take(1)[0]
+    matrix = sparse_index.matrix_shape(shape)
+    if reader.peek() != _HOLES:
+        return _decode_values(reader, alphabet, matrix, None, 1, category)
+    reader.take(1)
+    top, lag = reader.take(1)[0], reader.number()
+    if not 1 <= lag <= 4096 or top >= alphabet:
+        raise ArtifactError(f"lag {lag} or symbol {top} out of range at offset {reader.offset}")
+    kept = sparse_index.decode(reader, matrix, lag, hints)
+    rest = np.zeros(int(kept.sum()), np.uint8)
+    if alphabet > 2:
+        rest = _decode_values(reader, alphabet - 1, matrix, kept, lag, category)
+    symbols = np.full(kept.size, top, np.uint8)
+    symbols[kept.reshape(-1)] = rest + (rest >= top)
+    return symbols
+
+
+def _decode_values(
+    reader: Reader, alphabet: int, matrix: tuple[int, int], kept: np.ndarray | None, lag: int, category: str
+) -> np.ndarray:
+    count = matrix[0] * matrix[1] if kept is None else int(kept.sum())
+    coder, width = reader.take(1)[0], _width(alphabet)
     if coder == _BITS:
-        width = _width(alphabet)
         packed = np.frombuffer(reader.take((count * width + 7) // 8, category), np.uint8)
         stream = np.unpackbits(packed, count=count * width, bitorder="little").reshape(count, width)
-        symbols = (stream << np.arange(width, dtype=np.uint8)).sum(1, dtype=np.uint8)
+        symbols = (stream << np.arange(width, dtype=np.uint8)[None, :]).sum(1, dtype=np.uint8)
     elif coder == _CONSTANT:
         symbols = np.full(count, reader.take(1, category)[0], np.uint8)
     elif coder == _RANS:
         symbols = rans.decode(reader, count, rans.read_table(reader, alphabet), category).astype(np.uint8)
-    elif coder == _MIXING and count * _width(alphabet) <= _MIXING_LIMIT:
+    elif coder == _MIXING and count * width <= _MIXING_LIMIT:
         decoder = Decoder(reader.block(category))
-        symbols = np.array(_code_symbols(decoder, None, count, alphabet), np.uint8)
+        symbols = code_symbols(decoder, None, np.ones(matrix, bool) if kept is None else kept, alphabet, lag)
         decoder.finish()
-    elif coder == _HOLES:
-        top = reader.take(1)[0]
-        kept = sparse_index.decode(reader, matrix_shape(shape), shape).reshape(-1)
-        symbols = np.full(count, top, np.uint8)
-        rest = int(kept.sum())
-        others = decode(reader, rest, alphabet - 1, (rest,), category) if alphabet > 2 else np.full(rest, 0, np.uint8)
-        symbols[kept] = others + (others >= top)
     else:
         raise ArtifactError(f"unknown coder {coder} of {category} at offset {reader.offset - 1}")
     if count and int(symbols.max()) >= alphabet:
         raise ArtifactError(f"a symbol beyond the {alphabet} there are, near offset {reader.offset}")
     return symbols
+
+
+def _start(coder: int, data: bytes = b"") -> Writer:
+    writer = Writer()
+    writer.put(bytes([coder]) + data)
+    return writer
 
 
 def _encode_bits(symbols: np.ndarray, alphabet: int) -> Writer:
@@ -121,16 +137,34 @@ def _encode_bits(symbols: np.ndarray, alphabet: int) -> Writer:
     return writer
 
 
-def _code_symbols(coder: Encoder | Decoder, symbols: list[int] | None, count: int, alphabet: int) -> list[int]:
-    """Code symbols bit by bit down a binary tree, predicted from the two symbols before."""
-    width, mixer, out = _width(alphabet), Mixer(4), []
-    one = two = 0
-    for i in range(count):
+def code_symbols(coder: Coder, symbols: np.ndarray | None, kept: np.ndarray, alphabet: int, lag: int) -> np.ndarray:
+    """Code the symbols at the kept positions, bit by bit down a binary tree; the same call decodes them.
+
+    Codes are ordered as the values they stand for, so the mean code of the neighbours in the column predicts well; the column
+    itself and the last code in it predict too.
+
+    Args:
+      coder: an `Encoder` or a `Decoder`.
+      symbols: flat, one for each kept position in order; None to decode.
+      kept: boolean, shape (rows, columns).
+      alphabet: how many symbols there are.
+      lag: how many rows before lies the neighbour above.
+    """
+    width, mixer = _width(alphabet), Mixer(4)
+    rows, columns = np.nonzero(kept)
+    source = [0] * len(rows) if symbols is None else symbols.tolist()
+    offsets = sorted({1, 2, lag, lag + 1, 2 * lag, max(lag - 1, 1)})
+    grid: dict[tuple[int, int], int] = {}
+    last: dict[int, int] = {}
+    out = []
+    for symbol, i, j in zip(source, rows.tolist(), columns.tolist()):
+        around = [grid[i - offset, j] for offset in offsets if (i - offset, j) in grid]
+        mean = 2 * sum(around) // len(around) + 1 if around else 0
+        near, before, column = mean << 8, last.get(j, alphabet) << 8, j << 8
         node = 1
         for shift in range(width - 1, -1, -1):
-            bit = symbols[i] >> shift & 1 if symbols else 0
-            near = one << width | node
-            node = node * 2 + mixer.code(coder, bit, (node, node, near, two << 2 * width | near))
-        two, one = one, node - (1 << width)
-        out.append(one)
-    return out
+            bit = mixer.code(coder, symbol >> shift & 1, (node, near | node, before | node, column | node))
+            node = node * 2 + bit
+        grid[i, j] = last[j] = node - (1 << width)
+        out.append(last[j])
+    return np.array(out, np.uint8)
