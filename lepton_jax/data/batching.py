@@ -33,6 +33,8 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
       >>> steps_per_epoch(Split(images=np.zeros((10, 2, 2, 1), np.float32), labels=np.zeros(10, np.int32)), 4)
       2
     """
+    if len(split) == 0:
+        raise ValueError("the split has no examples to train on; give it some.")
     if not 1 <= batch_size <= len(split):
         raise ValueError(f"batch_size must be in 1 to {len(split)}, the number of examples; got {batch_size}.")
     return len(split) // batch_size

@@ -65,15 +65,6 @@ def tiny_tfds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data beside the project, if there is one."""
-    folder = Path(__file__).parents[2].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"optional real data: {folder} is absent")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def real_tfds() -> str:
     """A TFDS data folder that holds MNIST."""
     folder = Path(os.environ.get("TFDS_DATA_DIR", Path(__file__).parents[2].parent / "shared" / "data" / "tfds"))
