@@ -1,0 +1,258 @@
+"""A saved model comes back: the same bits, the same answers, without its code; and every byte is accounted for."""
+
+import collections
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lepton_jax.artifact import ArtifactError, account, load, save
+from lepton_jax.packed import CodebookArray, LowRank, Sparse, pack_bits, unpack
+from lepton_jax.quantization.numerics import QArray, Uniform, quantize
+
+
+def same_bits(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    assert a.tobytes() == b.tobytes()
+
+
+def codebook_leaf(rng, shape, k=4, density=0.2):
+    codes = jnp.asarray(np.where(rng.random(shape) < density, rng.integers(1, k + 1, shape), 0).astype(np.uint8))
+    entries = jnp.asarray(np.sort(rng.normal(size=k)).astype(np.float16).astype(np.float32))
+    return CodebookArray(pack_bits(codes, 3), entries, 3, shape, "float32")
+
+
+def apply(variables, x):
+    for name in ("Dense_0", "Dense_1"):
+        layer = variables["params"][name]
+        x = jnp.tanh(x @ layer["kernel"].astype(jnp.float32) + layer["bias"].astype(jnp.float32)[None, :])
+    return x
+
+
+def model(seed=0):
+    rng = np.random.default_rng(seed)
+    factors = LowRank(
+        quantize(jnp.asarray(rng.normal(size=(30, 3)), jnp.float32), Uniform(bits=4)),
+        Sparse.from_dense(jnp.asarray(np.where(rng.random((3, 5)) < 0.5, rng.normal(size=(3, 5)), 0), jnp.float32)),
+        (30, 5),
+    )
+    return {
+        "params": {
+            "Dense_0": {"kernel": codebook_leaf(rng, (49, 30)), "bias": jnp.asarray(rng.normal(size=30), jnp.bfloat16)},
+            "Dense_1": {"kernel": factors, "bias": jnp.zeros(5, jnp.float16)},
+        }
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact") / "model.lepton"
+    save(path, apply, model(), jnp.ones((2, 49)), recipe={"bits": 2}, metrics={"error": 0.25})
+    return path
+
+
+def test_packed_leaves_and_dense_variables_come_back_bit_for_bit(saved):
+    packed, artifact = model(), load(saved)
+    assert jax.tree.structure(artifact.packed) == jax.tree.structure(packed)
+    jax.tree.map(same_bits, artifact.packed, packed)
+    jax.tree.map(same_bits, artifact.variables, unpack(packed))
+
+
+def test_outputs_equal_the_live_model_for_any_batch_in_a_fresh_process(saved, tmp_path):
+    dense = jax.jit(unpack)(model())
+    x = np.random.default_rng(1).normal(size=(6, 49)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    code = (
+        "import sys, numpy as np; from lepton_jax.artifact import load; a = load(sys.argv[1]); x = np.load(sys.argv[2]);"
+        "np.savez(sys.argv[3], six=a(x), one=a(x[:1])); assert 'pickle' not in a.manifest"
+    )
+    command = [sys.executable, "-c", code, str(saved), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    outputs = np.load(tmp_path / "y.npz")
+    same_bits(outputs["six"], jax.jit(apply)(dense, x))
+    same_bits(outputs["one"], jax.jit(apply)(dense, x[:1]))
+
+
+def test_manifest_says_what_is_inside(saved):
+    manifest = load(saved).manifest
+    assert manifest["version"] == [1, 0]
+    assert manifest["batch"] == "symbolic"
+    assert manifest["platforms"] == ["cpu", "cuda", "tpu"]
+    assert (manifest["recipe"], manifest["metrics"]) == ({"bits": 2}, {"error": 0.25})
+    assert manifest["jax"] == jax.__version__
+    kinds = {path: tensor["kind"] for path, tensor in manifest["tensors"].items()}
+    assert kinds == {
+        "params/Dense_0/bias": "array",
+        "params/Dense_0/kernel": "codebook",
+        "params/Dense_1/bias": "array",
+        "params/Dense_1/kernel/u": "quantized",
+        "params/Dense_1/kernel/v": "sparse",
+    }
+
+
+def test_account_adds_up_and_its_ratios_are_what_they_say(saved):
+    figures = account(saved)
+    size = os.path.getsize(saved)
+    assert figures.total == size == sum(figures.categories.values())
+    dense = sum(leaf.size for leaf in jax.tree.leaves(model()["params"]["Dense_0"]["bias"])) * 4 + 4 * (
+        49 * 30 + 30 * 3 + 15 + 5
+    )
+    assert figures.dense_bytes == dense
+    assert figures.ratio == dense / (size - figures.program)
+    assert figures.file_ratio == (dense + figures.program) / size
+    by_path = {tensor.path: tensor for tensor in figures.tensors}
+    kernel = by_path["params/Dense_0/kernel"]
+    assert kernel.nonzeros == int(jnp.count_nonzero(model()["params"]["Dense_0"]["kernel"].unpack()))
+    assert kernel.bytes["positions"] > 0
+    assert kernel.bytes["values"] > 0
+    assert by_path["params/Dense_1/kernel/u"].bytes["scales"] > 0
+    lines = str(figures).splitlines()
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert lines[-2].split()[-1] == str(size)
+
+
+LEAVES = {
+    "scalar": lambda: jnp.float32(-0.0),
+    "number": lambda: 3,
+    "flag": lambda: True,
+    "empty": lambda: jnp.zeros((0, 3), jnp.bfloat16),
+    "nan": lambda: np.array([0x7FC00001, 0xFF812345, 0x80000000], np.uint32).view(np.float32),
+    "bool": lambda: jnp.array([True, False, True]),
+    "fp8": lambda: jnp.arange(-4, 4, dtype=jnp.float8_e4m3fn),
+    "complex": lambda: jnp.array([1 + 2j, -0.0j], jnp.complex64),
+    "ints": lambda: jnp.arange(-300, 300, dtype=jnp.int32).reshape(3, 200),
+    "per_channel": lambda: quantize(
+        jax.random.normal(jax.random.key(0), (6, 4)), Uniform(bits=3, symmetric=False, channel_axis=-1)
+    ),
+    "bfloat16_codes": lambda: codebook_leaf(np.random.default_rng(0), (3, 3, 2, 4)).astype(jnp.bfloat16),
+    "no_zeros": lambda: codebook_leaf(np.random.default_rng(0), (8, 4), density=1.0),
+    "all_zeros": lambda: codebook_leaf(np.random.default_rng(0), (8, 4), density=0.0),
+    "empty_sparse": lambda: Sparse.from_dense(jnp.zeros((4, 5))),
+    "bfloat16_sparse": lambda: Sparse.from_dense(jnp.eye(5, dtype=jnp.bfloat16)).astype(jnp.float32),
+}
+
+
+def first(variables, x):
+    del variables
+    return x
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_kind_of_leaf_comes_back(name, tmp_path):
+    leaf = LEAVES[name]()
+    save(tmp_path / "m.lepton", first, {"leaf": leaf}, jnp.ones((1, 2)))
+    artifact = load(tmp_path / "m.lepton")
+    jax.tree.map(same_bits, artifact.packed["leaf"], leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
+    same_bits(artifact.variables["leaf"], unpack(leaf) if hasattr(leaf, "dtype") else jnp.asarray(leaf))
+    assert account(tmp_path / "m.lepton").total == os.path.getsize(tmp_path / "m.lepton")
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_quantized_leaves_of_all_widths(bits, tmp_path):
+    weight = jax.random.normal(jax.random.key(bits), (40, 30)) * (jax.random.uniform(jax.random.key(1), (40, 30)) < 0.4)
+    leaf = quantize(weight, Uniform(bits=bits))
+    save(tmp_path / "m.lepton", first, leaf, jnp.ones((1, 2)))
+    back = load(tmp_path / "m.lepton")
+    assert isinstance(back.packed, QArray)
+    assert back.packed.format == leaf.format
+    same_bits(back.variables, unpack(leaf))
+
+
+Point = collections.namedtuple("Point", "z a")
+
+
+def test_trees_come_back_as_mappings_lists_and_tuples(tmp_path):
+    def run(tree, x):
+        return {"sum": x + tree["list"][0] + tree["tuple"][1]["in"], "point": Point(tree["point"].z, tree["point"].a)}
+
+    tree = {
+        "list": [jnp.float32(1), None, {}],
+        "tuple": (jnp.float32(2), {"in": jnp.float32(3)}),
+        "point": Point(jnp.float32(5), jnp.float32(6)),
+        "ints": {3: jnp.float32(7), 11: jnp.float32(8)},
+        "odd/key (": jnp.float32(9),
+    }
+    save(tmp_path / "m.lepton", run, tree, jnp.zeros((2, 1)))
+    artifact = load(tmp_path / "m.lepton")
+    expected = {**tree, "point": {"z": 5.0, "a": 6.0}}
+    assert jax.tree.map(float, artifact.variables) == jax.tree.map(float, expected)
+    outputs = artifact(jnp.zeros((3, 1)))
+    assert outputs["sum"].tolist() == [[4.0]] * 3
+    assert jax.tree.map(float, outputs["point"]) == (5.0, 6.0)
+
+
+class Small(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(x)))
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def test_linen_convolution_with_batch_statistics(tmp_path):
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    variables = Small().init(jax.random.key(0), x)
+    save(tmp_path / "m.lepton", Small().apply, variables, x[:1])
+    artifact = load(tmp_path / "m.lepton")
+    jax.tree.map(same_bits, artifact.variables, variables)
+    same_bits(artifact(x), jax.jit(Small().apply)(variables, x))
+
+
+def test_nnx_state_with_random_keys(tmp_path):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)])
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = self.dropout(layer(x))
+            return x
+
+    graph, state = nnx.split(Net(nnx.Rngs(0)))
+
+    def run(state, x):
+        return nnx.merge(graph, state)(x)
+
+    x = jax.random.normal(jax.random.key(2), (5, 3))
+    save(tmp_path / "m.lepton", run, state, x)
+    artifact = load(tmp_path / "m.lepton")
+    same_bits(artifact.variables["layers"][1]["kernel"], state["layers"][1]["kernel"][...])
+    same_bits(artifact(x), jax.jit(run)(state, x))
+
+
+def test_a_fixed_batch_is_recorded_where_the_trace_needs_one(tmp_path):
+    def pairs(variables, x):
+        return (x.reshape(2, -1) * variables["w"]).sum(1)
+
+    save(tmp_path / "m.lepton", pairs, {"w": jnp.float32(2)}, jnp.ones((4, 3)))
+    artifact = load(tmp_path / "m.lepton")
+    assert artifact.manifest["batch"] == "static"
+    assert artifact(jnp.ones((4, 3))).tolist() == [12.0, 12.0]
+
+
+def test_inputs_may_be_scalars_and_trees(tmp_path):
+    save(tmp_path / "m.lepton", lambda v, x, t: v["w"] * x["a"] + t, {"w": jnp.float32(2)}, {"a": jnp.ones((4, 3))}, 1.0)
+    artifact = load(tmp_path / "m.lepton")
+    assert artifact({"a": jnp.ones((4, 3))}, 1.0).tolist() == [[3.0] * 3] * 4
+
+
+@pytest.mark.parametrize(
+    ("tree", "inputs", "kwargs", "message"),
+    [
+        ({"a": {"b": "text"}}, (), {}, "cannot save a/b: a leaf must be an array"),
+        ({"w": jnp.ones(2)}, (jnp.ones((1, 3)),), {}, "cannot be exported"),
+        ({"w": jnp.ones(2)}, (jnp.ones((1, 2)),), {"recipe": {"f": first}}, "must be JSON"),
+    ],
+)
+def test_what_cannot_be_saved_says_why_and_leaves_no_file(tree, inputs, kwargs, message, tmp_path):
+    with pytest.raises(ArtifactError, match=message):
+        save(tmp_path / "m.lepton", lambda v, *x: v["w"][None] + x[0], tree, *inputs, **kwargs)
+    assert list(tmp_path.iterdir()) == []

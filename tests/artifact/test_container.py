@@ -1,0 +1,232 @@
+"""The file: written in one step or not at all, and no damaged or foreign file does more than raise ArtifactError."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lepton_jax.artifact import ArtifactError, account, container, load, save
+from lepton_jax.packed import CodebookArray, Sparse, pack_bits
+from lepton_jax.quantization.numerics import Uniform, quantize
+
+
+def save_dense(v, x):
+    return x
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("container") / "good.lepton"
+    rng = np.random.default_rng(0)
+    codes = jnp.asarray(np.where(rng.random((20, 8)) < 0.3, rng.integers(1, 4, (20, 8)), 0).astype(np.uint8))
+    tree = {
+        "a": CodebookArray(pack_bits(codes, 2), jnp.array([-1.0, 0.5, 2.0]), 2, (20, 8), "float32"),
+        "b": jnp.asarray(rng.normal(size=8), jnp.float32),
+        "q": quantize(jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), Uniform(bits=4)),
+        "s": Sparse.from_dense(jnp.asarray(np.eye(9), jnp.bfloat16)),
+    }
+    save(path, save_dense, tree, jnp.ones((1, 20)), metrics={"error": 0.1})
+    return path
+
+
+def sections(path):
+    return {name: section.data for name, section in container.parse(path.read_bytes(), "x").sections.items()}
+
+
+def tensor_bits(artifact):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(artifact.packed)]
+
+
+def test_sections_come_back():
+    parts = [b'{"tree":{}}', b"program " * 50, bytes(range(256))]
+    parsed = container.parse(container.build(*parts), "x")
+    assert [parsed.sections[name].data for name in container.SECTIONS] == parts
+    assert parsed.head + sum(section.stored for section in parsed.sections.values()) == len(container.build(*parts))
+
+
+@pytest.mark.parametrize("codec", range(4))
+def test_codecs_never_make_more_than_was_declared(codec):
+    data = bytes(1 << 20)
+    outputs = {
+        0: data,
+        1: container._deflate(data),
+        2: container.zstandard.ZstdCompressor(19).compress(data),
+        3: container.lzma.compress(data, format=container.lzma.FORMAT_RAW, filters=container._LZMA),
+    }
+    assert container.decompress(codec, outputs[codec], len(data)) == data
+    for size in (len(data) - 1, 10, 0, len(data) + 1):
+        with pytest.raises(ArtifactError, match="declares"):
+            container.decompress(codec, outputs[codec], size)
+    with pytest.raises(ArtifactError, match="allowed"):
+        container.decompress(codec, outputs[codec], 1 << 40)
+
+
+def test_foreign_and_empty_and_missing_files(tmp_path):
+    for content in (b"", b"PK\x03\x04 something else", b"\x93"):
+        (tmp_path / "f").write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"not a \.lepton file"):
+            load(tmp_path / "f")
+    with pytest.raises(ArtifactError, match=r"cannot read .*none"):
+        load(tmp_path / "none")
+
+
+def test_a_newer_major_version_is_refused(good, tmp_path):
+    data = bytearray(good.read_bytes())
+    data[4] = container.MAJOR + 1
+    (tmp_path / "new").write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"version 2\.0 is newer than 1\.0"):
+        load(tmp_path / "new")
+
+
+def test_damage_names_the_section_and_its_offset(good, tmp_path):
+    data, parsed = good.read_bytes(), container.parse(good.read_bytes(), "x")
+    for name, section in parsed.sections.items():
+        broken = bytearray(data)
+        broken[section.offset + section.stored // 2] ^= 16
+        (tmp_path / "f").write_bytes(broken)
+        with pytest.raises(ArtifactError, match=f"checksum of the {name}, offsets {section.offset}"):
+            load(tmp_path / "f")
+    (tmp_path / "f").write_bytes(data + b"x")
+    with pytest.raises(ArtifactError, match="foreign bytes"):
+        load(tmp_path / "f")
+
+
+def test_mutated_truncated_and_spliced_files_end_in_an_error_or_an_exact_load(good, tmp_path):
+    data, rng, path = good.read_bytes(), np.random.default_rng(0), tmp_path / "f"
+    expected, refused = tensor_bits(load(good)), 0
+    for _ in range(500):
+        broken = bytearray(data)
+        kind = rng.integers(4)
+        if kind == 0:
+            for position in rng.integers(0, len(data), rng.integers(1, 4)):
+                broken[position] = rng.integers(256)
+        elif kind == 1:
+            broken = broken[: rng.integers(len(data))]
+        elif kind == 2:
+            start, end, at = rng.integers(0, len(data), 3)
+            broken[at:at] = data[min(start, end) : max(start, end)]
+        else:
+            position = rng.integers(0, 40)
+            broken[position : position + 8] = rng.integers(0, 256, 8, dtype=np.uint8).tobytes()
+        path.write_bytes(broken)
+        begin = time.perf_counter()
+        try:
+            assert tensor_bits(load(path)) == expected
+        except ArtifactError:
+            refused += 1
+        assert time.perf_counter() - begin < 1
+    assert refused > 450
+
+
+def test_resealed_files_with_false_content_do_no_harm(good, tmp_path):
+    """With right checksums, wrong tensors cannot be told; but nothing else than ArtifactError may come of them."""
+    parts, rng, path = sections(good), np.random.default_rng(1), tmp_path / "f"
+    refused = 0
+    for _ in range(300):
+        name = ("manifest", "tensors")[rng.integers(2)]
+        broken = bytearray(parts[name])
+        for position in rng.integers(0, len(broken), rng.integers(1, 4)):
+            broken[position] = rng.integers(256)
+        path.write_bytes(container.build(*[bytes(broken) if key == name else parts[key] for key in container.SECTIONS]))
+        begin = time.perf_counter()
+        try:
+            load(path)
+        except ArtifactError:
+            refused += 1
+        assert time.perf_counter() - begin < 2
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (b"[]", "has no tree"),
+        (b"not json", "is not JSON"),
+        (b'{"tree":[9]}', "the tree is damaged"),
+        (b'{"tree":"x9 3"}', "does not describe a leaf"),
+        (b'{"tree":"99999999,99999999"}', "bytes of dense weights declared"),
+        (b'{"tree":"c9 3"}', "codes of 9 bits"),
+        (b'{"tree":"3 object"}', "dtype"),
+        (b'{"tree":"-5"}', "does not describe"),
+        (b'{"tree":{}}', "belong to no tensor"),
+        (b'{"tree":' + b'{"a":' * 100 + b'"1"' + b"}" * 101, "deeper than"),
+    ],
+)
+def test_false_manifests_are_refused(manifest, message, good, tmp_path):
+    parts = sections(good)
+    (tmp_path / "f").write_bytes(container.build(manifest, parts["program"], parts["tensors"]))
+    with pytest.raises(ArtifactError, match=message):
+        load(tmp_path / "f")
+    with pytest.raises(ArtifactError, match=message):
+        account(tmp_path / "f")
+
+
+def test_a_false_size_in_a_resealed_head_is_refused_before_it_is_allocated(good, tmp_path):
+    data = good.read_bytes()
+    head = bytearray(data[:6])
+    for codec, stored, size in ((2, 10, 1 << 40), (0, 0, 0), (0, 0, 0)):
+        head += (
+            bytes([codec])
+            + container.varint(stored)
+            + container.varint(size)
+            + zlib.crc32(b"0123456789"[:stored]).to_bytes(4, "little")
+        )
+    head += zlib.crc32(head).to_bytes(4, "little")
+    (tmp_path / "f").write_bytes(bytes(head) + b"0123456789")
+    with pytest.raises(ArtifactError, match="declares 1099511627776 bytes"):
+        load(tmp_path / "f")
+
+
+@pytest.mark.parametrize("function", ["write", "fsync", "replace"])
+def test_a_full_disk_is_an_error_and_keeps_the_old_file(function, tmp_path, monkeypatch):
+    path = tmp_path / "m.lepton"
+    container.write_atomic(path, b"old")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, function, full)
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        container.write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m.lepton"]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(ArtifactError, match="cannot write"):
+        container.write_atomic(tmp_path / "none" / "m.lepton", b"x")
+
+
+def test_a_killed_writer_leaves_the_old_file_or_a_new_one(tmp_path):
+    path = tmp_path / "m.lepton"
+    container.write_atomic(path, b"0" * 200_000)
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[2]]\n"
+        "from lepton_jax.artifact.container import write_atomic\n"
+        "print('ready', flush=True)\n"
+        "for i in range(10**9): write_atomic(sys.argv[1], b'%d' % (i % 10) * 200_000)\n"
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path), os.getcwd()], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        for _ in range(10):
+            time.sleep(float(rng.uniform(0, 0.01)))
+            content = path.read_bytes()
+            assert len(content) == 200_000
+            assert len(set(content)) == 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        content = path.read_bytes()
+        assert len(content) == 200_000
+        assert len(set(content)) == 1

@@ -1,0 +1,188 @@
+"""The coders: exact, near their models' entropy, and the same integers on every platform."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lepton_jax.artifact import rangecoder, rans, sparse_index, symbols
+from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.artifact.rangecoder import Decoder, Encoder, Mixer
+from lepton_jax.artifact.sparse_index import Hints
+from lepton_jax.artifact.streams import Reader, Writer
+
+
+def entropy_bytes(symbols_: np.ndarray) -> float:
+    counts = np.unique(symbols_, return_counts=True)[1].astype(float)
+    return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
+
+
+def finished(reader: Reader) -> bool:
+    return reader.left == 0
+
+
+def test_squash_is_the_logistic_function_and_stretch_its_inverse():
+    squash, stretch = rangecoder._squash_table(), rangecoder._stretch_table()
+    for x in (-2047, -900, -1, 0, 1, 512, 2047):
+        expected = 65536 / (1 + math.exp(-x / 256))
+        assert abs(squash[x + 2047] - min(max(expected, 16), 65520)) <= 1
+    assert len(squash) == 4095
+    assert len(stretch) == 4096
+    for i in (4, 100, 2048, 4000):
+        p = (i + 0.5) / 4096
+        assert abs(stretch[i] - 256 * math.log(p / (1 - p))) <= 3
+
+
+@pytest.mark.parametrize("p1", [1, 300, 32768, 65000, 65535])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_range_coder_returns_the_bits_at_their_cost(p1, share):
+    bits = (np.random.default_rng(p1).random(3000) < share).astype(int).tolist()
+    encoder = Encoder()
+    for bit in bits:
+        encoder.code(bit, p1)
+    data = encoder.finish()
+    decoder = Decoder(data)
+    assert [decoder.code(0, p1) for _ in bits] == bits
+    decoder.finish()
+    cost = sum(-math.log2(p1 / 65536 if bit else 1 - p1 / 65536) for bit in bits) / 8
+    assert len(data) <= cost * 1.001 + 4
+
+
+def test_range_decoder_refuses_a_stream_it_did_not_read():
+    encoder = Encoder()
+    for _ in range(100):
+        encoder.code(1, 300)
+    decoder = Decoder(encoder.finish())
+    decoder.code(0, 300)
+    with pytest.raises(ArtifactError, match="was read to byte"):
+        decoder.finish()
+
+
+def test_mixer_learns_the_context_that_matters():
+    rng = np.random.default_rng(1)
+    context = rng.integers(0, 2, 4000)
+    noise = rng.integers(0, 50, 4000)
+    bits = np.where(rng.random(4000) < 0.95, context, 1 - context)
+    encoder, mixer = Encoder(), Mixer(3)
+    for bit, c, n in zip(bits.tolist(), context.tolist(), noise.tolist()):
+        mixer.code(encoder, bit, (0, c, n))
+    ideal = 4000 / 8 * -(0.95 * math.log2(0.95) + 0.05 * math.log2(0.05))
+    assert len(encoder.finish()) < 1.25 * ideal
+
+
+@pytest.mark.parametrize("alphabet", [1, 2, 5, 256])
+@pytest.mark.parametrize("count", [0, 1, 7, 70_000])
+def test_rans_round_trip_near_entropy(alphabet, count):
+    rng = np.random.default_rng(count + alphabet)
+    values = (rng.geometric(0.4, count) - 1).clip(0, alphabet - 1)
+    table = rans.frequencies(np.bincount(values, minlength=alphabet))
+    assert table.sum() == 65536
+    assert (table[np.unique(values)] > 0).all()
+    writer = Writer()
+    rans.write_table(writer, table)
+    start = len(writer)
+    rans.encode(writer, values, table)
+    reader = Reader(bytes(writer.data))
+    np.testing.assert_array_equal(rans.read_table(reader, alphabet), table)
+    np.testing.assert_array_equal(rans.decode(reader, count, table, "values"), values)
+    assert finished(reader)
+    assert len(writer) - start <= 1.002 * entropy_bytes(values) + 64
+
+
+def test_rans_with_contexts_uses_each_contexts_probabilities():
+    rng = np.random.default_rng(5)
+    contexts = rng.integers(0, 3, 50_000)
+    bits = (rng.random(50_000) < np.array([0.01, 0.5, 0.99])[contexts]).astype(np.intp)
+    p1 = np.array([655, 32768, 64881])
+    table = np.stack([65536 - p1, p1], 1)
+    writer = Writer()
+    rans.encode(writer, bits, table, contexts)
+    np.testing.assert_array_equal(rans.decode(Reader(bytes(writer.data)), 50_000, table, "positions", contexts), bits)
+    ideal = sum(entropy_bytes(bits[contexts == c]) for c in range(3))
+    assert len(writer) <= 1.005 * ideal + 64
+
+
+def clustered_mask(rng: np.random.Generator, side: int, units: int) -> np.ndarray:
+    """Each live unit looks at a spot of its own in a square image."""
+    y, x = np.mgrid[:side, :side].reshape(2, -1, 1)
+    cy, cx = rng.uniform(2, side - 2, (2, 1, units))
+    near = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 6)
+    return (rng.random(near.shape) < 0.6 * near) & (rng.random(units) < 0.7)
+
+
+MASKS = {
+    "clustered": lambda rng: clustered_mask(rng, 16, 40),
+    "row": lambda rng: rng.random((1, 300)) < 0.4,
+    "column": lambda rng: rng.random((300, 1)) < 0.4,
+    "full": lambda rng: np.ones((9, 4), bool),
+    "empty": lambda rng: np.zeros((9, 4), bool),
+    "no_rows": lambda rng: np.zeros((0, 4), bool),
+    "no_columns": lambda rng: np.zeros((4, 0), bool),
+    "one": lambda rng: np.ones((1, 1), bool),
+    "large": lambda rng: rng.random((800, 600)) < rng.random((800, 1)) * rng.random((1, 600)) * 0.2,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_come_back(name):
+    mask = MASKS[name](np.random.default_rng(3))
+    lag = sparse_index.find_lag(mask)
+    writer = sparse_index.encode(mask, lag, Hints())
+    reader = Reader(bytes(writer.data))
+    np.testing.assert_array_equal(sparse_index.decode(reader, mask.shape, lag, Hints()), mask)
+    assert finished(reader)
+    if mask.size > 1000:
+        assert len(writer) < entropy_bytes(mask.reshape(-1))
+
+
+def test_clustered_masks_cost_less_than_ideally_coded_gaps():
+    mask = clustered_mask(np.random.default_rng(7), 20, 120)
+    lag = sparse_index.find_lag(mask)
+    assert lag == 20
+    gaps = np.diff(np.flatnonzero(mask), prepend=-1)
+    assert len(sparse_index.encode(mask, lag, Hints())) < 0.8 * entropy_bytes(gaps)
+
+
+def test_hints_make_the_next_layers_dead_rows_cheap():
+    rng = np.random.default_rng(2)
+    alive = rng.random(400) < 0.5
+    mask = (rng.random((400, 30)) < 0.3) & alive[:, None]
+    told = Hints()
+    told.remember(alive)
+    blind, informed = sparse_index.encode(mask, 1, Hints()), sparse_index.encode(mask, 1, told)
+    assert len(informed) < len(blind) - 25
+    again = Hints()
+    again.remember(alive)
+    np.testing.assert_array_equal(sparse_index.decode(Reader(bytes(informed.data)), mask.shape, 1, again), mask)
+
+
+@pytest.mark.parametrize(
+    ("shape", "alphabet", "share"),
+    [
+        ((), 4, 0.0),
+        ((0,), 4, 0.0),
+        ((7,), 1, 0.0),
+        ((60, 9), 9, 0.9),
+        ((5, 5, 3, 4), 16, 0.6),
+        ((400,), 256, 0.0),
+        ((70_000, 4), 16, 0.0),
+    ],
+)
+def test_symbols_come_back(shape, alphabet, share):
+    rng = np.random.default_rng(4)
+    values = rng.integers(0, alphabet, shape).astype(np.uint8)
+    values = np.where(rng.random(shape) < share, alphabet // 2, values).reshape(-1).astype(np.uint8)
+    writer = symbols.encode(values, alphabet, shape, Hints())
+    reader = Reader(bytes(writer.data))
+    np.testing.assert_array_equal(symbols.decode(reader, alphabet, shape, Hints()), values)
+    assert finished(reader)
+
+
+def test_values_like_their_neighbours_cost_less_than_their_entropy():
+    rng = np.random.default_rng(6)
+    mask = clustered_mask(rng, 16, 60)
+    sign = np.cumsum(rng.random((256, 60)) < 0.05, axis=0) % 2
+    codes = np.where(mask, 1 + 2 * sign + rng.integers(0, 2, mask.shape), 0).astype(np.uint8)
+    coder = Encoder()
+    symbols.code_symbols(coder, codes[mask] - 1, mask, 4, 16)
+    assert len(coder.finish()) < 0.9 * entropy_bytes(codes[mask])
