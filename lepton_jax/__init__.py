@@ -1,5 +1,6 @@
 """lepton_jax: make any JAX model smaller and faster, and prove it."""
 
+from lepton_jax.artifact import Account, Artifact, ArtifactError, account, load, save
 from lepton_jax.lowrank import low_rank
 from lepton_jax.packed import unpack
 from lepton_jax.precision import cast
@@ -7,4 +8,21 @@ from lepton_jax.pruning import prune
 from lepton_jax.quantization import fake_quant
 from lepton_jax.transform import Transform, chain, freeze, identity, pack
 
-__all__ = ["Transform", "cast", "chain", "fake_quant", "freeze", "identity", "low_rank", "pack", "prune", "unpack"]
+__all__ = [
+    "Account",
+    "Artifact",
+    "ArtifactError",
+    "Transform",
+    "account",
+    "cast",
+    "chain",
+    "fake_quant",
+    "freeze",
+    "identity",
+    "load",
+    "low_rank",
+    "pack",
+    "prune",
+    "save",
+    "unpack",
+]

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from lepton_jax.models.pooling import max_pool
 from lepton_jax.typing import Array
 
 
@@ -37,7 +38,7 @@ class LeNet5(nn.Module):
         """Return logits ``[B, classes]`` of images ``[B, H, W, C]``."""
         for width in self.features[:2]:
             x = nn.Conv(width, (5, 5), padding="VALID", dtype=self.dtype)(x)
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(self.features[2], dtype=self.dtype)(x))
         return nn.Dense(self.classes, dtype=self.dtype)(x)

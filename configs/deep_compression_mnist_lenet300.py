@@ -1,0 +1,34 @@
+"""Deep compression of LeNet-300-100 on MNIST."""
+
+from experiments.config import Adam, Config, Phase, Tfds
+from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from lepton_jax.data import Warp
+from lepton_jax.models import LeNet300
+
+PARAMETERS = 266_610
+
+
+def get_config() -> Config:
+    return Config(
+        name="deep_compression_mnist_lenet300",
+        data=Tfds(name="mnist"),
+        model=LeNet300(hidden=(300, 100)),
+        phases=(
+            Phase(name="dense", epochs=15, optimizer=Adam(learning_rate=2e-3), l2=1e-5),
+            Phase(
+                name="pruned",
+                epochs=60,
+                optimizer=Adam(learning_rate=2e-3),
+                l2=1e-5,
+                transforms=(Prune(sparsity=1 - 5000 / PARAMETERS, interval=50),),
+            ),
+            Phase(
+                name="quantized",
+                epochs=10,
+                optimizer=Adam(learning_rate=3e-4),
+                transforms=(TrainedCodebook(bits=3), FakeQuant(bits=6, select=("*/bias",))),
+            ),
+        ),
+        warp=Warp(rotation_degrees=8, scale=0.08, shear=0.08, shift_pixels=0.7, elastic_alpha=0.6),
+        scan=50,
+    )

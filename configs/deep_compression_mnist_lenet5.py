@@ -1,0 +1,33 @@
+"""Deep compression of LeNet-5 on MNIST."""
+
+from experiments.config import Adam, Config, Phase, Tfds
+from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from lepton_jax.data import Warp
+from lepton_jax.models import LeNet5
+
+PARAMETERS = 431_080
+
+
+def get_config() -> Config:
+    return Config(
+        name="deep_compression_mnist_lenet5",
+        data=Tfds(name="mnist"),
+        model=LeNet5(),
+        phases=(
+            Phase(name="dense", epochs=6, optimizer=Adam(learning_rate=1e-3), l2=1e-5),
+            Phase(
+                name="pruned",
+                epochs=24,
+                optimizer=Adam(learning_rate=2e-3),
+                l2=1e-5,
+                transforms=(Prune(sparsity=1 - 4500 / PARAMETERS, interval=50),),
+            ),
+            Phase(
+                name="quantized",
+                epochs=4,
+                optimizer=Adam(learning_rate=3e-4),
+                transforms=(TrainedCodebook(bits=3), FakeQuant(bits=6, select=("*/bias",))),
+            ),
+        ),
+        warp=Warp(rotation_degrees=8, scale=0.08, shear=0.08, shift_pixels=0.7, elastic_alpha=0.6),
+    )

@@ -1,0 +1,1 @@
+"""Experiments: one runnable module for each procedure, configured by the files in `configs/`."""

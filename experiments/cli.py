@@ -1,0 +1,74 @@
+"""The command line of all experiments: a config file, overrides of its fields, and errors in one line."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from experiments.config import Config, load_config
+from lepton_jax.artifact import ArtifactError
+
+ROOT = Path(__file__).parents[1]
+_EXIT_INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every experiment takes."""
+
+    config: Path
+    """The config file."""
+    run_dir: Path | None = None
+    """Where results go; by default runs/NAME-seedN."""
+    resume: bool = False
+    """Go on with an interrupted run of the same config, to the same result."""
+    traceback: bool = False
+    """Show where in the code an error arose."""
+    setting: Annotated[Config, tyro.conf.arg(name="")]
+    """Fields of the config, each of which can be overridden."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run_dir or Path("runs") / f"{self.setting.name}-seed{self.setting.seed}"
+
+
+def run(main: Callable[[Options], None], *, default_config: str, description: str) -> None:
+    """Parse the command line and call `main`; end with one clear line if something is wrong.
+
+    Args:
+      main: the experiment.
+      default_config: name of a file in `configs/`.
+      description: shown by ``--help``, with examples.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path, default=ROOT / "configs" / default_config)
+    path = first.parse_known_args()[0].config
+    traceback = "--traceback" in sys.argv
+    try:
+        default = Options(config=path, setting=load_config(path))
+        options = tyro.cli(Options, default=default, description=description, config=(tyro.conf.AvoidSubcommands,))
+        _cache_compilations()
+        main(options)
+    except KeyboardInterrupt as error:
+        print(f"\n{str(error) or 'interrupted'}\nGo on with the same command and --resume.", file=sys.stderr)
+        sys.exit(_EXIT_INTERRUPTED)
+    except (ValueError, TypeError, OSError, FloatingPointError, ArtifactError) as error:
+        if traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _cache_compilations() -> None:
+    """Keep compiled programs between runs, unless the user has said where (or that not)."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("LEPTON_CACHE", Path.home() / ".cache" / "lepton_jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,0 +1,50 @@
+"""Deep compression end to end: train, prune, quantize, and one small file that gives the same answers.
+
+    python -m experiments.deep_compression
+    python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet300.py --seed 1
+    python -m experiments.deep_compression --phases.1.transforms.0.sparsity 0.9 --run-dir runs/gentle
+    python -m experiments.deep_compression --resume
+
+Source: Han, Mao, Dally 2016, "Deep compression". Deviations: pruning is gradual and global, biases are pruned and quantized
+too, and the file is coded by adaptive arithmetic coding of positions and values instead of gaps and Huffman's code.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from experiments import cli, measure, report
+from experiments.config import to_json
+from experiments.phases import train
+from experiments.run_dir import claim
+
+
+def main(options: cli.Options) -> None:
+    """Run the experiment and report it."""
+    start = time.perf_counter()
+    config, run_dir = options.setting, options.folder
+    claim(run_dir, to_json(config), resume=options.resume)
+    dataset = config.data.load()
+    print(f"{config.name}: {len(dataset.train)} training images, results in {run_dir}")
+    meter = measure.Meter(config, dataset.test)
+    for stage in train(config, dataset, run_dir, resume=options.resume):
+        last = stage.name == config.phases[-1].name
+        path = run_dir / "model.lepton" if last else run_dir / "stages" / f"{stage.name}.lepton"
+        live = meter.add(stage, path)
+    loaded = measure.fresh_outputs(path, dataset.test.images)
+    _check_same(live, loaded, path)
+    meter.add_file(loaded, path)
+    report.write(run_dir, config, meter.rows, seconds=time.perf_counter() - start)
+
+
+def _check_same(live: np.ndarray, loaded: np.ndarray, path: Path) -> None:
+    """Raise unless the file gives the live view's outputs bit for bit."""
+    if live.tobytes() != loaded.tobytes():
+        worst = np.abs(live - loaded).max()
+        raise ValueError(f"{path}: loaded in a process of its own, its outputs differ from the live view's by up to {worst}.")
+    print(f"{path}: loaded in a process of its own, all {len(live)} outputs equal the live view's bit for bit")
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="deep_compression_digits.py", description=__doc__)

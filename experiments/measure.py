@@ -1,0 +1,122 @@
+"""What is reported of a trained stage: its file, its error, its size, its speed."""
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.cli import ROOT
+from experiments.config import Config
+from experiments.phases import EVAL_BATCH, Stage
+from experiments.timing import interleaved
+from lepton_jax import account, load, pack, save
+from lepton_jax.artifact import Account
+from lepton_jax.data import Split
+from lepton_jax.training import linen_apply
+from lepton_jax.typing import Array, PyTree
+
+LATENCY_BATCHES = (1, 128)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the table.
+
+    Args:
+      name: of the stage.
+      error: fraction of the test split that is answered wrongly.
+      account: of its file.
+      latency: dense time over this one's, by batch size; more is faster.
+    """
+
+    name: str
+    error: float
+    account: Account
+    latency: dict[int, float]
+
+
+def inference(config: Config) -> Callable[[PyTree, Array], Array]:
+    """Return ``apply(variables, images) -> logits`` in evaluation mode."""
+    apply = linen_apply(config.model)
+
+    def logits(variables: PyTree, images: Array) -> Array:
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+        return apply(variables["params"], rest, images, train=False, key=None)[0]
+
+    return logits
+
+
+class Meter:
+    """Measure the stages of one run, each against the first, which is the dense one.
+
+    Args:
+      config: the experiment.
+      test: the split that nothing was chosen on.
+    """
+
+    def __init__(self, config: Config, test: Split) -> None:
+        self.rows: list[Row] = []
+        self._apply = inference(config)
+        self._test = test
+        self._dense: PyTree = None
+
+    def add(self, stage: Stage, path: Path) -> np.ndarray:
+        """Save a stage as a file, add its row, and return its logits on the test split."""
+        state = stage.state
+        variables = {"params": jax.jit(stage.transform.view)(state.params, state.tstate), **state.model_state}
+        packed = {"params": pack(stage.transform, state.params, state.tstate), **state.model_state}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, self._apply, packed, jnp.asarray(self._test.images[:1]))
+        if self._dense is None:
+            self._dense = variables
+        logits = self._outputs(variables)
+        self._add_row(stage.name, logits, path)
+        return logits
+
+    def add_file(self, logits: np.ndarray, path: Path) -> None:
+        """Add the row of a file whose logits were computed elsewhere."""
+        self._add_row("file", logits, path)
+
+    def _outputs(self, variables: PyTree) -> np.ndarray:
+        """Return the logits of all test images, in the batches that `fresh_outputs` uses too."""
+        apply, images = jax.jit(self._apply), self._test.images
+        starts = range(0, len(images), EVAL_BATCH)
+        return np.concatenate([np.asarray(apply(variables, images[start : start + EVAL_BATCH])) for start in starts])
+
+    def _add_row(self, name: str, logits: np.ndarray, path: Path) -> None:
+        wrong = float(np.mean(logits.argmax(-1) != self._test.labels))
+        self.rows.append(Row(name=name, error=wrong, account=account(path), latency=self._latency(path)))
+
+    def _latency(self, path: Path) -> dict[int, float]:
+        """Time a file against the dense model, both compiled by XLA on this machine; medians of interleaved calls."""
+        model, apply = load(path), jax.jit(self._apply)
+        ratios = {}
+        for batch in LATENCY_BATCHES:
+            x = jnp.asarray(np.resize(self._test.images, (batch, *self._test.images.shape[1:])))
+            calls = {"dense": partial(apply, self._dense, x), "file": partial(model, x)}
+            times = interleaved(calls)
+            ratios[batch] = times["dense"] / times["file"]
+        return ratios
+
+
+def fresh_outputs(path: Path, images: np.ndarray) -> np.ndarray:
+    """Return a file's logits, computed in a new process that has none of the model's code.
+
+    Raises:
+      ValueError: if that process fails; with what it said.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, wanted = Path(folder) / "images.npy", Path(folder) / "logits.npy"
+        np.save(given, images)
+        command = [sys.executable, "-m", "experiments.fresh", str(path.resolve()), str(given), str(wanted)]
+        done = subprocess.run([*command, "--batch", str(EVAL_BATCH)], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{path} could not be loaded and run in a process of its own:\n{done.stderr}")
+        return np.load(wanted)

@@ -1,0 +1,56 @@
+"""The folder of a run: whose it is, and what may be written there."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
+    """Make the folder this config's, or refuse.
+
+    A finished run of the same config is made anew; everything else that is already there stays as it is.
+
+    Args:
+      run_dir: made if it is not there.
+      config: as JSON; written to `config.json`.
+      resume: go on with an unfinished run.
+
+    Raises:
+      ValueError: if the folder is another config's, is no run's, or holds an unfinished run and `resume` is False.
+
+    Example:
+      >>> import tempfile
+      >>> folder = Path(tempfile.mkdtemp()) / "run"
+      >>> claim(folder, {"seed": 0}, resume=False)
+      >>> claim(folder, {"seed": 1}, resume=True)
+      Traceback (most recent call last):
+      ...
+      ValueError: .../run belongs to another config (it differs in: seed). Choose another --run-dir; nothing was overwritten.
+    """
+    path = run_dir / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        there = json.loads(path.read_text())
+        if there != config:
+            keys = [key for key in {**there, **config} if there.get(key) != config.get(key)]
+            raise ValueError(
+                f"{run_dir} belongs to another config (it differs in: {', '.join(keys)}). "
+                "Choose another --run-dir; nothing was overwritten."
+            )
+        if not resume and not (run_dir / "summary.json").exists():
+            raise ValueError(f"{run_dir} holds an unfinished run: add --resume to go on, or choose another --run-dir.")
+        if not resume:
+            _clear(run_dir)
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise ValueError(f"{run_dir} is not empty and no run's folder. Choose another --run-dir; nothing was overwritten.")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove what a run of this config wrote, to begin again."""
+    for name in ("checkpoints", "stages"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "summary.json"):
+        (run_dir / name).unlink(missing_ok=True)

@@ -1,0 +1,89 @@
+"""Configs: every file gives what it should, and what is wrong is said."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.config import Adam, Config, Digits, Phase, load_config, load_sweep, to_json
+from experiments.methods import Prune
+from lepton_jax.models import LeNet300
+
+FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def small(**changes) -> Config:
+    phases = (Phase(name="dense", epochs=1),)
+    return dataclasses.replace(Config(name="t", data=Digits(), model=LeNet300(hidden=(4,)), phases=phases), **changes)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_gives_configs_that_json_can_hold(path):
+    rows = {"get_config": load_config(path), **load_sweep(path)}
+    for row in rows.values():
+        text = json.dumps(to_json(row))
+        assert json.loads(text)["name"] == row.name
+        assert path.stem in (row.name, row.name.split(".")[0])
+
+
+def test_there_are_the_three_configs_of_the_main_job():
+    assert {path.stem for path in FILES} >= {
+        "deep_compression_digits",
+        "deep_compression_mnist_lenet300",
+        "deep_compression_mnist_lenet5",
+    }
+
+
+def test_equal_configs_have_equal_json_and_others_differ():
+    assert to_json(small()) == to_json(small())
+    assert to_json(small(seed=1)) != to_json(small())
+    assert to_json(small(model=LeNet300(hidden=(5,)))) != to_json(small())
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("def get_config():\n    return 3\n", TypeError, "it returned int"),
+        ("x = 1\n", ValueError, "must define get_config"),
+        ("def get_config(:\n", ValueError, "line 1"),
+        ("def get_config():\n    return 3\ndef sweep():\n    return {'a': 3}\n", TypeError, "get_config"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, kind, says):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(kind, match=says) as caught:
+        load_config(path)
+    assert "mine.py" in str(caught.value)
+
+
+def test_a_missing_file_lists_its_neighbours(tmp_path):
+    (tmp_path / "other.py").write_text("")
+    with pytest.raises(ValueError, match=r"no config file .*mine\.py.*other\.py"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_a_wrong_sweep_names_its_rows(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n    return 3\ndef sweep():\n    return {'first': 3}\n")
+    with pytest.raises(TypeError, match="first"):
+        load_sweep(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Prune(sparsity=1.9), r"sparsity must be in \[0, 1\).*got 1\.9"),
+        (lambda: Prune(sparsity=0.9, begin=0.7, end=0.6), "begin < end"),
+        (lambda: Phase(name="a b", epochs=0, l2=-1.0), "(?s)epochs.*l2.*name"),
+        (lambda: Adam(learning_rate=0), "learning_rate"),
+        (lambda: small(batch_size=0, scan=0), "(?s)batch_size.*scan"),
+        (lambda: small(phases=()), "at least one"),
+        (lambda: small(phases=(Phase(name="a", epochs=1),) * 2), "a name of its own"),
+        (lambda: small(phases=(Phase(name="a", epochs=1, transforms=(Prune(sparsity=0.5),)),)), "dense reference"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
