@@ -53,7 +53,7 @@ def compare(module: nn.Module, batches: Sequence[Batch], repeats: int) -> tuple[
     params = module.init(jax.random.key(0), batches[0].images)["params"]
     tx = optax.adam(1e-3)
     ours = make_train_step(classification_loss(linen_apply(module)), tx, identity())
-    steps = {"hand": jax.jit(hand_written, donate_argnums=0), "ours": ours}
+    steps: dict[str, Callable[[Any, Any], Any]] = {"hand": jax.jit(hand_written, donate_argnums=0), "ours": ours}
     states: dict[str, Any] = {
         "hand": FlaxState.create(apply_fn=module.apply, params=jax.tree.map(jnp.copy, params), tx=tx),
         "ours": create(params, {}, tx, identity(), jax.random.key(1)),

@@ -52,8 +52,8 @@ def from_arrays(arrays: Mapping[Path, Any], template: PyTree) -> PyTree:
         value = arrays[paths.path_str(key_path)]
         if _is_key(leaf):
             return jax.device_put(jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)), leaf.sharding)
-        # The copy is the device's own: on CPU it could otherwise share its memory with the host array.
-        return jax.device_put(value, getattr(leaf, "sharding", None), may_alias=False)
+        # On CPU the device may use the host array's memory as its own: give it a copy that no one else has.
+        return jax.device_put(value if isinstance(value, jax.Array) else np.array(value), getattr(leaf, "sharding", None))
 
     return jax.tree_util.tree_map_with_path(place, template)
 
