@@ -1,0 +1,104 @@
+"""Labels through operations that act element by element."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.trace import Equation
+
+_KEEP_ZERO = frozenset(
+    "neg sin tan asin atan sinh asinh tanh atanh erf erf_inv expm1 log1p abs sign round floor ceil square real imag conj "
+    "convert_element_type reduce_precision copy copy_p stop_gradient name bitcast_convert_type sqrt cbrt "
+    "sharding_constraint device_put optimization_barrier pvary pbroadcast".split()
+)
+_ALL_ZERO = frozenset("add sub add_any or xor complex".split())
+_ANY_ZERO = frozenset("mul and".split())
+_FIRST_ZERO = frozenset("shift_left shift_right_logical shift_right_arithmetic rem".split())
+_COMPARE = frozenset("eq ne lt le gt ge".split())
+_OTHER = frozenset(
+    "acos acosh cos cosh exp exp2 log logistic rsqrt not is_finite lgamma digamma erfc bessel_i0e bessel_i1e population_count "
+    "clz atan2 nextafter igamma igammac igamma_grad_a random_gamma_grad regularized_incomplete_beta polygamma zeta "
+    "div pow integer_pow max min select_n clamp".split()
+)
+NAMES = _KEEP_ZERO | _ALL_ZERO | _ANY_ZERO | _FIRST_ZERO | _COMPARE | _OTHER
+
+_SINGULAR = frozenset("rsqrt log sqrt cbrt".split())
+"""Not finite at 0, or without a finite derivative there: a channel that is 0 would spoil the others by NaN."""
+
+_SAME_UNIFORM = frozenset("convert_element_type copy copy_p stop_gradient name reduce_precision".split())
+
+
+def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Unify the axes of equal length; an axis of length 1 that is broadcast says nothing.
+
+    What is 0 at a removed index stays 0 through most operations (a product needs one factor that is 0, a sum all terms);
+    where the operation is singular at 0 the axis is fixed. Integers that are compared are positions (a one-hot code, a
+    causal mask), whose axes are fixed.
+    """
+    name = eqn.primitive
+    if name in ("optimization_barrier", "device_put"):
+        return list(ins)
+    shape = eqn.out_avals[0].shape
+    positions = name in _COMPARE and np.issubdtype(eqn.in_avals[0].dtype, np.integer)
+    atoms, zero = [], []
+    for axis, n in enumerate(shape):
+        full = [v for v in ins if len(v.atoms) == len(shape) and len(v.atoms[axis]) == n]
+        if n == 1 or not full:
+            atoms.append(labels.fixed(n))
+            zero.append(True)
+            continue
+        flags = [v.zero[axis] if len(v.atoms) == len(shape) and len(v.atoms[axis]) == n else v.blank for v in ins]
+        for other in full[1:]:
+            labels.pair(full[0].atoms[axis], other.atoms[axis], name)
+        for value, flag in zip(ins, flags):
+            if flag and any(value is v for v in full) and _singular(name, eqn.params, ins, value):
+                labels.fix(value.atoms[axis], f"{name} of a channel that is 0 when masked")
+        if positions:
+            labels.fix(full[0].atoms[axis], f"{name} of integer positions")
+        atoms.append(full[0].atoms[axis])
+        zero.append(_stays_zero(name, eqn.params, ins, flags))
+    uniform = ins[0].uniform if name in _SAME_UNIFORM else None
+    return [Axes(tuple(atoms), tuple(zero), uniform)] * len(eqn.out_avals)
+
+
+def _singular(name: str, params: Mapping[str, Any], ins: Sequence[Axes], value: Axes) -> bool:
+    if name == "div":
+        return value is ins[1]
+    if name == "integer_pow":
+        return params["y"] < 0
+    if name == "pow":
+        return value is ins[0] and not (ins[1].uniform is not None and ins[1].uniform >= 1)
+    return name in _SINGULAR
+
+
+def _stays_zero(name: str, params: Mapping[str, Any], ins: Sequence[Axes], zero: Sequence[bool]) -> bool:
+    """Whether the result is 0 wherever the operands marked in `zero` are."""
+    if name in _KEEP_ZERO or name in _FIRST_ZERO:
+        return zero[0]
+    if name in _ALL_ZERO:
+        return all(zero)
+    if name in _ANY_ZERO:
+        return any(zero)
+    match name:
+        case "div":
+            return zero[0] and not zero[1]
+        case "integer_pow":
+            return zero[0] and params["y"] > 0
+        case "pow":
+            return zero[0] and ins[1].uniform is not None and ins[1].uniform > 0
+        case "select_n":
+            return all(zero[1:])
+        case "max":
+            return _clipped(ins, zero, lambda bound: bound <= 0)
+        case "min":
+            return _clipped(ins, zero, lambda bound: bound >= 0)
+        case "clamp":
+            low, _, high = (value.uniform for value in ins)
+            return zero[1] and low is not None and high is not None and low <= 0 <= high
+    return False
+
+
+def _clipped(ins: Sequence[Axes], zero: Sequence[bool], harmless: Any) -> bool:
+    return any(zero) and all(z or (v.uniform is not None and harmless(v.uniform)) for v, z in zip(ins, zero))

@@ -1,0 +1,60 @@
+"""Labels through gathers and dynamic slices."""
+
+from collections.abc import Sequence
+
+from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.trace import Equation
+
+
+def gather(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the axes that are indexed; those taken whole pass, and so do those of the indices."""
+    value, indices = ins
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    offsets = [a for a in range(len(value.atoms)) if a not in gone]
+    whole = [a for a in offsets if sizes[a] == len(value.atoms[a])]
+    for axis in set(range(len(value.atoms))) - set(whole):
+        labels.fix(value.atoms[axis], "gather")
+    for axis in numbers.start_indices_batching_dims:
+        labels.fix(indices.atoms[axis], "gather")
+    # The last axis of the indices holds the coordinates.
+    labels.fix(indices.atoms[-1], "gather")
+    batch = iter(range(len(indices.atoms) - 1))
+    offset = iter(offsets)
+    atoms, zero = [], []
+    for out, n in enumerate(eqn.out_avals[0].shape):
+        if out not in numbers.offset_dims:
+            atoms.append(indices.atoms[next(batch)])
+            zero.append(False)
+            continue
+        axis = next(offset)
+        atoms.append(value.atoms[axis] if axis in whole else labels.fixed(n))
+        zero.append(value.zero[axis] if axis in whole else True)
+    return [Axes(tuple(atoms), tuple(zero))]
+
+
+def dynamic_slice(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the axes that are cut; those taken whole pass."""
+    value = ins[0]
+    atoms, zero = [], []
+    for axis, n in enumerate(eqn.params["slice_sizes"]):
+        whole = n == len(value.atoms[axis])
+        if not whole:
+            labels.fix(value.atoms[axis], "dynamic_slice")
+        atoms.append(value.atoms[axis] if whole else labels.fixed(n))
+        zero.append(value.zero[axis] if whole else True)
+    return [Axes(tuple(atoms), tuple(zero))]
+
+
+def dynamic_update_slice(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the axes that are updated in part; unify those updated whole."""
+    value, update = ins[:2]
+    zero = []
+    for axis, (old, new) in enumerate(zip(value.atoms, update.atoms)):
+        if len(old) == len(new):
+            labels.pair(old, new, "dynamic_update_slice")
+        else:
+            labels.fix(old, "dynamic_update_slice")
+            labels.fix(new, "dynamic_update_slice")
+        zero.append(value.zero[axis] and update.zero[axis])
+    return [Axes(value.atoms, tuple(zero))]

@@ -1,0 +1,111 @@
+"""Labels of axes: which indices of which axes must stay or go together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FIXED = 0
+"""The atom of every index that cannot be removed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axes:
+    """The labels of one value.
+
+    `atoms[a][i]` names index `i` of axis `a`; equal names (or names joined by `Labels.pair`) are removed together. `zero[a]`
+    holds if the value is exactly 0 at every removable index of axis `a` once the removable slices of the variables are set
+    to 0: what a sum over that axis needs, so that leaving the index out changes nothing. `uniform` is the value of
+    every element, where that is a known constant.
+    """
+
+    atoms: tuple[np.ndarray, ...]
+    zero: tuple[bool, ...]
+    uniform: float | None = None
+
+    @property
+    def blank(self) -> bool:
+        """Whether every element is 0."""
+        return self.uniform == 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of every axis."""
+        return tuple(len(a) for a in self.atoms)
+
+
+class Labels:
+    """Collects, in one pass over a graph, which atoms are equal and which are fixed, and why.
+
+    Args:
+      failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed.
+    """
+
+    def __init__(self, failed: Mapping[Any, frozenset[Any]] | None = None):
+        self.count = 1
+        self.left: list[np.ndarray] = []
+        self.right: list[np.ndarray] = []
+        self.fixes: list[tuple[np.ndarray, str]] = []
+        self.failed = dict(failed or {})
+        self.carried: dict[Any, tuple[np.ndarray, Any, bool]] = {}
+        self.unknown: dict[str, None] = {}
+        self._zeros: dict[int, np.ndarray] = {}
+
+    def fixed(self, n: int) -> np.ndarray:
+        """The labels of an axis of `n` fixed indices."""
+        if n not in self._zeros:
+            self._zeros[n] = np.zeros(n, np.int64)
+        return self._zeros[n]
+
+    def fresh(self, n: int) -> np.ndarray:
+        """The labels of an axis of `n` free indices; an axis of length 1 is fixed, having nothing to lose."""
+        if n <= 1:
+            return self.fixed(n)
+        self.count += n
+        return np.arange(self.count - n, self.count)
+
+    def is_fixed(self, atoms: np.ndarray) -> bool:
+        """Whether every index of an axis is fixed from the start."""
+        return atoms is self._zeros.get(len(atoms)) or not atoms.any()
+
+    def pair(self, a: np.ndarray, b: np.ndarray, why: str) -> None:
+        """Record that two axes of equal length are removed index by index together."""
+        if a is b:
+            return
+        self.left.append(a)
+        self.right.append(b)
+        mixed = (a == FIXED) != (b == FIXED)
+        if mixed.any():
+            self.fixes.append(((a + b)[mixed], f"{why} with a fixed axis"))
+
+    def fix(self, atoms: np.ndarray, why: str) -> None:
+        """Record that no index of an axis can be removed."""
+        if self.is_fixed(atoms):
+            return
+        self.left.append(atoms)
+        self.right.append(self.fixed(len(atoms)))
+        self.fixes.append((atoms[atoms != FIXED], why))
+
+    def fix_all(self, values: Sequence[Axes], why: str) -> None:
+        """Record that no axis of these values loses an index."""
+        for value in values:
+            for atoms in value.atoms:
+                self.fix(atoms, why)
+
+    def constant(self, shape: Sequence[int], uniform: float | None = None) -> Axes:
+        """The labels of a value that depends on nothing: any index may go, the rest is what it was."""
+        return Axes(tuple(self.fresh(n) for n in shape), (uniform == 0,) * len(shape), uniform)
+
+    def immovable(self, shape: Sequence[int]) -> Axes:
+        """The labels of a value none of whose axes loses an index."""
+        return Axes(tuple(self.fixed(n) for n in shape), (True,) * len(shape))
+
+    def reshaped(self, key: Any, flat: np.ndarray, option: Any, *, more: bool) -> None:
+        """Record which way of carrying labels a reshape took, and whether it has others."""
+        self.carried[key] = (flat, option, more)
+
+
+def all_zero(labels: Labels, atoms: np.ndarray, zero: bool) -> bool:
+    """`zero`, or true for want of any index that could be removed."""
+    return zero or labels.is_fixed(atoms)

@@ -1,0 +1,88 @@
+"""Labels through reductions, windows, sorts and cumulative operations."""
+
+from collections.abc import Sequence
+
+from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.trace import Equation
+
+
+def reduce_sum(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Drop the summed axes; one whose removed indices are not 0 is fixed, since its sum would change."""
+    [value] = ins
+    axes = eqn.params["axes"]
+    for axis in axes:
+        if not value.zero[axis]:
+            labels.fix(value.atoms[axis], "reduce_sum over channels that are not 0 when masked")
+    return [_without(value, axes)]
+
+
+def reduce_fixed(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Drop and fix the reduced axes of a maximum, product, arg-maximum..., for which 0 is no neutral element."""
+    axes = eqn.params["axes"]
+    for value in ins:
+        for axis in axes:
+            labels.fix(value.atoms[axis], eqn.primitive)
+    zero = eqn.primitive in ("reduce_max", "reduce_min", "reduce_prod")
+    return [_without(value, axes, keep_zero=zero) for value in ins][: len(eqn.out_avals)]
+
+
+def cumulative(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the axis that is accumulated along."""
+    [value] = ins
+    axis = eqn.params["axis"]
+    labels.fix(value.atoms[axis], eqn.primitive)
+    keeps = eqn.primitive in ("cumsum", "cummax", "cummin")
+    return [_fixed_at(labels, value, axis, keep_zero=keeps)]
+
+
+def sort(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the sorted axis and unify the others: all operands are permuted alike."""
+    axis = eqn.params["dimension"]
+    for value in ins:
+        labels.fix(value.atoms[axis], "sort")
+        for one, other in zip(ins[0].atoms, value.atoms):
+            labels.pair(one, other, "sort")
+    return [_fixed_at(labels, value, axis) for value in ins]
+
+
+def top_k(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the ranked axis; the others pass."""
+    [value] = ins
+    axis = eqn.params.get("axis", -1) % len(value.atoms)
+    labels.fix(value.atoms[axis], "top_k")
+    outs = []
+    for index, aval in enumerate(eqn.out_avals):
+        atoms, zero = list(value.atoms), [z and index == 0 for z in value.zero]
+        atoms[axis], zero[axis] = labels.fixed(aval.shape[axis]), True
+        outs.append(Axes(tuple(atoms), tuple(zero)))
+    return outs
+
+
+def window(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Pass the axes that the window does not touch (length 1, stride 1, no padding); fix the others."""
+    [value] = ins
+    params = eqn.params
+    atoms, zero = [], []
+    for axis, n in enumerate(eqn.out_avals[0].shape):
+        untouched = (
+            params["window_dimensions"][axis] == 1
+            and params["window_strides"][axis] == 1
+            and tuple(params["padding"][axis]) == (0, 0)
+            and params.get("base_dilation", (1,) * (axis + 1))[axis] == 1
+        )
+        if not untouched:
+            labels.fix(value.atoms[axis], f"the window of {eqn.primitive}")
+        atoms.append(value.atoms[axis] if untouched else labels.fixed(n))
+        zero.append(value.zero[axis] if untouched else True)
+    return [Axes(tuple(atoms), tuple(zero))]
+
+
+def _without(value: Axes, axes: Sequence[int], *, keep_zero: bool = True) -> Axes:
+    kept = [a for a in range(len(value.atoms)) if a not in axes]
+    return Axes(tuple(value.atoms[a] for a in kept), tuple(keep_zero and value.zero[a] for a in kept))
+
+
+def _fixed_at(labels: Labels, value: Axes, axis: int, *, keep_zero: bool = True) -> Axes:
+    atoms, zero = list(value.atoms), [z and keep_zero for z in value.zero]
+    atoms[axis], zero[axis] = labels.fixed(len(atoms[axis])), True
+    return Axes(tuple(atoms), tuple(zero))

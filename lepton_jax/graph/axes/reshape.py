@@ -1,0 +1,85 @@
+"""Labels through a reshape: one axis carries them."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.trace import Equation
+
+
+def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Carry the labels through every block of axes that is merged or split.
+
+    An index of a merged axis (heads, head size) belongs to two indices before; a label can follow only one. The first
+    axis that is not fixed carries, the others are fixed. A carrier that turns out fixed is recorded in `labels.failed`
+    by the analysis, which then starts again, and the next carries.
+    """
+    value, shape = ins[0], eqn.out_avals[0].shape
+    if eqn.params["dimensions"] is not None or 0 in shape:
+        labels.fix_all(ins, "reshape")
+        return [labels.immovable(shape)]
+    atoms: list[np.ndarray] = [labels.fixed(n) for n in shape]
+    zero = [True] * len(shape)
+    for old, new in blocks(value.shape, shape):
+        if len(old) == 1 and len(new) == 1:
+            atoms[new[0]], zero[new[0]] = value.atoms[old[0]], value.zero[old[0]]
+            continue
+        free = [a for a in old if not labels.is_fixed(value.atoms[a])]
+        if not free:
+            continue
+        key, options = (eqn.path, old), list(product(free, new))
+        left = [option for option in options if option not in labels.failed.get(key, ())]
+        if not left:
+            for axis in free:
+                labels.fix(value.atoms[axis], "reshape")
+            continue
+        carrier, target = left[0]
+        lengths = [len(value.atoms[a]) for a in old]
+        flat = _spread(value.atoms[carrier], lengths, old.index(carrier))
+        labels.reshaped(key, flat, left[0], more=True)
+        for axis in free:
+            if axis != carrier:
+                labels.fix(value.atoms[axis], "reshape, which another axis carries")
+        atoms[target] = _gather(labels, flat, [shape[a] for a in new], new.index(target))
+        zero[target] = value.zero[carrier]
+    return [Axes(tuple(atoms), tuple(zero), value.uniform)]
+
+
+def blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Part two shapes of equal size into the smallest runs of axes of equal size, without axes of length 1.
+
+    Example:
+      >>> list(blocks((2, 1, 12, 5), (2, 3, 4, 5, 1)))
+      [((0,), (0,)), ((2,), (1, 2)), ((3,), (3,))]
+    """
+    left = [a for a, n in enumerate(old) if n != 1]
+    right = [a for a, n in enumerate(new) if n != 1]
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start_i, start_j = i, j
+        i, j = i + 1, j + 1
+        while (a := prod(old[x] for x in left[start_i:i])) != (b := prod(new[x] for x in right[start_j:j])):
+            if a < b:
+                i += 1
+            else:
+                j += 1
+        yield tuple(left[start_i:i]), tuple(right[start_j:j])
+
+
+def _spread(atoms: np.ndarray, lengths: Sequence[int], position: int) -> np.ndarray:
+    """The labels of all elements of a block, of which one axis carries."""
+    shape = [1] * len(lengths)
+    shape[position] = -1
+    return np.broadcast_to(atoms.reshape(shape), lengths).reshape(-1)
+
+
+def _gather(labels: Labels, flat: np.ndarray, lengths: Sequence[int], position: int) -> np.ndarray:
+    """The labels of the one axis that carries on, unified over the others."""
+    by_index = np.moveaxis(flat.reshape(lengths), position, 0).reshape(lengths[position], -1)
+    first = np.ascontiguousarray(by_index[:, 0])
+    if not np.array_equal(by_index, np.broadcast_to(first[:, None], by_index.shape)):
+        labels.pair(np.repeat(first, by_index.shape[1]), by_index.reshape(-1), "reshape")
+    return first

@@ -1,0 +1,138 @@
+"""Labels through operations that move, cut and join axes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lepton_jax.graph.axes.labels import Axes, Labels, all_zero
+from lepton_jax.graph.trace import Equation
+
+
+def broadcast_in_dim(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Pass the axes that keep their length; new ones are free, all their indices being alike."""
+    value = ins[0]
+    source = {out: axis for axis, out in enumerate(eqn.params["broadcast_dimensions"])}
+    atoms, zero = [], []
+    for out, n in enumerate(eqn.params["shape"]):
+        axis = source.get(out)
+        passes = axis is not None and len(value.atoms[axis]) == n
+        atoms.append(value.atoms[axis] if passes else labels.fresh(n))
+        zero.append(value.zero[axis] if passes else value.blank)
+    return [Axes(tuple(atoms), tuple(zero), value.uniform)]
+
+
+def transpose(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Permute the axes."""
+    [value] = ins
+    order = eqn.params["permutation"]
+    return [Axes(tuple(value.atoms[a] for a in order), tuple(value.zero[a] for a in order), value.uniform)]
+
+
+def squeeze(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Drop axes of length 1, which are fixed."""
+    [value] = ins
+    dropped = eqn.params["dimensions"]
+    for axis in dropped:
+        labels.fix(value.atoms[axis], "squeeze")
+    kept = [a for a in range(len(value.atoms)) if a not in dropped]
+    return [Axes(tuple(value.atoms[a] for a in kept), tuple(value.zero[a] for a in kept), value.uniform)]
+
+
+def rev(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Turn axes round."""
+    [value] = ins
+    turned = eqn.params["dimensions"]
+    return [Axes(tuple(x[::-1] if a in turned else x for a, x in enumerate(value.atoms)), value.zero, value.uniform)]
+
+
+def concatenate(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Join one axis and unify the others."""
+    joined = eqn.params["dimension"]
+    atoms, zero = [], []
+    for axis in range(len(ins[0].atoms)):
+        parts = [value.atoms[axis] for value in ins]
+        if axis == joined:
+            # An axis of length 1 is fixed, and so is its index in the whole.
+            atoms.append(np.concatenate(parts))
+            zero.append(all(all_zero(labels, value.atoms[axis], value.zero[axis]) for value in ins))
+            continue
+        for part in parts[1:]:
+            labels.pair(parts[0], part, "concatenate")
+        atoms.append(parts[0])
+        zero.append(all(value.zero[axis] for value in ins))
+    return [Axes(tuple(atoms), tuple(zero))]
+
+
+def split(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Cut one axis into parts."""
+    [value] = ins
+    axis, outs, start = eqn.params["axis"], [], 0
+    for size in eqn.params["sizes"]:
+        outs.append(_cut(labels, value, axis, slice(start, start + size), "split"))
+        start += size
+    return outs
+
+
+def slices(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Keep the labels of the indices that are kept."""
+    [value] = ins
+    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
+    strides = eqn.params["strides"] or (1,) * len(starts)
+    for axis, cut in enumerate(zip(starts, limits, strides)):
+        value = _cut(labels, value, axis, slice(*cut), "slice")
+    return [value]
+
+
+def _cut(labels: Labels, value: Axes, axis: int, cut: slice, name: str) -> Axes:
+    old = value.atoms[axis]
+    new = old[cut]
+    if len(new) == len(old):
+        return value
+    if len(new) == 1:
+        labels.fix(new, f"{name} of a single index")
+    if len(new) <= 1 or labels.is_fixed(old):
+        new = labels.fixed(len(new))
+    atoms = (*value.atoms[:axis], new, *value.atoms[axis + 1 :])
+    return Axes(atoms, value.zero, value.uniform)
+
+
+def pad(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Put free indices around a labelled axis, fixed ones around a fixed axis; padding between indices fixes it."""
+    value, filling = ins
+    atoms, zero = [], []
+    # At a removed index of one axis lies what other axes are padded with.
+    stays = filling.blank or all(tuple(c) == (0, 0, 0) for c in eqn.params["padding_config"])
+    for old, flag, (low, high, interior) in zip(value.atoms, value.zero, eqn.params["padding_config"]):
+        if (low, high, interior) == (0, 0, 0):
+            atoms.append(old)
+            zero.append(flag and stays)
+            continue
+        if interior and len(old) > 1:
+            labels.fix(old, "pad between the indices")
+        if labels.is_fixed(old) or interior:
+            n = max(0, len(old) + max(0, len(old) - 1) * interior + low + high)
+            atoms.append(labels.fixed(n))
+            zero.append(True)
+            continue
+        inside = old[max(0, -low) : len(old) - max(0, -high)]
+        atoms.append(np.concatenate([_free(labels, low), inside, _free(labels, high)]))
+        zero.append(flag and stays)
+    return [Axes(tuple(atoms), tuple(zero))]
+
+
+def _free(labels: Labels, n: int) -> np.ndarray:
+    if n <= 0:
+        return labels.fixed(0)
+    labels.count += n
+    return np.arange(labels.count - n, labels.count)
+
+
+def source(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """A constant or random array: any index may go, the rest being computed at the original shape and cut.
+
+    The axes of random keys are fixed.
+    """
+    labels.fix_all(ins, eqn.primitive)
+    keys = ins[0].shape if ins else ()
+    out = labels.constant(eqn.out_avals[0].shape[len(keys) :])
+    return [Axes((*(labels.fixed(n) for n in keys), *out.atoms), ((True,) * len(keys) + out.zero))]

@@ -1,0 +1,144 @@
+"""Groups of channels: what must be removed together, by path."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_jax.graph.axes import FIXED, Analysis
+from lepton_jax.graph.trace import Traced
+from lepton_jax.typing import Path
+
+Place = tuple[Path, int]
+"""A leaf's path and one of its axes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slices:
+    """Which indices of one axis of one leaf belong to each channel of a group."""
+
+    path: Path
+    axis: int
+    indices: np.ndarray
+    """int[channels, indices per channel]"""
+
+    @property
+    def place(self) -> Place:
+        """The leaf's path and the axis."""
+        return self.path, self.axis
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Channels of like structure: each may be removed alone, with all its coupled slices.
+
+    Channel `c` occupies ``s.indices[c]`` of axis ``s.axis`` of leaf ``s.path``, for every `s` in `slices`.
+    """
+
+    slices: tuple[Slices, ...]
+    removed: tuple[int, ...] = ()
+    """The numbers of the channels that the plan removes."""
+
+    @property
+    def name(self) -> str:
+        """The place of the group's first slice, by which it is known."""
+        first = max(self.slices, key=lambda s: s.axis)
+        return f"{first.path}[{first.axis}]"
+
+    @property
+    def size(self) -> int:
+        """The number of channels."""
+        return len(self.slices[0].indices)
+
+    def __str__(self) -> str:
+        head = f"{self.name}: {self.size} channels, {len(self.removed)} removed"
+        lines = [
+            f"  {s.path} axis {s.axis}" + (f", {s.indices.shape[1]} indices a channel" if s.indices.shape[1] > 1 else "")
+            for s in self.slices
+        ]
+        return "\n".join([head, *lines])
+
+
+def number(shapes: Iterable[Sequence[int]]) -> list[tuple[np.ndarray, ...]]:
+    """Give every index of every axis of every leaf an atom of its own."""
+    count, labels = 1, []
+    for shape in shapes:
+        axes = []
+        for n in shape:
+            axes.append(np.arange(count, count + n))
+            count += n
+        labels.append(tuple(axes))
+    return labels
+
+
+def find_groups(traced: Traced, analysis: Analysis) -> tuple[Group, ...]:
+    """Collect the classes of an analysis into groups: classes that occupy the same places equally often.
+
+    A group of a single channel has none to lose and is left out.
+    """
+    places: list[Place] = []
+    rows = []
+    for path, axes in zip(traced.variables, analysis.inputs):
+        for axis, atoms in enumerate(axes.atoms):
+            classes = analysis.classes[atoms]
+            free = np.flatnonzero(classes != FIXED)
+            if free.size:
+                rows.append(np.stack([classes[free], np.full(free.size, len(places)), free]))
+                places.append((path, axis))
+    if not rows:
+        return ()
+    classes, where, index = np.concatenate(rows, axis=1)
+    order = np.lexsort((index, where, classes))
+    classes, where, index = classes[order], where[order], index[order]
+    starts = np.flatnonzero(np.r_[True, classes[1:] != classes[:-1]])
+    alike: dict[bytes, list[slice]] = {}
+    for start, stop in zip(starts, np.r_[starts[1:], len(classes)]):
+        alike.setdefault(where[start:stop].tobytes(), []).append(slice(start, stop))
+    groups = []
+    for parts in alike.values():
+        if len(parts) > 1:
+            groups.append(_group(places, where[parts[0]], np.stack([index[part] for part in parts])))
+    return tuple(sorted(groups, key=lambda g: (places.index(g.slices[0].place), int(g.slices[0].indices[0, 0]))))
+
+
+def _group(places: Sequence[Place], where: np.ndarray, indices: np.ndarray) -> Group:
+    indices = indices[np.lexsort(indices.T[::-1])]
+    slices = []
+    for place in dict.fromkeys(where.tolist()):
+        path, axis = places[place]
+        slices.append(Slices(path=path, axis=axis, indices=indices[:, where == place]))
+    return Group(slices=tuple(slices))
+
+
+def removed_places(groups: Iterable[Group]) -> dict[Place, tuple[int, ...]]:
+    """The removed indices of every axis, sorted."""
+    found: dict[Place, set[int]] = {}
+    for group in groups:
+        for s in group.slices:
+            found.setdefault(s.place, set()).update(s.indices[list(group.removed)].reshape(-1).tolist())
+    return {place: tuple(sorted(indices)) for place, indices in found.items() if indices}
+
+
+def fixed_places(traced: Traced, analysis: Analysis) -> dict[Place, tuple[str, ...]]:
+    """The axes that cannot lose any index, and why; axes of length 1 aside."""
+    found = {}
+    for path, axes in zip(traced.variables, analysis.inputs):
+        for axis, atoms in enumerate(axes.atoms):
+            if len(atoms) > 1 and not (analysis.classes[atoms] != FIXED).any():
+                found[path, axis] = analysis.reasons(atoms)
+    return found
+
+
+def group_to_json(group: Group) -> dict[str, Any]:
+    """The group as plain lists."""
+    slices = [{"path": s.path, "axis": s.axis, "indices": s.indices.tolist()} for s in group.slices]
+    return {"slices": slices, "removed": list(group.removed)}
+
+
+def group_from_json(data: Mapping[str, Any]) -> Group:
+    """The group from plain lists."""
+    slices = tuple(
+        Slices(path=s["path"], axis=int(s["axis"]), indices=np.asarray(s["indices"], np.int64)) for s in data["slices"]
+    )
+    return Group(slices=slices, removed=tuple(data["removed"]))

@@ -1,0 +1,230 @@
+"""Evaluating a graph with fewer channels than it was traced with."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax.graph import _compat
+from lepton_jax.graph.axes import FIXED, Analysis, Axes, Record, analyse
+from lepton_jax.graph.interpret import Interpreter
+from lepton_jax.graph.trace import CallPath, Equation, Traced
+
+Keep = np.ndarray
+"""bool[n]: which indices of an axis stay."""
+
+_RULES = ("jvp", "fwd", "bwd")
+
+
+class Layout:
+    """Which indices of every axis of every value stay.
+
+    Args:
+      analysis: of a graph whose removable inputs are labelled at the removed indices and fixed at all others.
+
+    Raises:
+      ValueError: if an index that was to be removed turns out fixed; with where and why.
+    """
+
+    def __init__(self, analysis: Analysis, names: Sequence[str]):
+        self.analysis = analysis
+        removed = np.zeros(len(analysis.classes), bool)
+        problems = []
+        for name, axes in zip(names, analysis.inputs):
+            for axis, atoms in enumerate(axes.atoms):
+                live = atoms[atoms != FIXED]
+                stuck = live[analysis.classes[live] == FIXED]
+                if stuck.size:
+                    indices = np.flatnonzero(np.isin(atoms, stuck)).tolist()
+                    problems.append(f"{name} axis {axis}, indices {indices}: {'; '.join(analysis.reasons(stuck))}")
+                removed[analysis.classes[live]] = True
+        if problems:
+            raise ValueError(
+                "The plan removes channels that this function needs. Plan with this function, or exclude them:\n  "
+                + "\n  ".join(problems)
+            )
+        self._kept = ~removed[analysis.classes]
+        self._kept[FIXED] = True
+
+    def keep(self, atoms: np.ndarray) -> Keep:
+        """Which indices of an axis stay."""
+        return self._kept[atoms]
+
+    def keeps(self, value: Axes) -> tuple[Keep, ...]:
+        """Which indices of every axis stay."""
+        return tuple(self.keep(atoms) for atoms in value.atoms)
+
+    def shape(self, value: Axes) -> tuple[int, ...]:
+        """The shape that is left of a value."""
+        return tuple(int(self.keep(atoms).sum()) for atoms in value.atoms)
+
+    def changes(self, record: Record) -> bool:
+        """Whether any axis of an operation loses an index."""
+        return any(not self.keep(atoms).all() for value in (*record.ins, *record.outs) for atoms in value.atoms)
+
+
+class Shrinker(Interpreter):
+    """Evaluates a graph, traced at the original shapes, on variables that have lost channels.
+
+    Operations whose parameters name a shape get the one that is left; constants, position numbers and random bits are
+    made at the original shape and cut, so that the kept channels see the same values as in the masked model.
+    """
+
+    def __init__(self, traced: Traced, layout: Layout):
+        super().__init__(traced)
+        self.found: dict[CallPath, tuple[Record, Layout]] = {}
+        self.constants: dict[CallPath, tuple[tuple[Axes, ...], Layout]] = {}
+        self._learn(layout)
+
+    def _learn(self, layout: Layout) -> None:
+        self.found.update((path, (record, layout)) for path, record in layout.analysis.records.items())
+        self.constants.update((path, (axes, layout)) for path, axes in layout.analysis.constants.items())
+
+    def evaluate(
+        self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: CallPath = (), scope: str = ""
+    ) -> list[Any]:
+        if path and path[-1] in _RULES and path not in self.constants:
+            self._learn_rule(jaxpr, consts, values, path)
+        if path in self.constants:
+            axes, layout = self.constants[path]
+            consts = [cut(const, layout.keeps(a)) for const, a in zip(consts, axes)]
+        return super().evaluate(jaxpr, consts, values, path, scope)
+
+    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        if eqn.path not in self.found:
+            return None
+        record, layout = self.found[eqn.path]
+        if not layout.changes(record):
+            return None
+        values = [
+            cut(value, layout.keeps(axes)) if _compat.is_literal(var) else value
+            for var, value, axes in zip(eqn.invars, values, record.ins)
+        ]
+        if eqn.bodies:
+            return self.default(eqn, values)
+        if eqn.primitive in ("iota", "random_bits"):
+            return [cut(self.bind(eqn, values)[0], layout.keeps(record.outs[0]))]
+        if eqn.primitive == "slice":
+            return [_slice(eqn, values[0], layout.keeps(record.ins[0]))]
+        changed = _CHANGED.get(eqn.primitive)
+        return self.bind(eqn, values, **(changed(eqn, record, layout) if changed else {}))
+
+    def _learn_rule(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: CallPath) -> None:
+        """Label the derivative rule of a function whose shapes have changed."""
+        record, layout = self.found.get(path[:-1], (None, None))
+        if record is None or all(np.shape(v) == var.aval.shape for v, var in zip(values, jaxpr.invars)):
+            return
+        assert layout is not None
+        known = [layout.keep(atoms) for value in (*record.ins, *record.outs) for atoms in value.atoms]
+        for label in _RULES:
+            if (*path[:-1], label) in self.constants:
+                inner = self.constants[(*path[:-1], label)][1]
+                known += [inner.keep(atoms) for value in inner.analysis.outputs for atoms in value.atoms]
+        count, labels = 1, []
+        for value, var in zip(values, jaxpr.invars):
+            axes = []
+            for n, left in zip(var.aval.shape, np.shape(value)):
+                gone = np.flatnonzero(~_which(known, n, left, record.eqn))
+                atoms = np.zeros(n, np.int64)
+                atoms[gone] = np.arange(count, count + len(gone))
+                count += len(gone)
+                axes.append(atoms)
+            labels.append(tuple(axes))
+        names = [f"input {i} of the derivative rule ({path[-1]}) at {record.eqn.scope or 'the top'}" for i in range(len(labels))]
+        self._learn(Layout(analyse(jaxpr, consts, labels, free_outputs=True, path=path), names))
+
+
+def cut(value: Any, keeps: Sequence[Keep]) -> Any:
+    """Take the indices that stay, of every axis that loses some."""
+    for axis, keep in enumerate(keeps):
+        if not keep.all():
+            value = take(value, np.flatnonzero(keep), axis)
+    return value
+
+
+def take(value: Any, indices: np.ndarray, axis: int) -> Any:
+    """Take indices of one axis: a slice if they are evenly spaced, else a gather."""
+    steps = np.unique(np.diff(indices))
+    if len(indices) == 1 or (len(steps) == 1 and steps[0] > 0):
+        step = int(steps[0]) if len(steps) else 1
+        return jax.lax.slice_in_dim(jnp.asarray(value), int(indices[0]), int(indices[-1]) + 1, step, axis)
+    return jnp.take(jnp.asarray(value), indices, axis=axis, unique_indices=True, indices_are_sorted=True)
+
+
+def _which(known: Sequence[Keep], n: int, left: int, eqn: Equation) -> Keep:
+    """The one way in which an axis of length `n` came to have `left` indices."""
+    if n == left:
+        return np.ones(n, bool)
+    found = {keep.tobytes(): keep for keep in known if len(keep) == n and int(keep.sum()) == left}
+    if len(found) != 1:
+        raise ValueError(
+            f"{eqn.primitive} at {eqn.scope or 'the top'}: cannot tell which of {n} channels its derivative rule lost "
+            f"({left} are left; {len(found)} candidates). Exclude the layers around it."
+        )
+    return next(iter(found.values()))
+
+
+def _slice(eqn: Equation, value: Any, keeps: Sequence[Keep]) -> Any:
+    """Slice out what is left of the indices that the original slice takes."""
+    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
+    strides = eqn.params["strides"] or (1,) * len(starts)
+    for axis, (keep, cut_) in enumerate(zip(keeps, zip(starts, limits, strides))):
+        wanted = np.arange(len(keep))[slice(*cut_)]
+        wanted = wanted[keep[wanted]]
+        if len(wanted) != value.shape[axis]:
+            # Where a kept index stands now: the number of kept ones before it.
+            value = take(value, (np.cumsum(keep) - 1)[wanted], axis)
+    return value
+
+
+def _sliced_sizes(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
+    left = layout.shape(record.ins[0])
+    sizes = zip(eqn.params["slice_sizes"], record.ins[0].shape, left)
+    return {"slice_sizes": tuple(new if size == old else size for size, old, new in sizes)}
+
+
+def _conv(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
+    groups = eqn.params["feature_group_count"]
+    feature = eqn.params["dimension_numbers"].lhs_spec[1]
+    kept = layout.shape(record.ins[0])[feature]
+    # Whole groups go.
+    return {"feature_group_count": groups * kept // record.ins[0].shape[feature]} if groups > 1 else {}
+
+
+def _pad(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
+    config = []
+    axes = zip(record.ins[0].atoms, record.outs[0].atoms, eqn.params["padding_config"])
+    for old, new, (low, high, interior) in axes:
+        before, after = layout.keep(old), layout.keep(new)
+        # Negative padding cuts indices of the operand off.
+        low = int(after[:low].sum()) if low > 0 else -int(before[:-low].sum())
+        high = int(after[len(after) - high :].sum()) if high > 0 else -int(before[len(before) + high :].sum())
+        config.append((low, high, interior))
+    return {"padding_config": tuple(config)}
+
+
+def _split(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
+    axis = eqn.params["axis"]
+    return {"sizes": tuple(layout.shape(out)[axis] for out in record.outs)}
+
+
+def _broadcast(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
+    return {"shape": layout.shape(record.outs[0])}
+
+
+def _reshape(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
+    return {"new_sizes": layout.shape(record.outs[0])}
+
+
+_CHANGED: Mapping[str, Callable[[Equation, Record, Layout], dict[str, Any]]] = {
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "pad": _pad,
+    "split": _split,
+    "conv_general_dilated": _conv,
+    "gather": _sliced_sizes,
+    "dynamic_slice": _sliced_sizes,
+}
+"""The parameters that name a shape, by primitive."""
