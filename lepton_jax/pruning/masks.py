@@ -71,6 +71,7 @@ def _select(keys: Sequence[Array], k: Array) -> list[Array]:
     return jax.lax.cond(sum(tie_counts) == ties_kept, lambda: [key >= threshold for key in keys], break_ties)
 
 
+@jax.jit
 def top_of_all(scores: Sequence[Array], keep: int | Array) -> list[Array]:
     """Keep the `keep` highest of several arrays' scores together (a global threshold), without joining them.
 

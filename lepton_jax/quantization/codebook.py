@@ -1,6 +1,7 @@
 """Trained k-means codebooks (Deep Compression's trained quantization)."""
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ class Centroids:
     output_dtype: str
 
 
+@partial(jax.jit, static_argnames="count")
 def k_means(weights: Array, count: int) -> tuple[Array, Array]:
     """Cluster the non-zero weights of one array by Lloyd's method, from evenly spaced centroids.
 
