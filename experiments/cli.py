@@ -25,18 +25,33 @@ class Options:
     config: Path
     """The config file."""
     run_dir: Path | None = None
-    """Where results go; by default runs/NAME-seedN."""
+    """Where results go; by default runs/NAME-seedN, or runs/NAME for several seeds."""
     resume: bool = False
     """Go on with an interrupted run of the same config, to the same result."""
+    seeds: int = 1
+    """Run so many seeds, from the config's seed on, and report their mean and standard deviation."""
     traceback: bool = False
     """Show where in the code an error arose."""
     setting: Annotated[Config, tyro.conf.arg(name="")]
     """Fields of the config, each of which can be overridden."""
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1; got {self.seeds}.")
+
     @property
     def folder(self) -> Path:
-        """The run folder."""
-        return self.run_dir or Path("runs") / f"{self.setting.name}-seed{self.setting.seed}"
+        """Where results go; with several seeds, each has a folder in it."""
+        alone = "" if self.seeds > 1 else f"-seed{self.setting.seed}"
+        return self.run_dir or Path("runs") / f"{self.setting.name}{alone}"
+
+    @property
+    def runs(self) -> list[tuple[Config, Path]]:
+        """The config and the folder of each seed."""
+        if self.seeds == 1:
+            return [(self.setting, self.folder)]
+        seeds = range(self.setting.seed, self.setting.seed + self.seeds)
+        return [(dataclasses.replace(self.setting, seed=seed), self.folder / f"seed{seed}") for seed in seeds]
 
 
 def run(main: Callable[[Options], None], *, default_config: str, description: str) -> None:
@@ -68,7 +83,7 @@ def run(main: Callable[[Options], None], *, default_config: str, description: st
 
 def _cache_compilations() -> None:
     """Keep compiled programs between runs, unless the user has said where (or that not)."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("LEPTON_CACHE", Path.home() / ".cache" / "lepton_jax"))
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -4,37 +4,52 @@
     python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet300.py --seed 1
     python -m experiments.deep_compression --phases.1.transforms.0.sparsity 0.9 --run-dir runs/gentle
     python -m experiments.deep_compression --resume
+    python -m experiments.deep_compression --seeds 3
 
 Source: Han, Mao, Dally 2016, "Deep compression". Deviations: pruning is gradual and global, biases are pruned and quantized
 too, and the file is coded by adaptive arithmetic coding of positions and values instead of gaps and Huffman's code.
 """
 
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 
 from experiments import cli, measure, report
-from experiments.config import to_json
+from experiments.config import Config, to_json
 from experiments.phases import train
 from experiments.run_dir import claim
 
 
 def main(options: cli.Options) -> None:
-    """Run the experiment and report it."""
+    """Run the experiment, once a seed, and report it."""
+    summaries = []
+    for config, run_dir in options.runs:
+        claim(run_dir, to_json(config), resume=options.resume)
+        finished = run_dir / "summary.json"
+        if finished.exists():
+            print(f"{run_dir} is finished")
+        else:
+            compress(config, run_dir, resume=options.resume)
+        summaries.append(json.loads(finished.read_text()))
+    if len(summaries) > 1:
+        report.write_seeds(options.folder, summaries)
+
+
+def compress(config: Config, run_dir: Path, *, resume: bool) -> None:
+    """Run one seed: train phase by phase, save, load in a process of its own, compare, report."""
     start = time.perf_counter()
-    config, run_dir = options.setting, options.folder
-    claim(run_dir, to_json(config), resume=options.resume)
     dataset = config.data.load()
-    print(f"{config.name}: {len(dataset.train)} training images, results in {run_dir}")
+    print(f"{config.name}, seed {config.seed}: {len(dataset.train)} training images, results in {run_dir}")
     meter = measure.Meter(config, dataset.test)
-    for stage in train(config, dataset, run_dir, resume=options.resume):
+    for stage in train(config, dataset, run_dir, resume=resume):
         last = stage.name == config.phases[-1].name
         path = run_dir / "model.lepton" if last else run_dir / "stages" / f"{stage.name}.lepton"
         live = meter.add(stage, path)
     loaded = measure.fresh_outputs(path, dataset.test.images)
     _check_same(live, loaded, path)
-    meter.add_file(loaded, path)
+    meter.add_file(loaded)
     report.write(run_dir, config, meter.rows, seconds=time.perf_counter() - start)
 
 

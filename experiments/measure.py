@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from lepton_jax import account, load, pack, save
 from lepton_jax.artifact import Account
 from lepton_jax.data import Split
 from lepton_jax.training import linen_apply
+from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
 LATENCY_BATCHES = (1, 128)
@@ -64,14 +66,15 @@ class Meter:
     def __init__(self, config: Config, test: Split) -> None:
         self.rows: list[Row] = []
         self._apply = inference(config)
+        self._jitted = jax.jit(self._apply)
         self._test = test
         self._dense: PyTree = None
 
     def add(self, stage: Stage, path: Path) -> np.ndarray:
         """Save a stage as a file, add its row, and return its logits on the test split."""
         state = stage.state
-        variables = {"params": jax.jit(stage.transform.view)(state.params, state.tstate), **state.model_state}
-        packed = {"params": pack(stage.transform, state.params, state.tstate), **state.model_state}
+        seen, packed = jax.jit(partial(_view_and_pack, stage.transform))(state.params, state.tstate)
+        variables, packed = ({"params": params, **state.model_state} for params in (seen, packed))
         path.parent.mkdir(parents=True, exist_ok=True)
         save(path, self._apply, packed, jnp.asarray(self._test.images[:1]))
         if self._dense is None:
@@ -80,30 +83,36 @@ class Meter:
         self._add_row(stage.name, logits, path)
         return logits
 
-    def add_file(self, logits: np.ndarray, path: Path) -> None:
-        """Add the row of a file whose logits were computed elsewhere."""
-        self._add_row("file", logits, path)
+    def add_file(self, logits: np.ndarray) -> None:
+        """Add the row of the last stage's file, whose logits were computed elsewhere."""
+        self.rows.append(dataclasses.replace(self.rows[-1], name="file", error=self._error(logits)))
 
     def _outputs(self, variables: PyTree) -> np.ndarray:
         """Return the logits of all test images, in the batches that `fresh_outputs` uses too."""
-        apply, images = jax.jit(self._apply), self._test.images
+        images = self._test.images
         starts = range(0, len(images), EVAL_BATCH)
-        return np.concatenate([np.asarray(apply(variables, images[start : start + EVAL_BATCH])) for start in starts])
+        return np.concatenate([np.asarray(self._jitted(variables, images[start : start + EVAL_BATCH])) for start in starts])
 
     def _add_row(self, name: str, logits: np.ndarray, path: Path) -> None:
-        wrong = float(np.mean(logits.argmax(-1) != self._test.labels))
-        self.rows.append(Row(name=name, error=wrong, account=account(path), latency=self._latency(path)))
+        self.rows.append(Row(name=name, error=self._error(logits), account=account(path), latency=self._latency(path)))
+
+    def _error(self, logits: np.ndarray) -> float:
+        return float(np.mean(logits.argmax(-1) != self._test.labels))
 
     def _latency(self, path: Path) -> dict[int, float]:
         """Time a file against the dense model, both compiled by XLA on this machine; medians of interleaved calls."""
-        model, apply = load(path), jax.jit(self._apply)
+        model = load(path)
         ratios = {}
         for batch in LATENCY_BATCHES:
             x = jnp.asarray(np.resize(self._test.images, (batch, *self._test.images.shape[1:])))
-            calls = {"dense": partial(apply, self._dense, x), "file": partial(model, x)}
+            calls = {"dense": partial(self._jitted, self._dense, x), "file": partial(model, x)}
             times = interleaved(calls)
             ratios[batch] = times["dense"] / times["file"]
         return ratios
+
+
+def _view_and_pack(transform: Transform, params: PyTree, tstate: Any) -> tuple[PyTree, PyTree]:
+    return transform.view(params, tstate), pack(transform, params, tstate)
 
 
 def fresh_outputs(path: Path, images: np.ndarray) -> np.ndarray:

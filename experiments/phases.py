@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from lepton_jax.training import (
     Checkpoints,
     FitSettings,
     MetricsWriter,
-    ModelApply,
     TrainState,
     batch_source,
     classification_loss,
@@ -66,10 +64,11 @@ def train(config: Config, dataset: Dataset, run_dir: Path, *, resume: bool, prog
     """
     apply = linen_apply(config.model)
     key, init_key = jax.random.split(jax.random.key(config.seed))
-    variables = dict(config.model.init(init_key, jnp.asarray(dataset.train.images[:1])))
+    variables = dict(jax.jit(config.model.init)(init_key, jnp.asarray(dataset.train.images[:1])))
     params = zero_dead_inputs(variables.pop("params"), active_features(dataset.train.images))
     bank = None if config.warp is None else warp_bank(config.warp, dataset.train.images.shape[1:3], seed=config.seed)
     epoch_steps = steps_per_epoch(dataset.train, config.batch_size)
+    held_out = dataset.validation if len(dataset.validation) else dataset.train
     transform, tstate, model_state, first = identity(), (), variables, 0
     for number, phase in enumerate(config.phases):
         steps = phase.epochs * epoch_steps
@@ -84,7 +83,7 @@ def train(config: Config, dataset: Dataset, run_dir: Path, *, resume: bool, prog
                 step,
                 batch_source(partial(_batches_from, config, dataset, bank, first)),
                 _settings(config, steps, progress),
-                evaluate=_evaluate(apply, transform, dataset),
+                evaluate=make_evaluate(apply, transform, eval_batches(held_out, min(EVAL_BATCH, len(held_out)))),
                 checkpoints=checkpoints,
                 metrics=MetricsWriter(run_dir / "metrics.jsonl", phase=phase.name),
                 resume=resume,
@@ -131,20 +130,3 @@ def _settings(config: Config, steps: int, progress: bool) -> FitSettings:
         scan=scan,
         progress=progress,
     )
-
-
-def _evaluate(apply: ModelApply, transform: Transform, dataset: Dataset) -> Callable[[TrainState], dict[str, float]]:
-    """Measure on the validation split, and count the zeros of the view."""
-    split = dataset.validation if len(dataset.validation) else dataset.train
-    measure = make_evaluate(apply, transform, eval_batches(split, min(EVAL_BATCH, len(split))))
-
-    @jax.jit
-    def zeros(params: PyTree, tstate: Any) -> Any:
-        return sum(jnp.sum(leaf == 0) for leaf in jax.tree.leaves(transform.view(params, tstate)))
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        shown = jax.eval_shape(transform.view, state.params, state.tstate)
-        size = sum(leaf.size for leaf in jax.tree.leaves(shown))
-        return {**measure(state), "sparsity": float(zeros(state.params, state.tstate)) / size}
-
-    return evaluate

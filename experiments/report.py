@@ -1,18 +1,27 @@
 """The report of a run: the table, `summary.json`, `report.md` and the plots."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments.config import Config
 from experiments.measure import LATENCY_BATCHES, Row
 from lepton_jax.training import read_metrics
 
+SEED_FIGURES = (
+    ("dense_error", 100, 2),
+    ("error", 100, 2),
+    ("ratio", 1, 1),
+    ("file_ratio", 1, 1),
+    ("nonzeros", 1, 0),
+    ("file_bytes", 1, 0),
+    ("program_bytes", 1, 0),
+    ("seconds", 1, 1),
+)
+"""What is averaged over seeds: name, factor, digits."""
 PARTS = ("values", "positions", "codebook", "scales", "tables")
 
 
@@ -86,12 +95,10 @@ def aligned(lines: list[tuple[str, ...]]) -> list[str]:
 
 def markdown(config: Config, rows: list[Row], lines: list[tuple[str, ...]], summary: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    cells = ["| " + " | ".join(line) + " |" for line in lines]
-    cells.insert(1, "|" + " --- |" * len(lines[0]))
     figures = "\n".join(f"| {name} | {value} |" for name, value in summary.items() if not isinstance(value, dict))
     return f"""# {config.name}, seed {config.seed}
 
-{chr(10).join(cells)}
+{chr(10).join(_markdown_table(lines))}
 
 Errors are of the test split, last epoch. The row "file" is `model.lepton`, loaded in a process of its own without the
 model's code; its outputs equal the live view's bit for bit. `ratio` is the float32 bytes of the dense parameters over all
@@ -112,9 +119,32 @@ model's time over the file's, both run by XLA on this machine, medians of interl
 """
 
 
+def write_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
+    """Write and print the mean and standard deviation over seeds, as `seeds.md`.
+
+    Args:
+      folder: of the runs.
+      summaries: the `summary.json` of each seed.
+    """
+    lines: list[tuple[str, ...]] = [("figure", "mean", "deviation", *(f"seed {summary['seed']}" for summary in summaries))]
+    for name, scale, digits in SEED_FIGURES:
+        values = [scale * summary[name] for summary in summaries]
+        figures = (statistics.mean(values), statistics.stdev(values), *values)
+        lines.append((name + (" %" if scale == 100 else ""), *(f"{value:,.{digits}f}" for value in figures)))
+    text = "\n".join(_markdown_table(lines))
+    (folder / "seeds.md").write_text(f"# {summaries[0]['name']}, {len(summaries)} seeds\n\n{text}\n")
+    print("\n".join(aligned(lines)))
+
+
+def _markdown_table(lines: list[tuple[str, ...]]) -> list[str]:
+    cells = ["| " + " | ".join(line) + " |" for line in lines]
+    return [cells[0], "|" + " --- |" * len(lines[0]), *cells[1:]]
+
+
 def plot_training(run_dir: Path) -> None:
     """Draw validation error and sparsity over the steps of all phases."""
-    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
     right = axis.twinx()
     steps: list[int] = []
     errors: list[float] = []
@@ -135,14 +165,14 @@ def plot_training(run_dir: Path) -> None:
     right.set(ylabel="sparsity (%)", ylim=(-2, 102))
     axis.legend(handles=[first, second], loc="center right")
     figure.savefig(run_dir / "training.png", dpi=120)
-    plt.close(figure)
 
 
 def plot_bytes(run_dir: Path, row: Row) -> None:
     """Draw where the file's bytes are."""
     account = row.account
     names = [tensor.path.removeprefix("params/") for tensor in account.tensors] + ["program", "manifest and head"]
-    figure, axis = plt.subplots(figsize=(8, 0.45 * len(names) + 1.2), layout="constrained")
+    figure = Figure(figsize=(8, 0.45 * len(names) + 1.2), layout="constrained")
+    axis = figure.subplots()
     left = [0] * len(names)
     for part in PARTS:
         sizes = [tensor.bytes.get(part, 0) for tensor in account.tensors] + [0, 0]
@@ -157,4 +187,3 @@ def plot_bytes(run_dir: Path, row: Row) -> None:
     axis.set(xlabel="bytes in the file")
     axis.legend(fontsize=8)
     figure.savefig(run_dir / "bytes.png", dpi=120)
-    plt.close(figure)

@@ -16,7 +16,7 @@ Evaluate = Callable[[TrainState], dict[str, float]]
 
 
 def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any]) -> Evaluate:
-    """Make a function that measures a classifier on fixed batches.
+    """Make a function that measures a classifier on fixed batches, and the sparsity of its parameters.
 
     The batches are put on the device once and kept there. Padding (mask False) is not counted.
 
@@ -26,7 +26,8 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
       batches: `images`, `labels` and `mask` of one shape each, e.g. ``eval_batches(split, 1000)``.
 
     Returns:
-      ``evaluate(state) -> {"error": ..., "loss": ...}``: the fraction of wrong answers and the mean cross entropy.
+      ``evaluate(state) -> {"error": ..., "loss": ..., "sparsity": ...}``: the fraction of wrong answers, the mean cross
+      entropy, and the fraction of the parameters as the model sees them that are zero.
 
     Raises:
       ValueError: if there is no example.
@@ -48,13 +49,17 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
     if not count:
         raise ValueError("make_evaluate: there is no example to evaluate on; give at least one batch with a mask that is True.")
 
-    view = jax.jit(transform.view)
+    @jax.jit
+    def view(params: PyTree, tstate: Any) -> tuple[PyTree, Array]:
+        seen = transform.view(params, tstate)
+        leaves = jax.tree.leaves(seen)
+        return seen, sum(jnp.sum(leaf == 0) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        params = view(state.params, state.tstate)
+        params, sparsity = view(state.params, state.tstate)
         parts = jax.device_get([_totals(apply, params, state.model_state, batch) for batch in held])
         wrong, loss = (sum(float(part) for part in column) for column in zip(*parts))
-        return {"error": wrong / count, "loss": loss / count}
+        return {"error": wrong / count, "loss": loss / count, "sparsity": float(sparsity)}
 
     return evaluate
 

@@ -58,12 +58,13 @@ def create(
     """
     if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise TypeError(f"create: key must be a typed key, as jax.random.key(seed) makes it; got {type(key).__name__} {key}.")
-    params, tstate = transform.init(params)
 
-    def fill(params: PyTree, model_state: PyTree, tstate: Any, key: Array) -> TrainState:
+    def begin(params: PyTree, model_state: PyTree, key: Array) -> TrainState:
+        params, tstate = transform.init(params)
         return jax.tree.map(_own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key))
 
-    return jax.jit(fill)(params, model_state, tstate, key)
+    # Compiled whole: an operation at a time, a transform's init would compile dozens of small programs.
+    return jax.jit(begin)(params, model_state, key)
 
 
 def _own(leaf: Any) -> Array:

@@ -1,0 +1,55 @@
+"""Running the command line inside the test process."""
+
+import sys
+
+import pytest
+
+from experiments import cli, deep_compression
+
+TINY = """
+from experiments.config import Adam, Config, Digits, Phase
+from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from lepton_jax.models import LeNet300
+
+
+def get_config():
+    return Config(
+        name="tiny",
+        data=Digits(),
+        model=LeNet300(hidden=(12,)),
+        phases=(
+            Phase(name="dense", epochs=2),
+            Phase(name="pruned", epochs=4, transforms=(Prune(sparsity=0.8, interval=2),), l2=1e-4),
+            Phase(
+                name="quantized",
+                epochs=2,
+                transforms=(TrainedCodebook(bits=2), FakeQuant(bits=6, select=("*/bias",))),
+            ),
+        ),
+        batch_size=64,
+    )
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A config file of a run that takes a moment."""
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Run ``python -m experiments.deep_compression`` with the given arguments; return the exit status."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["deep_compression", *map(str, arguments)])
+        try:
+            cli.run(deep_compression.main, default_config="deep_compression_digits.py", description=deep_compression.__doc__)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run

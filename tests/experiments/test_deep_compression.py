@@ -1,0 +1,153 @@
+"""The main job: its figures, its files, its resumption, and what it says when something is wrong."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lepton_jax
+from experiments import cli
+from experiments.config import load_sweep
+from lepton_jax.data import load_digits
+
+CONFIGS = sorted((cli.ROOT / "configs").glob("*.py"))
+MNIST = Path(os.environ.get("TFDS_DATA_DIR", cli.ROOT.parent / "shared" / "data" / "tfds"))
+
+
+def one_line(capsys) -> str:
+    """The one line that an error ends in."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+def test_the_main_job_whole(command, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert command("--run-dir", run_dir) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert [line.split()[0] for line in printed.splitlines() if line[:1].isalpha()][2:7] == [
+        "stage", "dense", "pruned", "quantized", "file",
+    ]  # fmt: skip
+    for name in ("config.json", "metrics.jsonl", "report.md", "training.png", "bytes.png", "model.lepton"):
+        assert (run_dir / name).stat().st_size > 0, name
+
+    # The figures are the file's, counted here once more.
+    file = run_dir / "model.lepton"
+    model, test = lepton_jax.load(file), load_digits().test
+    wrong = np.mean(np.asarray(model(test.images)).argmax(-1) != test.labels)
+    weights = [np.asarray(w) for layer in model.variables["params"].values() for w in layer.values()]
+    parameters = sum(w.size for w in weights)
+    assert summary["error"] == pytest.approx(wrong)
+    assert summary["parameters"] == parameters
+    assert summary["dense_bytes"] == 4 * parameters
+    assert summary["nonzeros"] == sum(np.count_nonzero(w) for w in weights)
+    assert summary["file_bytes"] == file.stat().st_size
+    assert summary["ratio"] == pytest.approx(4 * parameters / (file.stat().st_size - summary["program_bytes"]))
+    assert summary["file_ratio"] == pytest.approx((4 * parameters + summary["program_bytes"]) / file.stat().st_size)
+
+    # One seed's figures; the means over seeds are in the committed results.
+    assert summary["ratio"] >= 80
+    assert summary["error"] <= summary["dense_error"] + 0.01
+    assert summary["dense_error"] < 0.04
+
+
+@pytest.mark.parametrize(("path", "row"), [(path, row) for path in CONFIGS for row in load_sweep(path)])
+def test_every_config_two_steps(command, path, row, tmp_path, capsys, monkeypatch):
+    config = load_sweep(path)[row]
+    if hasattr(config.data, "name"):
+        if not (MNIST / config.data.name).is_dir():
+            pytest.skip(f"{config.data.name} is not in {MNIST}; the README says how to get it")
+        monkeypatch.setenv("TFDS_DATA_DIR", str(MNIST))
+    assert command("--config", path, "--run-dir", tmp_path / "run", "--max-steps", 2) == 0, capsys.readouterr().err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["name"] == config.name
+    assert 0 <= summary["error"] <= 1
+
+
+def start(config: Path, run_dir: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.deep_compression", "--config", str(config), "--run-dir", str(run_dir)]
+    return subprocess.Popen([*command, *more], cwd=cli.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_ctrl_c_and_resume_end_in_the_same_file(command, tiny, tmp_path):
+    assert command("--config", tiny, "--run-dir", tmp_path / "whole") == 0
+    process = start(tiny, tmp_path / "cut")
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while not (metrics.exists() and '"pruned"' in metrics.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "cut" / "model.lepton").exists()
+    assert command("--config", tiny, "--run-dir", tmp_path / "cut", "--resume") == 0
+    for name in ("model.lepton", "metrics.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_folder_is_kept_from_others(command, tiny, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert command("--config", tiny, "--run-dir", run_dir, "--max-steps", 1) == 0
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert command("--config", tiny, "--run-dir", run_dir, "--max-steps", 1, "--seed", 1) == 1
+    assert "belongs to another config (it differs in: seed)" in one_line(capsys)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+    (run_dir / "summary.json").unlink()
+    assert command("--config", tiny, "--run-dir", run_dir, "--max-steps", 1) == 1
+    assert "unfinished run: add --resume" in one_line(capsys)
+
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("mine")
+    assert command("--config", tiny, "--run-dir", foreign) == 1
+    assert "no run's folder" in one_line(capsys)
+    assert [path.name for path in foreign.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--phases.1.transforms.0.sparsity", "1.9"], "sparsity must be in [0, 1)"),
+        (["--batch-size", "100000"], "batch_size"),
+        (["--phases.1.transforms.0.select", "*/kernal"], "matches no floating leaf"),
+    ],
+)
+def test_a_wrong_value_ends_in_one_line(command, tiny, tmp_path, capsys, arguments, says):
+    assert command("--config", tiny, "--run-dir", tmp_path / "run", "--max-steps", 1, *arguments) in (1, 2)
+    assert says in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_misspelt_option_is_named(command, tiny, capsys):
+    assert command("--config", tiny, "--sead", 1) == 2
+    said = capsys.readouterr()
+    assert "--sead" in said.err + said.out
+
+
+def test_help_has_examples(command, capsys):
+    assert command("--help") == 0
+    said = capsys.readouterr().out
+    assert "python -m experiments.deep_compression --resume" in said
+    assert "--phases.1.transforms.0.sparsity" in said
+
+
+def test_a_full_disk_ends_in_one_line(command, tiny, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert command("--config", tiny, "--run-dir", tmp_path / "run", "--max-steps", 1) == 1
+    assert "No space left on device" in one_line(capsys)
+    assert not (tmp_path / "run" / "model.lepton").exists()
