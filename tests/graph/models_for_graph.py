@@ -1,5 +1,7 @@
 """Small models of every kind that a graph must cope with: (name, apply, variables, inputs, keywords)."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -106,7 +108,10 @@ def control_flow(variables, x):
 
 
 def _linen(model, inputs, mutable=(), **keywords):
-    variables = model.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, *inputs, **keywords)
+    def init(rngs):
+        return model.init(rngs, *inputs, **keywords)
+
+    variables = jax.jit(init)({"params": jax.random.key(0), "dropout": jax.random.key(1)})
 
     def apply(variables, *inputs, rngs=None):
         return model.apply(variables, *inputs, **keywords, rngs=rngs, mutable=list(mutable) or False)
@@ -114,17 +119,15 @@ def _linen(model, inputs, mutable=(), **keywords):
     return apply, variables, inputs
 
 
-def models():
-    """Yield (name, apply, variables, inputs, keywords)."""
-    image = (jax.random.normal(jax.random.key(2), (2, 6, 6, 2)),)
-    tokens = (jax.random.randint(jax.random.key(3), (2, 5), 0, 11),)
-    sequence = (jax.random.normal(jax.random.key(4), (2, 4, 3)),)
-    rows = (jax.random.normal(jax.random.key(5), (2, 3)),)
-    yield "convnet eval", *_linen(ConvNet(), image, train=False), {}
-    yield "convnet train", *_linen(ConvNet(), image, ("batch_stats",), train=True), {}
-    yield "transformer eval", *_linen(Transformer(), tokens), {}
-    yield "transformer train", *_linen(Transformer(), tokens, deterministic=False), {"rngs": {"dropout": jax.random.key(7)}}
-    yield "lstm", *_linen(Recurrent(), sequence), {}
+def _image():
+    return (jax.random.normal(jax.random.key(2), (2, 6, 6, 2)),)
+
+
+def _tokens():
+    return (jax.random.randint(jax.random.key(3), (2, 5), 0, 11),)
+
+
+def _nnx():
     graphdef, state = nnx.split(Nnx(nnx.Rngs(0)))
 
     def split_apply(state, x):
@@ -132,9 +135,44 @@ def models():
         y = model(x)
         return y, nnx.state(model)
 
-    yield "nnx train", split_apply, state, image, {}
-    plain = {"w": jax.random.normal(jax.random.key(8), (3, 3)), "b": jnp.array([0.1, 0.3, -0.2])}
-    yield "control flow", control_flow, plain, rows, {}
+    return split_apply, state, _image(), {}
 
 
-MODELS = {name: rest for name, *rest in models()}
+def _plain():
+    variables = {"w": jax.random.normal(jax.random.key(8), (3, 3)), "b": jnp.array([0.1, 0.3, -0.2])}
+    return control_flow, variables, (jax.random.normal(jax.random.key(5), (2, 3)),), {}
+
+
+_MAKERS = {
+    "convnet eval": lambda: (*_linen(ConvNet(), _image(), train=False), {}),
+    "convnet train": lambda: (*_linen(ConvNet(), _image(), ("batch_stats",), train=True), {}),
+    "transformer eval": lambda: (*_linen(Transformer(), _tokens()), {}),
+    "transformer train": lambda: (
+        *_linen(Transformer(), _tokens(), deterministic=False),
+        {"rngs": {"dropout": jax.random.key(7)}},
+    ),
+    "lstm": lambda: (*_linen(Recurrent(), (jax.random.normal(jax.random.key(4), (2, 4, 3)),)), {}),
+    "nnx train": _nnx,
+    "control flow": _plain,
+}
+
+
+class _Models(Mapping):
+    """name -> (apply, variables, inputs, keywords), each made when it is first asked for."""
+
+    def __init__(self):
+        self._made = {}
+
+    def __getitem__(self, name):
+        if name not in self._made:
+            self._made[name] = _MAKERS[name]()
+        return self._made[name]
+
+    def __iter__(self):
+        return iter(_MAKERS)
+
+    def __len__(self):
+        return len(_MAKERS)
+
+
+MODELS = _Models()
