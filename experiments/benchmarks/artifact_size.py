@@ -73,12 +73,12 @@ def later_layer(rng: np.random.Generator, alive: np.ndarray, columns: int, nonze
 
 
 def row(name: str, codes: np.ndarray, alphabet: int, hints: Hints) -> np.ndarray:
-    """Print one tensor's bytes and times, and return them: ours, paper, zstd, xz, entropy."""
-    start = time.perf_counter()
+    """Print one tensor's bytes and processor times, and return them: ours, paper, zstd, xz, entropy."""
+    start = time.process_time()
     writer = symbols.encode(codes.reshape(-1), alphabet, codes.shape, hints)
-    encoded = time.perf_counter()
+    encoded = time.process_time()
     decoded = symbols.decode(Reader(bytes(writer.data)), alphabet, codes.shape, hints)
-    ended = time.perf_counter()
+    ended = time.process_time()
     if not np.array_equal(decoded, codes.reshape(-1)):
         raise AssertionError(f"{name}: the decoded codes differ")
     hints.remember((codes != 0).any(axis=0))
@@ -96,17 +96,17 @@ def speed(count: int = 10_000_000) -> None:
     rng = np.random.default_rng(0)
     values = (rng.normal(size=count) * 2 + 8).round().clip(0, 15).astype(np.uint8)
     table, writer = rans.frequencies(np.bincount(values, minlength=16)), Writer()
-    start = time.perf_counter()
+    start = time.process_time()
     rans.encode(writer, values, table)
-    encoded = time.perf_counter()
+    encoded = time.process_time()
     rans.decode(Reader(bytes(writer.data)), count, table, "values")
-    ended = time.perf_counter()
+    ended = time.process_time()
     packed = bytes(symbols.pack(values, 16))
-    middle = time.perf_counter()
+    middle = time.process_time()
     zstd = len(zstandard.ZstdCompressor(19).compress(packed))
     print(f"\n{count} symbols of 4 bits: entropy {entropy_bytes(values):.0f} bytes")
     print(f"  ours {len(writer)} bytes, encoded in {encoded - start:.2f} s, decoded in {ended - encoded:.2f} s")
-    print(f"  zstd -19 of the packed stream {zstd} bytes, {time.perf_counter() - middle:.2f} s")
+    print(f"  zstd -19 of the packed stream {zstd} bytes, {time.process_time() - middle:.2f} s")
 
 
 def main() -> None:

@@ -129,12 +129,19 @@ def _start(coder: int, data: bytes = b"") -> Writer:
     return writer
 
 
+def pack(symbols: np.ndarray, alphabet: int) -> np.ndarray:
+    """Pack symbols in as many bits as the alphabet needs, low bits first.
+
+    Example:
+      >>> pack(np.array([1, 2, 3, 0]), 4).tolist()
+      [57]
+    """
+    stream = symbols.astype(np.uint8)[:, None] >> np.arange(_width(alphabet), dtype=np.uint8)[None, :] & 1
+    return np.packbits(stream.reshape(-1), bitorder="little")
+
+
 def _encode_bits(symbols: np.ndarray, alphabet: int) -> Writer:
-    writer, width = Writer(), _width(alphabet)
-    writer.put(bytes([_BITS]))
-    stream = symbols.astype(np.uint8)[:, None] >> np.arange(width, dtype=np.uint8) & 1
-    writer.put(np.packbits(stream.reshape(-1), bitorder="little").tobytes())
-    return writer
+    return _start(_BITS, pack(symbols, alphabet).tobytes())
 
 
 def code_symbols(coder: Coder, symbols: np.ndarray | None, kept: np.ndarray, alphabet: int, lag: int) -> np.ndarray:

@@ -117,12 +117,12 @@ def test_mutated_truncated_and_spliced_files_end_in_an_error_or_an_exact_load(go
             position = rng.integers(0, 40)
             broken[position : position + 8] = rng.integers(0, 256, 8, dtype=np.uint8).tobytes()
         path.write_bytes(broken)
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             assert tensor_bits(load(path)) == expected
         except ArtifactError:
             refused += 1
-        assert time.perf_counter() - begin < 1
+        assert time.process_time() - begin < 1
     assert refused > 450
 
 
@@ -136,12 +136,12 @@ def test_resealed_files_with_false_content_do_no_harm(good, tmp_path):
         for position in rng.integers(0, len(broken), rng.integers(1, 4)):
             broken[position] = rng.integers(256)
         path.write_bytes(container.build(*[bytes(broken) if key == name else parts[key] for key in container.SECTIONS]))
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             load(path)
         except ArtifactError:
             refused += 1
-        assert time.perf_counter() - begin < 2
+        assert time.process_time() - begin < 2
     assert refused > 100
 
 
