@@ -118,7 +118,8 @@ def main() -> None:
         second = later_layer(rng, (first != 0).any(axis=0), 100, 950, centroids)
         third = later_layer(rng, (second != 0).any(axis=0), 10, 150, centroids)
         layers = (("784x300", first), ("300x100", second), ("100x10", third))
-        total = sum(row(f"{name}, {centroids} centroids", codes, centroids + 1, hints) for name, codes in layers)
+        rows = [row(f"{name}, {centroids} centroids", codes, centroids + 1, hints) for name, codes in layers]
+        total = np.sum(rows, axis=0)
         print(f"{'all':36}" + "".join(f"{figure:9.0f}" for figure in total))
         print(f"{'ours over':36}" + "".join(f"{total[0] / figure:9.2f}" for figure in total))
     speed()

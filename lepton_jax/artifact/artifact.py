@@ -46,7 +46,8 @@ class Artifact:
 
     @cached_property
     def _weights(self) -> list[jax.Array]:
-        return program.plain_weights(list(_in_order(self.variables)))
+        # Not from `variables`: jax sorts the keys of a mapping, and the program's order is the file's.
+        return program.plain_weights([leaves.dense(leaf) for leaf in _in_order(self.packed)])
 
     @cached_property
     def _call(self) -> Callable[..., Any]:
