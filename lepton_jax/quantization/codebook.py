@@ -13,6 +13,7 @@ from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree, Select
 
 _LLOYD_STEPS = 50
+_SPLIT_STEPS = 25  # empty clusters are filled in these first ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ class Centroids:
 def k_means(weights: Array, count: int) -> tuple[Array, Array]:
     """Cluster the non-zero weights of one array by Lloyd's method, from evenly spaced centroids.
 
-    Minimises ``sum_i min_j (w_i - c_j)**2``. In one dimension a cluster is an interval, so a step is a search over the sorted
-    weights and a difference of their running sums.
+    Minimises ``sum_i min_j (w_i - c_j)**2``; a cluster left empty splits the one with the largest error. In one dimension
+    a cluster is an interval, so a step is a search over the sorted weights and a difference of their running sums.
 
     Args:
       weights: any shape, float32.
@@ -75,7 +76,7 @@ def k_means(weights: Array, count: int) -> tuple[Array, Array]:
     """
     ordered = jnp.sort(weights.reshape(-1))
     ones = (ordered != 0).astype(jnp.float32)
-    before = jnp.concatenate([jnp.zeros((1, 2)), jnp.cumsum(jnp.stack([ones, ordered], axis=1), axis=0)])
+    before = jnp.concatenate([jnp.zeros((1, 3)), jnp.cumsum(jnp.stack([ones, ordered, ordered**2], axis=1), axis=0)])
     low = jnp.min(weights, initial=jnp.inf, where=weights != 0)
     high = jnp.max(weights, initial=-jnp.inf, where=weights != 0)
     low, high = (jnp.where(jnp.isfinite(bound), bound, 0) for bound in (low, high))
@@ -83,12 +84,17 @@ def k_means(weights: Array, count: int) -> tuple[Array, Array]:
     def boundaries(centroids: Array) -> Array:
         return (centroids[1:] + centroids[:-1]) / 2
 
-    def lloyd(_: int, centroids: Array) -> Array:
+    def lloyd(step: int, centroids: Array) -> Array:
         cuts = jnp.searchsorted(ordered, boundaries(centroids), side="right")  # a weight on a boundary belongs below it
         cuts = jnp.concatenate([jnp.zeros(1, cuts.dtype), cuts, jnp.full(1, ordered.size, cuts.dtype)])
-        members, sums = jnp.diff(before[cuts], axis=0).T
-        # A cluster that lost its members stays where it is.
-        return jnp.where(members > 0, sums / jnp.maximum(members, 1), centroids)
+        members, sums, squares = jnp.diff(before[cuts], axis=0).T
+        means = jnp.where(members > 0, sums / jnp.maximum(members, 1), centroids)
+        # A cluster without members (pruned weights leave a gap about 0) takes half of the one with the largest error.
+        errors = jnp.where(members > 0, squares - sums * means, 0)
+        empty, worst = jnp.argmin(members), jnp.argmax(errors)
+        width = jnp.sqrt(jnp.maximum(errors[worst], 0) / jnp.maximum(members[worst], 1))
+        split = jnp.sort(means.at[empty].set(means[worst] + width).at[worst].add(-width))
+        return jnp.where((members[empty] == 0) & (step < _SPLIT_STEPS), split, means)
 
     start = low + (high - low) * (jnp.arange(count) + 0.5) / count
     centroids = jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, start.astype(jnp.float32))
