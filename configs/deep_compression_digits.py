@@ -2,7 +2,10 @@
 
 from experiments.config import Adam, Config, Digits, Phase
 from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from lepton_jax.data import Warp
 from lepton_jax.models import LeNet300
+
+PARAMETERS = 50_610
 
 
 def get_config() -> Config:
@@ -11,15 +14,22 @@ def get_config() -> Config:
         data=Digits(),
         model=LeNet300(hidden=(300, 100)),
         phases=(
-            Phase(name="dense", epochs=40, optimizer=Adam(learning_rate=2e-3), l2=1e-4),
-            Phase(name="pruned", epochs=160, optimizer=Adam(learning_rate=3e-3), l2=1e-4, transforms=(Prune(sparsity=0.97),)),
+            Phase(name="dense", epochs=60, optimizer=Adam(learning_rate=2e-3), l2=1e-4),
+            Phase(
+                name="pruned",
+                epochs=180,
+                optimizer=Adam(learning_rate=2e-3),
+                l2=1e-4,
+                transforms=(Prune(sparsity=1 - 2300 / PARAMETERS),),
+            ),
             Phase(
                 name="quantized",
-                epochs=30,
+                epochs=50,
                 optimizer=Adam(learning_rate=1e-3),
-                transforms=(TrainedCodebook(bits=3), FakeQuant(bits=6, select=("*/bias",))),
+                transforms=(TrainedCodebook(bits=2), FakeQuant(bits=6, select=("*/bias",))),
             ),
         ),
         batch_size=64,
+        warp=Warp(rotation_degrees=4, scale=0.04, shear=0.04, shift_pixels=0.25, elastic_alpha=0.12, elastic_sigma=2),
         scan=19,
     )

@@ -14,13 +14,13 @@ def get_config() -> Config:
         data=Tfds(name="mnist"),
         model=LeNet5(),
         phases=(
-            Phase(name="dense", epochs=6, optimizer=Adam(learning_rate=1e-3), l2=1e-5),
+            Phase(name="dense", epochs=3, optimizer=Adam(learning_rate=1e-3), l2=1e-5),
             Phase(
                 name="pruned",
                 epochs=24,
                 optimizer=Adam(learning_rate=2e-3),
                 l2=1e-5,
-                transforms=(Prune(sparsity=1 - 4500 / PARAMETERS, interval=50),),
+                transforms=(Prune(sparsity=1 - 6500 / PARAMETERS, interval=50),),
             ),
             Phase(
                 name="quantized",

@@ -124,11 +124,12 @@ class Account:
         return "\n".join([*lines, f"ratio {self.ratio:.1f}x (without the program)  file_ratio {self.file_ratio:.1f}x"])
 
 
-def account(path: str | os.PathLike[str]) -> Account:
+def account(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Account:
     """Count the bytes of a `.lepton` file.
 
     Args:
       path: the file.
+      max_bytes: as in `load`.
 
     Returns:
       the account; its `total` equals the file's size.
@@ -140,7 +141,7 @@ def account(path: str | os.PathLike[str]) -> Account:
     parsed = container.parse(data, name)
     manifest = artifact.read_manifest(parsed, name)
     tensors = []
-    for leaf_path, spec, leaf, reader in artifact.read_tensors(parsed, manifest, name, len(data)):
+    for leaf_path, spec, leaf, reader in artifact.read_tensors(parsed, manifest, name, len(data), max_bytes):
         nonzeros = spec.size if spec.kind == "k" else int(np.count_nonzero(np.asarray(packed.unpack(leaf))))
         tensors.append(
             TensorAccount(

@@ -18,8 +18,8 @@ from lepton_jax.artifact.streams import Reader
 from lepton_jax.typing import PyTree
 
 # What a small file may unfold to; beyond it, a file may unfold to this many times its size.
-_FREE_BYTES = 1 << 26
-_MAX_EXPANSION = 1 << 12
+_FREE_BYTES = 1 << 24
+_MAX_EXPANSION = 1 << 11
 
 
 class Artifact:
@@ -136,7 +136,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artif
 
     Args:
       path: the file.
-      max_bytes: refuse a file whose dense weights would take more; None: 64 MiB, or 4096 times the file's size if that is more.
+      max_bytes: refuse a file whose dense weights would take more; None: 16 MiB, or 2048 times the file's size if that is more.
 
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -75,10 +76,23 @@ def _lower(
 ) -> export.Exported | None:
     """Lower for all these platforms; None, and why, if that cannot be."""
     try:
-        return export.export(jax.jit(program), platforms=platforms)(weights, *inputs)
+        with _without_locations():
+            return export.export(jax.jit(program), platforms=platforms)(weights, *inputs)
     except Exception as error:  # whatever the traced operations raise
         problems.append(f"{type(error).__name__}: {str(error)[:500]}")
         return None
+
+
+@contextmanager
+def _without_locations() -> Iterator[None]:
+    """Keep names of source files and line numbers out of the program: equal models give equal bytes, and fewer."""
+    option = "jax_traceback_in_locations_limit"
+    before = jax.config.read(option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def plain_weights(weights: list[Any]) -> list[Any]:
