@@ -87,7 +87,7 @@ def _lower(
 def _without_locations() -> Iterator[None]:
     """Keep names of source files and line numbers out of the program: equal models give equal bytes, and fewer."""
     option = "jax_traceback_in_locations_limit"
-    before = jax.config.read(option)
+    before = getattr(jax.config, option)
     jax.config.update(option, 0)
     try:
         yield
