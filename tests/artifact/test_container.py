@@ -130,7 +130,7 @@ def test_resealed_files_with_false_content_do_no_harm(good, tmp_path):
     """With right checksums, wrong tensors cannot be told; but nothing else than ArtifactError may come of them."""
     parts, rng, path = sections(good), np.random.default_rng(1), tmp_path / "f"
     refused = 0
-    for _ in range(300):
+    for _ in range(150):
         name = ("manifest", "tensors")[rng.integers(2)]
         broken = bytearray(parts[name])
         for position in rng.integers(0, len(broken), rng.integers(1, 4)):
@@ -142,7 +142,7 @@ def test_resealed_files_with_false_content_do_no_harm(good, tmp_path):
         except ArtifactError:
             refused += 1
         assert time.process_time() - begin < 2
-    assert refused > 100
+    assert refused > 50
 
 
 @pytest.mark.parametrize(
