@@ -1,0 +1,336 @@
+"""The contract of every method. What is found in the package and missing from the tables below is an error.
+
+To add a method: write its file, then its row here.
+"""
+
+import importlib
+import inspect
+import itertools
+import pkgutil
+import types
+import typing
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import lepton_jax
+from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
+from lepton_jax.packed import is_packed
+from lepton_jax.pruning import PruneState, Structure, Unstructured, allocation, keep_count
+from lepton_jax.pruning.criteria import Criterion, Magnitude
+from lepton_jax.quantization import Codebook, MinMax, Uniform, calibrate, dequantize, quantize
+from lepton_jax.quantization.codebook import train_codebook
+
+# ---------------------------------------------------------------------------------------------------------------- the tables
+
+UNIFORM_FORMATS = [
+    Uniform(bits=bits, symmetric=symmetric, channel_axis=axis)
+    for bits, symmetric, axis in [(2, True, None), (3, False, -1), (5, True, 0), (8, False, None)]
+]
+FORMATS = {Uniform: UNIFORM_FORMATS, Codebook: [Codebook(bits=1), Codebook(bits=3)]}
+CRITERIA = {Magnitude: [Magnitude()]}
+STRUCTURES = {Unstructured: [Unstructured()]}
+CALIBRATIONS = {MinMax: [MinMax()]}
+ALLOCATIONS = {"uniform": allocation.uniform}
+SCHEDULES = {
+    schedules.constant: [schedules.constant(0.6)],
+    schedules.one_shot: [schedules.one_shot(0.6, begin=3)],
+    schedules.polynomial: [schedules.polynomial(0.7, begin=1, end=7), schedules.polynomial(0.5, begin=0, end=4, power=1)],
+}
+
+
+def _prunings() -> dict[str, Transform]:
+    rows = {
+        "global": prune(0.6, scope="global", score_scale={"a/*": 2.0}),
+        "straight_through": prune(schedules.polynomial(0.7, begin=1, end=7), gradient="straight_through", interval=2),
+    }
+    # What is a default is not run twice.
+    rows |= {repr(c): prune(0.6, criterion=c) for c in itertools.chain(*CRITERIA.values()) if c != Magnitude()}
+    rows |= {repr(s): prune(0.6, structure=s) for s in itertools.chain(*STRUCTURES.values()) if s != Unstructured()}
+    rows |= {name: prune(0.6, allocation=function) for name, function in ALLOCATIONS.items() if name != "uniform"}
+    rows |= {repr(s): prune(s) for s in itertools.chain(*SCHEDULES.values())}
+    return rows
+
+
+TRANSFORMS: dict[str, dict[str, Transform]] = {
+    "identity": {"": identity()},
+    "prune": _prunings(),
+    "fake_quant": {repr(f): fake_quant(f) for f in itertools.chain(*FORMATS.values())}
+    | {repr(c): fake_quant(bits=4, calibration=c) for c in itertools.chain(*CALIBRATIONS.values()) if c != MinMax()},
+    "train_codebook": {"1 bit": train_codebook(Codebook(bits=1), "b/*")},
+    "low_rank": {"2": low_rank(2)},
+    "cast": {"bfloat16": cast(jnp.bfloat16), "float16": cast("float16", select="*/kernel")},
+    "chain": {"none": chain()},
+    "freeze": {"identity": freeze(identity(), ())},
+}
+SINGLES = {f"{name}-{row}".strip("-"): t for name, rows in TRANSFORMS.items() for row, t in rows.items()}
+
+KINDS = {
+    "prune": prune(0.6),
+    "regrow": prune(0.6, gradient="straight_through", scope="global"),
+    "int4": fake_quant(bits=4),
+    "affine3": fake_quant(bits=3, symmetric=False, channel_axis=-1),
+    "codebook": fake_quant(Codebook(bits=2)),
+    "low_rank": low_rank(2),
+    "cast": cast(jnp.bfloat16),
+}
+# A leaf whose place was taken cannot be re-parametrised again.
+REFUSED = {("codebook", "codebook"), ("codebook", "low_rank")}
+PAIRS = {f"{a}>{b}": chain(KINDS[a], KINDS[b]) for a, b in itertools.permutations(KINDS, 2) if (a, b) not in REFUSED}
+TRIPLES = {
+    ">".join(names): chain(*(KINDS[name] for name in names))
+    for names in [
+        ("prune", "codebook", "cast"),
+        ("prune", "int4", "cast"),
+        ("low_rank", "prune", "int4"),
+        ("low_rank", "prune", "codebook"),
+        ("cast", "affine3", "regrow"),
+        ("int4", "cast", "affine3"),
+    ]
+}
+ALL = SINGLES | PAIRS | TRIPLES
+
+# -------------------------------------------------------------------------------------------------------- nothing is missing
+
+
+@cache
+def modules() -> tuple[types.ModuleType, ...]:
+    found = pkgutil.walk_packages(lepton_jax.__path__, "lepton_jax.")
+    return tuple(importlib.import_module(module.name) for module in found)
+
+
+def public(module: types.ModuleType, kind: type | tuple[type, ...]) -> dict[str, object]:
+    members = vars(module).items()
+    return {n: x for n, x in members if isinstance(x, kind) and not n.startswith("_") and x.__module__ == module.__name__}
+
+
+def subclasses(cls: type) -> set[type]:
+    below = {c for c in cls.__subclasses__() if c.__module__.startswith("lepton_jax.")}
+    return below.union(*(subclasses(c) for c in below))
+
+
+def test_every_transform_has_a_row() -> None:
+    found = {
+        name
+        for module in modules()
+        for name, function in public(module, types.FunctionType).items()
+        if inspect.signature(function).return_annotation in (Transform, "Transform", "transform.Transform")
+    }
+    assert found >= {"prune", "fake_quant", "low_rank", "cast", "chain"}
+    assert found == TRANSFORMS.keys()
+
+
+def test_every_criterion_structure_calibration_allocation_and_schedule_has_a_row() -> None:
+    modules()
+    assert subclasses(Criterion) == CRITERIA.keys()
+    assert subclasses(Structure) == STRUCTURES.keys()
+    assert {c for c in public(calibrate, type).values() if not getattr(c, "_is_protocol", False)} == CALIBRATIONS.keys()
+    assert public(allocation, types.FunctionType).keys() == ALLOCATIONS.keys()
+    assert {c for c in public(schedules, type).values() if not getattr(c, "_is_protocol", False)} == SCHEDULES.keys()
+
+
+def test_every_number_format_has_a_row() -> None:
+    annotation = typing.get_type_hints(fake_quant)["format"]
+    assert set(typing.get_args(annotation)) - {type(None)} == FORMATS.keys()
+
+
+# ------------------------------------------------------------------------------------------------------------------- helpers
+
+
+def weights(seed: int = 0, dtype: jnp.dtype = jnp.float32) -> dict:
+    draw = np.random.default_rng(seed).normal
+    tree = {"a": {"kernel": draw(size=(6, 4)), "bias": draw(size=4)}, "b": {"kernel": draw(size=(4, 3))}}
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+BATCH = jnp.asarray(np.random.default_rng(9).normal(size=(5, 6)), jnp.float32)
+
+
+def loss(params: dict, batch: jax.Array) -> jax.Array:
+    hidden = jnp.tanh(batch.astype(params["a"]["kernel"].dtype) @ params["a"]["kernel"] + params["a"]["bias"][None])
+    return jnp.mean((hidden @ params["b"]["kernel"]).astype(jnp.float32) ** 2)
+
+
+def assert_same(actual: object, expected: object) -> None:
+    """Same structure, dtypes, shapes and bytes (so -0 is not 0)."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(paths.flatten(actual).items(), jax.tree.leaves(expected)):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), path
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
+
+
+def prune_states(state: object) -> list[PruneState]:
+    found = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, PruneState))
+    return [s for s in found if isinstance(s, PruneState)]
+
+
+def assert_sound(name: str, params: object, state: object) -> None:
+    """What holds of a view at any time."""
+    transform = ALL[name]
+    seen = transform.view(params, state)
+    assert jax.tree.structure(seen) == jax.tree.structure(weights())
+    assert [x.shape for x in jax.tree.leaves(seen)] == [x.shape for x in jax.tree.leaves(weights())]
+    if "cast" not in name:
+        assert {x.dtype for x in jax.tree.leaves(seen)} == {jnp.dtype(jnp.float32)}
+    assert_same(jax.jit(transform.view)(params, state), seen)
+    assert_same(unpack(pack(transform, params, state)), seen)
+
+    # Exact sparsity; and what is pruned is exactly zero, whatever comes after (a low-rank view takes the weight's place).
+    shown = paths.flatten((transform.view_leaves or transform.view)(params, state))
+    for pruned in prune_states(state):
+        kept = {path: int(jnp.sum(mask)) for path, mask in pruned.masks.items()}
+        sizes = {path: mask.size for path, mask in pruned.masks.items()}
+        target = float(pruned.sparsity)
+        if sum(kept.values()) != keep_count(sum(sizes.values()), round(target, 6)):  # one threshold for all
+            assert kept == {path: keep_count(size, round(target, 6)) for path, size in sizes.items()}
+        for path in pruned.masks.keys() & shown.keys():
+            assert not np.asarray(shown[path])[~np.asarray(pruned.masks[path])].any()
+
+    # Idempotent: what is shown, shown again, is the same. Two roundings to different grids are not, by their nature.
+    roundings = sum(kind in name for kind in ("int4", "affine3", "cast"))
+    if roundings <= 1 and jax.tree.structure(params) == jax.tree.structure(seen):
+        again = transform.view(seen, state)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(seen)):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(np.asarray(a) == 0, np.asarray(b) == 0)
+            np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- one run for each
+
+
+@pytest.mark.parametrize("name", SINGLES | TRIPLES)
+def test_run(name: str) -> None:
+    transform, traces, tx = ALL[name], [], optax.adam(0.02)
+
+    def step(carry: tuple, number: jax.Array) -> tuple:
+        traces.append(number)
+        params, state, moments = carry
+        value, grads = jax.value_and_grad(lambda p: loss(transform.view(p, state), BATCH))(params)
+        updates, moments = tx.update(grads, moments, params)
+        params, state = transform.update(optax.apply_updates(params, updates), state, grads, number)
+        return (params, state, moments), value, grads
+
+    step = jax.jit(step, donate_argnums=0)
+    params, state = transform.init(weights())
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params)), "masters are float32"
+    carry = (params, state, tx.init(params))
+    for number in range(10):
+        carry, value, grads = step(carry, jnp.int32(number))
+        finite = [bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((value, grads))]
+        assert all(finite)
+        assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(grads))
+    assert len(traces) == 1
+
+    assert_sound(name, carry[0], carry[1])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pair(name: str) -> None:
+    assert_sound(name, *PAIRS[name].init(weights()))
+
+
+@pytest.mark.parametrize("names", sorted(REFUSED), ids=">".join)
+def test_a_leaf_is_re_parametrised_once(names: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"re-parametrise(.|\n)*a/kernel(.|\n)*b/kernel"):
+        chain(*(KINDS[name] for name in names)).init(weights())
+
+
+# ------------------------------------------------------------------------------------------------------------ what else holds
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "cast"])
+def test_narrow_masters_keep_their_dtype(name: str) -> None:
+    params, state = KINDS[name].init(weights(dtype=jnp.bfloat16))
+    seen = KINDS[name].view(params, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(seen)} == {jnp.dtype(jnp.bfloat16)}
+    assert_same(unpack(pack(KINDS[name], params, state)), seen)
+
+
+@pytest.mark.parametrize("name", ["prune", "regrow", "prune>int4", "regrow>affine3", "prune>int4>cast"])
+def test_what_is_masked_never_leaks(name: str) -> None:
+    transform = (KINDS | ALL)[name]
+    params, state = transform.init(weights())
+    slope = jax.jit(jax.grad(lambda p: loss(transform.view(p, state), BATCH)))
+    seen, slopes, leaves = transform.view(params, state), slope(params), paths.flatten(params)
+    for bad in (np.nan, np.inf, -np.inf):
+        poison = {path: jnp.where(mask, leaves[path], bad) for path, mask in prune_states(state)[0].masks.items()}
+        poisoned = paths.replace(params, poison)
+        assert_same(transform.view(poisoned, state), seen)
+        assert_same(unpack(pack(transform, poisoned, state)), seen)
+        assert_same(slope(poisoned), slopes)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_vmap_over_seeds_is_separate_runs(name: str) -> None:
+    transform = KINDS[name]
+
+    def run(params: dict) -> tuple:
+        params, state = transform.init(params)
+        first = transform.view(params, state)
+        params = jax.tree.map(lambda w: w * 0.9 + 0.01, params)
+        params, state = transform.update(params, state, jax.tree.map(jnp.ones_like, params), 5)
+        return first, transform.view(params, state), state
+
+    separate = [run(weights(seed)) for seed in range(3)]
+    stacked = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *(weights(seed) for seed in range(3))))
+    for seed, one in enumerate(separate):
+        for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(one), strict=True):
+            assert (a[seed].dtype, a[seed].shape) == (b.dtype, b.shape)
+            np.testing.assert_allclose(np.asarray(a[seed], np.float32), np.asarray(b, np.float32), rtol=1e-5, atol=1e-6)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(3)(nn.relu(nn.Dense(4)(x)))
+
+
+def _containers() -> dict[str, object]:
+    first, second = weights()["a"]["kernel"], weights()["b"]["kernel"]
+    linen = Net().init(jax.random.key(0), BATCH)["params"]
+    network = nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 3, rngs=nnx.Rngs(1)))
+    state = nnx.split(network, nnx.Param)[1]
+    several = tuple(first + number for number in range(12))  # '10' sorts before '2'
+    return {"linen": linen, "nnx": state, "tuple": several, "list": [first, {"deep": [second]}], "array": first}
+
+
+@pytest.mark.parametrize("kind", ["prune>codebook", "low_rank>prune>int4"])
+@pytest.mark.parametrize("container", ["linen", "nnx", "tuple", "list", "array"])
+def test_any_container(container: str, kind: str) -> None:
+    params = _containers()[container]
+    transform = ALL[kind]
+    masters, state = transform.init(params)
+    seen = transform.view(masters, state)
+    assert jax.tree.structure(seen) == jax.tree.structure(params)
+    assert [x.shape for x in jax.tree.leaves(seen)] == [x.shape for x in jax.tree.leaves(params)]
+    assert_same(jax.jit(transform.view)(masters, state), seen)
+    assert_same(unpack(pack(transform, masters, state)), seen)
+    new, state = jax.jit(transform.update)(masters, state, masters, 1)
+    assert jax.tree.structure(new) == jax.tree.structure(masters)
+    assert_same(transform.view(new, state), seen)  # nothing moved, so nothing changes
+
+
+@pytest.mark.parametrize("fmt", UNIFORM_FORMATS, ids=repr)
+def test_quantize_of_dequantized_is_a_fixpoint(fmt: Uniform) -> None:
+    x = weights(3)["a"]["kernel"]
+    once = quantize(x, fmt)
+    twice = quantize(dequantize(once), fmt)
+    assert_same(twice.qvalue, once.qvalue)
+    assert_same(twice.zero_point, once.zero_point)
+    np.testing.assert_allclose(twice.scale, once.scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["int4", "affine3", "codebook"])
+def test_quantizers_pack_every_selected_leaf(name: str) -> None:
+    params, state = KINDS[name].init(weights())
+    tree = pack(KINDS[name], params, state)
+    assert is_packed(tree["a"]["kernel"])
+    assert is_packed(tree["b"]["kernel"])
+    assert not is_packed(tree["a"]["bias"])
