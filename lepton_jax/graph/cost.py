@@ -17,8 +17,26 @@ from lepton_jax.paths import flatten
 from lepton_jax.typing import Path, PyTree
 
 _MOVING = frozenset(
-    "reshape transpose broadcast_in_dim slice squeeze concatenate pad rev gather dynamic_slice convert_element_type copy "
-    "bitcast_convert_type stop_gradient iota select_n split name".split()
+    {
+        "reshape",
+        "transpose",
+        "broadcast_in_dim",
+        "slice",
+        "squeeze",
+        "concatenate",
+        "pad",
+        "rev",
+        "gather",
+        "dynamic_slice",
+        "convert_element_type",
+        "copy",
+        "bitcast_convert_type",
+        "stop_gradient",
+        "iota",
+        "select_n",
+        "split",
+        "name",
+    }
 )
 _REDUCING = ("reduce_", "arg", "cum")
 

@@ -1,8 +1,8 @@
 """Batch-norm folding: what depends on variables alone is computed once, and scales and shifts go into the weights."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -17,8 +17,29 @@ from lepton_jax.typing import Array, PyTree
 
 _INLINED = ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_closed_call", "core_call", "call")
 _ELEMENTWISE = frozenset(
-    "add sub mul div neg max min rsqrt sqrt square exp log tanh logistic abs integer_pow pow sign copy "
-    "convert_element_type stop_gradient".split()
+    {
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "max",
+        "min",
+        "rsqrt",
+        "sqrt",
+        "square",
+        "exp",
+        "log",
+        "tanh",
+        "logistic",
+        "abs",
+        "integer_pow",
+        "pow",
+        "sign",
+        "copy",
+        "convert_element_type",
+        "stop_gradient",
+    }
 )
 
 
@@ -93,7 +114,7 @@ def _run(
 ) -> tuple[list[Any], Any]:
     traced = trace(apply, shapes, *inputs, **keywords)
     promises = [
-        Const(path, lambda leaf=leaf: leaf, True, var.aval.shape)
+        Const(path, partial(_itself, leaf), True, _compat.aval(var).shape)
         for path, leaf, var in zip(traced.variables, leaves, traced.jaxpr.invars)
     ]
     arrays, _ = split_keywords(keywords)
@@ -169,9 +190,13 @@ class _Folding(Interpreter):
             return outs[index]
 
         return [
-            Const(name if i == 0 else f"{name}.{i}", lambda i=i: compute(i), of_variables, small, aval.shape)
+            Const(name if i == 0 else f"{name}.{i}", partial(compute, i), of_variables, small, aval.shape)
             for i, (small, aval) in enumerate(zip(smalls, eqn.out_avals))
         ]
+
+
+def _itself(leaf: Array) -> Array:
+    return leaf
 
 
 def _as_const(value: Any, var: Any) -> Any:

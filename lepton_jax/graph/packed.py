@@ -1,0 +1,174 @@
+"""Running a model on its packed leaves."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax.graph.cost import dense_shapes
+from lepton_jax.graph.interpret import Interpreter
+from lepton_jax.graph.native import Factored, Native, Quantized, native, run
+from lepton_jax.graph.trace import Apply, Equation, Traced, split_keywords, trace
+from lepton_jax.packed import Packed, is_packed
+from lepton_jax.paths import path_str
+from lepton_jax.typing import Path, PyTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """A packed leaf that an operation needed as a dense array."""
+
+    path: Path
+    kind: str
+    operation: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.kind}) at {self.operation}"
+
+
+class UnpackedWarning(UserWarning):
+    """Some packed leaves were unpacked: those operations are neither smaller nor faster."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Opaque(Native):
+    """A packed leaf without an execution of its own."""
+
+    leaf: Packed
+    path: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.leaf.shape
+
+    def dense(self) -> Any:
+        return self.leaf.unpack()
+
+
+jax.tree_util.register_dataclass(_Opaque, data_fields=["leaf"], meta_fields=["path"])
+
+
+class _Packed(Interpreter):
+    def __init__(self, traced: Traced):
+        super().__init__(traced)
+        self.unpacked: dict[Unpacked, None] = {}
+        self.place = "the outputs"
+
+    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        if not any(isinstance(value, Native) for value in values):
+            return None
+        outs = None if eqn.bodies else run(eqn, values)
+        if outs is None:
+            self.place = self.name(eqn)
+        return outs
+
+    def dense(self, value: Any) -> Any:
+        if not isinstance(value, Native):
+            return value
+        kind = type(value.leaf).__name__ if isinstance(value, _Opaque) else _KINDS[type(value).__name__]
+        self.unpacked[Unpacked(path=value.path, kind=kind, operation=self.place)] = None
+        return value.dense()
+
+    def scanned(self, value: Any, length: int) -> Any:
+        if isinstance(value, Quantized):
+            # A scale that all layers share is given to each.
+            whole = value.mapped(
+                lambda part: part if part.shape[0] == length else jnp.broadcast_to(part, (length, *part.shape[1:]))
+            )
+            return super().scanned(whole, length)
+        if isinstance(value, Factored):
+            if len(value.v.shape) == 2:
+                value = replace(value, v=jax.tree.map(lambda part: jnp.broadcast_to(part, (length, *np.shape(part))), value.v))
+            u, v = (self.scanned(part, length) for part in (value.u, value.v))
+            return super().scanned(replace(value, u=u, v=v), length)
+        return super().scanned(value, length) if not isinstance(value, _Opaque) else self.dense(value)
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        outs = self.evaluate(self.traced.jaxpr, self.traced.consts, values)
+        self.place = "the outputs"
+        return [self.dense(value) for value in outs]
+
+
+_KINDS = {"Quantized": "QArray", "Factored": "LowRank", "Blocked": "BlockSparse"}
+
+
+def packed(apply: Apply) -> Apply:
+    """Return a function that runs `apply` on packed leaves, without unpacking them where that can be.
+
+    * `LowRank`: two thin dots; a convolution to r channels and a dot; rows of u, then a dot.
+    * `QArray`: the dot, convolution or gather of the integers, the scales applied to the result. Where both sides are
+      integers (a packed input too), accumulated in int32; against a floating input the integers are cast, exactly.
+    * `BlockSparse`: the blocks that are there, gathered and multiplied; convolutions through patches.
+
+    They are carried through jit, remat, scan (layer by layer), cond, through transposes and casts. Whatever else meets a
+    packed leaf gets it unpacked, and an `UnpackedWarning` says which leaf and where; `unpacked` lists the same.
+
+    Values equal those of ``apply(unpack(variables), ...)`` within rounding: sums are taken in another order.
+
+    Args:
+      apply: a pure function ``apply(variables, *inputs, **static)`` of dense leaves.
+
+    Returns:
+      function of the same arguments, whose variables and inputs may have packed leaves. Call it under jit.
+
+    Example:
+      >>> from lepton_jax.packed import LowRank
+      >>> leaf = LowRank(jnp.ones((3, 1)), jnp.full((1, 2), 2.0), (3, 2))
+      >>> packed(lambda v, x: x @ v["kernel"])({"kernel": leaf}, jnp.ones((1, 3))).tolist()
+      [[6.0, 6.0]]
+    """
+
+    @wraps(apply)
+    def packed_apply(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
+        outs, tree, found = _evaluate(apply, variables, inputs, static)
+        if found:
+            warnings.warn(
+                f"{len(found)} packed leaves were unpacked where they were used: {'; '.join(map(str, found))}. There they are "
+                "no faster than dense ones.",
+                UnpackedWarning,
+                stacklevel=2,
+            )
+        return jax.tree.unflatten(tree, outs)
+
+    return packed_apply
+
+
+def unpacked(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[Unpacked, ...]:
+    """Return what `packed` would unpack, and where; nothing is computed.
+
+    Example:
+      >>> from lepton_jax.packed import LowRank
+      >>> leaf = LowRank(jnp.ones((3, 1)), jnp.ones((1, 2)), (3, 2))
+      >>> [str(one) for one in unpacked(lambda v, x: jnp.sin(v["kernel"]) * x, {"kernel": leaf}, 1.0)]
+      ['kernel (LowRank) at sin']
+    """
+    found: list[Unpacked] = []
+
+    def evaluate(variables: PyTree, *inputs: Any) -> list[Any]:
+        outs, _, names = _evaluate(apply, variables, inputs, static)
+        found.extend(names)
+        return outs
+
+    jax.eval_shape(evaluate, variables, *inputs)
+    return tuple(found)
+
+
+def _evaluate(apply: Apply, variables: PyTree, inputs: Sequence[Any], static: Any) -> tuple[list[Any], Any, list[Unpacked]]:
+    traced = trace(apply, dense_shapes(variables), *dense_shapes(tuple(inputs)), **static)
+    arrays, _ = split_keywords(static)
+    leaves = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays), is_leaf=is_packed)[0]
+    interpreter = _Packed(traced)
+    outs = interpreter.run([_entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves])
+    return outs, traced.out_tree, list(interpreter.unpacked)
+
+
+def _entered(leaf: Any, path: Path) -> Any:
+    if not is_packed(leaf):
+        return leaf
+    entered = native(leaf, path)
+    return _Opaque(entered, path) if is_packed(entered) else entered
