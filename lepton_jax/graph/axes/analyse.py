@@ -15,7 +15,7 @@ from lepton_jax.graph.axes.rules import RULES
 from lepton_jax.graph.trace import CallPath, Equation, Traced, join
 
 _MAX_PASSES = 64
-"""A reshape has at most a handful of carriers, and independent ones advance together; this is never reached."""
+"""A reshape has a handful of carriers, and like ones advance together. An analysis stopped early fixes too much, no less."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,15 +89,17 @@ def analyse(
     Returns:
       The labels, classes and reasons.
     """
-    failed: dict[Any, frozenset[Any]] = {}
+    failed: Mapping[Any, Mapping[Any, str]] = {}
+    unknown: dict[str, None] = {}
     for _ in range(_MAX_PASSES):
         flow = _Flow(Labels(failed))
         analysis = flow.run(jaxpr, consts, inputs, updates or {}, free_outputs, path)
+        unknown |= flow.labels.unknown
         advanced = _advance(flow.labels, analysis)
         if advanced is None:
-            return analysis
+            break
         failed = advanced
-    raise RuntimeError("The carriers of the reshapes did not settle. Please report the model.")
+    return replace(analysis, unknown=tuple(unknown))
 
 
 def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]]) -> Analysis:
@@ -107,25 +109,41 @@ def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]]) 
     return analyse(traced.jaxpr, traced.consts, inputs, updates)
 
 
-def _advance(labels: Labels, analysis: Analysis) -> dict[Any, frozenset[Any]] | None:
-    """Mark the carriers that turned out fixed, the first in program order of each family; None if there are none."""
-    families: set[int] = set()
-    failed = dict(labels.failed)
-    order = list(labels.carried)
-    for place, key in enumerate(order):
-        flat, option, _ = labels.carried[key]
-        live = flat[flat != FIXED]
-        if not live.size or (analysis.classes[live] != FIXED).any():
+def _advance(labels: Labels, analysis: Analysis) -> dict[Any, dict[Any, str]] | None:
+    """Mark the carriers that turned out fixed, the first in program order of each family; None if there are none.
+
+    A failure may be the consequence of an earlier one, so the later ones of a family wait, but for those of the same kind
+    as the first: a model of many blocks has the same reshape in each.
+    """
+    stuck = _stuck(analysis)
+    pace: dict[int, Any] = {}
+    failed = {key: dict(options) for key, options in labels.failed.items()}
+    families: dict[Any, set[int]] = {}
+    advanced: set[int] = set()
+    for key, (flat, option, kind) in labels.carried.items():
+        live = np.unique(flat[flat != FIXED])
+        own = families[key] = set(np.unique(analysis.joined[live]).tolist())
+        if not live.size or not stuck[analysis.classes[live]].all() or any(pace.get(f, kind) != kind for f in own):
+            if own & advanced:
+                failed.pop(key, None)
             continue
-        own = set(np.unique(analysis.joined[live]).tolist())
-        if own & families:
-            continue
-        families |= own
-        failed[key] = failed.get(key, frozenset()) | {option}
-        for later in order[place + 1 :]:
-            if own & set(np.unique(analysis.joined[labels.carried[later][0]]).tolist()):
-                failed.pop(later, None)
-    return failed if families else None
+        pace |= dict.fromkeys(own, kind)
+        advanced |= own
+        why = "; ".join(analysis.reasons(live)) or "all channels would go together"
+        failed.setdefault(key, {})[option] = why
+    return failed if advanced else None
+
+
+def _stuck(analysis: Analysis) -> np.ndarray:
+    """bool[classes]: fixed, or holding all indices of some variable's axis, so that it can never be removed."""
+    stuck = np.zeros(len(analysis.classes), bool)
+    stuck[FIXED] = True
+    for axes in analysis.inputs:
+        for atoms in axes.atoms:
+            own = analysis.classes[atoms]
+            if len(own) > 1 and (own == own[0]).all():
+                stuck[own[0]] = True
+    return stuck
 
 
 class _Flow:

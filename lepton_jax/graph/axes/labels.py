@@ -39,16 +39,16 @@ class Labels:
     """Collects, in one pass over a graph, which atoms are equal and which are fixed, and why.
 
     Args:
-      failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed.
+      failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed, and why.
     """
 
-    def __init__(self, failed: Mapping[Any, frozenset[Any]] | None = None):
+    def __init__(self, failed: Mapping[Any, Mapping[Any, str]] | None = None):
         self.count = 1
         self.left: list[np.ndarray] = []
         self.right: list[np.ndarray] = []
         self.fixes: list[tuple[np.ndarray, str]] = []
         self.failed = dict(failed or {})
-        self.carried: dict[Any, tuple[np.ndarray, Any, bool]] = {}
+        self.carried: dict[Any, tuple[np.ndarray, Any, Any]] = {}
         self.unknown: dict[str, None] = {}
         self._zeros: dict[int, np.ndarray] = {}
 
@@ -101,9 +101,9 @@ class Labels:
         """The labels of a value none of whose axes loses an index."""
         return Axes(tuple(self.fixed(n) for n in shape), (True,) * len(shape))
 
-    def reshaped(self, key: Any, flat: np.ndarray, option: Any, *, more: bool) -> None:
-        """Record which way of carrying labels a reshape took, and whether it has others."""
-        self.carried[key] = (flat, option, more)
+    def reshaped(self, key: Any, flat: np.ndarray, option: Any, kind: Any) -> None:
+        """Record which way of carrying labels a reshape took; reshapes of one kind do the same elsewhere."""
+        self.carried[key] = (flat, option, kind)
 
 
 def all_zero(labels: Labels, atoms: np.ndarray, zero: bool) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,12 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         left = [option for option in options if option not in labels.failed.get(key, ())]
         if not left:
             for axis in free:
-                labels.fix(value.atoms[axis], "reshape")
+                labels.fix(value.atoms[axis], f"reshape, every way through which is fixed ({_reasons(labels, key)})")
             continue
         carrier, target = left[0]
         lengths = [len(value.atoms[a]) for a in old]
         flat = _spread(value.atoms[carrier], lengths, old.index(carrier))
-        labels.reshaped(key, flat, left[0], more=True)
+        labels.reshaped(key, flat, left[0], (tuple(lengths), tuple(shape[a] for a in new), left[0]))
         for axis in free:
             if axis != carrier:
                 labels.fix(value.atoms[axis], "reshape, which another axis carries")
@@ -67,6 +68,10 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[tuple[int, 
             else:
                 j += 1
         yield tuple(left[start_i:i]), tuple(right[start_j:j])
+
+
+def _reasons(labels: Labels, key: Any) -> str:
+    return "; ".join(dict.fromkeys(labels.failed[key].values()))
 
 
 def _spread(atoms: np.ndarray, lengths: Sequence[int], position: int) -> np.ndarray:

@@ -73,6 +73,35 @@ def split(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     return outs
 
 
+def stack(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Put values side by side along a new axis, which is fixed, and unify the others."""
+    for value in ins[1:]:
+        for one, other in zip(ins[0].atoms, value.atoms):
+            labels.pair(one, other, "stack")
+    axis = eqn.params["axis"]
+    atoms, zero = list(ins[0].atoms), [all(flags) for flags in zip(*(value.zero for value in ins))]
+    atoms.insert(axis, labels.fixed(len(ins)))
+    zero.insert(axis, True)
+    return [Axes(tuple(atoms), tuple(zero))]
+
+
+def unstack(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the axis along which a value comes apart; the others pass."""
+    [value] = ins
+    axis = eqn.params["axis"]
+    labels.fix(value.atoms[axis], "unstack")
+    kept = [a for a in range(len(value.atoms)) if a != axis]
+    one = Axes(tuple(value.atoms[a] for a in kept), tuple(value.zero[a] for a in kept), value.uniform)
+    return [one] * len(eqn.out_avals)
+
+
+def tile(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Repeat the labels; an index goes from every copy."""
+    [value] = ins
+    atoms = tuple(np.tile(a, n) if n > 1 else a for a, n in zip(value.atoms, eqn.params["reps"]))
+    return [Axes(atoms, value.zero, value.uniform)]
+
+
 def slices(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Keep the labels of the indices that are kept."""
     [value] = ins

@@ -50,9 +50,7 @@ def fraction_of(fraction: float, n: int) -> int:
     return int(np.floor(fraction * n + 1e-9))
 
 
-def spare(
-    chosen: Chosen, scores: Sequence[np.ndarray], classes: Sequence[np.ndarray], axes: Sequence[np.ndarray]
-) -> Chosen:
+def spare(chosen: Chosen, scores: Sequence[np.ndarray], classes: Sequence[np.ndarray], axes: Sequence[np.ndarray]) -> Chosen:
     """Put back the best channel of every axis that would be left without any.
 
     Args:

@@ -89,9 +89,7 @@ def plan(
     if fraction == 0:
         return empty
     if not chosen_for:
-        raise ValueError(
-            f"{traced.name} has no channels to remove{' that are not excluded' if groups else ''}.\n{empty}"
-        )
+        raise ValueError(f"{traced.name} has no channels to remove{' that are not excluded' if groups else ''}.\n{empty}")
     importance = criterion if isinstance(criterion, Importance) else Elements(criterion=criterion)
     raw = importance.scores(flatten(variables), chosen_for)
     scores = channel_scores(chosen_for, raw, reduce, normalize)

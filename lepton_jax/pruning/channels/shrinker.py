@@ -132,7 +132,9 @@ class Shrinker(Interpreter):
                 count += len(gone)
                 axes.append(atoms)
             labels.append(tuple(axes))
-        names = [f"input {i} of the derivative rule ({path[-1]}) at {record.eqn.scope or 'the top'}" for i in range(len(labels))]
+        names = [
+            f"input {i} of the derivative rule ({path[-1]}) at {record.eqn.scope or 'the top'}" for i in range(len(labels))
+        ]
         self._learn(Layout(analyse(jaxpr, consts, labels, free_outputs=True, path=path), names))
 
 
