@@ -57,7 +57,7 @@ class Encoder:
             tail = -(-self._low >> shift)
             if tail << shift <= self._high:
                 break
-        return (bytes(self._out) + tail.to_bytes(count, "big")).rstrip(b"\0")
+        return bytes(self._out) + tail.to_bytes(count, "big")
 
 
 class Decoder:
@@ -90,7 +90,7 @@ class Decoder:
         Raises:
           ArtifactError: if far more bytes were read than there are, or some were not read.
         """
-        if not len(self._data) <= self._position <= len(self._data) + 64:
+        if not len(self._data) <= self._position <= len(self._data) + 4:
             raise ArtifactError(f"a coded stream of {len(self._data)} bytes was read to byte {self._position}")
 
 

@@ -138,7 +138,7 @@ def test_masks_come_back(name):
 def test_clustered_masks_cost_less_than_ideally_coded_gaps():
     mask = clustered_mask(np.random.default_rng(7), 20, 120)
     lag = sparse_index.find_lag(mask)
-    assert lag == 20
+    assert abs(lag - 20) <= 1  # the line above, or its diagonal neighbour
     gaps = np.diff(np.flatnonzero(mask), prepend=-1)
     assert len(sparse_index.encode(mask, lag, Hints())) < 0.8 * entropy_bytes(gaps)
 
@@ -180,8 +180,8 @@ def test_symbols_come_back(shape, alphabet, share):
 
 def test_values_like_their_neighbours_cost_less_than_their_entropy():
     rng = np.random.default_rng(6)
-    mask = clustered_mask(rng, 16, 60)
-    sign = np.cumsum(rng.random((256, 60)) < 0.05, axis=0) % 2
+    mask = clustered_mask(rng, 16, 200)
+    sign = np.arange(256)[:, None] % 16 > rng.integers(3, 13, (1, 200))  # an edge of its own for every unit
     codes = np.where(mask, 1 + 2 * sign + rng.integers(0, 2, mask.shape), 0).astype(np.uint8)
     coder = Encoder()
     symbols.code_symbols(coder, codes[mask] - 1, mask, 4, 16)
