@@ -4,6 +4,7 @@ A path joins the keys from the root with '/': ``'Dense_0/kernel'``. The attribut
 how a container that merely wraps an array (an `nnx.Variable`) names its content: ``nnx`` and Linen leaves have like names.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,11 +32,20 @@ def path_str(key_path: tuple[Any, ...]) -> Path:
 def flatten(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[Path, Any]:
     """Return ``{path: leaf}`` in the tree's own order.
 
+    Raises:
+      ValueError: if two leaves have the same path, as in ``{"a/b": 1, "a": {"b": 2}}``.
+
     Example:
       >>> flatten({"b": 2, "a": {"kernel": 1}})
       {'a/kernel': 1, 'b': 2}
     """
-    return {path_str(key_path): leaf for key_path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]}
+    entries = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
+    leaves = {path_str(key_path): leaf for key_path, leaf in entries}
+    if len(leaves) < len(entries):
+        counts = Counter(path_str(key_path) for key_path, _ in entries)
+        double = ", ".join(path for path, count in counts.items() if count > 1)
+        raise ValueError(f"several leaves have the same path: {double}. Rename keys that contain '/'.")
+    return leaves
 
 
 def replace(tree: PyTree, leaves: Mapping[Path, Any], is_leaf: Callable[[Any], bool] | None = None) -> PyTree:

@@ -48,3 +48,8 @@ def test_a_pattern_that_matches_nothing_lists_the_paths(pattern: object) -> None
 def test_a_predicate_is_named() -> None:
     with pytest.raises(ValueError, match=r"select='matrices' matches no floating leaf. The floating leaves are: bias"):
         paths.select({"bias": jnp.ones(3)}, paths.matrices)
+
+
+def test_two_leaves_of_one_path_are_refused():
+    with pytest.raises(ValueError, match="same path: a/b"):
+        paths.flatten({"a/b": 1, "a": {"b": 2}, "c": 3})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 
+import jax
 import numpy as np
 
 from lepton_jax import packed
-from lepton_jax.artifact import artifact, container
+from lepton_jax.artifact import artifact, container, structure
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.streams import CATEGORIES
 
@@ -22,7 +23,6 @@ class TensorAccount:
       kind: array, codebook, quantized, sparse or key.
       size: elements.
       nonzeros: of the dense array.
-      dense_bytes: of the dense array in float32.
       bytes: by category: values, positions, codebook, scales, tables.
     """
 
@@ -30,7 +30,6 @@ class TensorAccount:
     kind: str
     size: int
     nonzeros: int
-    dense_bytes: int
     bytes: dict[str, int]
 
     @property
@@ -49,7 +48,8 @@ class Account:
     """All bytes of a file.
 
     Args:
-      tensors: one entry a tensor, in order.
+      tensors: one entry a tensor, in order; the factors of a factored leaf have one each.
+      parameters: elements of the dense variables.
       program: bytes of the compressed program.
       manifest: bytes of the compressed manifest.
       head: bytes of the magic, the sizes and the checksums.
@@ -58,6 +58,7 @@ class Account:
     """
 
     tensors: tuple[TensorAccount, ...]
+    parameters: int
     program: int
     manifest: int
     head: int
@@ -76,12 +77,7 @@ class Account:
     @property
     def dense_bytes(self) -> int:
         """Bytes of the dense variables in float32."""
-        return sum(tensor.dense_bytes for tensor in self.tensors)
-
-    @property
-    def parameters(self) -> int:
-        """Elements of all tensors."""
-        return sum(tensor.size for tensor in self.tensors)
+        return 4 * self.parameters
 
     @property
     def nonzeros(self) -> int:
@@ -141,7 +137,10 @@ def account(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Ac
     parsed = container.parse(data, name)
     manifest = artifact.read_manifest(parsed, name)
     tensors = []
-    for leaf_path, spec, leaf, reader in artifact.read_tensors(parsed, manifest, name, len(data), max_bytes):
+    read = artifact.read_tensors(parsed, manifest, name, len(data), max_bytes)
+    tree = structure.rebuild(manifest["tree"], iter([leaf for _, _, leaf, _ in read]))
+    dense = [leaf.size if packed.is_packed(leaf) else np.size(leaf) for leaf in jax.tree.leaves(tree, is_leaf=packed.is_packed)]
+    for leaf_path, spec, leaf, reader in read:
         nonzeros = spec.size if spec.kind == "k" else int(np.count_nonzero(np.asarray(packed.unpack(leaf))))
         tensors.append(
             TensorAccount(
@@ -149,13 +148,16 @@ def account(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Ac
                 kind=spec.kind_name,
                 size=spec.size,
                 nonzeros=nonzeros,
-                dense_bytes=4 * spec.size,
                 bytes=dict(reader.bytes),
             )
         )
     sections = parsed.sections
     out = Account(
-        tensors=tuple(tensors), program=sections["program"].stored, manifest=sections["manifest"].stored, head=parsed.head
+        tensors=tuple(tensors),
+        parameters=int(sum(dense)),
+        program=sections["program"].stored,
+        manifest=sections["manifest"].stored,
+        head=parsed.head,
     )
     if out.total != len(data):
         raise ArtifactError(f"{name}: the account gives {out.total} bytes, the file has {len(data)}")

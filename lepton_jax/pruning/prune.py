@@ -1,12 +1,15 @@
 """Pruning as a transform: criterion, structure, allocation and schedule, put together."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax import paths
+from lepton_jax.errors import collect
 from lepton_jax.packed import is_coded
 from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
@@ -42,6 +45,109 @@ def apply_mask(leaf: Any, mask: Array) -> Any:
     return leaf.masked(mask) if is_coded(leaf) else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pruning:
+    """The settings of `prune`, and the functions of its transform."""
+
+    schedule: SparsitySchedule
+    criterion: Criterion
+    structure: Structure
+    allocation: Callable[[Shapes, float], Mapping[Path, float]]
+    scope: Literal["layer", "global"]
+    score_scale: Mapping[str, float]
+    select: Select
+    gradient: Literal["masked", "straight_through"]
+    interval: int
+
+    def __post_init__(self) -> None:
+        with collect("prune") as problems:
+            if self.gradient not in ("masked", "straight_through"):
+                problems.append(f"gradient must be 'masked' or 'straight_through'; got {self.gradient!r}")
+            if self.scope not in ("layer", "global"):
+                problems.append(f"scope must be 'layer' or 'global'; got {self.scope!r}")
+            if self.scope == "layer" and self.score_scale:
+                problems.append("score_scale compares leaves, so it needs scope='global'; here every leaf is on its own")
+            if self.scope == "global" and self.allocation is not uniform:
+                problems.append("allocation gives every leaf its sparsity, so it needs scope='layer'; here one threshold does")
+            if self.interval < 1:
+                problems.append(f"interval must be at least 1 step; got {self.interval}")
+
+    def init(self, params: PyTree) -> tuple[PyTree, PruneState]:
+        weights = paths.select(params, self.select)
+        gathered = {path: self.criterion.init(weight) for path, weight in weights.items()}
+        now = self.schedule(0)
+        return params, PruneState(self._masks(weights, gathered, {}, now), gathered, now)
+
+    def view(self, params: PyTree, state: PruneState) -> PyTree:
+        if self.gradient == "masked":
+            return _masked(params, state.masks)
+        leaves = paths.flatten(params)
+        seen = {p: straight_through(leaves[p], apply_mask(leaves[p], m)) for p, m in state.masks.items() if p in leaves}
+        return paths.replace(params, seen)
+
+    def update(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
+        leaves, slopes = paths.flatten(params), paths.flatten(grads)
+        weights = {path: leaf for path, leaf in leaves.items() if path in state.masks}  # in the tree's order, as in `init`
+        replaced = [path for path in state.masks if path not in leaves]
+        if replaced:  # a later transform put its own parameters in their place
+            self._check_arrived(replaced)
+            return self._enforce(params, state.masks), state
+        gathered = {p: self.criterion.accumulate(state.criterion[p], w, slopes[p]) for p, w in weights.items()}
+        now = self.schedule(step)
+        arrives = (now >= self._target) & (state.sparsity < self._target)
+        due = (jnp.asarray(step) % self.interval == 0) | arrives
+        kept: Mapping[Path, Array] = {}
+        if self.gradient == "masked":  # weights never return, so the masks change only as the sparsity does
+            due &= now != state.sparsity
+            kept = state.masks
+        masks, now = jax.lax.cond(
+            due, lambda: (self._masks(weights, gathered, kept, now), now), lambda: (dict(state.masks), state.sparsity)
+        )
+        return self._enforce(params, masks), PruneState(masks, gathered, now)
+
+    def pack(self, params: PyTree, state: PruneState) -> PyTree:
+        return _masked(params, state.masks)
+
+    @property
+    def _target(self) -> Array:
+        return jnp.float32(self.schedule.target)
+
+    def _masks(
+        self, weights: Mapping[Path, Array], gathered: Mapping[Path, Any], kept: Mapping[Path, Array], now: Array
+    ) -> dict[Path, Array]:
+        """Make the masks of a sparsity; a weight that `kept` has pruned comes after all others."""
+        scores = {p: self.criterion.scores(w, gathered[p]) for p, w in weights.items()}
+        for pattern, factor in self.score_scale.items():
+            scores |= {p: factor * scores[p] for p in paths.select(dict(weights), pattern)}
+        scores = {p: jnp.where(kept[p], s, -jnp.inf) if p in kept else s for p, s in scores.items()}
+        units = {p: self.structure.reduce(s) for p, s in scores.items()}
+        target, arrived = self.schedule.target, now >= self._target
+
+        def keep(size: int, goal: float) -> Array:  # exact where the schedule has arrived; else rounded in float32
+            risen = goal * (now / target if target else 1.0)
+            return jnp.where(arrived, keep_count(size, goal), keep_count(size, risen))
+
+        if self.scope == "global":
+            masks = top_of_all(list(units.values()), keep(sum(u.size for u in units.values()), target))
+        else:
+            goals = self.allocation({p: w.shape for p, w in weights.items()}, target)
+            masks = [top_of_all([u], keep(u.size, goals[p]))[0] for p, u in units.items()]
+        return {p: self.structure.expand(mask, weights[p].shape) for p, mask in zip(units, masks)}
+
+    def _enforce(self, params: PyTree, masks: Mapping[Path, Array]) -> PyTree:
+        """Set pruned masters to zero, so that momentum and decay cannot move them."""
+        return _masked(params, masks) if self.gradient == "masked" else params
+
+    def _check_arrived(self, replaced: list[Path]) -> None:
+        with jax.ensure_compile_time_eval():
+            arrived = bool(self.schedule(0) >= self._target)
+        if not arrived:
+            raise ValueError(
+                f"prune: the masks of {', '.join(replaced)} cannot follow the schedule, because a later transform of the chain "
+                "put its own parameters in their place. Prune in a phase of its own, and freeze it for the next."
+            )
+
+
 def prune(
     sparsity: float | SparsitySchedule,
     *,
@@ -49,7 +155,7 @@ def prune(
     structure: Structure = Unstructured(),
     allocation: Callable[[Shapes, float], Mapping[Path, float]] = uniform,
     scope: Literal["layer", "global"] = "layer",
-    score_scale: Mapping[str, float] | None = None,
+    score_scale: Mapping[str, float] = MappingProxyType({}),
     select: Select = paths.matrices,
     gradient: Literal["masked", "straight_through"] = "masked",
     interval: int = 1,
@@ -69,10 +175,11 @@ def prune(
       select: which leaves; by default those with two axes or more.
       gradient: "masked": a pruned weight gets no gradient, its master is set to zero and it never returns.
         "straight_through": it gets the gradient of the zero that stands for it, its master lives on, and it may return.
-      interval: steps between two mask updates.
+      interval: steps between two mask updates; there is one more when the schedule arrives.
 
     Raises:
-      ValueError: for a sparsity outside [0, 1), a selector or pattern that matches nothing, an unknown option.
+      ValueError: for a sparsity outside [0, 1), a selector or pattern that matches nothing, an unknown option, or a setting
+        that the scope would pass over.
 
     Example:
       >>> transform = prune(0.5)
@@ -82,86 +189,18 @@ def prune(
 
     Source: Han et al. 2015; gradual schedules: Zhu and Gupta 2017.
     """
-    schedule = as_schedule(sparsity)
-    for name, value, options in (("gradient", gradient, ("masked", "straight_through")), ("scope", scope, ("layer", "global"))):
-        if value not in options:
-            raise ValueError(f"prune: {name} must be one of {options}; got {value!r}.")
-    if interval < 1:
-        raise ValueError(f"prune: interval must be at least 1 step; got {interval}.")
-
-    def scales(weights: Mapping[Path, Array]) -> dict[Path, float]:
-        """The factor on each leaf's scores."""
-        result = dict.fromkeys(weights, 1.0)
-        for pattern, factor in (score_scale or {}).items():
-            result |= dict.fromkeys(paths.select(dict(weights), pattern), factor)
-        return result
-
-    def make_masks(weights: Mapping[Path, Array], gathered: Mapping[Path, Any], now: Array) -> dict[Path, Array]:
-        factors = scales(weights)
-        arrived = now >= jnp.float32(schedule.target)
-        progress = now / schedule.target if schedule.target else jnp.float32(1)
-
-        def keep(size: int, goal: float) -> Array:  # exact where the schedule has arrived; else rounded in float32
-            return jnp.where(arrived, keep_count(size, goal), keep_count(size, goal * progress))
-
-        units = {p: structure.reduce(factors[p] * criterion.scores(w, gathered[p])) for p, w in weights.items()}
-        if scope == "global":
-            kept = top_of_all(list(units.values()), keep(sum(u.size for u in units.values()), schedule.target))
-        else:
-            goal = allocation({p: w.shape for p, w in weights.items()}, schedule.target)
-            kept = [top_of_all([u], keep(u.size, goal[p]))[0] for p, u in units.items()]
-        return {p: structure.expand(mask, weights[p].shape) for (p, mask) in zip(units, kept)}
-
-    def enforce(params: PyTree, masks: Mapping[Path, Array]) -> PyTree:
-        """Set pruned masters to zero, so that momentum and decay cannot move them."""
-        if gradient == "straight_through":
-            return params
-        return _masked(params, masks)
-
-    def check_arrived(replaced: list[Path]) -> None:
-        with jax.ensure_compile_time_eval():
-            arrived = bool(schedule(0) >= jnp.float32(schedule.target))
-        if not arrived:
-            raise ValueError(
-                f"prune: the masks of {', '.join(replaced)} cannot follow the schedule, because a later transform of the chain "
-                "put its own parameters in their place. Prune in a phase of its own, and freeze it for the next."
-            )
-
-    def init(params: PyTree) -> tuple[PyTree, PruneState]:
-        weights = paths.select(params, select)
-        gathered = {path: criterion.init(weight) for path, weight in weights.items()}
-        now = schedule(0)
-        return params, PruneState(make_masks(weights, gathered, now), gathered, now)
-
-    def view(params: PyTree, state: PruneState) -> PyTree:
-        if gradient == "masked":
-            return _masked(params, state.masks)
-        leaves = paths.flatten(params)
-        seen = {p: straight_through(leaves[p], apply_mask(leaves[p], m)) for p, m in state.masks.items() if p in leaves}
-        return paths.replace(params, seen)
-
-    def update(params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
-        leaves, slopes = paths.flatten(params), paths.flatten(grads)
-        weights = {path: leaf for path, leaf in leaves.items() if path in state.masks}  # in the tree's order, as in `init`
-        replaced = [path for path in state.masks if path not in leaves]
-        if replaced:  # a later transform put its own parameters in their place
-            check_arrived(replaced)
-            return enforce(params, state.masks), state
-        gathered = {p: criterion.accumulate(state.criterion[p], w, slopes[p]) for p, w in weights.items()}
-        now = schedule(step)
-        # With masked gradients the masks change only as the sparsity does; otherwise weights may return at any time.
-        due = jnp.asarray(step) % interval == 0
-        if gradient == "masked":
-            due &= now != state.sparsity
-        masks, now = jax.lax.cond(
-            due, lambda: (make_masks(weights, gathered, now), now), lambda: (dict(state.masks), state.sparsity)
-        )
-        return enforce(params, masks), PruneState(masks, gathered, now)
-
-    def pack(params: PyTree, state: PruneState) -> PyTree:
-        return _masked(params, state.masks)
-
-    return Transform(init, view, update, pack)
+    pruning = _Pruning(
+        schedule=as_schedule(sparsity),
+        criterion=criterion,
+        structure=structure,
+        allocation=allocation,
+        scope=scope,
+        score_scale=score_scale,
+        select=select,
+        gradient=gradient,
+        interval=interval,
+    )
+    return Transform(pruning.init, pruning.view, pruning.update, pruning.pack)
 
 
 def _masked(tree: PyTree, masks: Mapping[Path, Array]) -> PyTree:

@@ -35,7 +35,7 @@ def fake_quant(
 
     Raises:
       ValueError: for a selector that matches nothing, or bits out of range.
-      TypeError: for both a format and a uniform format's arguments.
+      TypeError: for both a format and a uniform format's arguments, or a calibration with a codebook.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,6 +50,8 @@ def fake_quant(
         raise TypeError(f"fake_quant: give either a format or a uniform format's arguments; got {format} and {uniform}.")
     fmt = Uniform(**uniform) if format is None else format
     if isinstance(fmt, Codebook):
+        if calibration != MinMax():
+            raise TypeError(f"fake_quant: a codebook is found by k-means and takes no calibration; got {calibration}.")
         return train_codebook(fmt, select)
     if not isinstance(fmt, Uniform):
         raise TypeError(f"fake_quant: format must be a Uniform or a Codebook, e.g. Uniform(bits=4); got {fmt!r}.")

@@ -102,9 +102,7 @@ def test_account_adds_up_and_its_ratios_are_what_they_say(saved):
     figures = account(saved)
     size = os.path.getsize(saved)
     assert figures.total == size == sum(figures.categories.values())
-    dense = sum(leaf.size for leaf in jax.tree.leaves(model()["params"]["Dense_0"]["bias"])) * 4 + 4 * (
-        49 * 30 + 30 * 3 + 15 + 5
-    )
+    dense = 4 * sum(leaf.size for leaf in jax.tree.leaves(unpack(model())))
     assert figures.dense_bytes == dense
     assert figures.ratio == dense / (size - figures.program)
     assert figures.file_ratio == (dense + figures.program) / size
@@ -256,3 +254,13 @@ def test_what_cannot_be_saved_says_why_and_leaves_no_file(tree, inputs, kwargs, 
     with pytest.raises(ArtifactError, match=message):
         save(tmp_path / "m.lepton", lambda v, *x: v["w"][None] + x[0], tree, *inputs, **kwargs)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_factored_leaf_counts_as_the_dense_one(tmp_path):
+    factors = LowRank(jnp.ones((40, 2)), jnp.ones((2, 50)), (40, 50))
+    save(tmp_path / "m.lepton", lambda v, x: x @ v["w"], {"w": factors}, jnp.ones((1, 40)))
+    figures = account(tmp_path / "m.lepton")
+    assert figures.parameters == 2000
+    assert figures.dense_bytes == 8000
+    assert figures.nonzeros == 180
+    assert [tensor.path for tensor in figures.tensors] == ["w/u", "w/v"]
