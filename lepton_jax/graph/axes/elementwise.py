@@ -8,94 +8,31 @@ import numpy as np
 from lepton_jax.graph.axes.labels import Axes, Labels
 from lepton_jax.graph.trace import Equation
 
-_KEEP_ZERO = frozenset(
-    [
-        "neg",
-        "sin",
-        "tan",
-        "asin",
-        "atan",
-        "sinh",
-        "asinh",
-        "tanh",
-        "atanh",
-        "erf",
-        "erf_inv",
-        "expm1",
-        "log1p",
-        "abs",
-        "sign",
-        "round",
-        "floor",
-        "ceil",
-        "square",
-        "real",
-        "imag",
-        "conj",
-        "convert_element_type",
-        "reduce_precision",
-        "copy",
-        "copy_p",
-        "stop_gradient",
-        "name",
-        "bitcast_convert_type",
-        "sqrt",
-        "cbrt",
-        "sharding_constraint",
-        "device_put",
-        "optimization_barrier",
-        "pvary",
-        "pbroadcast",
-    ]
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_KEEP_ZERO = _names(
+    "neg sin tan asin atan sinh asinh tanh atanh erf erf_inv expm1 log1p abs sign round floor ceil square real imag conj "
+    "convert_element_type reduce_precision copy copy_p stop_gradient name bitcast_convert_type sqrt cbrt "
+    "sharding_constraint device_put optimization_barrier pvary pbroadcast"
 )
-_ALL_ZERO = frozenset(["add", "sub", "add_any", "or", "xor", "complex"])
-_ANY_ZERO = frozenset(["mul", "mulhi", "and"])
-_FIRST_ZERO = frozenset(["shift_left", "shift_right_logical", "shift_right_arithmetic", "rem"])
-_COMPARE = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
-_OTHER = frozenset(
-    [
-        "acos",
-        "acosh",
-        "cos",
-        "cosh",
-        "exp",
-        "exp2",
-        "log",
-        "logistic",
-        "rsqrt",
-        "not",
-        "is_finite",
-        "lgamma",
-        "digamma",
-        "erfc",
-        "bessel_i0e",
-        "bessel_i1e",
-        "population_count",
-        "clz",
-        "atan2",
-        "nextafter",
-        "igamma",
-        "igammac",
-        "igamma_grad_a",
-        "random_gamma_grad",
-        "regularized_incomplete_beta",
-        "polygamma",
-        "zeta",
-        "div",
-        "pow",
-        "integer_pow",
-        "max",
-        "min",
-        "select_n",
-        "clamp",
-    ]
+_ALL_ZERO = _names("add sub add_any or xor complex")
+_ANY_ZERO = _names("mul mulhi and")
+_FIRST_ZERO = _names("shift_left shift_right_logical shift_right_arithmetic rem")
+_COMPARE = _names("eq ne lt le gt ge")
+_OTHER = _names(
+    "acos acosh cos cosh exp exp2 log logistic rsqrt not is_finite lgamma digamma erfc bessel_i0e bessel_i1e population_count "
+    "clz atan2 nextafter igamma igammac igamma_grad_a random_gamma_grad regularized_incomplete_beta polygamma zeta "
+    "div pow integer_pow max min select_n clamp"
 )
 NAMES = _KEEP_ZERO | _ALL_ZERO | _ANY_ZERO | _FIRST_ZERO | _COMPARE | _OTHER
 
-_SINGULAR = frozenset(["rsqrt", "log", "sqrt", "cbrt"])
+_SINGULAR = _names("rsqrt log sqrt cbrt")
 """Not finite at 0, or without a finite derivative there: a channel that is 0 would spoil the others by NaN."""
 
-_SAME_UNIFORM = frozenset(["convert_element_type", "copy", "copy_p", "stop_gradient", "name", "reduce_precision"])
+_SAME_UNIFORM = _names("convert_element_type copy copy_p stop_gradient name reduce_precision")
 
 
 def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:

@@ -10,23 +10,38 @@ Rule = Callable[[Labels, Equation, Sequence[Axes]], list[Axes]]
 """(labels, operation, labels of its operands) -> labels of its results."""
 
 
-def _table() -> dict[str, Rule]:
-    rules: dict[str, Rule] = dict.fromkeys(elementwise.NAMES, elementwise.elementwise)
-    rules |= {"dot_general": linear.dot_general, "conv_general_dilated": linear.conv, "reduce_sum": reductions.reduce_sum}
-    names = "reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin"
-    rules |= dict.fromkeys(names.split(), reductions.reduce_fixed)
-    rules |= dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], reductions.cumulative)
-    rules |= {"sort": reductions.sort, "top_k": reductions.top_k}
-    rules |= dict.fromkeys(["reduce_window_max", "reduce_window_min", "reduce_window_sum"], reductions.window)
-    rules |= {"reshape": reshape.reshape, "transpose": shapes.transpose, "squeeze": shapes.squeeze, "rev": shapes.rev}
-    rules |= {"broadcast_in_dim": shapes.broadcast_in_dim, "concatenate": shapes.concatenate, "pad": shapes.pad}
-    rules |= {"slice": shapes.slices, "split": shapes.split, "stack": shapes.stack, "unstack": shapes.unstack}
-    rules |= {"tile": shapes.tile}
-    rules |= {"gather": indexing.gather, "dynamic_slice": indexing.dynamic_slice}
-    rules |= {"dynamic_update_slice": indexing.dynamic_update_slice}
-    sources = "iota random_bits random_seed random_wrap random_unwrap random_fold_in random_split random_clone"
-    return rules | dict.fromkeys(sources.split(), shapes.source)
+_REDUCTIONS = ("reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor", "argmax", "argmin")
+_CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+_WINDOWS = ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
+_KEYS = ("random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "random_clone")
 
-
-RULES: Mapping[str, Rule] = _table()
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(elementwise.NAMES, elementwise.elementwise),
+    "dot_general": linear.dot_general,
+    "conv_general_dilated": linear.conv,
+    "reduce_sum": reductions.reduce_sum,
+    **dict.fromkeys(_REDUCTIONS, reductions.reduce_fixed),
+    **dict.fromkeys(_CUMULATIVE, reductions.cumulative),
+    **dict.fromkeys(_WINDOWS, reductions.window),
+    "sort": reductions.sort,
+    "top_k": reductions.top_k,
+    "reshape": reshape.reshape,
+    "broadcast_in_dim": shapes.broadcast_in_dim,
+    "transpose": shapes.transpose,
+    "squeeze": shapes.squeeze,
+    "rev": shapes.rev,
+    "concatenate": shapes.concatenate,
+    "split": shapes.split,
+    "stack": shapes.stack,
+    "unstack": shapes.unstack,
+    "tile": shapes.tile,
+    "slice": shapes.slices,
+    "pad": shapes.pad,
+    "gather": indexing.gather,
+    "dynamic_slice": indexing.dynamic_slice,
+    "dynamic_update_slice": indexing.dynamic_update_slice,
+    "iota": shapes.source,
+    "random_bits": shapes.source,
+    **dict.fromkeys(_KEYS, shapes.source),
+}
 """An operation that is not here fixes all axes of its operands and results, and is reported by name."""

@@ -15,9 +15,12 @@ def broadcast_in_dim(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list
     atoms, zero = [], []
     for out, n in enumerate(eqn.params["shape"]):
         axis = source.get(out)
-        passes = axis is not None and len(value.atoms[axis]) == n
-        atoms.append(value.atoms[axis] if passes else labels.fresh(n))
-        zero.append(value.zero[axis] if passes else value.blank)
+        if axis is not None and len(value.atoms[axis]) == n:
+            atoms.append(value.atoms[axis])
+            zero.append(value.zero[axis])
+        else:
+            atoms.append(labels.fresh(n))
+            zero.append(value.blank)
     return [Axes(tuple(atoms), tuple(zero), value.uniform)]
 
 

@@ -1,8 +1,7 @@
 """Groups of channels: what must be removed together, by path."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -128,17 +127,3 @@ def fixed_places(traced: Traced, analysis: Analysis) -> dict[Place, tuple[str, .
             if len(atoms) > 1 and not (analysis.classes[atoms] != FIXED).any():
                 found[path, axis] = analysis.reasons(atoms)
     return found
-
-
-def group_to_json(group: Group) -> dict[str, Any]:
-    """The group as plain lists."""
-    slices = [{"path": s.path, "axis": s.axis, "indices": s.indices.tolist()} for s in group.slices]
-    return {"slices": slices, "removed": list(group.removed)}
-
-
-def group_from_json(data: Mapping[str, Any]) -> Group:
-    """The group from plain lists."""
-    slices = tuple(
-        Slices(path=s["path"], axis=int(s["axis"]), indices=np.asarray(s["indices"], np.int64)) for s in data["slices"]
-    )
-    return Group(slices=slices, removed=tuple(data["removed"]))

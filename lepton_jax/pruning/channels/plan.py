@@ -1,6 +1,5 @@
 """A plan: which channels go, in the coordinates of the parameters."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
@@ -14,12 +13,11 @@ from lepton_jax.errors import collect
 from lepton_jax.graph.axes import analyse_traced
 from lepton_jax.graph.trace import Apply, split_keywords, trace
 from lepton_jax.paths import path_str
-from lepton_jax.pruning.channels.groups import Group, Place, group_from_json, group_to_json, removed_places
+from lepton_jax.pruning.channels.groups import Group, Place, removed_places
 from lepton_jax.pruning.channels.match import Matcher
 from lepton_jax.pruning.channels.shrinker import Layout, Shrinker, take
+from lepton_jax.pruning.channels.text import describe, from_json, to_json
 from lepton_jax.typing import Path, PyTree
-
-_FORMAT = "lepton_jax.channels/1"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,15 +234,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as a JSON text; `from_json` gives it back."""
-        return json.dumps(
-            {
-                "format": _FORMAT,
-                "shapes": {path: list(shape) for path, shape in self.shapes.items()},
-                "groups": [group_to_json(group) for group in self.groups],
-                "fixed": [{"path": path, "axis": axis, "why": list(why)} for (path, axis), why in self.fixed.items()],
-                "unknown": list(self.unknown),
-            }
-        )
+        return to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -253,24 +243,8 @@ class Plan:
         Raises:
           ValueError: if the text is no such plan.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"Plan.from_json needs a text of Plan.to_json, of the format {_FORMAT!r}; got {found!r}.")
-        return cls(
-            shapes={path: tuple(shape) for path, shape in data["shapes"].items()},
-            groups=tuple(group_from_json(group) for group in data["groups"]),
-            fixed={(entry["path"], entry["axis"]): tuple(entry["why"]) for entry in data["fixed"]},
-            unknown=tuple(data["unknown"]),
-        )
+        return cls(**from_json(text))
 
     def __str__(self) -> str:
-        size = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        left = sum(int(np.prod(self.left(path))) for path in self.shapes)
-        channels, gone = sum(g.size for g in self.groups), sum(len(g.removed) for g in self.groups)
-        lines = [f"{gone} of {channels} channels in {len(self.groups)} groups removed; {size:,} parameters become {left:,}"]
-        lines += [str(group) for group in self.groups]
-        lines += [f"fixed: {path} axis {axis} ({'; '.join(why)})" for (path, axis), why in self.fixed.items()]
-        if self.unknown:
-            lines.append(f"unknown primitives, whose axes are fixed: {', '.join(self.unknown)}")
-        return "\n".join(lines)
+        """Every group with its coupled slices, by path, then the fixed axes and why."""
+        return describe(self)

@@ -164,8 +164,8 @@ def _choose(
     low, high = 0, count - 1
     if gone(high) < fraction:
         raise ValueError(
-            f"{fraction:.0%} of the {of} cannot be removed: with one channel left in every group (and multiples of {round_to}), "
-            f"{gone(high):.1%} are. Exclude less, or lower the fraction."
+            f"{fraction:.0%} of the {of} cannot be removed: with one channel left in every group, and multiples of "
+            f"{round_to}, {gone(high):.1%} are. Exclude less, or lower the fraction."
         )
     while low < high:
         middle = (low + high) // 2

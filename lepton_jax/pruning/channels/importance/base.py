@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lepton_jax.errors import collect
+from lepton_jax.paths import flatten
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.match import Matcher
 from lepton_jax.typing import Path, PyTree
@@ -61,8 +62,6 @@ def by_variable(tree: PyTree, variables: Mapping[Path, Any]) -> dict[Path, Any]:
     Raises:
       ValueError: if none belongs to any, or one has another shape.
     """
-    from lepton_jax.paths import flatten
-
     matcher = Matcher(variables)
     with collect("Gradients must have the paths and shapes of the variables") as problems:
         found = {}
@@ -110,7 +109,7 @@ def channel_scores(
                 problems.append(f"{group.name}: none of its slices has a score ({', '.join(s.path for s in group.slices)})")
                 continue
             whole = np.concatenate(known, axis=1)
-            one = {"sum": whole.sum, "mean": whole.mean, "max": whole.max}[reduce](axis=1)
+            one = np.asarray(getattr(whole, reduce)(axis=1))
             if not np.isfinite(one).all():
                 problems.append(f"{group.name}: has scores that are not finite")
             scale = {"none": 1.0, "mean": np.abs(one).mean(), "max": np.abs(one).max()}[normalize]
