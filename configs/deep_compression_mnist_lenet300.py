@@ -1,4 +1,8 @@
-"""Deep compression of LeNet-300-100 on MNIST."""
+"""Deep compression of LeNet-300-100 on MNIST.
+
+Source: Han, Mao, Dally 2016, table 1: 40x at 1.58 % error, paper-style bytes.
+Command: python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet300.py --seeds 3
+"""
 
 from experiments.config import Adam, Config, Phase, Tfds
 from experiments.methods import FakeQuant, Prune, TrainedCodebook

@@ -1,4 +1,8 @@
-"""Deep compression of LeNet-5 on MNIST."""
+"""Deep compression of LeNet-5 on MNIST.
+
+Source: Han, Mao, Dally 2016, table 1: 39x at 0.74 % error, paper-style bytes.
+Command: python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet5.py --seeds 3
+"""
 
 from experiments.config import Adam, Config, Phase, Tfds
 from experiments.methods import FakeQuant, Prune, TrainedCodebook
