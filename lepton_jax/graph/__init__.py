@@ -1,0 +1,31 @@
+"""The computation graph of any JAX model: analyse it, or evaluate it with some operations done otherwise."""
+
+from lepton_jax.graph.capture import capture
+from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
+from lepton_jax.graph.flow import origins
+from lepton_jax.graph.fold import fold_batch_norm
+from lepton_jax.graph.interpret import Interpreter, rewrite
+from lepton_jax.graph.packed import Unpacked, UnpackedWarning, packed, unpacked
+from lepton_jax.graph.summary import summary
+from lepton_jax.graph.trace import Equation, Traced, trace, walk
+
+__all__ = [
+    "Cost",
+    "Equation",
+    "Interpreter",
+    "OperationCost",
+    "ParameterCost",
+    "Traced",
+    "Unpacked",
+    "UnpackedWarning",
+    "capture",
+    "cost",
+    "fold_batch_norm",
+    "origins",
+    "packed",
+    "rewrite",
+    "summary",
+    "trace",
+    "unpacked",
+    "walk",
+]

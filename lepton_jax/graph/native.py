@@ -207,7 +207,7 @@ def _quantized_dot(lhs: Any, rhs: Any, params: Any) -> Array | None:
     A dot of the scales alone, all of whose contracted axes have size 1, has the layout of the result's scale.
     """
     numbers = params["dimension_numbers"]
-    (contracting, batch), sides = numbers, (lhs, rhs)
+    (contracting, batch), sides = numbers, _moved_scales((lhs, rhs), numbers[0])
     scales = []
     for side, value in enumerate(sides):
         scale = value.scale if isinstance(value, Quantized) else jnp.ones((1,) * value.ndim, jnp.float32)
@@ -231,6 +231,26 @@ def _quantized_dot(lhs: Any, rhs: Any, params: Any) -> Array | None:
         wide = {"precision": params["precision"], "preferred_element_type": params["preferred_element_type"]}
         out = jax.lax.dot_general(left, right, numbers, **wide)
     return out * jax.lax.dot_general(scales[0], scales[1], numbers, precision="highest") if any(kinds) else out
+
+
+def _moved_scales(sides: tuple[Any, Any], contracting: Any) -> tuple[Any, Any]:
+    """Give a scale along summed axes alone to the other side, if that is floating: ``x @ (s q) = (x s) @ q``."""
+    moved = list(sides)
+    for side, value in enumerate(sides):
+        other = sides[1 - side]
+        if not isinstance(value, Quantized) or isinstance(other, Quantized) or value.scale.size == 1:
+            continue
+        if any(size != 1 for axis, size in enumerate(value.scale.shape) if axis not in contracting[side]):
+            continue
+        shape = [1] * other.ndim
+        ordered = sorted(zip(contracting[1 - side], contracting[side]))
+        for axis, own in ordered:
+            shape[axis] = value.scale.shape[own]
+        rest = [axis for axis in range(value.scale.ndim) if axis not in contracting[side]]
+        scale = jnp.transpose(value.scale, (*rest, *(own for _, own in ordered))).reshape(shape)
+        moved[1 - side] = other * scale.astype(other.dtype)
+        moved[side] = replace(value, scale=jnp.ones((1,) * value.scale.ndim, value.scale.dtype))
+    return moved[0], moved[1]
 
 
 def _conv(x: Any, weight: Any, params: Any) -> Array | None:
