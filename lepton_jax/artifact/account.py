@@ -24,6 +24,10 @@ class TensorAccount:
       size: elements.
       nonzeros: of the dense array.
       bytes: by category: values, positions, codebook, scales, tables.
+
+    Example:
+      >>> TensorAccount(path="w", kind="codebook", size=100, nonzeros=10, bytes={"values": 4, "positions": 6}).bits_per_weight
+      0.8
     """
 
     path: str
@@ -55,6 +59,12 @@ class Account:
       head: bytes of the magic, the sizes and the checksums.
 
     ``str(account)`` is an aligned table.
+
+    Example:
+      >>> tensor = TensorAccount(path="w", kind="codebook", size=100, nonzeros=10, bytes={"values": 4, "positions": 8})
+      >>> account = Account(tensors=(tensor,), parameters=100, program=1000, manifest=30, head=38)
+      >>> account.total, account.ratio, round(account.file_ratio, 2)
+      (1080, 5.0, 1.3)
     """
 
     tensors: tuple[TensorAccount, ...]
@@ -132,6 +142,15 @@ def account(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Ac
 
     Raises:
       ArtifactError: for a file that `load` refuses too.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> from lepton_jax import save
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save(f"{folder}/m.lepton", lambda v, x: x @ v["w"], {"w": jnp.eye(8)}, jnp.ones((1, 8)))
+      ...     figures = account(f"{folder}/m.lepton")
+      >>> figures.parameters, figures.nonzeros, figures.dense_bytes
+      (64, 8, 256)
     """
     name, data = os.fspath(path), container.read(path)
     parsed = container.parse(data, name)

@@ -29,6 +29,14 @@ class Artifact:
       packed: the variables with their packed leaves, in dicts, lists and tuples.
       variables: the dense variables, bit for bit those that were saved.
       manifest: what the file says about itself: version, tree, tensors, platforms, recipe, metrics.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save(f"{folder}/m.lepton", lambda v, x: x @ v["w"], {"w": jnp.eye(2)}, jnp.ones((1, 2)))
+      ...     model = load(f"{folder}/m.lepton")
+      >>> model(jnp.array([[3.0, 4.0]])).tolist(), model.variables["w"].tolist(), model.manifest["batch"]
+      ([[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], 'symbolic')
     """
 
     def __init__(self, packed: PyTree, manifest: dict[str, Any], code: bytes):
@@ -140,6 +148,14 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artif
 
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save(f"{folder}/m.lepton", lambda v, x: x @ v["w"], {"w": jnp.eye(2)}, jnp.ones((1, 2)))
+      ...     model = load(f"{folder}/m.lepton")
+      >>> model(jnp.array([[3.0, 4.0]])).tolist(), model.variables["w"].tolist(), model.manifest["batch"]
+      ([[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], 'symbolic')
     """
     name, data = os.fspath(path), container.read(path)
     parsed = container.parse(data, name)

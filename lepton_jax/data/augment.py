@@ -70,6 +70,11 @@ class WarpBank:
     Args:
       shape: ``(H, W)`` of the images.
       warps: float32 CSR matrices ``[H * W, H * W]``.
+
+    Example:
+      >>> bank = warp_bank(Warp(count=2), (8, 8), seed=0)
+      >>> bank.shape, len(bank.warps), bank.warps[0].shape
+      ((8, 8), 2, (64, 64))
     """
 
     shape: tuple[int, int]

@@ -32,6 +32,12 @@ def load_cifar10_subset(folder: str | os.PathLike[str], *, validation: int = 0) 
     Raises:
       FileNotFoundError: if the folder lacks the labels, the test sheet, or every training sheet.
 
+    Example:
+      >>> load_cifar10_subset("nowhere")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: ...
+
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
     root = Path(folder)

@@ -60,6 +60,12 @@ class Dataset:
 
     Raises:
       ValueError: if a label is out of range.
+
+    Example:
+      >>> split = Split(images=np.zeros((2, 8, 8, 1), np.float32), labels=np.array([0, 1], np.int32))
+      >>> dataset = Dataset(name="mine", num_classes=2, train=split, validation=split, test=split)
+      >>> len(dataset.train)
+      2
     """
 
     name: str

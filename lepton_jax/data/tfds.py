@@ -49,6 +49,12 @@ def load_tfds(
     Raises:
       ValueError: if TFDS knows no such set, or it is no image classification set of one shape.
       FileNotFoundError: if the set is not prepared on this machine; the message says how to get it.
+
+    Example:
+      >>> load_tfds("mnist", validation=0, data_dir="nowhere", cache_dir="nowhere")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: ...pip install 'lepton-jax[tfds]'...
     """
     builder = _builder(name, data_dir)
     features = _check_features(builder, image_key, label_key)
@@ -73,6 +79,12 @@ def load_mnist(
     Raises:
       FileNotFoundError: if TFDS has not prepared it; the message says how.
 
+    Example:
+      >>> load_mnist(data_dir="nowhere", cache_dir="nowhere")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: ...pip install 'lepton-jax[tfds]'...
+
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits, 1998.
     """
     return load_tfds("mnist", validation=validation, data_dir=data_dir, cache_dir=cache_dir, progress=progress)
@@ -91,6 +103,12 @@ def load_fashion_mnist(
 
     Raises:
       FileNotFoundError: if TFDS has not prepared it; the message says how.
+
+    Example:
+      >>> load_fashion_mnist(data_dir="nowhere", cache_dir="nowhere")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: ...pip install 'lepton-jax[tfds]'...
 
     Source: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, 2017.
     """

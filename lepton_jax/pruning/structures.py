@@ -9,7 +9,19 @@ from lepton_jax.typing import Array
 
 
 class Structure:
-    """Base of all structures. Subclasses are frozen dataclasses."""
+    """Base of all structures. Subclasses are frozen dataclasses.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> class Rows(Structure):
+      ...     def reduce(self, scores):
+      ...         return scores.sum(axis=1)
+      ...
+      ...     def expand(self, mask, shape):
+      ...         return jnp.broadcast_to(mask[:, None], shape)
+      >>> Rows().expand(jnp.array([True, False]), (2, 2)).tolist()
+      [[True, True], [False, False]]
+    """
 
     def reduce(self, scores: Array) -> Array:
         """Return one score a unit."""

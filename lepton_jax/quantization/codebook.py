@@ -25,6 +25,10 @@ class Codebook:
 
     Raises:
       ValueError: for bits outside 1 to 7.
+
+    Example:
+      >>> Codebook(bits=3).centroids
+      8
     """
 
     bits: int
@@ -46,6 +50,12 @@ class Centroids:
     Args:
       centroids: shape (k,), float32.
       output_dtype: the weight's dtype.
+
+    Example:
+      >>> from lepton_jax import fake_quant
+      >>> params, state = fake_quant(Codebook(bits=1)).init({"kernel": jnp.array([[1.0, -1.0]])})
+      >>> params["kernel"].centroids.tolist()
+      [-1.0, 1.0]
     """
 
     centroids: Array

@@ -74,6 +74,11 @@ class QArray(Coded):
       format: the number format.
       shape: the dense leaf's.
       output_dtype: the dense leaf's dtype.
+
+    Example:
+      >>> q = quantize(jnp.array([-1.5, 0.0, 3.0]), Uniform(bits=4))
+      >>> q.qvalue.tolist(), q.words.size, q.unpack().shape
+      ([-4, 0, 7], 2, (3,))
     """
 
     words: Array

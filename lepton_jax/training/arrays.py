@@ -45,6 +45,11 @@ def from_arrays(arrays: Mapping[Path, Any], template: PyTree) -> PyTree:
 
     Raises:
       ValueError: with every path that is missing, unknown, or of another shape or dtype.
+
+    Example:
+      >>> tree = {"w": jax.numpy.ones(2)}
+      >>> from_arrays(to_arrays(tree), tree)
+      {'w': Array([1., 1.], dtype=float32)}
     """
     check_same(describe(arrays), template)
 

@@ -30,6 +30,13 @@ class FitSettings:
 
     Raises:
       ValueError: if a number is less than 1.
+
+    Example:
+      >>> FitSettings(steps=100, log_every=0)
+      Traceback (most recent call last):
+      ...
+      ValueError: FitSettings:
+        log_every: must be at least 1; got 0
     """
 
     steps: int
@@ -90,6 +97,17 @@ def fit(
       ValueError: if there are checkpoints and `resume` is False.
       FloatingPointError: if a loss or a parameter is not finite, with the step and the leaves; the last checkpoint is good.
       KeyboardInterrupt: after Ctrl-C, with a message that says where the state was saved.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from lepton_jax import identity
+      >>> from lepton_jax.training import create, make_train_step
+      >>> loss_fn = lambda params, model_state, batch, key: (jnp.sum((params["w"] - batch) ** 2), (model_state, {}))
+      >>> step = make_train_step(loss_fn, optax.sgd(0.25), identity())
+      >>> state = create({"w": jnp.zeros(())}, {}, optax.sgd(0.25), identity(), jax.random.key(0))
+      >>> state = fit(state, step, lambda number: jnp.float32(4), FitSettings(steps=3, progress=False))
+      >>> state.params["w"].item()
+      3.5
     """
     window: list[dict[str, float]] = []
     if checkpoints is not None and (latest := checkpoints.latest_step) is not None:

@@ -56,7 +56,15 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file."""
+    """Return the rows of a metrics file.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+      >>> MetricsWriter(path).write(10, {"loss": 0.5})
+      >>> read_metrics(path)
+      [{'step': 10, 'loss': 0.5}]
+    """
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 

@@ -74,6 +74,17 @@ def make_scan_steps(step: TrainStep, count: int) -> TrainStep:
 
     Raises:
       ValueError: if count is not at least 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax import identity
+      >>> from lepton_jax.training import create
+      >>> loss_fn = lambda params, model_state, batch, key: (jnp.sum((params["w"] - batch) ** 2), (model_state, {}))
+      >>> steps = make_scan_steps(make_train_step(loss_fn, optax.sgd(0.25), identity()), 3)
+      >>> state = create({"w": jnp.zeros(())}, {}, optax.sgd(0.25), identity(), jax.random.key(0))
+      >>> state, metrics = steps(state, jnp.full(3, 4.0))
+      >>> state.params["w"].item(), metrics["loss"].tolist()
+      (3.5, [16.0, 4.0, 1.0])
     """
     if count < 1:
         raise ValueError(f"make_scan_steps: count must be at least 1; got {count}.")
