@@ -2,6 +2,7 @@
 
 from lepton_jax.pruning.channels.groups import Group, Slices
 from lepton_jax.pruning.channels.importance import (
+    ActivationRank,
     BatchNormScale,
     Elements,
     Fisher,
@@ -10,17 +11,22 @@ from lepton_jax.pruning.channels.importance import (
     Norm,
     Random,
     Taylor,
+    feature_maps,
 )
-from lepton_jax.pruning.channels.plan import Plan
+from lepton_jax.pruning.channels.iterate import prune_iteratively
 from lepton_jax.pruning.channels.planning import plan
-from lepton_jax.pruning.channels.verify import Verification, verify
+from lepton_jax.pruning.channels.plans import Plan
+from lepton_jax.pruning.channels.regularize import GroupSparsity, channel_norms
+from lepton_jax.pruning.channels.verification import Verification, verify
 
 __all__ = [
+    "ActivationRank",
     "BatchNormScale",
     "Elements",
     "Fisher",
     "GeometricMedian",
     "Group",
+    "GroupSparsity",
     "Importance",
     "Norm",
     "Plan",
@@ -28,6 +34,9 @@ __all__ = [
     "Slices",
     "Taylor",
     "Verification",
+    "channel_norms",
+    "feature_maps",
     "plan",
+    "prune_iteratively",
     "verify",
 ]

@@ -14,7 +14,7 @@ from lepton_jax.pruning.channels.amount import Amount, macs, parameters
 from lepton_jax.pruning.channels.cut import Chosen, Ranking, fraction_of, levels, spare
 from lepton_jax.pruning.channels.groups import Group, find_groups, fixed_places, number
 from lepton_jax.pruning.channels.importance import Elements, Importance, Norm, Normalize, Reduce, channel_scores
-from lepton_jax.pruning.channels.plan import Plan
+from lepton_jax.pruning.channels.plans import Plan
 from lepton_jax.pruning.criteria import Criterion
 from lepton_jax.typing import PyTree, Select
 

@@ -9,7 +9,7 @@ import numpy as np
 from lepton_jax.pruning.channels.groups import Group, Slices
 
 if TYPE_CHECKING:
-    from lepton_jax.pruning.channels.plan import Plan
+    from lepton_jax.pruning.channels.plans import Plan
 
 _FORMAT = "lepton_jax.channels/1"
 

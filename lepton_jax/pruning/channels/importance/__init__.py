@@ -1,5 +1,6 @@
 """Importance: what a channel is worth. One file each."""
 
+from lepton_jax.pruning.channels.importance.activation import ActivationRank, feature_maps
 from lepton_jax.pruning.channels.importance.base import Importance, Normalize, Reduce, channel_scores
 from lepton_jax.pruning.channels.importance.elements import Elements
 from lepton_jax.pruning.channels.importance.gradient import Fisher, Taylor
@@ -9,6 +10,7 @@ from lepton_jax.pruning.channels.importance.random import Random
 from lepton_jax.pruning.channels.importance.scale import BatchNormScale
 
 __all__ = [
+    "ActivationRank",
     "BatchNormScale",
     "Elements",
     "Fisher",
@@ -20,4 +22,5 @@ __all__ = [
     "Reduce",
     "Taylor",
     "channel_scores",
+    "feature_maps",
 ]

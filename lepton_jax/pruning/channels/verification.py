@@ -11,7 +11,7 @@ import numpy as np
 from lepton_jax.errors import collect
 from lepton_jax.graph.trace import Apply
 from lepton_jax.paths import flatten, is_floating, replace
-from lepton_jax.pruning.channels.plan import Plan
+from lepton_jax.pruning.channels.plans import Plan
 from lepton_jax.typing import Path, PyTree
 
 _NOISE = 0.1
