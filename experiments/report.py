@@ -1,12 +1,17 @@
 """The report of a run: the table, `summary.json`, `report.md` and the plots."""
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from matplotlib.figure import Figure
 
+from experiments.cli import ROOT
 from experiments.config import Config
 from experiments.measure import LATENCY_BATCHES, Row
 from lepton_jax.training import read_metrics
@@ -131,9 +136,20 @@ def write_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
         values = [scale * summary[name] for summary in summaries]
         figures = (statistics.mean(values), statistics.stdev(values), *values)
         lines.append((name + (" %" if scale == 100 else ""), *(f"{value:,.{digits}f}" for value in figures)))
-    text = "\n".join(_markdown_table(lines))
-    (folder / "seeds.md").write_text(f"# {summaries[0]['name']}, {len(summaries)} seeds\n\n{text}\n")
+    parts = [f"# {summaries[0]['name']}, {len(summaries)} seeds", "\n".join(_markdown_table(lines)), provenance()]
+    (folder / "seeds.md").write_text("\n\n".join(parts) + "\n")
     print("\n".join(aligned(lines)))
+
+
+def provenance() -> str:
+    """Say what made the figures: command, revision of the code, versions and cores."""
+    options = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    command = " ".join(["python -m experiments.deep_compression", *options])
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return (
+        f"Command: `{command}`. Revision {git.stdout.strip() or 'unknown'}, jax {jax.__version__} on "
+        f"{jax.default_backend()}, {os.cpu_count()} cores."
+    )
 
 
 def _markdown_table(lines: list[tuple[str, ...]]) -> list[str]:
@@ -154,7 +170,7 @@ def plot_training(run_dir: Path) -> None:
         if row["phase"] != phase:
             begin, phase = (steps[-1] if steps else 0), row["phase"]
             axis.axvline(begin, color="0.85", linewidth=1)
-            axis.annotate(phase, (begin, 1), xycoords=("data", "axes fraction"), xytext=(4, -12), textcoords="offset points")
+            axis.annotate(phase, (begin, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points")
         if "eval_error" in row:
             steps.append(begin + row["step"])
             errors.append(100 * row["eval_error"])
@@ -162,6 +178,8 @@ def plot_training(run_dir: Path) -> None:
     (first,) = axis.plot(steps, errors, color="tab:blue", label="validation error")
     (second,) = right.plot(steps, zeros, color="tab:orange", label="sparsity")
     axis.set(xlabel="step", ylabel="validation error (%)", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
     right.set(ylabel="sparsity (%)", ylim=(-2, 102))
     axis.legend(handles=[first, second], loc="center right")
     figure.savefig(run_dir / "training.png", dpi=120)
