@@ -17,6 +17,8 @@ from lepton_jax.artifact.streams import Reader, Writer
 CODERS = ("bits", "constant", "rans", "mixing", "holes")
 _BITS, _CONSTANT, _RANS, _MIXING, _HOLES = range(5)
 _MIXING_LIMIT = 1 << 18
+# Codes of weights resemble their neighbours; the bytes of float32 numbers do not, and mixing codes some 100,000 bits a second.
+_MIXING_ALPHABET, _MIXING_BYTES = 128, 1 << 10
 _HOLE_SHARE = 0.5
 
 
@@ -64,7 +66,8 @@ def _encode_values(symbols: np.ndarray, alphabet: int, kept: np.ndarray, lag: in
     candidates = [_encode_bits(symbols, alphabet)]
     if symbols.size and (symbols == symbols[0]).all():
         return _start(_CONSTANT, bytes([int(symbols[0])]))
-    if symbols.size * _width(alphabet) <= _MIXING_LIMIT:
+    limit = _MIXING_LIMIT // _width(alphabet) if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
+    if symbols.size <= limit:
         writer, coder = _start(_MIXING), Encoder()
         code_symbols(coder, symbols, kept, alphabet, lag)
         writer.block(coder.finish())
