@@ -2,9 +2,9 @@
 
     python -m experiments.channel_pruning_resnet20 --data ../shared/data --epochs 2
 
-`--data` holds `weights/resnet20_cifar10.npz` and `cifar10_subset/` (4,000 training and 1,000 test images; one test image is 0.1
-points, the standard error of an accuracy about 1 point). Prints and writes one table: accuracy before the cut, after it, and after
-tuning, for every criterion and seed. Tuning: SGD with momentum, half a cosine, flips and shifts by up to 4 pixels.
+`--data` holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`, 4,000 training and 1,000 test images: one test image is 0.1
+points, the standard error of an accuracy about 1 point. Prints and writes one table: accuracy before the cut, after it, and
+after tuning, for every criterion and seed. Tuning: SGD with momentum, half a cosine, flips and shifts by up to 4 pixels.
 """
 
 import argparse

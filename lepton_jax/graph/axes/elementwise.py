@@ -29,7 +29,7 @@ _OTHER = _names(
 )
 NAMES = _KEEP_ZERO | _ALL_ZERO | _ANY_ZERO | _FIRST_ZERO | _COMPARE | _OTHER
 
-_SINGULAR = _names("rsqrt log sqrt cbrt")
+_SINGULAR = _names("rsqrt log sqrt cbrt atan2 acosh lgamma digamma polygamma zeta")
 """Not finite at 0, or without a finite derivative there: a channel that is 0 would spoil the others by NaN."""
 
 _SAME_UNIFORM = _names("convert_element_type copy copy_p stop_gradient name reduce_precision")
@@ -69,7 +69,7 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
 
 
 def _singular(name: str, params: Mapping[str, Any], ins: Sequence[Axes], value: Axes) -> bool:
-    if name == "div":
+    if name in ("div", "rem"):
         return value is ins[1]
     if name == "integer_pow":
         return params["y"] < 0

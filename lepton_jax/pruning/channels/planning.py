@@ -84,7 +84,7 @@ def plan(
     analysis = analyse_traced(traced, number(shapes.values()))
     groups = find_groups(traced, analysis)
     chosen_for = _without(groups, set(select(variables, exclude)) if exclude != () else set())
-    fixed = fixed_places(traced, analysis)
+    fixed = fixed_places(traced, analysis, groups)
     empty = Plan(shapes=shapes, groups=groups, fixed=fixed, unknown=analysis.unknown)
     if fraction == 0:
         return empty

@@ -174,7 +174,7 @@ class Plan:
         left = {path: self.left(path) for path in self.shapes}
 
         def original(path: Path, leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct(self.shapes[path], jnp.result_type(leaf))
+            return jax.ShapeDtypeStruct(self.shapes[path], leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf))
 
         @wraps(apply)
         def rewritten(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:

@@ -298,8 +298,7 @@ def test_the_plan_holds_or_says_what_is_fixed(pieces, seed, flat, fraction):
         channels = {s.place for group in known.groups for s in group.slices}
         for path, leaf in tree.items():
             for axis, n in enumerate(leaf.shape):
-                # An axis is in a group, or it is fixed for a reason; one whose channels all go together is neither.
-                assert n == 1 or (path, axis) in channels or known.fixed.get((path, axis), ("alone",))
+                assert n == 1 or (path, axis) in channels or known.fixed[path, axis]
         if not known.groups:
             return
         made = plan(apply, variables, x, fraction=fraction, criterion=Random(key=jax.random.key(seed)))
