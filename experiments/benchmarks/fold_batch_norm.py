@@ -5,6 +5,8 @@
 Prints interleaved medians and their ratios for batches of 1 and 64, and the largest difference of the outputs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def main(rounds: int = 60) -> None:
         x = jax.random.normal(jax.random.key(2), (batch, 32, 32, 3))
         expected, out = np.asarray(plain(variables, x)), np.asarray(fast(new, x))
         difference = np.abs(out - expected).max() / np.abs(expected).max()
-        seconds = interleaved({"plain": lambda x=x: plain(variables, x), "folded": lambda x=x: fast(new, x)}, rounds=rounds)
+        seconds = interleaved({"plain": partial(plain, variables, x), "folded": partial(fast, new, x)}, rounds=rounds)
         print(
             f"batch {batch}: plain {1e3 * seconds['plain']:.2f} ms, folded {1e3 * seconds['folded']:.2f} ms, "
             f"{seconds['plain'] / seconds['folded']:.2f} times as fast; largest relative difference {difference:.1e}"

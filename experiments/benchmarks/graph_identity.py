@@ -6,6 +6,8 @@ Prints, for ResNet-20 (forward, and gradient) and a transformer, interleaved med
 """
 
 import time
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +20,15 @@ from lepton_jax.models import ResNetCifar, Transformer
 def measure(name, apply, variables, inputs, rounds):
     """Print step and compile times of `apply` and of its identity rewrite, and their ratios."""
     functions = {"original": apply, "rewritten": rewrite(apply, Interpreter)}
-    compiled, seconds = {}, {}
+    compiled: dict[str, Any] = {}
+    seconds: dict[str, list[float]] = {}
     # Both orders, so that what the first compilation warms up favours neither.
     for label in ("original", "rewritten", "rewritten", "original"):
         jax.clear_caches()
         start = time.perf_counter()
         compiled[label] = jax.jit(functions[label]).lower(variables, inputs).compile()
         seconds.setdefault(label, []).append(time.perf_counter() - start)
-    steps = interleaved({k: lambda f=f: f(variables, inputs) for k, f in compiled.items()}, rounds=rounds)
+    steps = interleaved({k: partial(f, variables, inputs) for k, f in compiled.items()}, rounds=rounds)
     compile_ratio = min(seconds["rewritten"]) / min(seconds["original"])
     print(
         f"{name}: step {1e3 * steps['original']:.3f} ms -> {1e3 * steps['rewritten']:.3f} ms, ratio "
@@ -44,7 +47,11 @@ def main(rounds: int = 100) -> None:
 
     def gradient(variables, x):
         rest = {key: value for key, value in variables.items() if key != "params"}
-        return jax.grad(lambda params: jnp.square(resnet.apply({"params": params, **rest}, x)).mean())(variables["params"])
+
+        def loss(params):
+            return jnp.square(jnp.asarray(resnet.apply({"params": params, **rest}, x))).mean()
+
+        return jax.grad(loss)(variables["params"])
 
     measure("ResNet-20 gradient, batch 8", gradient, weights, images, rounds)
     measure(
