@@ -28,6 +28,14 @@ class Interpreter:
       traced: the graph that is to be run.
       sites: values of the rewrite's own by operation name (see `Traced.names`), for `handle` to read by `site`. Those of
         operations in a scan have its length as their leading axis, and are scanned over with it.
+
+    Example:
+      >>> class Doubled(Interpreter):
+      ...     def handle(self, eqn, values):
+      ...         return [2 * self.bind(eqn, values)[0]] if eqn.primitive == "dot_general" else None
+      >>> double = rewrite(lambda v, x: x @ v["kernel"], Doubled)
+      >>> double({"kernel": jnp.eye(2)}, jnp.array([1.0, 3.0])).tolist()
+      [2.0, 6.0]
     """
 
     def __init__(self, traced: Traced, sites: Mapping[str, PyTree] | None = None):

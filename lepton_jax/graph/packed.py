@@ -21,7 +21,12 @@ from lepton_jax.typing import Path, PyTree
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """A packed leaf that an operation needed as a dense array."""
+    """A packed leaf that an operation needed as a dense array.
+
+    Example:
+      >>> str(Unpacked(path="kernel", kind="LowRank", operation="sin"))
+      'kernel (LowRank) at sin'
+    """
 
     path: Path
     kind: str

@@ -29,6 +29,12 @@ class Equation:
 
     Two call sites may share one inner jaxpr, so an equation is identified by its `path`, not by its object, and a value
     by ``(path of the jaxpr, variable)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [eqn] = trace(lambda v, x: x @ v["kernel"], {"kernel": jnp.ones((3, 2))}, jnp.ones((5, 3))).equations()
+      >>> eqn.primitive, eqn.path, eqn.out_avals[0].shape
+      ('dot_general', (0,), (5, 2))
     """
 
     raw: _compat.JaxprEqn
@@ -83,6 +89,12 @@ class Traced:
     """The graph of ``apply(variables, *inputs, **keywords)``: a jaxpr whose inputs and outputs have names.
 
     The jaxpr's inputs are the leaves of `variables`, then those of the inputs and of the keywords that are arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> traced = trace(lambda v, x: {"y": x @ v["kernel"]}, {"kernel": jnp.ones((3, 2))}, jnp.ones((5, 3)))
+      >>> traced.variables, traced.inputs, traced.outputs
+      (('kernel',), ('0',), ('y',))
     """
 
     jaxpr: _compat.Jaxpr

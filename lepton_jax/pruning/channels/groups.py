@@ -15,7 +15,13 @@ Place = tuple[Path, int]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slices:
-    """Which indices of one axis of one leaf belong to each channel of a group."""
+    """Which indices of one axis of one leaf belong to each channel of a group.
+
+    Example:
+      >>> slices = Slices(path="kernel", axis=1, indices=np.array([[0, 1], [2, 3]]))
+      >>> slices.indices[1].tolist()  # of channel 1
+      [2, 3]
+    """
 
     path: Path
     axis: int
@@ -33,6 +39,13 @@ class Group:
     """Channels of like structure: each may be removed alone, with all its coupled slices.
 
     Channel `c` occupies ``s.indices[c]`` of axis ``s.axis`` of leaf ``s.path``, for every `s` in `slices`.
+
+    Example:
+      >>> up = Slices(path="up", axis=1, indices=np.array([[0], [1]]))
+      >>> down = Slices(path="down", axis=0, indices=np.array([[0], [1]]))
+      >>> group = Group(slices=(up, down))
+      >>> len(group.slices[0].indices), [(s.path, s.axis) for s in group.slices]
+      (2, [('up', 1), ('down', 0)])
     """
 
     slices: tuple[Slices, ...]

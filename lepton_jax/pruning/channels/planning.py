@@ -70,6 +70,17 @@ def plan(
       ValueError: for a setting out of range, an `exclude` that matches nothing, a criterion that says nothing about a group,
         a model without channels to remove, or a fraction that cannot be reached.
 
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> apply = lambda v, x: jax.nn.relu(x @ v["up"]) @ v["down"]
+      >>> variables = {"up": jnp.array([[3.0, 1.0, 2.0]]), "down": jnp.ones((3, 1))}
+      >>> half = plan(apply, variables, jnp.ones((1, 1)), fraction=1 / 3)
+      >>> half.shrink(variables)["up"].tolist()
+      [[3.0, 2.0]]
+      >>> half.rewrite(apply)(half.shrink(variables), jnp.ones((1, 1))).tolist()
+      [[5.0]]
+
     Source: Fang, Ma, Song, Mi, Wang 2023, "DepGraph: Towards any structural pruning". Deviation: dependencies are found for
     single indices by labels on the jaxpr, not for layers by rules for modules.
     """

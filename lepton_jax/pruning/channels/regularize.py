@@ -22,6 +22,14 @@ def channel_norms(group: Group, variables: PyTree, select: Select = floating) ->
 
     Returns:
       f32[channels]. Differentiable.
+
+    Example:
+      >>> from lepton_jax.pruning.channels import plan
+      >>> apply = lambda v, x: jax.nn.relu(x @ v["up"]) @ v["down"]
+      >>> variables = {"up": jnp.array([[3.0, 1.0, 2.0]]), "down": jnp.ones((3, 1))}
+      >>> [group] = plan(apply, variables, jnp.ones((1, 1)), fraction=0).groups
+      >>> channel_norms(group, variables).tolist()
+      [10.0, 2.0, 5.0]
     """
     leaves = flatten(variables)
     total = jnp.zeros((group.size,), jnp.float32)

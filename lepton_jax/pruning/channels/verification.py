@@ -19,7 +19,18 @@ _NOISE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How far the shrunk model is from the masked one."""
+    """How far the shrunk model is from the masked one.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.pruning.channels import plan
+      >>> apply = lambda v, x: jax.nn.relu(x @ v["up"]) @ v["down"]
+      >>> variables = {"up": jnp.array([[3.0, 1.0, 2.0]]), "down": jnp.ones((3, 1))}
+      >>> found = verify(plan(apply, variables, jnp.ones((1, 1)), fraction=1 / 3), apply, variables, jnp.ones((1, 1)))
+      >>> max(found.outputs.values()) < 1e-5, sorted(found.gradients)
+      (True, ['down', 'up'])
+    """
 
     outputs: Mapping[Path, float]
     """The largest difference of every output, relative to its largest value."""

@@ -62,6 +62,14 @@ def feature_maps(
 
     Raises:
       ValueError: if the graph has no convolution.
+
+    Example:
+      >>> import jax
+      >>> def apply(v, x):
+      ...     return jax.lax.conv_general_dilated(x, v["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+      >>> maps = feature_maps(apply, {"kernel": np.ones((3, 3, 1, 4), np.float32)}, np.ones((2, 8, 8, 1), np.float32))
+      >>> {place: found.shape for place, found in maps.items()}
+      {('kernel', 3): (2, 4, 8, 8)}
     """
     keywords = dict(keywords or {})
     traced = trace(apply, variables, *inputs, **keywords)

@@ -19,6 +19,15 @@ class Importance:
     """Scores the slices of variables that make up a channel; the higher, the more it is worth keeping.
 
     Subclasses are frozen dataclasses.
+
+    Example:
+      >>> from lepton_jax.pruning.channels.groups import Slices
+      >>> class Last(Importance):
+      ...     def scores(self, variables, groups):
+      ...         return {(s.path, s.axis): np.arange(s.indices.size) for group in groups for s in group.slices}
+      >>> group = Group(slices=(Slices(path="kernel", axis=1, indices=np.array([[0], [1]])),))
+      >>> Last().scores({}, [group])
+      {('kernel', 1): array([0, 1])}
     """
 
     def scores(self, variables: Mapping[Path, Any], groups: Sequence[Group]) -> Mapping[Place, np.ndarray]:
