@@ -179,6 +179,14 @@ def literal_value(atom: Any) -> Any:
     return atom.val
 
 
+def concrete(dim: Any) -> int:
+    """The length of an axis; for a symbolic one (`jax.export.symbolic_shape`) a stand-in, alike for equal expressions."""
+    if isinstance(dim, int | np.integer):
+        return int(dim)
+    # Divisible by much, so that an axis which the program may halve can be halved here.
+    return int(dim._evaluate({name: 96 for name in dim.get_vars()}))
+
+
 def scope_of(eqn: JaxprEqn) -> str:
     """The equation's name scopes within its own jaxpr, joined by '/', without the transformations that wrap them."""
     name = str(eqn.source_info.name_stack)
@@ -333,6 +341,7 @@ __all__ = [
     "bind_custom_vjp",
     "bodies",
     "check_version",
+    "concrete",
     "consts_of",
     "context",
     "fwd_jaxpr",
