@@ -70,6 +70,7 @@ def summarise(config: Config, rows: list[Row], seconds: float) -> dict[str, Any]
         "latency_ratio": file.latency,
         "stage_errors": {row.name: row.error for row in rows},
         "seconds": seconds,
+        "revision": revision(),
     }
 
 
@@ -136,20 +137,28 @@ def write_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
         values = [scale * summary[name] for summary in summaries]
         figures = (statistics.mean(values), statistics.stdev(values), *values)
         lines.append((name + (" %" if scale == 100 else ""), *(f"{value:,.{digits}f}" for value in figures)))
-    parts = [f"# {summaries[0]['name']}, {len(summaries)} seeds", "\n".join(_markdown_table(lines)), provenance()]
+    parts = [f"# {summaries[0]['name']}, {len(summaries)} seeds", "\n".join(_markdown_table(lines)), provenance(summaries)]
     (folder / "seeds.md").write_text("\n\n".join(parts) + "\n")
     print("\n".join(aligned(lines)))
 
 
-def provenance() -> str:
-    """Say what made the figures: command, revision of the code, versions and cores."""
-    options = [argument for argument in sys.argv[1:] if argument != "--resume"]
+def provenance(summaries: list[dict[str, Any]]) -> str:
+    """Say what made the figures: command, revisions of the code, versions and cores."""
+    options = sys.argv[1:]
+    for name, values in (("--resume", 0), ("--run-dir", 1)):
+        if name in options:
+            del options[options.index(name) : options.index(name) + values + 1]
     command = " ".join(["python -m experiments.deep_compression", *options])
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    revisions = ", ".join(sorted({summary["revision"] for summary in summaries}))
     return (
-        f"Command: `{command}`. Revision {git.stdout.strip() or 'unknown'}, jax {jax.__version__} on "
-        f"{jax.default_backend()}, {os.cpu_count()} cores."
+        f"Command: `{command}`. Revision {revisions}, jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores."
     )
+
+
+def revision() -> str:
+    """Return the revision of the code that runs, as git has it."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return git.stdout.strip() or "unknown"
 
 
 def _markdown_table(lines: list[tuple[str, ...]]) -> list[str]:
