@@ -117,6 +117,19 @@ def test_fused_projection_goes_by_heads():
     np.testing.assert_array_equal(found["o"][0].reshape(2, 4), heads[0])
 
 
+def test_heads_folded_into_the_batch_stay_whole():
+    def apply(v, x):
+        q, val = ((x @ v[name]).reshape(2, 5, 4, 3).swapaxes(1, 2).reshape(8, 5, 3) for name in ("q", "v"))
+        out = jax.nn.softmax(q @ q.swapaxes(1, 2)) @ val
+        return out.reshape(2, 4, 5, 3).swapaxes(1, 2).reshape(2, 5, 12) @ v["o"]
+
+    shapes = {"q": (3, 12), "v": (3, 12), "o": (12, 3)}
+    found, _, _ = classes(apply, shapes, jax.ShapeDtypeStruct((2, 5, 3), jnp.float32))
+    for labels in (found["q"][1], found["v"][1], found["o"][0]):
+        np.testing.assert_array_equal(labels, np.repeat(labels[::3], 3))
+        assert free(labels[::3])
+
+
 def test_a_grouped_convolution_loses_whole_groups():
     def apply(v, x):
         h = lax.conv_general_dilated(x, v["a"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lepton_jax.graph.axes.flow import Flow, Record
-from lepton_jax.graph.axes.labels import FIXED, Axes, Labels
+from lepton_jax.graph.axes.labels import FIXED, Axes, Labels, lengths
 from lepton_jax.graph.trace import CallPath, Traced
 
 _MAX_PASSES = 64
@@ -113,7 +113,7 @@ def _pass(
     labels.count = 1 + max((int(a.max()) for atoms in inputs for a in atoms or () if a.size), default=0)
     ins = []
     for var, atoms in zip(jaxpr.invars, inputs):
-        shape = var.aval.shape
+        shape = lengths(var.aval.shape)
         if atoms is None:
             ins.append(labels.immovable(shape))
         else:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.trace import Equation
 
 
@@ -45,7 +45,7 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
     name = eqn.primitive
     if name in ("optimization_barrier", "device_put"):
         return list(ins)
-    shape = eqn.out_avals[0].shape
+    shape = lengths(eqn.out_avals[0].shape)
     positions = name in _COMPARE and np.issubdtype(eqn.in_avals[0].dtype, np.integer)
     atoms, zero = [], []
     for axis, n in enumerate(shape):

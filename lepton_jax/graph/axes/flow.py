@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jax.graph import _compat
-from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.axes.rules import RULES
 from lepton_jax.graph.trace import CallPath, Equation, join
 
@@ -64,7 +64,7 @@ class Flow:
         if any(not self.labels.is_fixed(atoms) for value in ins for atoms in value.atoms):
             self.labels.unknown[eqn.primitive] = None
         self.labels.fix_all(ins, f"{eqn.primitive}, which has no rule")
-        return [self.labels.immovable(aval.shape) for aval in eqn.out_avals]
+        return [self.labels.immovable(lengths(aval.shape)) for aval in eqn.out_avals]
 
     def _call(self, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         """Go into a call or loop; the results of several branches are unified."""
@@ -90,7 +90,7 @@ class Flow:
         return Axes(value.atoms[1:], value.zero[1:], value.uniform)
 
     def _stack(self, eqn: Equation, result: int, out: Axes) -> Axes:
-        length = eqn.out_avals[result].shape[0]
+        [length, *_] = lengths(eqn.out_avals[result].shape)
         return Axes((self.labels.fixed(length), *out.atoms), (True, *out.zero))
 
     def _settle(self, eqn: Equation, body: Any, given: list[Axes]) -> tuple[list[Axes], list[Axes]]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.trace import Equation
 
 
 def gather(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Fix the axes that are indexed; those taken whole pass, and so do those of the indices."""
     value, indices = ins
-    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    numbers, sizes = eqn.params["dimension_numbers"], lengths(eqn.params["slice_sizes"])
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     offsets = [a for a in range(len(value.atoms)) if a not in gone]
     whole = [a for a in offsets if sizes[a] == len(value.atoms[a])]
@@ -22,7 +22,7 @@ def gather(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     batch = iter(range(len(indices.atoms) - 1))
     offset = iter(offsets)
     atoms, zero = [], []
-    for out, n in enumerate(eqn.out_avals[0].shape):
+    for out, n in enumerate(lengths(eqn.out_avals[0].shape)):
         if out not in numbers.offset_dims:
             atoms.append(indices.atoms[next(batch)])
             zero.append(False)
@@ -37,7 +37,7 @@ def dynamic_slice(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Ax
     """Fix the axes that are cut; those taken whole pass."""
     value = ins[0]
     atoms, zero = [], []
-    for axis, n in enumerate(eqn.params["slice_sizes"]):
+    for axis, n in enumerate(lengths(eqn.params["slice_sizes"])):
         whole = n == len(value.atoms[axis])
         if not whole:
             labels.fix(value.atoms[axis], "dynamic_slice")

@@ -1,10 +1,12 @@
 """Labels of axes: which indices of which axes must stay or go together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from lepton_jax.graph import _compat
 
 FIXED = 0
 """The atom of every index that cannot be removed."""
@@ -104,6 +106,11 @@ class Labels:
     def reshaped(self, key: Any, flat: np.ndarray, option: Any, kind: Any) -> None:
         """Record which way of carrying labels a reshape took; reshapes of one kind do the same elsewhere."""
         self.carried[key] = (flat, option, kind)
+
+
+def lengths(dims: Iterable[Any]) -> tuple[int, ...]:
+    """The lengths of axes; symbolic ones have a stand-in."""
+    return tuple(map(_compat.concrete, dims))
 
 
 def all_zero(labels: Labels, atoms: np.ndarray, zero: bool) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.trace import Equation
 
 
@@ -36,7 +36,7 @@ def conv(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     (lhs_batch, lhs_feature), lhs_space = numbers.lhs_spec[:2], numbers.lhs_spec[2:]
     (rhs_out, rhs_in), rhs_space = numbers.rhs_spec[:2], numbers.rhs_spec[2:]
-    shape = eqn.out_avals[0].shape
+    shape = lengths(eqn.out_avals[0].shape)
     if eqn.params["batch_group_count"] != 1:
         labels.fix_all(ins, "conv_general_dilated with batch_group_count")
         return [labels.immovable(shape)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.trace import Equation
 
 
@@ -53,7 +53,7 @@ def top_k(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     outs = []
     for index, aval in enumerate(eqn.out_avals):
         atoms, zero = list(value.atoms), [z and index == 0 for z in value.zero]
-        atoms[axis], zero[axis] = labels.fixed(aval.shape[axis]), True
+        atoms[axis], zero[axis] = labels.fixed(lengths(aval.shape)[axis]), True
         outs.append(Axes(tuple(atoms), tuple(zero)))
     return outs
 
@@ -63,7 +63,7 @@ def window(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     [value] = ins
     params = eqn.params
     atoms, zero = [], []
-    for axis, n in enumerate(eqn.out_avals[0].shape):
+    for axis, n in enumerate(lengths(eqn.out_avals[0].shape)):
         untouched = (
             params["window_dimensions"][axis] == 1
             and params["window_strides"][axis] == 1

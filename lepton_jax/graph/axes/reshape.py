@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jax.graph.axes.labels import Axes, Labels
+from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.trace import Equation
 
 
@@ -18,7 +18,7 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     axis that is not fixed carries, the others are fixed. A carrier that turns out fixed is recorded in `labels.failed`
     by the analysis, which then starts again, and the next carries.
     """
-    value, shape = ins[0], eqn.out_avals[0].shape
+    value, shape = ins[0], lengths(eqn.out_avals[0].shape)
     if eqn.params["dimensions"] is not None or 0 in shape:
         labels.fix_all(ins, "reshape")
         return [labels.immovable(shape)]
@@ -37,14 +37,16 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
             for axis in free:
                 labels.fix(value.atoms[axis], f"reshape, every way through which is fixed ({_reasons(labels, key)})")
             continue
-        carrier, target = left[0]
-        lengths = [len(value.atoms[a]) for a in old]
-        flat = _spread(value.atoms[carrier], lengths, old.index(carrier))
-        labels.reshaped(key, flat, left[0], (tuple(lengths), tuple(shape[a] for a in new), left[0]))
+        sizes, ends = tuple(len(value.atoms[a]) for a in old), tuple(shape[a] for a in new)
+        spread = {a: _spread(value.atoms[a], sizes, old.index(a)) for a in free}
+        # A way that couples nothing undoes an earlier reshape (heads that were folded into the batch): it comes first.
+        carrier, target = min(left, key=lambda option: _couples(spread[option[0]], ends, new.index(option[1])))
+        flat = spread[carrier]
+        labels.reshaped(key, flat, (carrier, target), (sizes, ends, carrier, target))
         for axis in free:
             if axis != carrier:
                 labels.fix(value.atoms[axis], "reshape, which another axis carries")
-        atoms[target] = _gather(labels, flat, [shape[a] for a in new], new.index(target))
+        atoms[target] = _gather(labels, flat, ends, new.index(target))
         zero[target] = value.zero[carrier]
     return [Axes(tuple(atoms), tuple(zero), value.uniform)]
 
@@ -81,10 +83,20 @@ def _spread(atoms: np.ndarray, lengths: Sequence[int], position: int) -> np.ndar
     return np.broadcast_to(atoms.reshape(shape), lengths).reshape(-1)
 
 
+def _by_index(flat: np.ndarray, lengths: Sequence[int], position: int) -> np.ndarray:
+    """The labels of all elements of a block, a row for each index of one axis."""
+    return np.moveaxis(flat.reshape(lengths), position, 0).reshape(lengths[position], -1)
+
+
+def _couples(flat: np.ndarray, lengths: Sequence[int], position: int) -> bool:
+    by_index = _by_index(flat, lengths, position)
+    return not (by_index == by_index[:, :1]).all()
+
+
 def _gather(labels: Labels, flat: np.ndarray, lengths: Sequence[int], position: int) -> np.ndarray:
     """The labels of the one axis that carries on, unified over the others."""
-    by_index = np.moveaxis(flat.reshape(lengths), position, 0).reshape(lengths[position], -1)
+    by_index = _by_index(flat, lengths, position)
     first = np.ascontiguousarray(by_index[:, 0])
-    if not np.array_equal(by_index, np.broadcast_to(first[:, None], by_index.shape)):
+    if _couples(flat, lengths, position):
         labels.pair(np.repeat(first, by_index.shape[1]), by_index.reshape(-1), "reshape")
     return first

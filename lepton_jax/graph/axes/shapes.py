@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lepton_jax.graph.axes.labels import Axes, Labels, all_zero
+from lepton_jax.graph.axes.labels import Axes, Labels, all_zero, lengths
 from lepton_jax.graph.trace import Equation
 
 
@@ -13,7 +13,7 @@ def broadcast_in_dim(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list
     value = ins[0]
     source = {out: axis for axis, out in enumerate(eqn.params["broadcast_dimensions"])}
     atoms, zero = [], []
-    for out, n in enumerate(eqn.params["shape"]):
+    for out, n in enumerate(lengths(eqn.params["shape"])):
         axis = source.get(out)
         if axis is not None and len(value.atoms[axis]) == n:
             atoms.append(value.atoms[axis])
@@ -70,7 +70,7 @@ def split(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Cut one axis into parts."""
     [value] = ins
     axis, outs, start = eqn.params["axis"], [], 0
-    for size in eqn.params["sizes"]:
+    for size in lengths(eqn.params["sizes"]):
         outs.append(_cut(labels, value, axis, slice(start, start + size), "split"))
         start += size
     return outs
@@ -108,7 +108,7 @@ def tile(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
 def slices(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Keep the labels of the indices that are kept."""
     [value] = ins
-    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
+    starts, limits = lengths(eqn.params["start_indices"]), lengths(eqn.params["limit_indices"])
     strides = eqn.params["strides"] or (1,) * len(starts)
     for axis, cut in enumerate(zip(starts, limits, strides)):
         value = _cut(labels, value, axis, slice(*cut), "slice")
@@ -166,5 +166,5 @@ def source(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """
     labels.fix_all(ins, eqn.primitive)
     keys = ins[0].shape if ins else ()
-    out = labels.constant(eqn.out_avals[0].shape[len(keys) :])
+    out = labels.constant(lengths(eqn.out_avals[0].shape)[len(keys) :])
     return [Axes((*(labels.fixed(n) for n in keys), *out.atoms), ((True,) * len(keys) + out.zero))]

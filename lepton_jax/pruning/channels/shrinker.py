@@ -1,6 +1,7 @@
 """Evaluating a graph with fewer channels than it was traced with."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import gcd
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from lepton_jax.graph import _compat
 from lepton_jax.graph.axes import FIXED, Analysis, Axes, Record, analyse
+from lepton_jax.graph.axes.labels import lengths
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import CallPath, Equation, Traced
 
@@ -59,6 +61,10 @@ class Layout:
     def shape(self, value: Axes) -> tuple[int, ...]:
         """The shape that is left of a value."""
         return tuple(int(self.keep(atoms).sum()) for atoms in value.atoms)
+
+    def dims(self, value: Axes, dims: Sequence[Any]) -> tuple[Any, ...]:
+        """What is left of `dims`, a shape as traced; axes that lose nothing stay as they are, symbolic ones too."""
+        return tuple(_left(dim, keep) for dim, keep in zip(dims, self.keeps(value)))
 
     def changes(self, record: Record) -> bool:
         """Whether any axis of an operation loses an index."""
@@ -125,7 +131,7 @@ class Shrinker(Interpreter):
         count, labels = 1, []
         for value, var in zip(values, jaxpr.invars):
             axes = []
-            for n, left in zip(var.aval.shape, np.shape(value)):
+            for n, left in zip(lengths(var.aval.shape), lengths(np.shape(value))):
                 gone = np.flatnonzero(~_which(known, n, left, record.eqn))
                 atoms = np.zeros(n, np.int64)
                 atoms[gone] = np.arange(count, count + len(gone))
@@ -155,6 +161,15 @@ def take(value: Any, indices: np.ndarray, axis: int) -> Any:
     return jnp.take(jnp.asarray(value), indices, axis=axis, unique_indices=True, indices_are_sorted=True)
 
 
+def _left(dim: Any, keep: Keep) -> Any:
+    """What is left of a length as traced; of a symbolic one (heads folded into the batch), the like fraction."""
+    kept, total = int(keep.sum()), len(keep)
+    if isinstance(dim, int | np.integer):
+        return kept
+    common = gcd(kept, total)
+    return dim // (total // common) * (kept // common)
+
+
 def _which(known: Sequence[Keep], n: int, left: int, eqn: Equation) -> Keep:
     """The one way in which an axis of length `n` came to have `left` indices."""
     if n == left:
@@ -173,6 +188,9 @@ def _slice(eqn: Equation, value: Any, keeps: Sequence[Keep]) -> Any:
     starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
     for axis, (keep, cut_) in enumerate(zip(keeps, zip(starts, limits, strides))):
+        if keep.all():
+            value = jax.lax.slice_in_dim(value, *cut_, axis)
+            continue
         wanted = np.arange(len(keep))[slice(*cut_)]
         wanted = wanted[keep[wanted]]
         if len(wanted) != value.shape[axis]:
@@ -182,9 +200,9 @@ def _slice(eqn: Equation, value: Any, keeps: Sequence[Keep]) -> Any:
 
 
 def _sliced_sizes(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
-    left = layout.shape(record.ins[0])
-    sizes = zip(eqn.params["slice_sizes"], record.ins[0].shape, left)
-    return {"slice_sizes": tuple(new if size == old else size for size, old, new in sizes)}
+    axes = zip(eqn.params["slice_sizes"], layout.keeps(record.ins[0]))
+    # An axis that loses an index is taken whole.
+    return {"slice_sizes": tuple(size if keep.all() else _left(size, keep) for size, keep in axes)}
 
 
 def _conv(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
@@ -209,15 +227,16 @@ def _pad(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
 
 def _split(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
     axis = eqn.params["axis"]
-    return {"sizes": tuple(layout.shape(out)[axis] for out in record.outs)}
+    keeps = [layout.keeps(out)[axis] for out in record.outs]
+    return {"sizes": tuple(_left(size, keep) for size, keep in zip(eqn.params["sizes"], keeps))}
 
 
 def _broadcast(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
-    return {"shape": layout.shape(record.outs[0])}
+    return {"shape": layout.dims(record.outs[0], eqn.params["shape"])}
 
 
 def _reshape(eqn: Equation, record: Record, layout: Layout) -> dict[str, Any]:
-    return {"new_sizes": layout.shape(record.outs[0])}
+    return {"new_sizes": layout.dims(record.outs[0], eqn.params["new_sizes"])}
 
 
 _CHANGED: Mapping[str, Callable[[Equation, Record, Layout], dict[str, Any]]] = {

@@ -300,6 +300,18 @@ def test_transformations_of_the_rewritten_function():
     np.testing.assert_allclose(jax.checkpoint(small)(shrunk, batch), expected, rtol=1e-6)
 
 
+def test_export_with_a_symbolic_batch():
+    def apply(v, x):
+        h = jax.nn.relu(x @ v["a"]).reshape(x.shape[0], 4, -1).reshape(4 * x.shape[0], -1)
+        return h.reshape(x.shape[0], -1) @ v["b"]
+
+    made = plan(apply, MLP, POINT, fraction=0.5)
+    batch = jax.export.symbolic_shape("batch")[0]
+    exported = jax.export.export(jax.jit(made.rewrite(apply)))(made.shrink(MLP), jax.ShapeDtypeStruct((batch, 2), jnp.float32))
+    x = jnp.asarray(np.random.default_rng(3).standard_normal((5, 2)), jnp.float32)
+    np.testing.assert_allclose(exported.call(made.shrink(MLP), x), apply(made.mask(MLP), x), rtol=1e-6)
+
+
 def test_plans_in_a_row_are_one_plan():
     first = plan(mlp, MLP, POINT, fraction=0.25)
     small = first.rewrite(mlp)
