@@ -80,9 +80,8 @@ class Interpreter:
         self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: CallPath = (), scope: str = ""
     ) -> list[Any]:
         """Evaluate a jaxpr, found at `path`, on values for its inputs."""
-        env: dict[Any, Any] = {}
-        env.update(zip(jaxpr.constvars, consts))
-        env.update(zip(jaxpr.invars, values))
+        # One list, because an open jaxpr of jax 0.11 counts its constvars among its invars.
+        env: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values]))
         dying = _last_uses(jaxpr)
         for index, raw in enumerate(jaxpr.eqns):
             eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)))

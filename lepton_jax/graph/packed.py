@@ -12,7 +12,8 @@ import numpy as np
 
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.interpret import Interpreter
-from lepton_jax.graph.native import Factored, Native, Quantized, native, run
+from lepton_jax.graph.native import Factored, Native, Quantized, native
+from lepton_jax.graph.native_ops import run
 from lepton_jax.graph.trace import Apply, Equation, Traced, split_keywords, trace
 from lepton_jax.packed import Packed, is_packed
 from lepton_jax.paths import path_str

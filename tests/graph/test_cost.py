@@ -1,5 +1,8 @@
 """Costs equal hand counts exactly, and XLA's own within 5 %."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,11 @@ from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import trace
 from lepton_jax.models import ResNet, ResNetCifar, Transformer
 from lepton_jax.packed import LowRank
+from lepton_jax.paths import flatten
 from lepton_jax.quantization.numerics import Uniform, quantize
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models_for_graph import MODELS
 
 
 def conv(strides=(1, 1), padding="SAME", dilation=(1, 1), groups=1, stretch=(1, 1)):
@@ -142,6 +149,18 @@ def test_models_agree_with_xla():
     for model, inputs in cases:
         variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
         assert abs(agreement(model.apply, variables, inputs) - 1) < 0.05, model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_model_aborts_it(name):
+    apply, variables, inputs, keywords = MODELS[name]
+    found = cost(apply, variables, *inputs, **keywords)
+    assert found.macs > 0
+    assert found.unknown == ()
+    assert set(found.parameters) == set(flatten(variables))
+    kernels = [p for path, p in found.parameters.items() if path.endswith(("kernel", "conv/kernel", "w"))]
+    assert kernels
+    assert all(p.macs > 0 for p in kernels)
 
 
 def test_resnet20_by_hand():

@@ -115,7 +115,7 @@ def test_rows_with_scales_of_their_own():
     check(lambda v, i: v["w"][i], {"w": quantize(W, Uniform(channel_axis=0))}, jnp.array([4, 0]))
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4 channels", "affine"])
+@pytest.mark.parametrize("kind", ["int4 channels", "affine"])
 def test_whole_transformer_inside_scan_and_remat(kind):
     apply, variables, inputs, _ = MODELS["transformer eval"]
     kernels = lambda path, leaf: path.endswith(("kernel", "embedding"))  # noqa: E731
