@@ -304,6 +304,12 @@ def _bwd_at_other_shapes(eqn: JaxprEqn, values: Sequence[Any], bwd: Any, out_tre
     return linear_util.wrap_init(new_bwd, debug_info=bwd.debug_info)
 
 
+def saved_sources(eqn: JaxprEqn) -> list[int | None]:
+    """For everything that the forward rule of a `custom_vjp_call` saved: which operand it is, or None for a new value."""
+    _, _, forwarded = eqn.params["out_trees"]()
+    return list(forwarded)
+
+
 def _has_logs(result: Any) -> bool:
     """jax 0.11 returns (cotangents, logs) from a backward rule, 0.10 the cotangents."""
     return isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], list | tuple)
@@ -351,6 +357,7 @@ __all__ = [
     "jvp_jaxpr",
     "literal_value",
     "open_jaxpr",
+    "saved_sources",
     "scan_counts",
     "scope_of",
 ]
