@@ -13,11 +13,7 @@ from lepton_jax.graph.axes import FIXED, Analysis, Axes, Record, analyse
 from lepton_jax.graph.axes.labels import lengths
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import CallPath, Equation, Traced
-
-Keep = np.ndarray
-"""bool[n]: which indices of an axis stay."""
-
-_RULES = ("jvp", "fwd", "bwd")
+from lepton_jax.pruning.channels.derivative import RULES, Keep, rule_labels
 
 
 class Layout:
@@ -91,7 +87,7 @@ class Shrinker(Interpreter):
     def evaluate(
         self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: CallPath = (), scope: str = ""
     ) -> list[Any]:
-        if path and path[-1] in _RULES and path not in self.constants:
+        if path and path[-1] in RULES:
             self._learn_rule(jaxpr, consts, values, path)
         if path in self.constants:
             axes, layout = self.constants[path]
@@ -118,29 +114,18 @@ class Shrinker(Interpreter):
         return self.bind(eqn, values, **(changed(eqn, record, layout) if changed else {}))
 
     def _learn_rule(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: CallPath) -> None:
-        """Label the derivative rule of a function whose shapes have changed."""
+        """Label the derivative rule of a function whose shapes have changed; at every call, for its jaxpr may be another."""
         record, layout = self.found.get(path[:-1], (None, None))
-        if record is None or all(np.shape(v) == var.aval.shape for v, var in zip(values, jaxpr.invars)):
+        if record is None or layout is None or all(np.shape(v) == var.aval.shape for v, var in zip(values, jaxpr.invars)):
             return
-        assert layout is not None
-        known = [layout.keep(atoms) for value in (*record.ins, *record.outs) for atoms in value.atoms]
-        for label in _RULES:
-            if (*path[:-1], label) in self.constants:
-                inner = self.constants[(*path[:-1], label)][1]
-                known += [inner.keep(atoms) for value in inner.analysis.outputs for atoms in value.atoms]
-        count, labels = 1, []
-        for value, var in zip(values, jaxpr.invars):
-            axes = []
-            for n, left in zip(lengths(var.aval.shape), lengths(np.shape(value))):
-                gone = np.flatnonzero(~_which(known, n, left, record.eqn))
-                atoms = np.zeros(n, np.int64)
-                atoms[gone] = np.arange(count, count + len(gone))
-                count += len(gone)
-                axes.append(atoms)
-            labels.append(tuple(axes))
-        names = [
-            f"input {i} of the derivative rule ({path[-1]}) at {record.eqn.scope or 'the top'}" for i in range(len(labels))
-        ]
+        saved: list[tuple[Keep, ...]] = []
+        if (forward := self.constants.get((*path[:-1], "fwd"))) is not None:
+            saved = [forward[1].keeps(value) for value in forward[1].analysis.outputs]
+        ins, outs = ([layout.keeps(value) for value in values] for values in (record.ins, record.outs))
+        shapes = [(lengths(var.aval.shape), lengths(np.shape(value))) for var, value in zip(jaxpr.invars, values)]
+        labels = rule_labels(str(path[-1]), record.eqn, shapes, ins, outs, saved)
+        where = f"the derivative rule ({path[-1]}) at {record.eqn.scope or 'the top'}"
+        names = [f"input {i} of {where}" for i in range(len(labels))]
         self._learn(Layout(analyse(jaxpr, consts, labels, free_outputs=True, path=path), names))
 
 
@@ -168,19 +153,6 @@ def _left(dim: Any, keep: Keep) -> Any:
         return kept
     common = gcd(kept, total)
     return dim // (total // common) * (kept // common)
-
-
-def _which(known: Sequence[Keep], n: int, left: int, eqn: Equation) -> Keep:
-    """The one way in which an axis of length `n` came to have `left` indices."""
-    if n == left:
-        return np.ones(n, bool)
-    found = {keep.tobytes(): keep for keep in known if len(keep) == n and int(keep.sum()) == left}
-    if len(found) != 1:
-        raise ValueError(
-            f"{eqn.primitive} at {eqn.scope or 'the top'}: cannot tell which of {n} channels its derivative rule lost "
-            f"({left} are left; {len(found)} candidates). Exclude the layers around it."
-        )
-    return next(iter(found.values()))
 
 
 def _slice(eqn: Equation, value: Any, keeps: Sequence[Keep]) -> Any:

@@ -301,6 +301,44 @@ def derivative_rules():
     return apply, variables, (images(1, 3)[0, 0],), {}
 
 
+def fused_rules():
+    """Rules that save arguments and results of like shapes and unlike channels; one argument is not differentiated."""
+
+    @jax.custom_vjp
+    def layer(x, kernel):
+        return jnp.tanh(x @ kernel)
+
+    def forward(x, kernel):
+        y = layer(x, kernel)
+        return y, (x, y, kernel)
+
+    def backward(saved, ct):
+        x, y, kernel = saved
+        ct = ct * (1 - y**2)
+        return ct @ kernel.T, x.T @ ct
+
+    layer.defvjp(forward, backward)
+
+    @jax.custom_jvp
+    def blend(x, y, amount):
+        return amount * x + (1 - amount) * y
+
+    @blend.defjvp
+    def _(primals, tangents):
+        x, y, amount = primals
+        dx, dy, _ = tangents
+        return blend(x, y, amount), amount * dx + (1 - amount) * dy
+
+    def apply(variables, x):
+        h = layer(jnp.sin(x @ variables["a"]), variables["b"])
+        mixed = blend(h, h * variables["c"][None], jnp.linspace(0.1, 0.9, 8)[None])
+        return mixed @ variables["d"]
+
+    shapes = {"a": (3, 8), "b": (8, 8), "c": (8,), "d": (8, 2)}
+    variables = fill({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+    return apply, variables, (images(1, 3)[0, 0],), {}
+
+
 def sequence():
     return jnp.asarray(np.random.default_rng(2).standard_normal((2, 4, 3)), jnp.float32)
 
@@ -333,4 +371,5 @@ MODELS = {
     "nnx_eval": lambda: nnx_net(False),
     "nnx_train": lambda: nnx_net(True),
     "derivative_rules": derivative_rules,
+    "fused_rules": fused_rules,
 }
