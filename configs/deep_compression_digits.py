@@ -2,6 +2,8 @@
 
 Source: the procedure of Han, Mao, Dally 2016; the paper has no figure for this set.
 Command: python -m experiments.deep_compression --seeds 3
+Time: 28 s cold, 16 s warm on 2 CPU cores.
+Result, mean of 3 seeds: 84.5x (46.9x with the program) at 2.59 % error, dense 2.69 %.
 """
 
 from experiments.config import Adam, Config, Digits, Phase
@@ -12,7 +14,7 @@ from lepton_jax.models import LeNet300
 PARAMETERS = 50_610
 
 
-def get_config(nonzeros: int = 2300, bits: int = 2) -> Config:
+def get_config(nonzeros: int = 2700, bits: int = 2) -> Config:
     return Config(
         name="deep_compression_digits",
         data=Digits(),
@@ -21,14 +23,14 @@ def get_config(nonzeros: int = 2300, bits: int = 2) -> Config:
             Phase(name="dense", epochs=60, optimizer=Adam(learning_rate=2e-3), l2=1e-4),
             Phase(
                 name="pruned",
-                epochs=180,
+                epochs=220,
                 optimizer=Adam(learning_rate=2e-3),
                 l2=1e-4,
                 transforms=(Prune(sparsity=1 - nonzeros / PARAMETERS),),
             ),
             Phase(
                 name="quantized",
-                epochs=50,
+                epochs=60,
                 optimizer=Adam(learning_rate=1e-3),
                 transforms=(TrainedCodebook(bits=bits), FakeQuant(bits=6, select=("*/bias",))),
             ),
@@ -41,4 +43,4 @@ def get_config(nonzeros: int = 2300, bits: int = 2) -> Config:
 
 def sweep() -> dict[str, Config]:
     """Error against bytes."""
-    return {"2300x2": get_config(), "1500x3": get_config(nonzeros=1500, bits=3)}
+    return {"2700x2": get_config(), "1500x3": get_config(nonzeros=1500, bits=3)}

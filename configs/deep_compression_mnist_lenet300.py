@@ -2,6 +2,8 @@
 
 Source: Han, Mao, Dally 2016, table 1: 40x at 1.58 % error, paper-style bytes.
 Command: python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet300.py --seeds 3
+Time: 2 minutes a seed on 2 CPU cores.
+Result, mean of 3 seeds: 245.8x (169.4x with the program) at 1.42 % error, dense 1.32 %.
 """
 
 from experiments.config import Adam, Config, Phase, Tfds

@@ -2,6 +2,8 @@
 
 Source: Han, Mao, Dally 2016, table 1: 39x at 0.74 % error, paper-style bytes.
 Command: python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet5.py --seeds 3
+Time: 14 minutes a seed on 2 busy CPU cores.
+Result, mean of 3 seeds: 200.6x (157.3x with the program) at 0.70 % error, dense 0.78 %.
 """
 
 from experiments.config import Adam, Config, Phase, Tfds
