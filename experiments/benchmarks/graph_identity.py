@@ -2,9 +2,11 @@
 
     python -m experiments.benchmarks.graph_identity
 
-Prints, for ResNet-20 (forward, and gradient) and a transformer, interleaved medians and their ratios.
+Prints, for ResNet-20 (forward, and gradient) and a transformer, interleaved medians and their ratios, and whether XLA
+compiled both to the same program: then a ratio other than 1 is the machine's noise.
 """
 
+import re
 import time
 from functools import partial
 from typing import Any
@@ -15,6 +17,14 @@ import jax.numpy as jnp
 from experiments.timing import interleaved
 from lepton_jax.graph import Interpreter, rewrite
 from lepton_jax.models import ResNetCifar, Transformer
+
+
+def program(compiled):
+    """The instructions of a compiled function, without source lines, numbered in the order of their appearance."""
+    text = re.sub(r", metadata=\{[^}]*\}", "", compiled.as_text())
+    starts = [place for place in (text.find("\n%"), text.find("\nENTRY")) if place >= 0]
+    names: dict[str, str] = {}
+    return re.sub(r"%[\w.\-]+", lambda found: names.setdefault(found.group(), f"%{len(names)}"), text[min(starts) :])
 
 
 def measure(name, apply, variables, inputs, rounds):
@@ -33,7 +43,8 @@ def measure(name, apply, variables, inputs, rounds):
     print(
         f"{name}: step {1e3 * steps['original']:.3f} ms -> {1e3 * steps['rewritten']:.3f} ms, ratio "
         f"{steps['rewritten'] / steps['original']:.3f}; compile {min(seconds['original']):.2f} s -> "
-        f"{min(seconds['rewritten']):.2f} s, ratio {compile_ratio:.2f}"
+        f"{min(seconds['rewritten']):.2f} s, ratio {compile_ratio:.2f}; "
+        f"{'the same program' if program(compiled['original']) == program(compiled['rewritten']) else 'other programs'}"
     )
 
 
