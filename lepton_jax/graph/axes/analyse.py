@@ -22,6 +22,16 @@ class Analysis:
     """The labels of all values of a graph, and the classes that they fall into.
 
     Two indices are in one class if and only if they are removed together; class 0 is that of fixed indices.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.graph import trace
+      >>> variables = {"down": jnp.ones((2, 1)), "up": jnp.ones((1, 2))}
+      >>> traced = trace(lambda v, x: jnp.abs(x @ v["up"]) @ v["down"], variables, jnp.ones((5, 1)))
+      >>> labels = [(np.array([1, 2]), np.array([3])), (np.array([4]), np.array([5, 6]))]
+      >>> found = analyse_traced(traced, labels)
+      >>> [found.classes[atoms].tolist() for atoms in found.inputs[1].atoms]  # of `up`: its input is fixed
+      [[0], [1, 2]]
     """
 
     inputs: tuple[Axes, ...]
@@ -78,6 +88,16 @@ def analyse(
 
     Returns:
       The labels, classes and reasons.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.graph import trace
+      >>> variables = {"down": jnp.ones((2, 1)), "up": jnp.ones((1, 2))}
+      >>> traced = trace(lambda v, x: jnp.abs(x @ v["up"]) @ v["down"], variables, jnp.ones((5, 1)))
+      >>> labels = [(np.array([1, 2]), np.array([3])), (np.array([4]), np.array([5, 6]))]
+      >>> found = analyse(traced.jaxpr, traced.consts, [*labels, None])
+      >>> found.classes[5:].tolist()  # the columns of `up` go with the rows 1 and 2 of `down`
+      [1, 2]
     """
     failed: Mapping[Any, Mapping[Any, str]] = {}
     unknown: dict[str, None] = {}
@@ -93,7 +113,18 @@ def analyse(
 
 
 def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]]) -> Analysis:
-    """Label a traced function whose variables' axes have the given labels; inputs and other outputs are fixed."""
+    """Label a traced function whose variables' axes have the given labels; inputs and other outputs are fixed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.graph import trace
+      >>> variables = {"down": jnp.ones((2, 1)), "up": jnp.ones((1, 2))}
+      >>> traced = trace(lambda v, x: jnp.abs(x @ v["up"]) @ v["down"], variables, jnp.ones((5, 1)))
+      >>> labels = [(np.array([1, 2]), np.array([3])), (np.array([4]), np.array([5, 6]))]
+      >>> found = analyse_traced(traced, labels)
+      >>> [found.classes[atoms].tolist() for atoms in labels[0]], [found.classes[atoms].tolist() for atoms in labels[1]]
+      ([[1, 2], [3]], [[4], [1, 2]])
+    """
     inputs = [*variables, *([None] * len(traced.inputs))]
     updates = {out: traced.variables.index(path) for out, path in traced.updates.items()}
     return analyse(traced.jaxpr, traced.consts, inputs, updates)

@@ -20,6 +20,11 @@ class Axes:
     holds if the value is exactly 0 at every removable index of axis `a` once the removable slices of the variables are set
     to 0: what a sum over that axis needs, so that leaving the index out changes nothing. `uniform` is the value of
     every element, where that is a known constant.
+
+    Example:
+      >>> axes = Axes(atoms=(np.array([FIXED]), np.array([1, 2])), zero=(True, True))
+      >>> axes.shape
+      (1, 2)
     """
 
     atoms: tuple[np.ndarray, ...]
@@ -42,6 +47,13 @@ class Labels:
 
     Args:
       failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed, and why.
+
+    Example:
+      >>> labels = Labels()
+      >>> first, second = labels.fresh(2), labels.fresh(2)
+      >>> labels.pair(first, second, "an addition")
+      >>> [(left.tolist(), right.tolist()) for left, right in zip(labels.left, labels.right)]
+      [([1, 2], [3, 4])]
     """
 
     def __init__(self, failed: Mapping[Any, Mapping[Any, str]] | None = None):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.graph import _compat
-from lepton_jax.graph.axes import FIXED, Analysis, Axes, Record, analyse
+from lepton_jax.graph.axes import FIXED, Analysis, Axes, analyse
+from lepton_jax.graph.axes.flow import Record
 from lepton_jax.graph.axes.labels import lengths
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import CallPath, Equation, Traced
