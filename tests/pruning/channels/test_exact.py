@@ -3,7 +3,9 @@
 The reference is made here: variables masked and cut by numpy from `plan.removed` alone.
 """
 
+import re
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -92,3 +94,12 @@ def test_shrunk_equals_masked(name, fraction, seed):
     small_outs, small_gradients = run(shrunk, by_numpy(weights, made.removed, mask=False), *inputs)
     assert_same(by_numpy(outs, made.removed, mask=False), small_outs)
     assert_same(by_numpy(gradients, made.removed, mask=False), small_gradients)
+
+
+def test_a_plan_that_removes_nothing_compiles_to_the_same_program():
+    apply, variables, inputs, _ = MODELS["densenet"]()
+    nothing = plan(apply, variables, *inputs, fraction=0)
+    programs = [jax.jit(f, compiler_options=QUICK).lower(variables, *inputs).compile() for f in (apply, nothing.rewrite(apply))]
+    operations = [Counter(re.findall(r"= \S+ ([a-z-]+)\(", program.as_text())) for program in programs]
+    assert operations[0]["convolution"] or operations[0]["fusion"] or operations[0]["custom-call"]
+    assert operations[0] == operations[1]
