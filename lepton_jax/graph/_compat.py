@@ -184,7 +184,7 @@ def concrete(dim: Any) -> int:
     if isinstance(dim, int | np.integer):
         return int(dim)
     # Divisible by much, so that an axis which the program may halve can be halved here.
-    return int(dim._evaluate({name: 96 for name in dim.get_vars()}))
+    return int(dim._evaluate(dict.fromkeys(dim.get_vars(), 96)))
 
 
 def scope_of(eqn: JaxprEqn) -> str:
