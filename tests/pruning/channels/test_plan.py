@@ -1,5 +1,8 @@
 """Plans: cuts, rankings, text, other trees, other shapes, and everything that must be refused."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from lepton_jax.graph.cost import cost
 from lepton_jax.paths import flatten
 from lepton_jax.pruning.channels import (
     ActivationRank,
@@ -28,6 +32,9 @@ from lepton_jax.pruning.channels import (
 )
 from lepton_jax.pruning.channels.match import Matcher
 from lepton_jax.pruning.criteria import Magnitude
+
+sys.path.insert(0, str(Path(__file__).parent))
+from channel_models import MODELS
 
 
 class Net(nn.Module):
@@ -148,6 +155,19 @@ def test_cut_by_channels_macs_and_parameters(net):
             assert max(amount([left[0] + 1, left[1]]), amount([left[0], left[1] + 1]), amount([left[0] + 2, left[1] + 1])) > (
                 0.6 * amount([8, 4])
             )
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet_b_eval", "mobilenet", "grouped", "transformer_gqa", "transformer_scan", "lstm", "unet"]
+)
+def test_the_cut_in_macs_is_what_the_shrunk_model_saves(name):
+    apply, variables, inputs, _ = MODELS[name]()
+    made = plan(apply, variables, *inputs, fraction=0.4, of="macs", criterion=Random(key=jax.random.key(0)))
+    dense = cost(apply, variables, *inputs).macs
+    assert cost(made.rewrite(apply), made.shrink(variables), *inputs).macs <= 0.6 * dense
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    made = plan(apply, variables, *inputs, fraction=0.4, of="parameters", criterion=Random(key=jax.random.key(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(made.shrink(variables)["params"])) <= 0.6 * size
 
 
 def test_global_ranking_spares_the_important_group():
@@ -310,6 +330,21 @@ def test_export_with_a_symbolic_batch():
     exported = jax.export.export(jax.jit(made.rewrite(apply)))(made.shrink(MLP), jax.ShapeDtypeStruct((batch, 2), jnp.float32))
     x = jnp.asarray(np.random.default_rng(3).standard_normal((5, 2)), jnp.float32)
     np.testing.assert_allclose(exported.call(made.shrink(MLP), x), apply(made.mask(MLP), x), rtol=1e-6)
+
+
+def test_sharded_inputs_and_donated_variables():
+    made = plan(mlp, MLP, POINT, fraction=0.5)
+    mesh = jax.make_mesh((len(jax.devices()),), ("batch",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    x = jnp.asarray(np.random.default_rng(3).standard_normal((8, 2)), jnp.float32)
+    expected = mlp(made.mask(MLP), x)
+
+    def step(v, x):
+        return jax.tree.map(lambda leaf: 2 * leaf, v), made.rewrite(mlp)(v, x)
+
+    doubled, out = jax.jit(step, donate_argnums=0)(made.shrink(MLP), jax.device_put(x, spread))
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    assert doubled["a"].shape == (2, 2)
 
 
 def test_plans_in_a_row_are_one_plan():
