@@ -46,7 +46,8 @@ class Artifact:
 
     @cached_property
     def variables(self) -> PyTree:
-        return jax.tree.map(leaves.dense, self.packed, is_leaf=packed_leaves.is_packed)
+        with jax.ensure_compile_time_eval():  # what is kept must hold no tracers of a caller's jit
+            return jax.tree.map(leaves.dense, self.packed, is_leaf=packed_leaves.is_packed)
 
     @cached_property
     def _exported(self) -> Any:
@@ -55,7 +56,8 @@ class Artifact:
     @cached_property
     def _weights(self) -> list[jax.Array]:
         # Not from `variables`: jax sorts the keys of a mapping, and the program's order is the file's.
-        return program.plain_weights([leaves.dense(leaf) for leaf in _in_order(self.packed)])
+        with jax.ensure_compile_time_eval():
+            return program.plain_weights([leaves.dense(leaf) for leaf in _in_order(self.packed)])
 
     @cached_property
     def _call(self) -> Callable[..., Any]:
@@ -70,8 +72,15 @@ class Artifact:
 
         Args:
           inputs: as the example inputs were, with any batch size (unless ``manifest["batch"]`` is "static").
+
+        Raises:
+          ValueError: for inputs of other structure, shape or dtype; names each.
         """
-        return self._call(self._weights, *inputs)
+        try:
+            return self._call(self._weights, *inputs)
+        except (ValueError, TypeError):
+            program.check_inputs(self._exported, inputs)
+            raise
 
 
 def _in_order(tree: Any) -> Iterator[Any]:
@@ -99,7 +108,8 @@ def save(
       path: the file; replaced in one step if it is there.
       apply: pure function ``apply(variables, *inputs)``.
       packed: the whole variables, any leaf of which may be packed.
-      example_inputs: arrays (or trees of them) of the inputs' shapes and dtypes; the leading axis is the batch, of any size.
+      example_inputs: arrays (or trees of them) of the inputs' shapes and dtypes. Leading axes may then have other lengths,
+        those of equal length here together: they are the batch.
       recipe: how the model was made, for the manifest; JSON.
       metrics: what it reached, for the manifest; JSON.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
+from lepton_jax import paths
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.leaves import is_key
+from lepton_jax.errors import collect
 from lepton_jax.packed import is_packed
 from lepton_jax.typing import PyTree
 
@@ -34,7 +37,7 @@ def _plain_outputs(tree: Any) -> Any:
 def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
     """Export ``apply(variables, *inputs)``.
 
-    The leading axis of every input is one symbolic size, the batch, where every input has one and the trace allows it.
+    Leading axes of inputs are symbolic where the trace allows it: those of one length in the examples are one batch.
 
     Args:
       apply: pure function.
@@ -56,10 +59,7 @@ def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any,
 
     arguments = [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]
     static = jax.tree.map(_struct, inputs)
-    shapes = [(static, False)]
-    if (sized := jax.tree.leaves(static)) and all(leaf.shape for leaf in sized):
-        (batch,) = export.symbolic_shape("b")
-        shapes.insert(0, (jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), static), True))
+    shapes = [*_symbolic(static), (static, False)]
     problems: list[str] = []
     for some in (PLATFORMS, None):
         # Where not all platforms can lower it, those are kept that can alone.
@@ -69,6 +69,21 @@ def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any,
             if exported is not None:
                 return exported, symbolic
     raise ArtifactError("apply cannot be exported with `jax.export`: " + problems[-1])
+
+
+def _symbolic(static: Any) -> Iterator[tuple[Any, bool]]:
+    """Yield the inputs with every leading length symbolic, then with that of the first input alone."""
+    lengths = list(dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(static) if leaf.shape))
+    for some in dict.fromkeys((tuple(lengths), tuple(lengths[:1]))):
+        if some:
+            sizes = dict(zip(some, export.symbolic_shape(",".join(["b", *(f"b{i}" for i in range(1, len(some)))]))))
+            yield jax.tree.map(partial(_with_batch, sizes), static), True
+
+
+def _with_batch(sizes: Mapping[int, Any], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    if not leaf.shape:
+        return leaf
+    return jax.ShapeDtypeStruct((sizes.get(leaf.shape[0], leaf.shape[0]), *leaf.shape[1:]), leaf.dtype)
 
 
 def _lower(
@@ -104,6 +119,26 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     shape = leaf.shape if hasattr(leaf, "shape") else ()
     return jax.ShapeDtypeStruct(shape, dtype if is_key(leaf) else jax.dtypes.canonicalize_dtype(dtype))
+
+
+def check_inputs(exported: export.Exported, inputs: tuple[Any, ...]) -> None:
+    """Raise unless the inputs are what a program takes.
+
+    Raises:
+      ValueError: with every input that is missing, unknown, or of another shape or dtype.
+    """
+    (_, *expected), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    wanted, given = paths.flatten(tuple(expected)), paths.flatten(inputs)
+    with collect("the inputs do not fit the program (b: any batch size from 1)") as problems:
+        problems.extend(f"{path}: missing; needs {wanted[path].str_short()}" for path in wanted if path not in given)
+        problems.extend(f"{path}: unknown; leave it out" for path in given if path not in wanted)
+        for path, needed in ((path, needed) for path, needed in wanted.items() if path in given):
+            dtype, shape = jnp.result_type(given[path]), jnp.shape(given[path])
+            fits = len(shape) == len(needed.shape) and all(
+                n == m if isinstance(n, int) else m >= 1 for n, m in zip(needed.shape, shape)
+            )
+            if not fits or dtype != needed.dtype:
+                problems.append(f"{path}: needs {needed.str_short()}; got {dtype}{list(shape)}; reshape it or convert it")
 
 
 def deserialize(data: bytes) -> export.Exported:

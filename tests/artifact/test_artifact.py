@@ -264,3 +264,57 @@ def test_a_factored_leaf_counts_as_the_dense_one(tmp_path):
     assert figures.dense_bytes == 8000
     assert figures.nonzeros == 180
     assert [tensor.path for tensor in figures.tensors] == ["w/u", "w/v"]
+
+
+def test_a_first_call_inside_jit_leaves_the_model_usable(tmp_path):
+    leaf = quantize(jax.random.normal(jax.random.key(0), (4, 3)), Uniform(bits=4))
+    save(tmp_path / "m.lepton", lambda v, x: x @ v["w"], {"w": leaf}, jnp.ones((1, 4)))
+    artifact, x = load(tmp_path / "m.lepton"), jnp.ones((2, 4))
+
+    @jax.jit
+    def call(x):
+        return artifact(x), artifact.variables["w"]
+
+    outputs, weight = call(x)
+    same_bits(weight, unpack(leaf))
+    same_bits(artifact.variables["w"], unpack(leaf))
+    same_bits(artifact(x), outputs)
+
+
+def test_inputs_of_other_lengths_keep_theirs(tmp_path):
+    """One batch for inputs of one length; a table and a scalar beside them do not hold it."""
+
+    def run(v, x, y, table, scale):
+        return ((x + y) @ v["w"] + table[None, :]) * scale
+
+    w = {"w": jnp.arange(12.0).reshape(4, 3)}
+    save(tmp_path / "m.lepton", run, w, jnp.ones((2, 4)), jnp.ones((2, 4)), jnp.ones(3), jnp.float32(2))
+    artifact = load(tmp_path / "m.lepton")
+    assert artifact.manifest["batch"] == "symbolic"
+    for batch in (1, 2, 5):
+        inputs = (jnp.full((batch, 4), 0.5), jnp.ones((batch, 4)), jnp.arange(3.0), jnp.float32(3))
+        same_bits(artifact(*inputs), jax.jit(run)(w, *inputs))
+
+
+def test_several_batches_of_their_own(tmp_path):
+    save(tmp_path / "m.lepton", lambda v, x, y: (x * v, y.sum()), jnp.float32(2), jnp.ones((2, 4)), jnp.ones(3))
+    first, second = load(tmp_path / "m.lepton")(jnp.ones((7, 4)), jnp.ones(6))
+    assert (first.shape, float(second)) == ((7, 4), 6.0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ((), "0/a: missing; needs float32[b,4]\n  0/t: missing"),
+        (({"a": jnp.ones((2, 4)), "t": 1.0}, 3), "1: unknown"),
+        (({"a": jnp.ones((2, 5)), "t": 1.0},), "0/a: needs float32[b,4]; got float32[2, 5]"),
+        (({"a": jnp.ones((2, 4), int), "t": 1.0},), "0/a: needs float32[b,4]; got int32[2, 4]"),
+        (({"a": jnp.ones((0, 4)), "t": 1.0},), "0/a: needs float32[b,4]; got float32[0, 4]"),
+        (({"a": jnp.ones(4), "t": 1.0},), "0/a: needs float32[b,4]; got float32[4]"),
+    ],
+)
+def test_wrong_inputs_are_named(inputs, says, tmp_path):
+    save(tmp_path / "m.lepton", lambda v, x: x["a"] * v * x["t"], jnp.float32(2), {"a": jnp.ones((1, 4)), "t": 1.0})
+    with pytest.raises(ValueError, match="do not fit the program") as caught:
+        load(tmp_path / "m.lepton")(*inputs)
+    assert says in str(caught.value)
