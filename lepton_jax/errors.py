@@ -1,5 +1,6 @@
 """Errors that collect every problem before they are raised, so that one run shows them all."""
 
+import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,3 +45,18 @@ def check_fraction(name: str, value: float) -> None:
     """
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), the fraction of weights removed; got {value}. For 90 %, write 0.9.")
+
+
+def check_whole(name: str, value: int, low: int, high: int | None = None) -> None:
+    """Raise unless `value` is a whole number from `low` to `high`; 4.0 is none.
+
+    Example:
+      >>> check_whole("Uniform: bits", 9, 2, 8)
+      Traceback (most recent call last):
+      ...
+      ValueError: Uniform: bits must be a whole number from 2 to 8; got 9.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        upwards = "up" if high is None else f"to {high}"
+        raise ValueError(f"{name} must be a whole number from {low} {upwards}; got {value!r}.")

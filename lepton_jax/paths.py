@@ -104,7 +104,7 @@ def select(tree: PyTree, pattern: Select, is_leaf: Callable[[Any], bool] | None 
       ['Dense_0/kernel']
     """
     leaves = {path: leaf for path, leaf in flatten(tree, is_leaf).items() if is_floating(leaf)}
-    for one in pattern if isinstance(pattern, tuple) and pattern else (pattern,):
+    for one in pattern if isinstance(pattern, (tuple, list)) and pattern else (pattern,):
         if not any(matches(one, path, leaf) for path, leaf in leaves.items()):
             wanted = getattr(one, "__name__", one)
             raise ValueError(

@@ -95,8 +95,20 @@ class polynomial:
 def as_schedule(sparsity: float | SparsitySchedule) -> SparsitySchedule:
     """Read a number as a constant schedule.
 
+    Raises:
+      ValueError: for a number outside [0, 1).
+      TypeError: for a function that does not say where it ends up.
+
     Example:
       >>> as_schedule(0.5)
       constant(target=0.5)
     """
-    return sparsity if callable(sparsity) else constant(float(sparsity))
+    if not callable(sparsity):
+        check_fraction("sparsity", sparsity)
+        return constant(float(sparsity))
+    if not hasattr(sparsity, "target"):
+        raise TypeError(
+            f"a sparsity schedule must have a `target`, the sparsity it ends at; got {sparsity!r}. "
+            "Take one of lepton_jax.schedules, or give yours that attribute."
+        )
+    return sparsity

@@ -88,8 +88,10 @@ def pack(transform: Transform, params: PyTree, state: State) -> PyTree:
     return (transform.pack or transform.view)(params, state)
 
 
-def _view_leaves(transform: Transform, params: PyTree, state: State) -> PyTree:
-    return (transform.view_leaves or transform.view)(params, state)
+def _view_leaves(transforms: tuple[Transform, ...], params: PyTree, states: State) -> PyTree:
+    for transform, state in zip(transforms, states, strict=True):
+        params = (transform.view_leaves or transform.view)(params, state)
+    return params
 
 
 def _masters(params: PyTree, seen: PyTree, after: PyTree) -> PyTree:
@@ -116,6 +118,9 @@ def chain(*transforms: Transform) -> Transform:
     Args:
       transforms: applied from left to right; none gives `identity`.
 
+    Raises:
+      TypeError: for anything that is not a transform.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from lepton_jax import cast, prune
@@ -126,18 +131,22 @@ def chain(*transforms: Transform) -> Transform:
              [3, 4]], dtype=bfloat16)
     """
 
+    for transform in transforms:
+        if not isinstance(transform, Transform):
+            raise TypeError(
+                f"chain: takes transforms, as in chain(prune(0.5), fake_quant(bits=4)); got a {type(transform).__name__}."
+            )
+
     def init(params: PyTree) -> tuple[PyTree, State]:
         states: tuple[State, ...] = ()
-        for transform in transforms:
-            seen = view_leaves(params, states)
+        for number, transform in enumerate(transforms):
+            seen = _view_leaves(transforms[:number], params, states)
             after, state = transform.init(seen)
             params, states = _masters(params, seen, after), (*states, state)
         return params, states
 
     def view_leaves(params: PyTree, states: State) -> PyTree:
-        for transform, state in zip(transforms, states):
-            params = _view_leaves(transform, params, state)
-        return params
+        return _view_leaves(transforms, params, states)
 
     def view(params: PyTree, states: State) -> PyTree:
         return packed.unpack(view_leaves(params, states))

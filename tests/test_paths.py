@@ -53,3 +53,9 @@ def test_a_predicate_is_named() -> None:
 def test_two_leaves_of_one_path_are_refused():
     with pytest.raises(ValueError, match="same path: a/b"):
         paths.flatten({"a/b": 1, "a": {"b": 2}, "c": 3})
+
+
+def test_every_pattern_of_a_list_must_match() -> None:
+    assert list(paths.select(TREE, ["a/*", "b/0"])) == ["a/kernel", "b/0"]
+    with pytest.raises(ValueError, match=r"'c/\*' matches no floating leaf"):
+        paths.select(TREE, ["a/*", "c/*"])

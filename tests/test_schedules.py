@@ -47,3 +47,10 @@ def test_bad_settings() -> None:
                 make(target)
     with pytest.raises(ValueError, match="end must come after begin; got begin=5, end=5"):
         polynomial(0.5, begin=5, end=5)
+
+
+def test_a_schedule_must_say_where_it_ends() -> None:
+    with pytest.raises(TypeError, match="must have a `target`"):
+        as_schedule(lambda step: jnp.float32(0.5))
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\).*got 90"):
+        as_schedule(90)

@@ -102,3 +102,17 @@ def test_packed_leaves_nest() -> None:
 def test_an_unfinished_packed_leaf_says_so() -> None:
     with pytest.raises(TypeError, match="Packed does not say how it is unpacked"):
         Packed().unpack()
+
+
+@pytest.mark.parametrize("wrong", [prune, [prune(0.5)], "prune", None], ids=["function", "list", "str", "None"])
+def test_chain_takes_transforms_only(wrong: object) -> None:
+    with pytest.raises(TypeError, match="chain: takes transforms"):
+        chain(prune(0.5), wrong)
+
+
+def test_a_view_with_too_few_states_is_refused() -> None:
+    transform = chain(prune(0.5), cast("bfloat16"))
+    params, state = transform.init(PARAMS)
+    for states in ((), state[:1]):
+        with pytest.raises(ValueError, match="zip"):
+            transform.view(params, states)

@@ -1,9 +1,11 @@
 """Low-rank factorization by the singular value decomposition."""
 
+import math
+
 import jax.numpy as jnp
 
 from lepton_jax import packed, paths
-from lepton_jax.errors import collect
+from lepton_jax.errors import check_whole, collect
 from lepton_jax.packed import LowRank
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, PyTree, Select
@@ -40,7 +42,8 @@ def low_rank(rank: int, *, select: Select = paths.matrices) -> Transform:
       select: which leaves; by default those with two axes or more.
 
     Raises:
-      ValueError: for a rank outside that range (all paths together), or a selector that matches nothing.
+      ValueError: for a rank that is no whole number or outside that range (all paths together), or a selector that matches
+        nothing.
 
     Example:
       >>> transform = low_rank(1)
@@ -50,12 +53,13 @@ def low_rank(rank: int, *, select: Select = paths.matrices) -> Transform:
 
     Source: Denil et al. 2013, "Predicting parameters in deep learning"; factors by truncated SVD.
     """
+    check_whole("low_rank: rank", rank, 1)
 
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
         weights = paths.select(params, select)
         with collect(f"low_rank: cannot factorize with rank {rank}") as problems:
             for path, weight in weights.items():
-                side = min(weight.size // weight.shape[-1], weight.shape[-1]) if weight.ndim >= 2 else 0
+                side = min(math.prod(weight.shape[:-1]), weight.shape[-1]) if weight.ndim >= 2 else 0
                 if not 1 <= rank <= side:
                     problems.append(f"{path}: shape {weight.shape}; the rank must be 1 to {side}: choose less, or deselect it.")
         return paths.replace(params, {path: factorize(weight, rank) for path, weight in weights.items()}), ()

@@ -92,6 +92,8 @@ class _Pruning:
         if replaced:  # a later transform put its own parameters in their place
             self._check_arrived(replaced)
             return self._enforce(params, state.masks), state
+        with collect("prune: update takes the gradients of the parameters, a tree like theirs") as problems:
+            problems.extend(f"{path}: no gradient given" for path in weights if path not in slopes)
         gathered = {p: self.criterion.accumulate(state.criterion[p], w, slopes[p]) for p, w in weights.items()}
         now = self.schedule(step)
         arrives = (now >= self._target) & (state.sparsity < self._target)

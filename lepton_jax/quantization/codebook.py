@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax import paths
+from lepton_jax.errors import check_whole
 from lepton_jax.packed import CodebookArray, is_coded, pack_bits, register_packed
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree, Select
@@ -34,8 +35,7 @@ class Codebook:
     bits: int
 
     def __post_init__(self) -> None:
-        if self.bits not in range(1, 8):
-            raise ValueError(f"Codebook: bits must be a whole number from 1 to 7; got {self.bits}.")
+        check_whole("Codebook: bits", self.bits, 1, 7)
 
     @property
     def centroids(self) -> int:

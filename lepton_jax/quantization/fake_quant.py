@@ -14,7 +14,7 @@ from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def fake_quant(
-    format: Uniform | Codebook | None = None,
+    format: Uniform | Codebook | int | None = None,
     *,
     calibration: Calibration = MinMax(),
     select: Select = paths.matrices,
@@ -28,7 +28,8 @@ def fake_quant(
     every format 0 is exact, so pruned weights stay pruned.
 
     Args:
-      format: `Uniform` or `Codebook`; or leave it out and give Uniform's own arguments: ``fake_quant(bits=4)``.
+      format: `Uniform` or `Codebook`; or leave it out and give Uniform's own arguments: ``fake_quant(bits=4)``, of which the
+        first, the bits, may stand here: ``fake_quant(4)``.
       calibration: finds the range of a uniform format.
       select: which leaves; by default those with two axes or more.
       **uniform: arguments of `Uniform`, in place of `format`.
@@ -46,6 +47,8 @@ def fake_quant(
 
     Source: Jacob et al. 2018, section 3 (uniform); Han, Mao, Dally 2016, section 3 (codebook).
     """
+    if isinstance(format, int) and "bits" not in uniform:
+        format, uniform = None, {"bits": format, **uniform}
     if format is not None and uniform:
         raise TypeError(f"fake_quant: give either a format or a uniform format's arguments; got {format} and {uniform}.")
     fmt = Uniform(**uniform) if format is None else format

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lepton_jax.errors import check_whole
 from lepton_jax.packed import Coded, pack_bits, register_packed, unpack_bits
 from lepton_jax.quantization.calibrate import Calibration, MinMax
 from lepton_jax.typing import Array
@@ -36,8 +37,7 @@ class Uniform:
     channel_axis: int | None = None
 
     def __post_init__(self) -> None:
-        if self.bits not in range(2, 9):
-            raise ValueError(f"Uniform: bits must be a whole number from 2 to 8; got {self.bits}.")
+        check_whole("Uniform: bits", self.bits, 2, 8)
 
     @property
     def q_range(self) -> tuple[int, int]:

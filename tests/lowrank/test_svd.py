@@ -60,7 +60,17 @@ def test_every_bad_rank_is_named() -> None:
     assert "d:" not in str(caught.value)
     with pytest.raises(ValueError, match=r"rank 1:\n  c: shape \(4,\)"):
         low_rank(1, select="c").init(params)
-    with pytest.raises(ValueError, match="rank 0"):
-        low_rank(0).init(params)
     with pytest.raises(ValueError, match="matches no floating leaf"):
         low_rank(1, select="e").init(params)
+
+
+@pytest.mark.parametrize("rank", [2.0, "2", True, 0, -1])
+def test_a_rank_is_a_whole_number(rank: object) -> None:
+    with pytest.raises(ValueError, match="rank must be a whole number from 1 up; got"):
+        low_rank(rank)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_an_empty_matrix_has_no_rank(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"empty: shape .* must be 1 to 0"):
+        low_rank(1).init({"empty": jnp.zeros(shape)})

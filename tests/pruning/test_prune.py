@@ -282,3 +282,10 @@ def test_a_masked_weight_never_returns_whatever_the_criterion() -> None:
 def test_a_setting_that_the_scope_would_pass_over_is_refused(settings, says) -> None:
     with pytest.raises(ValueError, match=says):
         prune(0.5, **settings)
+
+
+@pytest.mark.parametrize("grads", [None, {}, {"other": jnp.ones(2)}], ids=str)
+def test_an_update_without_gradients_says_so(grads) -> None:
+    params, state = prune(0.5).init(FOUR)
+    with pytest.raises(ValueError, match=r"takes the gradients(.|\n)*kernel: no gradient given"):
+        prune(0.5).update(params, state, grads, 1)

@@ -101,3 +101,18 @@ def test_misuse() -> None:
         fake_quant(select="*/kernels").init(PARAMS)
     with pytest.raises(ValueError, match=r"channel_axis=2 is out of range:\n  a/kernel: shape \(6, 5\)(.|\n)*b/kernel"):
         fake_quant(channel_axis=2).init(PARAMS)
+
+
+def test_bits_may_stand_first() -> None:
+    short, long, other = fake_quant(3, symmetric=False), fake_quant(Uniform(bits=3, symmetric=False)), fake_quant(3)
+    views = [bits_of(transform.view(*transform.init(PARAMS))["a"]["kernel"]) for transform in (short, long, other)]
+    assert views[0] == views[1] != views[2]
+    with pytest.raises(TypeError, match="give either"):
+        fake_quant(3, bits=4)
+
+
+@pytest.mark.parametrize("bits", [4.0, "4", True, 0, 9])
+def test_bits_are_a_whole_number(bits: object) -> None:
+    for make in (Uniform, Codebook):
+        with pytest.raises(ValueError, match=r"bits must be a whole number from \d to \d; got"):
+            make(bits=bits)
