@@ -6,7 +6,9 @@ name. A new experiment is one such file.
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +128,9 @@ def load_config(path: str | Path) -> Config:
       ValueError: if the file is not there, cannot be run or lacks the function.
       TypeError: if it returns something else than a `Config`.
     """
-    config = _module(path).get_config()
+    module = _module(path)
+    with _located(path):
+        config = module.get_config()
     if not isinstance(config, Config):
         raise TypeError(f"{path}: get_config() must return an experiments.config.Config; it returned {type(config).__name__}.")
     return config
@@ -135,7 +139,8 @@ def load_config(path: str | Path) -> Config:
 def load_sweep(path: str | Path) -> Mapping[str, Config]:
     """Return a file's ``sweep()``, rows by name; without one, the config alone."""
     module = _module(path)
-    rows = module.sweep() if hasattr(module, "sweep") else {"default": load_config(path)}
+    with _located(path):
+        rows = module.sweep() if hasattr(module, "sweep") else {"default": load_config(path)}
     wrong = [name for name, row in rows.items() if not isinstance(row, Config)]
     if wrong:
         raise TypeError(f"{path}: sweep() must return Configs by name; these rows are not: {', '.join(wrong)}.")
@@ -151,19 +156,28 @@ def _module(path: str | Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _located(path):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
     if not hasattr(module, "get_config"):
         raise ValueError(f"{path} must define get_config(), which returns an experiments.config.Config.")
     return module
 
 
+@contextmanager
+def _located(path: str | Path) -> Iterator[None]:
+    """Say in which config file an error of its code arose."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except (NameError, AttributeError, ImportError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def to_json(value: Any) -> Any:
-    """Return a config as JSON-able data: dataclasses as objects with their type, everything else by its `repr`."""
+    """Return a config as JSON-able data: dataclasses as objects with their type, everything else as text."""
     if isinstance(value, nn.Module):
-        return repr(value).replace("\n", " ")
+        return _text(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
@@ -171,4 +185,9 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """The `repr` on one line, without the addresses of functions, which are others in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)).replace("\n", " ")

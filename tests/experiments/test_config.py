@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flax import linen as nn
 
 from experiments.config import Adam, Config, Digits, Phase, load_config, load_sweep, to_json
 from experiments.methods import Prune
 from lepton_jax.models import LeNet300
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+class Activated(nn.Module):
+    activation: Callable
 
 
 def small(**changes) -> Config:
@@ -41,12 +47,22 @@ def test_equal_configs_have_equal_json_and_others_differ():
     assert to_json(small(model=LeNet300(hidden=(5,)))) != to_json(small())
 
 
+def test_json_is_the_same_in_every_process():
+    """Functions are named without their addresses, or a run could not be resumed."""
+    both = [to_json(small(model=Activated(activation=function))) for function in (nn.relu, nn.tanh)]
+    assert both[0] != both[1]
+    assert "relu" in both[0]["model"]
+    assert "0x" not in json.dumps(both)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "says"),
     [
         ("def get_config():\n    return 3\n", TypeError, "it returned int"),
         ("x = 1\n", ValueError, "must define get_config"),
         ("def get_config(:\n", ValueError, "line 1"),
+        ("import nosuchmodule\n", ValueError, "nosuchmodule"),
+        ("def get_config():\n    return Confg()\n", ValueError, "Confg"),
         ("def get_config():\n    return 3\ndef sweep():\n    return {'a': 3}\n", TypeError, "get_config"),
     ],
 )
