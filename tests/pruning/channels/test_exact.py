@@ -76,8 +76,14 @@ def assert_same(expected, got):
         assert np.abs(leaf - np.asarray(got[path])).max(initial=0) <= RTOL * scale, path
 
 
-# Three cuts a model, each with a seed of its own; over the models, every cut meets every seed.
-CASES = [(name, cut, (i + j) % 3) for i, name in enumerate(MODELS) for j, cut in enumerate((0.3, 0.5, 0.7))]
+# Three cuts a model, each with a seed of its own; over the models, every cut meets every seed. Near twins have one cut.
+TWINS = {"lstm_plain", "nnx_eval", "dropout", "derivative_rules", "transformer_tied"}
+CASES = [
+    (name, cut, (i + j) % 3)
+    for i, name in enumerate(MODELS)
+    for j, cut in enumerate((0.3, 0.5, 0.7))
+    if cut == 0.5 or name not in TWINS
+]
 
 
 @pytest.mark.parametrize(("name", "fraction", "seed"), CASES)
