@@ -27,7 +27,10 @@ def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floati
 
     Source: Micikevicius et al. 2018, "Mixed precision training", section 3.1.
     """
-    dtype = jnp.dtype(compute_dtype)
+    try:
+        dtype = jnp.dtype(compute_dtype)
+    except TypeError as error:
+        raise TypeError(f"cast: compute_dtype must be a floating dtype, e.g. 'bfloat16'; got {compute_dtype!r}.") from error
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"cast: compute_dtype must be floating, e.g. 'bfloat16'; got {dtype.name}.")
 
