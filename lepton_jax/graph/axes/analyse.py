@@ -70,6 +70,7 @@ def analyse(
     updates: Mapping[int, int] | None = None,
     *,
     free_outputs: bool = False,
+    cutting: bool = False,
     path: CallPath = (),
 ) -> Analysis:
     """Label every axis of every value of a graph.
@@ -84,6 +85,7 @@ def analyse(
         other atom stands for a slice of variables that may be removed, and that is 0 in the masked form.
       updates: output index -> input index, for outputs that are updated state and must keep the input's shape.
       free_outputs: whether the outputs may lose indices; else they are fixed.
+      cutting: whether the labelled indices are those to be removed, and 0 means that an index stays.
       path: where the jaxpr stands, if it is an inner one.
 
     Returns:
@@ -101,8 +103,9 @@ def analyse(
     """
     failed: Mapping[Any, Mapping[Any, str]] = {}
     unknown: dict[str, None] = {}
+    largest = max((int(a.max()) for atoms in inputs for a in atoms or () if a.size), default=0)
     for _ in range(_MAX_PASSES):
-        labels = Labels(failed)
+        labels = Labels(failed, cutting=cutting, variables=largest)
         analysis = _pass(labels, jaxpr, consts, inputs, updates or {}, free_outputs, path)
         unknown |= labels.unknown
         advanced = _advance(labels, analysis)
@@ -112,7 +115,7 @@ def analyse(
     return replace(analysis, unknown=tuple(unknown))
 
 
-def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]]) -> Analysis:
+def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]], *, cutting: bool = False) -> Analysis:
     """Label a traced function whose variables' axes have the given labels; inputs and other outputs are fixed.
 
     Example:
@@ -127,7 +130,7 @@ def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]]) 
     """
     inputs = [*variables, *([None] * len(traced.inputs))]
     updates = {out: traced.variables.index(path) for out, path in traced.updates.items()}
-    return analyse(traced.jaxpr, traced.consts, inputs, updates)
+    return analyse(traced.jaxpr, traced.consts, inputs, updates, cutting=cutting)
 
 
 def _pass(
@@ -141,7 +144,6 @@ def _pass(
 ) -> Analysis:
     """Label the graph once, with the carriers that have not failed yet."""
     flow = Flow(labels)
-    labels.count = 1 + max((int(a.max()) for atoms in inputs for a in atoms or () if a.size), default=0)
     ins = []
     for var, atoms in zip(jaxpr.invars, inputs):
         shape = lengths(var.aval.shape)

@@ -62,7 +62,7 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
                 labels.fix(value.atoms[axis], f"{name} of a channel that is 0 when masked")
         if positions:
             labels.fix(full[0].atoms[axis], f"{name} of integer positions")
-        atoms.append(full[0].atoms[axis])
+        atoms.append(labels.best([value.atoms[axis] for value in full]))
         zero.append(_stays_zero(name, eqn.params, ins, flags))
     uniform = ins[0].uniform if name in _SAME_UNIFORM else None
     return [Axes(tuple(atoms), tuple(zero), uniform)] * len(eqn.out_avals)

@@ -47,6 +47,8 @@ class Labels:
 
     Args:
       failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed, and why.
+      cutting: whether the removed indices are known: only they are labelled, and 0 means that an index stays.
+      variables: how many atoms belong to slices of variables; atoms above it belong to constants.
 
     Example:
       >>> labels = Labels()
@@ -56,8 +58,10 @@ class Labels:
       [([1, 2], [3, 4])]
     """
 
-    def __init__(self, failed: Mapping[Any, Mapping[Any, str]] | None = None):
-        self.count = 1
+    def __init__(self, failed: Mapping[Any, Mapping[Any, str]] | None = None, *, cutting: bool = False, variables: int = 0):
+        self.cutting = cutting
+        self.variables = variables
+        self.count = 1 + variables
         self.left: list[np.ndarray] = []
         self.right: list[np.ndarray] = []
         self.fixes: list[tuple[np.ndarray, str]] = []
@@ -82,6 +86,14 @@ class Labels:
     def is_fixed(self, atoms: np.ndarray) -> bool:
         """Whether every index of an axis is fixed from the start."""
         return atoms is self._zeros.get(len(atoms)) or not atoms.any()
+
+    def is_constant(self, atoms: np.ndarray) -> bool:
+        """Whether the free indices of an axis, as far as is known here, are those of constants alone."""
+        return not ((atoms != FIXED) & (atoms <= self.variables)).any()
+
+    def best(self, axes: Sequence[np.ndarray]) -> np.ndarray:
+        """Of axes that were paired, the one that tells most: of a variable, else fixed, else of a constant."""
+        return min(axes, key=lambda atoms: (self.is_constant(atoms), not self.is_fixed(atoms)))
 
     def pair(self, a: np.ndarray, b: np.ndarray, why: str) -> None:
         """Record that two axes of equal length are removed index by index together."""

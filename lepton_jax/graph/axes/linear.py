@@ -18,7 +18,7 @@ def dot_general(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
     atoms, zero = [], []
     for left, right in zip(lhs_batch, rhs_batch):
         labels.pair(lhs.atoms[left], rhs.atoms[right], "dot_general")
-        atoms.append(lhs.atoms[left])
+        atoms.append(labels.best([lhs.atoms[left], rhs.atoms[right]]))
         zero.append(lhs.zero[left] or rhs.zero[right])
     for value, used in ((lhs, (*lhs_contract, *lhs_batch)), (rhs, (*rhs_contract, *rhs_batch))):
         free = [a for a in range(len(value.atoms)) if a not in used]

@@ -15,8 +15,8 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Carry the labels through every block of axes that is merged or split.
 
     An index of a merged axis (heads, head size) belongs to two indices before; a label can follow only one. The first
-    axis that is not fixed carries, the others are fixed. A carrier that turns out fixed is recorded in `labels.failed`
-    by the analysis, which then starts again, and the next carries.
+    axis that is not fixed carries, one of variables before one of constants; the others are fixed. A carrier that turns
+    out fixed is recorded in `labels.failed` by the analysis, which then starts again, and the next carries.
     """
     value, shape = ins[0], lengths(eqn.out_avals[0].shape)
     if eqn.params["dimensions"] is not None or 0 in shape:
@@ -31,6 +31,7 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         free = [a for a in old if not labels.is_fixed(value.atoms[a])]
         if not free:
             continue
+        free.sort(key=lambda a: labels.is_constant(value.atoms[a]))
         key, options = (eqn.path, old), list(product(free, new))
         left = [option for option in options if option not in labels.failed.get(key, ())]
         if not left:

@@ -61,7 +61,7 @@ def concatenate(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
             continue
         for part in parts[1:]:
             labels.pair(parts[0], part, "concatenate")
-        atoms.append(parts[0])
+        atoms.append(labels.best(parts))
         zero.append(all(value.zero[axis] for value in ins))
     return [Axes(tuple(atoms), tuple(zero))]
 
@@ -141,7 +141,8 @@ def pad(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
             continue
         if interior and len(old) > 1:
             labels.fix(old, "pad between the indices")
-        if labels.is_fixed(old) or interior:
+        # Of a fixed axis (space) the padding is fixed too; but one that merely loses nothing may have padding that goes.
+        if (labels.is_fixed(old) and not labels.cutting) or interior:
             n = max(0, len(old) + max(0, len(old) - 1) * interior + low + high)
             atoms.append(labels.fixed(n))
             zero.append(True)

@@ -180,7 +180,9 @@ class Plan:
         def rewritten(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
             structs = self._map(variables, original, left, "the shrunk variables")
             traced = trace(apply, structs, *inputs, **static)
-            layout = Layout(analyse_traced(traced, self._labels(traced.variables, traced.in_avals)), traced.variables)
+            layout = Layout(
+                analyse_traced(traced, self._labels(traced.variables, traced.in_avals), cutting=True), traced.variables
+            )
             arrays, _ = split_keywords(static)
             outs = Shrinker(traced, layout).run(traced.flatten(variables, inputs, arrays))
             return jax.tree.unflatten(traced.out_tree, outs)

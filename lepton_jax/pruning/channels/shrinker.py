@@ -127,7 +127,7 @@ class Shrinker(Interpreter):
         labels = rule_labels(str(path[-1]), record.eqn, shapes, ins, outs, saved)
         where = f"the derivative rule ({path[-1]}) at {record.eqn.scope or 'the top'}"
         names = [f"input {i} of {where}" for i in range(len(labels))]
-        self._learn(Layout(analyse(jaxpr, consts, labels, free_outputs=True, path=path), names))
+        self._learn(Layout(analyse(jaxpr, consts, labels, free_outputs=True, cutting=True, path=path), names))
 
 
 def cut(value: Any, keeps: Sequence[Keep]) -> Any:

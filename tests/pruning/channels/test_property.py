@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -283,6 +283,7 @@ def network(pieces, seed, flat):
 
 
 @settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@example(pieces=[(two_pass_norm, 4), (padded, 4)], seed=0, flat=False, fraction=0.3)
 @given(
     pieces=st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(WIDTHS)), min_size=1, max_size=4),
     seed=st.integers(0, 2**31 - 1),
