@@ -1,8 +1,11 @@
 """The command line of all experiments: a config file, overrides of its fields, and errors in one line."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +71,7 @@ def run(main: Callable[[Options], None], *, default_config: str, description: st
     traceback = "--traceback" in sys.argv
     try:
         default = Options(config=path, setting=load_config(path))
-        options = tyro.cli(Options, default=default, description=description, config=(tyro.conf.AvoidSubcommands,))
+        options = _parse(default, description)
         _cache_compilations()
         main(options)
     except KeyboardInterrupt as error:
@@ -79,6 +82,23 @@ def run(main: Callable[[Options], None], *, default_config: str, description: st
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _parse(default: Options, description: str) -> Options:
+    """Read the command line over the config's own values.
+
+    Raises:
+      ValueError: for what tyro refuses, its box of several lines made one.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(Options, default=default, description=description, config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = re.sub(r"[\u2500-\u257f]", " ", said.getvalue()).split()  # without the lines of the box
+        raise ValueError(" ".join(words)) from None
 
 
 def _cache_compilations() -> None:

@@ -30,10 +30,7 @@ def to_arrays(tree: PyTree) -> dict[Path, Any]:
       >>> to_arrays({"a": jax.numpy.ones(2), "key": jax.random.key(7)})
       {'a': array([1., 1.], dtype=float32), 'key': array([0, 7], dtype=uint32)}
     """
-    leaves = paths.flatten(tree)
-    if len(leaves) != (total := len(jax.tree.leaves(tree))):
-        raise ValueError(f"every leaf needs its own path; got {total} leaves but the paths {', '.join(leaves)}.")
-    return {path: _host_copy(leaf) for path, leaf in leaves.items()}
+    return {path: _host_copy(leaf) for path, leaf in paths.flatten(tree).items()}
 
 
 def from_arrays(arrays: Mapping[Path, Any], template: PyTree) -> PyTree:
