@@ -1,6 +1,6 @@
 """Removing 30 % of the MACs of a ResNet-20 that others trained on CIFAR-10, by four criteria, then fine-tuning.
 
-    python -m experiments.channel_pruning_resnet20 --data ../shared/data --epochs 2
+    python -m experiments.channel_pruning_resnet20 --data FOLDER --epochs 2
 
 `--data` holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`, 4,000 training and 1,000 test images: one test image is 0.1
 points, the standard error of an accuracy about 1 point. Prints and writes one table: accuracy before the cut, after it, and
@@ -125,7 +125,7 @@ def main() -> None:
         f"The published weights give {before:.1f} % on the 1,000 test images before the cut. Every group of channels loses the "
         f"same fraction; {options.epochs} epoch(s) of {len(train):,} images at rate {options.rate} follow. An accuracy has a "
         "standard error of about 1 point. `difference` is the largest relative one of masked and shrunk logits.\n\n"
-        f"Command: `python -m experiments.channel_pruning_resnet20 --data ../shared/data --epochs {options.epochs} --seeds "
+        f"Command: `python -m experiments.channel_pruning_resnet20 --data FOLDER --epochs {options.epochs} --seeds "
         f"{' '.join(map(str, options.seeds))}`\n\n"
         "| criterion | seed | parameters left | after the cut, % | after tuning, % | difference |\n|---|---|---|---|---|---|\n"
     )
