@@ -106,7 +106,7 @@ class Meter:
         for batch in LATENCY_BATCHES:
             x = jnp.asarray(np.resize(self._test.images, (batch, *self._test.images.shape[1:])))
             calls = {"dense": partial(self._jitted, self._dense, x), "file": partial(model, x)}
-            times = interleaved(calls)
+            times = interleaved(calls, rounds=max(50, 200 // batch))  # calls of microseconds need more
             ratios[batch] = times["dense"] / times["file"]
         return ratios
 

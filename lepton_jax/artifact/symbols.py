@@ -20,11 +20,19 @@ _MIXING_LIMIT = 1 << 18
 # Codes of weights resemble their neighbours; the bytes of float32 numbers do not, and mixing codes some 100,000 bits a second.
 _MIXING_ALPHABET, _MIXING_BYTES = 128, 1 << 10
 _HOLE_SHARE = 0.5
+# Bytes of mantissas are noise: no entropy coder pays for its time there.
+_WORTHWHILE = 0.99
 
 
 def smallest(candidates: list[Writer]) -> Writer:
     """Return the shortest; among equals the first."""
     return min(candidates, key=len)
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """Bits a symbol that no coder without contexts can go below."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def _width(alphabet: int) -> int:
@@ -72,8 +80,8 @@ def _encode_values(symbols: np.ndarray, alphabet: int, kept: np.ndarray, lag: in
         code_symbols(coder, symbols, kept, alphabet, lag)
         writer.block(coder.finish())
         candidates.append(writer)
-    else:
-        writer, table = _start(_RANS), rans.frequencies(np.bincount(symbols, minlength=alphabet))
+    elif _entropy(counts := np.bincount(symbols, minlength=alphabet)) < _WORTHWHILE * _width(alphabet):
+        writer, table = _start(_RANS), rans.frequencies(counts)
         rans.write_table(writer, table)
         rans.encode(writer, symbols, table)
         candidates.append(writer)
