@@ -36,7 +36,7 @@ def get_config(nonzeros: int = 2700, bits: int = 2) -> Config:
             ),
         ),
         batch_size=64,
-        warp=Warp(rotation_degrees=4, scale=0.04, shear=0.04, shift_pixels=0.25, elastic_alpha=0.12, elastic_sigma=2),
+        warp=Warp(rotation_degrees=4, scale=0.04, shear=0.04, shift_pixels=0.25, elastic_alpha=0.12, elastic_sigma=2, count=64),
         scan=19,
     )
 
