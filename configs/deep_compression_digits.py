@@ -2,8 +2,8 @@
 
 Source: the procedure of Han, Mao, Dally 2016; the paper has no figure for this set.
 Command: python -m experiments.deep_compression --seeds 3
-Time: 28 s cold, 16 s warm on 2 CPU cores.
-Result, mean of 3 seeds: 84.5x (46.9x with the program) at 2.59 % error, dense 2.69 %.
+Time: 34 s cold, 20 s warm on 2 CPU cores.
+Result, mean of 3 seeds: 83.8x (46.7x with the program) at 2.59 % error, dense 2.78 %.
 """
 
 from experiments.config import Adam, Config, Digits, Phase
