@@ -120,11 +120,6 @@ class Traced:
         """Shapes and dtypes of the flat outputs."""
         return [v.aval for v in self.jaxpr.outvars]
 
-    @property
-    def variable_vars(self) -> dict[Path, Any]:
-        """The jaxpr's variable of every variable leaf."""
-        return dict(zip(self.variables, self.jaxpr.invars))
-
     def equations(self) -> Iterator[Equation]:
         """Every operation in program order, a call before what it holds."""
         return walk(self.jaxpr)

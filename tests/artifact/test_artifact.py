@@ -17,7 +17,7 @@ from lepton_jax.packed import CodebookArray, LowRank, Sparse, pack_bits, unpack
 from lepton_jax.quantization.numerics import QArray, Uniform, quantize
 
 
-def same_bits(a, b):
+def assert_same_bits(a, b):
     a, b = np.asarray(a), np.asarray(b)
     assert a.dtype == b.dtype
     assert a.shape == b.shape
@@ -62,8 +62,8 @@ def saved(tmp_path_factory):
 def test_packed_leaves_and_dense_variables_come_back_bit_for_bit(saved):
     packed, artifact = model(), load(saved)
     assert jax.tree.structure(artifact.packed) == jax.tree.structure(packed)
-    jax.tree.map(same_bits, artifact.packed, packed)
-    jax.tree.map(same_bits, artifact.variables, unpack(packed))
+    jax.tree.map(assert_same_bits, artifact.packed, packed)
+    jax.tree.map(assert_same_bits, artifact.variables, unpack(packed))
 
 
 def test_outputs_equal_the_live_model_for_any_batch_in_a_fresh_process(saved, tmp_path):
@@ -77,8 +77,8 @@ def test_outputs_equal_the_live_model_for_any_batch_in_a_fresh_process(saved, tm
     command = [sys.executable, "-c", code, str(saved), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
     outputs = np.load(tmp_path / "y.npz")
-    same_bits(outputs["six"], jax.jit(apply)(dense, x))
-    same_bits(outputs["one"], jax.jit(apply)(dense, x[:1]))
+    assert_same_bits(outputs["six"], jax.jit(apply)(dense, x))
+    assert_same_bits(outputs["one"], jax.jit(apply)(dense, x[:1]))
 
 
 def test_manifest_says_what_is_inside(saved):
@@ -148,8 +148,8 @@ def test_every_kind_of_leaf_comes_back(name, tmp_path):
     leaf = LEAVES[name]()
     save(tmp_path / "m.lepton", first, {"leaf": leaf}, jnp.ones((1, 2)))
     artifact = load(tmp_path / "m.lepton")
-    jax.tree.map(same_bits, artifact.packed["leaf"], leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
-    same_bits(artifact.variables["leaf"], unpack(leaf) if hasattr(leaf, "dtype") else jnp.asarray(leaf))
+    jax.tree.map(assert_same_bits, artifact.packed["leaf"], leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
+    assert_same_bits(artifact.variables["leaf"], unpack(leaf) if hasattr(leaf, "dtype") else jnp.asarray(leaf))
     assert account(tmp_path / "m.lepton").total == os.path.getsize(tmp_path / "m.lepton")
 
 
@@ -161,7 +161,7 @@ def test_quantized_leaves_of_all_widths(bits, tmp_path):
     back = load(tmp_path / "m.lepton")
     assert isinstance(back.packed, QArray)
     assert back.packed.format == leaf.format
-    same_bits(back.variables, unpack(leaf))
+    assert_same_bits(back.variables, unpack(leaf))
 
 
 Point = collections.namedtuple("Point", "z a")
@@ -199,8 +199,8 @@ def test_linen_convolution_with_batch_statistics(tmp_path):
     variables = Small().init(jax.random.key(0), x)
     save(tmp_path / "m.lepton", Small().apply, variables, x[:1])
     artifact = load(tmp_path / "m.lepton")
-    jax.tree.map(same_bits, artifact.variables, variables)
-    same_bits(artifact(x), jax.jit(Small().apply)(variables, x))
+    jax.tree.map(assert_same_bits, artifact.variables, variables)
+    assert_same_bits(artifact(x), jax.jit(Small().apply)(variables, x))
 
 
 def test_nnx_state_with_random_keys(tmp_path):
@@ -222,8 +222,8 @@ def test_nnx_state_with_random_keys(tmp_path):
     x = jax.random.normal(jax.random.key(2), (5, 3))
     save(tmp_path / "m.lepton", run, state, x)
     artifact = load(tmp_path / "m.lepton")
-    same_bits(artifact.variables["layers"][1]["kernel"], state["layers"][1]["kernel"][...])
-    same_bits(artifact(x), jax.jit(run)(state, x))
+    assert_same_bits(artifact.variables["layers"][1]["kernel"], state["layers"][1]["kernel"][...])
+    assert_same_bits(artifact(x), jax.jit(run)(state, x))
 
 
 def test_a_fixed_batch_is_recorded_where_the_trace_needs_one(tmp_path):
@@ -276,9 +276,9 @@ def test_a_first_call_inside_jit_leaves_the_model_usable(tmp_path):
         return artifact(x), artifact.variables["w"]
 
     outputs, weight = call(x)
-    same_bits(weight, unpack(leaf))
-    same_bits(artifact.variables["w"], unpack(leaf))
-    same_bits(artifact(x), outputs)
+    assert_same_bits(weight, unpack(leaf))
+    assert_same_bits(artifact.variables["w"], unpack(leaf))
+    assert_same_bits(artifact(x), outputs)
 
 
 def test_inputs_of_other_lengths_keep_theirs(tmp_path):
@@ -293,7 +293,7 @@ def test_inputs_of_other_lengths_keep_theirs(tmp_path):
     assert artifact.manifest["batch"] == "symbolic"
     for batch in (1, 2, 5):
         inputs = (jnp.full((batch, 4), 0.5), jnp.ones((batch, 4)), jnp.arange(3.0), jnp.float32(3))
-        same_bits(artifact(*inputs), jax.jit(run)(w, *inputs))
+        assert_same_bits(artifact(*inputs), jax.jit(run)(w, *inputs))
 
 
 def test_several_batches_of_their_own(tmp_path):
