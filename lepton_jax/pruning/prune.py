@@ -74,9 +74,9 @@ class _Pruning:
 
     def init(self, params: PyTree) -> tuple[PyTree, PruneState]:
         weights = paths.select(params, self.select)
-        gathered = {path: self.criterion.init(weight) for path, weight in weights.items()}
+        gathered = self.criterion.init_all(weights, params)
         now = self.schedule(0)
-        return params, PruneState(self._masks(weights, gathered, {}, now), gathered, now)
+        return params, PruneState(self._masks(params, weights, gathered, {}, now), gathered, now)
 
     def view(self, params: PyTree, state: PruneState) -> PyTree:
         if self.gradient == "masked":
@@ -103,7 +103,7 @@ class _Pruning:
             due &= now != state.sparsity
             kept = state.masks
         masks, now = jax.lax.cond(
-            due, lambda: (self._masks(weights, gathered, kept, now), now), lambda: (dict(state.masks), state.sparsity)
+            due, lambda: (self._masks(params, weights, gathered, kept, now), now), lambda: (dict(state.masks), state.sparsity)
         )
         return self._enforce(params, masks), PruneState(masks, gathered, now)
 
@@ -115,10 +115,15 @@ class _Pruning:
         return jnp.float32(self.schedule.target)
 
     def _masks(
-        self, weights: Mapping[Path, Array], gathered: Mapping[Path, Any], kept: Mapping[Path, Array], now: Array
+        self,
+        params: PyTree,
+        weights: Mapping[Path, Array],
+        gathered: Mapping[Path, Any],
+        kept: Mapping[Path, Array],
+        now: Array,
     ) -> dict[Path, Array]:
         """Make the masks of a sparsity; a weight that `kept` has pruned comes after all others."""
-        scores = {p: self.criterion.scores(w, gathered[p]) for p, w in weights.items()}
+        scores = self.criterion.score_all(weights, gathered, params)
         for pattern, factor in self.score_scale.items():
             scores |= {p: factor * scores[p] for p in paths.select(dict(weights), pattern)}
         scores = {p: jnp.where(kept[p], s, -jnp.inf) if p in kept else s for p, s in scores.items()}
