@@ -13,8 +13,9 @@ from lepton_jax.errors import collect
 from lepton_jax.packed import is_coded
 from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
-from lepton_jax.pruning.masks import keep_count, top_of_all
+from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.structures import Structure, Unstructured
+from lepton_jax.pruning.threshold import top_of_all
 from lepton_jax.schedules import SparsitySchedule, as_schedule
 from lepton_jax.straight_through import straight_through
 from lepton_jax.transform import Transform
