@@ -70,11 +70,15 @@ class _Pruning:
                 problems.append("score_scale compares leaves, so it needs scope='global'; here every leaf is on its own")
             if self.scope == "global" and self.allocation is not uniform:
                 problems.append("allocation gives every leaf its sparsity, so it needs scope='layer'; here one threshold does")
+            if self.structure.local and (self.scope == "global" or self.allocation is not uniform):
+                name = type(self.structure).__name__
+                problems.append(f"{name} chooses within each group, so it needs scope='layer' and the uniform allocation")
             if self.interval < 1:
                 problems.append(f"interval must be at least 1 step; got {self.interval}")
 
     def init(self, params: PyTree) -> tuple[PyTree, PruneState]:
         weights = paths.select(params, self.select)
+        self.structure.check({path: weight.shape for path, weight in weights.items()}, self.schedule.target)
         gathered = self.criterion.init_all(weights, params)
         now = self.schedule(0)
         return params, PruneState(self._masks(params, weights, gathered, {}, now), gathered, now)
@@ -128,6 +132,8 @@ class _Pruning:
         for pattern, factor in self.score_scale.items():
             scores |= {p: factor * scores[p] for p in paths.select(dict(weights), pattern)}
         scores = {p: jnp.where(kept[p], s, -jnp.inf) if p in kept else s for p, s in scores.items()}
+        if self.structure.local:
+            return {p: self.structure.mask(s, now) for p, s in scores.items()}
         units = {p: self.structure.reduce(s) for p, s in scores.items()}
         target, arrived = self.schedule.target, now >= self._target
 
