@@ -1,0 +1,60 @@
+"""One function that reads variables from whatever holds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lepton_jax.artifact import load
+from lepton_jax.interchange.names import fit_template, to_named
+from lepton_jax.interchange.npz import load_npz
+from lepton_jax.interchange.orbax_folder import load_orbax
+from lepton_jax.interchange.safetensors_file import load_safetensors
+from lepton_jax.typing import PyTree
+
+_TRAIN_STATE = {"params", "model_state", "opt_state", "tstate"}
+
+
+def load_variables(path: str | os.PathLike[str], template: PyTree | None = None) -> PyTree:
+    """Read variables from a `.lepton` or safetensors file, an ``.npz``, or the folder of an orbax checkpoint.
+
+    Args:
+      path: what it is shows in its name; a folder is an orbax checkpoint. Of a training state, only the variables are taken:
+        ``{"params": ..., **model_state}``.
+      template: as in `load_npz`.
+
+    Returns:
+      the dense variables.
+
+    Raises:
+      ValueError: for another name, or a file that cannot be read; says why.
+
+    Example:
+      >>> load_variables("weights.pt")
+      Traceback (most recent call last):
+      ...
+      ValueError: weights.pt: variables are read from .lepton, .safetensors, .npz or an orbax folder; convert it to one of them.
+    """
+    found = _reader(Path(path))(path)
+    if isinstance(found, dict) and {"params", "opt_state"} <= found.keys() <= _TRAIN_STATE | {"step", "key"}:
+        found = {"params": found["params"], **found.get("model_state", {})}
+    return found if template is None else fit_template(to_named(found)[0], template, path)
+
+
+def _load_lepton(path: str | os.PathLike[str]) -> PyTree:
+    return load(path).variables
+
+
+def _reader(path: Path) -> Callable[[str | os.PathLike[str]], PyTree]:
+    if path.is_dir():
+        return load_orbax
+    readers: dict[str, Callable[[str | os.PathLike[str]], PyTree]] = {
+        ".lepton": _load_lepton,
+        ".safetensors": load_safetensors,
+        ".npz": load_npz,
+    }
+    if path.suffix not in readers:
+        names = ", ".join(readers)
+        raise ValueError(f"{path}: variables are read from {names} or an orbax folder; convert it to one of them.")
+    return readers[path.suffix]
