@@ -3,6 +3,9 @@
 import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import jax
 
 
 class Problems(list[str]):
@@ -34,8 +37,18 @@ def collect(heading: str, kind: type[Exception] = ValueError) -> Iterator[Proble
         raise kind("\n  ".join([f"{heading}:", *problems]))
 
 
-def check_fraction(name: str, value: float) -> None:
-    """Raise unless ``0 <= value < 1``; for sparsities and other fractions removed.
+def is_traced(value: Any) -> bool:
+    """Whether a value is known only when the compiled program runs, so that no check can look at it.
+
+    Example:
+      >>> is_traced(0.5)
+      False
+    """
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_fraction(name: str, value: float | jax.Array) -> None:
+    """Raise unless ``0 <= value < 1``; for sparsities and other fractions removed. What is traced passes.
 
     Example:
       >>> check_fraction("sparsity", 1.9)
@@ -43,7 +56,7 @@ def check_fraction(name: str, value: float) -> None:
       ...
       ValueError: sparsity must be in [0, 1), the fraction of weights removed; got 1.9. For 90 %, write 0.9.
     """
-    if not 0 <= value < 1:
+    if not is_traced(value) and not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), the fraction of weights removed; got {value}. For 90 %, write 0.9.")
 
 

@@ -1,13 +1,29 @@
 """Masks from scores: True where a weight is kept.
 
 The one rule for counts, everywhere: of n scores, ``keep = n - round(sparsity * n)`` are kept (halves round to even, as in
-numpy), the highest first; among equal scores the lower flat index is kept.
+numpy), the highest first; among equal scores the lower flat index is kept. What is counted is the unit that goes together: a
+weight (`top`), a whole block (`block`), a whole slice (`channel`); `n_of_m` counts in each group.
+
+Scores are compared as float32 (bfloat16 and float16 exactly, integers and float64 rounded to it), NaN below everything, -0
+equal to 0. The score of a block or slice is the mean of its scores: under `Magnitude` the order of the L1 norms, and, because
+slices are equally long, sum and mean rank them alike. For the L2 norm, square the scores.
+
+All functions run under jit and vmap. An array without elements gives a mask without elements.
 """
 
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 
+from lepton_jax.errors import check_fraction, check_whole, is_traced
 from lepton_jax.pruning.threshold import top_of_all
 from lepton_jax.typing import Array
+
+_PAIRWISE = 16
+"""Groups up to this size are ranked by comparing every pair; larger ones by a threshold each."""
 
 
 def keep_count(size: int, sparsity: float | Array) -> int | Array:
@@ -28,14 +44,250 @@ def top(scores: Array, sparsity: float | Array) -> Array:
     """Keep the highest scores: ``n - round(sparsity * n)`` of them, ties broken in favour of the lower flat index.
 
     Args:
-      scores: any shape, floating.
+      scores: any shape; floating or integer.
       sparsity: fraction removed, [0, 1); may be traced.
 
     Returns:
       boolean mask of the scores' shape.
 
+    Raises:
+      ValueError: for a sparsity outside [0, 1).
+
     Example:
       >>> top(jnp.array([1.0, 3.0, 3.0, 3.0]), 0.5)
       Array([False,  True,  True, False], dtype=bool)
     """
+    check_fraction("sparsity", sparsity)
+    scores = jnp.asarray(scores)
     return top_of_all([scores], keep_count(scores.size, sparsity))[0]
+
+
+def n_of_m(scores: Array, n: int | Array, m: int, axis: int, *, pad: bool = False) -> Array:
+    """Keep the `n` highest of every `m` consecutive scores along an axis; ties go to the lower index.
+
+    With `pad`, an axis that `m` does not divide ends in a group of ``r < m`` scores, as if filled up with slots that are pruned
+    before all others: that group keeps ``min(n, r)``, so that no m slots ever hold more than n.
+
+    Args:
+      scores: one axis or more; floating or integer.
+      n: how many of a group are kept, 0 to m; may be traced.
+      m: the size of a group.
+      axis: along which groups lie; negative counts from the end.
+      pad: allow an axis that `m` does not divide.
+
+    Returns:
+      boolean mask of the scores' shape.
+
+    Raises:
+      ValueError: for ``n > m``, an axis that is not there, or one that `m` does not divide (unless `pad`).
+
+    Example:
+      >>> n_of_m(jnp.array([4.0, 1.0, 2.0, 3.0, 5.0, 5.0, 5.0, 5.0]), 2, 4, axis=0).astype(int).tolist()
+      [1, 0, 0, 1, 1, 1, 0, 0]
+
+    Source: Mishra et al. 2021, "Accelerating sparse deep neural networks", section 3 (2:4).
+    """
+    scores = jnp.asarray(scores)
+    check_whole("n_of_m: m", m, 1)
+    if not is_traced(n):
+        check_whole("n_of_m: n", int(n) if isinstance(n, jax.Array) else n, 0, m)
+    check_groups(m, axis, scores.shape, pad)
+    return _best_in_groups(scores, n, m, normal_axis(axis, scores.shape))
+
+
+def check_groups(m: int, axis: int, shape: Sequence[int], pad: bool = False) -> None:
+    """Raise unless groups of `m` divide the axis, or `pad` is chosen.
+
+    Raises:
+      ValueError: naming the axis and sizes.
+
+    Example:
+      >>> check_groups(4, -1, (2, 6), pad=True)
+      >>> check_groups(4, -1, (2, 6))
+      Traceback (most recent call last):
+      ...
+      ValueError: groups of 4 must divide axis -1; shape (2, 6) has 6 entries there. Choose another m or axis, or pad=True.
+    """
+    size = shape[normal_axis(axis, shape)]
+    if size % m and not pad:
+        raise ValueError(
+            f"groups of {m} must divide axis {axis}; shape {tuple(shape)} has {size} entries there. "
+            "Choose another m or axis, or pad=True."
+        )
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _best_in_groups(scores: Array, n: int | Array, m: int, axis: int) -> Array:
+    """The arithmetic of `n_of_m`: ranks within the groups, without moving the axis."""
+    shape = scores.shape
+    values = scores.astype(jnp.float32)
+    values = jnp.where(jnp.isnan(values), -jnp.inf, values)
+    missing = [(0, -size % m if position == axis else 0) for position, size in enumerate(shape)]
+    # What fills up comes last in its group, so a tie with a real -inf is lost.
+    values = jnp.pad(values, missing, constant_values=-jnp.inf)
+    groups = values.reshape(math.prod(shape[:axis]), values.shape[axis] // m, m, math.prod(shape[axis + 1 :]))
+    best = _best_by_pairs if m <= _PAIRWISE else _best_by_threshold
+    mask = best(groups, n).reshape(values.shape)
+    return jax.lax.slice_in_dim(mask, 0, shape[axis], axis=axis)
+
+
+def _best_by_pairs(groups: Array, n: int | Array) -> Array:
+    """Count, for each entry along axis 2, those that come before it: higher ones, and equal ones of a lower index."""
+    m = groups.shape[2]
+    one, other = groups[:, :, :, None], groups[:, :, None]
+    index = jax.lax.broadcasted_iota(jnp.int32, (1, 1, m, m, 1), 2)
+    other_index = jax.lax.broadcasted_iota(jnp.int32, (1, 1, m, m, 1), 3)
+    before = (other > one) | ((other == one) & (other_index < index))
+    return jnp.sum(before, axis=3, dtype=jnp.int32) < n
+
+
+def _best_by_threshold(groups: Array, n: int | Array) -> Array:
+    """The same by a threshold for each group; 20 times faster than two sorts, on CPU."""
+
+    def best(group: Array) -> Array:
+        return top_of_all([group], n)[0]
+
+    return jax.vmap(jax.vmap(jax.vmap(best, 1, 1)))(groups)  # the axes before, the groups, the axes after
+
+
+def block(scores: Array, sparsity: float | Array, block_shape: Sequence[int]) -> Array:
+    """Keep whole blocks: of all B blocks, the ``B - round(sparsity * B)`` with the highest mean scores.
+
+    A block shape shorter than the scores' applies to the last axes; along the leading ones every index has blocks of its own.
+    Where a block's size does not divide an axis, the blocks at the end are smaller; they count as blocks like any other, and
+    their score is the mean over the elements they have. Ties go to the lower flat index of the blocks.
+
+    Args:
+      scores: any shape; floating or integer.
+      sparsity: fraction of the blocks removed, [0, 1); may be traced.
+      block_shape: sizes along the last axes; a size beyond the axis means all of it.
+
+    Returns:
+      boolean mask of the scores' shape.
+
+    Raises:
+      ValueError: for a sparsity outside [0, 1), a size below 1 or a block of more axes than the scores.
+
+    Example:
+      >>> block(jnp.array([[1.0, 1.0, 9.0], [1.0, 2.0, 0.0]]), 0.5, (1, 2)).astype(int).tolist()
+      [[0, 0, 1], [1, 1, 0]]
+
+    Source: Narang et al. 2017, "Block-sparse recurrent neural networks", with the mean in place of the maximum.
+    """
+    scores = jnp.asarray(scores)
+    full = full_block(block_shape, scores.shape)
+    return spread(top(block_means(scores, full), sparsity), scores.shape, full)
+
+
+def channel(scores: Array, sparsity: float | Array, axis: int | Sequence[int]) -> Array:
+    """Keep whole slices along an axis: of C slices, the ``C - round(sparsity * C)`` with the highest mean scores.
+
+    Args:
+      scores: one axis or more; floating or integer.
+      sparsity: fraction of the slices removed, [0, 1); may be traced.
+      axis: along which slices are counted, e.g. -1 for the outputs of a Flax kernel; of several axes, every combination of
+        their indices is a slice.
+
+    Returns:
+      boolean mask of the scores' shape, constant over each slice.
+
+    Raises:
+      ValueError: for a sparsity outside [0, 1), or an axis that is not there or given twice.
+
+    Example:
+      >>> channel(jnp.array([[1.0, 5.0], [1.0, 0.0]]), 0.5, axis=1).tolist()
+      [[False, True], [False, True]]
+
+    Source: Li et al. 2017, "Pruning filters for efficient convnets", section 3.1 (the L1 norm, under `Magnitude`).
+    """
+    scores = jnp.asarray(scores)
+    full = slice_block(axis, scores.shape)
+    return spread(top(block_means(scores, full), sparsity), scores.shape, full)
+
+
+def normal_axis(axis: int, shape: Sequence[int]) -> int:
+    """Return the axis counted from the front.
+
+    Raises:
+      ValueError: for an axis that is not there.
+
+    Example:
+      >>> normal_axis(-1, (2, 3))
+      1
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"axis {axis} is none of the {len(shape)} axes of shape {tuple(shape)}.")
+    return axis % len(shape)
+
+
+def full_block(block_shape: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the block's size along every axis of `shape`: 1 along the leading axes that it does not name.
+
+    Raises:
+      ValueError: for a size below 1 or a block of more axes than `shape`.
+
+    Example:
+      >>> full_block((2, 64), (3, 4, 32))
+      (1, 2, 32)
+    """
+    for size in block_shape:
+        check_whole("a block's size", size, 1)
+    if len(block_shape) > len(shape):
+        raise ValueError(f"a block of shape {tuple(block_shape)} has more axes than scores of shape {tuple(shape)}.")
+    sizes = (1,) * (len(shape) - len(block_shape)) + tuple(block_shape)
+    return tuple(min(block, max(size, 1)) for block, size in zip(sizes, shape))
+
+
+def slice_block(axis: int | Sequence[int], shape: Sequence[int], width: int = 1) -> tuple[int, ...]:
+    """Return the block that is `width` slices along the given axes, all of every other axis.
+
+    Raises:
+      ValueError: for an axis that is not there or given twice.
+
+    Example:
+      >>> slice_block(-1, (3, 4, 32), width=8)
+      (3, 4, 8)
+    """
+    given = [normal_axis(a, shape) for a in ((axis,) if isinstance(axis, int) else axis)]
+    if len(set(given)) < len(given) or not given:
+        raise ValueError(f"axis must be one axis or several different ones; got {axis!r} for shape {tuple(shape)}.")
+    return tuple(min(width, max(size, 1)) if a in given else max(size, 1) for a, size in enumerate(shape))
+
+
+def block_means(scores: Array, block: Sequence[int]) -> Array:
+    """Return the mean score of every block, as float32; smaller blocks at the end of an axis over the elements they have.
+
+    Equal scores have exactly that mean in blocks of any size: what is summed is the difference to the first element.
+
+    Example:
+      >>> block_means(jnp.array([[1.0, 3.0, 7.0]]), (1, 2)).tolist()
+      [[2.0, 7.0]]
+    """
+    scores = scores.astype(jnp.float32)
+    if all(size == 1 for size in block):
+        return scores
+    first = scores[tuple(slice(None, None, size) for size in block)]
+    first = jnp.where(jnp.isfinite(first), first, 0)
+    offsets = scores - spread(first, scores.shape, block)
+    offsets = jnp.pad(offsets, [(0, -size % width) for size, width in zip(scores.shape, block)])
+    split = [part for count, width in zip(first.shape, block) for part in (count, width)]
+    totals = jnp.sum(offsets.reshape(split), axis=tuple(range(1, len(split), 2)))
+    for axis, (size, width) in enumerate(zip(scores.shape, block)):
+        counts = jnp.minimum(width, size - width * jnp.arange(first.shape[axis])).astype(jnp.float32)
+        totals = totals / jnp.expand_dims(counts, [a for a in range(scores.ndim) if a != axis])
+    return first + totals
+
+
+def spread(units: Array, shape: Sequence[int], block: Sequence[int]) -> Array:
+    """Return an array of `shape` in which every element has its block's entry of `units`.
+
+    Example:
+      >>> spread(jnp.array([[1, 2]]), (2, 3), (2, 2)).tolist()
+      [[1, 1, 2], [1, 1, 2]]
+    """
+    counts = [-(-size // width) for size, width in zip(shape, block)]
+    split = [part for count in counts for part in (count, 1)]
+    wide = [part for count, width in zip(counts, block) for part in (count, width)]
+    repeated = jnp.broadcast_to(units.reshape(split), wide)
+    whole = repeated.reshape([count * width for count, width in zip(counts, block)])
+    return whole[tuple(slice(size) for size in shape)]

@@ -1,14 +1,16 @@
-"""Structures: which weights are removed together.
+"""What every structure offers: which weights are removed together.
 
 A structure says what a *unit* is: `reduce` gives one score a unit, `expand` spreads the units' mask over the weights.
 A *local* structure (N:M) chooses within small groups instead: it defines `mask`, and takes no part in a common threshold.
 """
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+from lepton_jax.errors import collect
 from lepton_jax.typing import Array, Path
+
+Shape = tuple[int, ...]
 
 
 class Structure:
@@ -31,12 +33,12 @@ class Structure:
 
     local: ClassVar[bool] = False
 
-    def check(self, shapes: Mapping[Path, tuple[int, ...]], sparsity: float) -> None:
+    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
         """Raise where the structure does not fit; called once, before any mask is made.
 
         Args:
           shapes: of the selected leaves, by path.
-          sparsity: the fraction removed in the end, [0, 1).
+          sparsity: the fraction removed in the end, [0, 1); not looked at if traced.
 
         Raises:
           ValueError: naming every path whose shape, or the sparsity, does not suit the structure.
@@ -56,23 +58,30 @@ class Structure:
         """Return one score a unit."""
         raise TypeError(f"{type(self).__name__} defines no units")
 
-    def expand(self, mask: Array, shape: tuple[int, ...]) -> Array:
+    def expand(self, mask: Array, shape: Shape) -> Array:
         """Return the units' mask spread over an array of `shape`."""
         raise TypeError(f"{type(self).__name__} defines no units")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unstructured(Structure):
-    """Every weight is a unit of its own.
+def check_each(heading: str, shapes: Mapping[Path, Shape], fits: Callable[[Shape], object]) -> None:
+    """Call `fits` on every shape and raise all its complaints together, each with its path.
+
+    Raises:
+      ValueError: if `fits` raised one for any shape.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> Unstructured().reduce(jnp.array([1.0, 2.0])).tolist()
-      [1.0, 2.0]
+      >>> def square(shape):
+      ...     if shape[0] != shape[1]:
+      ...         raise ValueError(f"is not square: {shape}")
+      >>> check_each("Squares", {"a": (2, 2), "b": (2, 3)}, square)
+      Traceback (most recent call last):
+      ...
+      ValueError: Squares:
+        b: is not square: (2, 3)
     """
-
-    def reduce(self, scores: Array) -> Array:
-        return scores
-
-    def expand(self, mask: Array, shape: tuple[int, ...]) -> Array:
-        return mask.reshape(shape)
+    with collect(heading) as problems:
+        for path, shape in shapes.items():
+            try:
+                fits(shape)
+            except ValueError as error:
+                problems.append(f"{path}: {error}")

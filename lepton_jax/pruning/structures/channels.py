@@ -1,0 +1,79 @@
+"""Whole slices: channels along any axis, filters."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from lepton_jax.errors import check_whole
+from lepton_jax.pruning.masks import block_means, slice_block, spread
+from lepton_jax.pruning.structures.base import Shape, Structure, check_each
+from lepton_jax.typing import Array, Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Channels(Structure):
+    """Every slice along an axis is a unit; its score is the mean of its weights' scores.
+
+    Under `Magnitude` that is the order of the L1 norms. A sparsity counts slices. The weights are masked; for cutting them,
+    with all that depends on them, see `lepton_jax.pruning.channels`.
+
+    Args:
+      axis: -1 is the outputs of a Flax kernel, -2 its inputs. Of several axes, every combination of their indices is a slice:
+        (-2, -1) are the two-dimensional kernels of a convolution.
+
+    Raises:
+      ValueError: for no axes; by `check`, for a leaf that lacks an axis or has it twice.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Channels(axis=0).expand(jnp.array([[True], [False]]), (2, 2)).tolist()
+      [[True, True], [False, False]]
+
+    Source: Li et al. 2017, "Pruning filters for efficient convnets", section 3.1.
+    """
+
+    axis: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.axis == ():
+            raise ValueError("Channels: axis must name one axis or more; got ().")
+
+    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
+        check_each(f"Channels(axis={self.axis})", shapes, self._block)
+
+    def reduce(self, scores: Array) -> Array:
+        return block_means(scores, self._block(scores.shape))
+
+    def expand(self, mask: Array, shape: Shape) -> Array:
+        return spread(mask, shape, self._block(shape))
+
+    def _block(self, shape: Shape) -> Shape:
+        return slice_block(self.axis, shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filters(Structure):
+    """Every output channel of a kernel is a unit: the slices along the last axis, where Flax has the outputs.
+
+    Raises:
+      ValueError: by `check`, for a leaf of fewer than two axes, which has no filters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Filters().reduce(jnp.array([[1.0, 5.0], [3.0, 7.0]])).tolist()
+      [[2.0, 6.0]]
+
+    Source: Li et al. 2017, "Pruning filters for efficient convnets", section 3.1.
+    """
+
+    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
+        check_each("Filters", shapes, self._has_filters)
+
+    def reduce(self, scores: Array) -> Array:
+        return block_means(scores, slice_block(-1, scores.shape))
+
+    def expand(self, mask: Array, shape: Shape) -> Array:
+        return spread(mask, shape, slice_block(-1, shape))
+
+    @staticmethod
+    def _has_filters(shape: Shape) -> None:
+        check_whole("the number of axes", len(shape), 2)
