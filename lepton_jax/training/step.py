@@ -25,7 +25,8 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, transform
 
     Args:
       loss_fn: ``(params as seen, model_state, batch, key) -> (loss, (model_state, metrics))``; metrics are scalars by name.
-      tx: the optimiser, for the masters. It is given ``value=loss`` if it takes such a thing.
+      tx: the optimiser, for the masters. It is given ``value=loss`` and ``tstate=``, the transform's state, if it takes such
+        things (`lepton_jax.pruning.sparse_training.masked_moments` takes the latter).
       transform: the view to train under.
 
     Returns:
@@ -51,7 +52,7 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, transform
             return loss_fn(transform.view(params, state.tstate), state.model_state, batch, key)
 
         (loss, (model_state, metrics)), grads = jax.value_and_grad(seen, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, tstate=state.tstate)
         params = optax.apply_updates(state.params, updates)
         params, tstate = transform.update(params, state.tstate, grads, state.step)
         return TrainState(state.step + 1, params, model_state, opt_state, tstate, state.key), {"loss": loss, **metrics}

@@ -1,0 +1,62 @@
+"""Fixed masks: train what given masks keep."""
+
+from typing import Literal, NamedTuple
+
+from lepton_jax.errors import collect
+from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, masked, masked_straight_through
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, Path, PyTree, Step
+
+
+class FixedMasksState(NamedTuple):
+    """State of `fixed_masks`.
+
+    Attributes:
+      masks: by path; boolean, True where the weight is kept, of the weight's shape.
+    """
+
+    masks: dict[Path, Array]
+
+
+def fixed_masks(masks: Masks, *, gradient: Literal["masked", "straight_through"] = "masked") -> Transform:
+    """Show the weights through given masks, for the whole run: ``view = where(mask, w, 0)``.
+
+    What lottery tickets, pruning at initialisation and the sanity ablations train under. The masks are in the state, so that a
+    step compiled once serves any masks of the same shapes, and stacked states train under `jax.vmap`.
+
+    Args:
+      masks: by path; boolean, True where the weight is kept, of the weight's shape.
+      gradient: "masked": a pruned weight gets no gradient and its master is set to zero. "straight_through": it gets the
+        gradient of the zero that stands for it, and its master lives on.
+
+    Raises:
+      ValueError: for an unknown option; at `init`, for masks that do not fit the parameters (all paths together).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> transform = fixed_masks({"kernel": jnp.array([[True, False]])})
+      >>> params, state = transform.init({"kernel": jnp.array([[1.0, jnp.nan]])})
+      >>> transform.view(params, state)["kernel"].tolist()
+      [[1.0, 0.0]]
+
+    Source: Frankle and Carbin 2019, "The lottery ticket hypothesis", section 1: ``f(x; m * theta)``.
+    """
+    with collect("fixed_masks") as problems:
+        if gradient not in ("masked", "straight_through"):
+            problems.append(f"gradient must be 'masked' or 'straight_through'; got {gradient!r}")
+
+    def init(params: PyTree) -> tuple[PyTree, FixedMasksState]:
+        check_masks("fixed_masks", masks, params)
+        return params, FixedMasksState(dict(masks))
+
+    def view(params: PyTree, state: FixedMasksState) -> PyTree:
+        return masked(params, state.masks) if gradient == "masked" else masked_straight_through(params, state.masks)
+
+    def update(params: PyTree, state: FixedMasksState, grads: PyTree, step: Step) -> tuple[PyTree, FixedMasksState]:
+        del grads, step
+        return (masked(params, state.masks) if gradient == "masked" else params), state
+
+    def pack(params: PyTree, state: FixedMasksState) -> PyTree:
+        return masked(params, state.masks)
+
+    return Transform(init, view, update, pack)
