@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import tyro
@@ -19,10 +19,12 @@ from lepton_jax.artifact import ArtifactError
 
 ROOT = Path(__file__).parents[1]
 _EXIT_INTERRUPTED = 130
+Setting = TypeVar("Setting", bound=Any)
+"""A config's class: a dataclass with a name and a seed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Generic[Setting]):
     """What every experiment takes."""
 
     config: Path
@@ -35,7 +37,7 @@ class Options:
     """Run so many seeds, from the config's seed on, and report their mean and standard deviation."""
     traceback: bool = False
     """Show where in the code an error arose."""
-    setting: Annotated[Config, tyro.conf.arg(name="")]
+    setting: Annotated[Setting, tyro.conf.arg(name="")]
     """Fields of the config, each of which can be overridden."""
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class Options:
         return self.run_dir or Path("runs") / f"{self.setting.name}{alone}"
 
     @property
-    def runs(self) -> list[tuple[Config, Path]]:
+    def runs(self) -> list[tuple[Setting, Path]]:
         """The config and the folder of each seed."""
         if self.seeds == 1:
             return [(self.setting, self.folder)]
@@ -57,21 +59,27 @@ class Options:
         return [(dataclasses.replace(self.setting, seed=seed), self.folder / f"seed{seed}") for seed in seeds]
 
 
-def run(main: Callable[[Options], None], *, default_config: str, description: str) -> None:
+def run(
+    main: Callable[[Options[Setting]], None],
+    *,
+    default_config: str,
+    description: str | None,
+    kind: type[Setting] = Config,  # type: ignore[assignment]
+) -> None:
     """Parse the command line and call `main`; end with one clear line if something is wrong.
 
     Args:
       main: the experiment.
       default_config: name of a file in `configs/`.
       description: shown by ``--help``, with examples.
+      kind: the class of its configs.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path, default=ROOT / "configs" / default_config)
     path = first.parse_known_args()[0].config
     traceback = "--traceback" in sys.argv
     try:
-        default = Options(config=path, setting=load_config(path))
-        options = _parse(default, description)
+        options = _parse(Options(config=path, setting=load_config(path, kind)), kind, description)
         _cache_compilations()
         main(options)
     except KeyboardInterrupt as error:
@@ -84,7 +92,7 @@ def run(main: Callable[[Options], None], *, default_config: str, description: st
         sys.exit(1)
 
 
-def _parse(default: Options, description: str) -> Options:
+def _parse(default: Options[Setting], kind: type[Setting], description: str | None) -> Options[Setting]:
     """Read the command line over the config's own values.
 
     Raises:
@@ -93,7 +101,8 @@ def _parse(default: Options, description: str) -> Options:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(Options, default=default, description=description, config=(tyro.conf.AvoidSubcommands,))
+            options = Options[kind]  # type: ignore[valid-type]
+            return tyro.cli(options, default=default, description=description, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import optax
 import tyro
@@ -121,18 +121,26 @@ class Config:
                 problems.append("phases: the first is the dense reference and has no transforms")
 
 
-def load_config(path: str | Path) -> Config:
+Kind = TypeVar("Kind")
+
+
+def load_config(path: str | Path, kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
     """Return a file's ``get_config()``.
+
+    Args:
+      path: of the config file.
+      kind: the class it has to be of, which depends on the script.
 
     Raises:
       ValueError: if the file is not there, cannot be run or lacks the function.
-      TypeError: if it returns something else than a `Config`.
+      TypeError: if it returns something else.
     """
     module = _module(path)
     with _located(path):
         config = module.get_config()
-    if not isinstance(config, Config):
-        raise TypeError(f"{path}: get_config() must return an experiments.config.Config; it returned {type(config).__name__}.")
+    if not isinstance(config, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"{path}: get_config() must return an {wanted}; it returned {type(config).__name__}.")
     return config
 
 

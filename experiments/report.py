@@ -104,7 +104,7 @@ def markdown(config: Config, rows: list[Row], lines: list[tuple[str, ...]], summ
     figures = "\n".join(f"| {name} | {value} |" for name, value in summary.items() if not isinstance(value, dict))
     return f"""# {config.name}, seed {config.seed}
 
-{chr(10).join(_markdown_table(lines))}
+{chr(10).join(markdown_table(lines))}
 
 Errors are of the test split, last epoch. The row "file" is `model.lepton`, loaded in a process of its own without the
 model's code; its outputs equal the live view's bit for bit. `ratio` is the float32 bytes of the dense parameters over all
@@ -137,22 +137,26 @@ def write_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
         values = [scale * summary[name] for summary in summaries]
         figures = (statistics.mean(values), statistics.stdev(values), *values)
         lines.append((name + (" %" if scale == 100 else ""), *(f"{value:,.{digits}f}" for value in figures)))
-    parts = [f"# {summaries[0]['name']}, {len(summaries)} seeds", "\n".join(_markdown_table(lines)), provenance(summaries)]
+    parts = [f"# {summaries[0]['name']}, {len(summaries)} seeds", "\n".join(markdown_table(lines))]
+    parts.append(provenance({summary["revision"] for summary in summaries}))
     (folder / "seeds.md").write_text("\n\n".join(parts) + "\n")
     print("\n".join(aligned(lines)))
 
 
-def provenance(summaries: list[dict[str, Any]]) -> str:
-    """Say what made the figures: command, revisions of the code, versions and cores."""
+def provenance(revisions: set[str], script: str = "deep_compression") -> str:
+    """Say what made the figures: command, revisions of the code, versions and cores.
+
+    Args:
+      revisions: of the code, from `revision`.
+      script: which experiment.
+    """
     options = sys.argv[1:]
     for name, values in (("--resume", 0), ("--run-dir", 1)):
         if name in options:
             del options[options.index(name) : options.index(name) + values + 1]
-    command = " ".join(["python -m experiments.deep_compression", *options])
-    revisions = ", ".join(sorted({summary["revision"] for summary in summaries}))
-    return (
-        f"Command: `{command}`. Revision {revisions}, jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores."
-    )
+    command = " ".join([f"python -m experiments.{script}", *options])
+    code = ", ".join(sorted(revisions))
+    return f"Command: `{command}`. Revision {code}, jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores."
 
 
 def revision() -> str:
@@ -161,7 +165,8 @@ def revision() -> str:
     return git.stdout.strip() or "unknown"
 
 
-def _markdown_table(lines: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(lines: list[tuple[str, ...]]) -> list[str]:
+    """Return the cells as lines of a Markdown table, its header first."""
     cells = ["| " + " | ".join(line) + " |" for line in lines]
     return [cells[0], "|" + " --- |" * len(lines[0]), *cells[1:]]
 

@@ -1,0 +1,73 @@
+"""What is measured of trained runs: errors, non-zeros, bytes."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax import account, pack, paths, save
+from lepton_jax.data import Dataset, eval_batches
+from lepton_jax.training import ModelApply, TrainState, make_evaluate
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+_EVAL_BATCH = 1000
+
+
+class Measure:
+    """Measures runs of one model on one data set.
+
+    Args:
+      apply: the model.
+      dataset: its test split and, if there is one, its validation split.
+    """
+
+    def __init__(self, apply: ModelApply, dataset: Dataset) -> None:
+        self._apply = apply
+        self._image = jnp.asarray(dataset.test.images[:1])
+        splits = {"error": dataset.test, "validation_error": dataset.validation}
+        self._batches = {
+            name: jax.device_put(list(eval_batches(split, min(_EVAL_BATCH, len(split)))))
+            for name, split in splits.items()
+            if len(split)
+        }
+
+    def __call__(self, transform: Transform, runs: Sequence[TrainState]) -> dict[str, Any]:
+        """Return errors, non-zeros of all parameters, and the sparsity of the kernels, each a list by run."""
+        figures: dict[str, Any] = {}
+        for name, batches in self._batches.items():
+            evaluate = make_evaluate(self._apply, transform, batches)
+            figures[name] = [evaluate(run)["error"] for run in runs]
+        view = jax.jit(transform.view)
+        seen = [jax.device_get(view(run.params, run.tstate)) for run in runs]
+        kernels = [list(paths.select(params, paths.matrices).values()) for params in seen]
+        figures["nonzeros"] = [nonzeros(jax.tree.leaves(params)) for params in seen]
+        figures["reached"] = [1 - nonzeros(some) / sum(leaf.size for leaf in some) for some in kernels]
+        return figures
+
+    def file_bytes(self, transform: Transform, run: TrainState, path: Path) -> int:
+        """Save one run as a file, and count the bytes that are not its program."""
+        packed = pack(transform, run.params, run.tstate)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, partial(_logits, self._apply), {"params": packed, **run.model_state}, self._image)
+        counted = account(path)
+        return counted.total - counted.program
+
+
+def nonzeros(leaves: Sequence[np.ndarray]) -> int:
+    """Count what is not zero.
+
+    Example:
+      >>> nonzeros([np.array([1.0, 0.0]), np.zeros(3)])
+      1
+    """
+    return sum(int(np.count_nonzero(leaf)) for leaf in leaves)
+
+
+def _logits(apply: ModelApply, variables: PyTree, images: Array) -> Array:
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return apply(variables["params"], rest, images, train=False, key=None)[0]

@@ -1,0 +1,33 @@
+"""Train a network sparse by several methods, at several sparsities, from several seeds: one table and one figure.
+
+    python -m experiments.sparsity --config configs/gradual_pruning.py --seeds 3
+    python -m experiments.sparsity --config configs/sparse_training.py --seeds 3 --only rigl set
+    python -m experiments.sparsity --config configs/prune_at_init.py --seeds 3 --sparsities 0.9 0.95
+    python -m experiments.sparsity --config configs/gradual_pruning.py --max-steps 2 --run-dir runs/trial
+    python -m experiments.sparsity --config configs/gradual_pruning.py --seeds 3 --resume
+
+Finished cells of the table are kept in the run's folder, and `--resume` does not run them again.
+"""
+
+import dataclasses
+
+from experiments import cli, study_report
+from experiments.config import to_json
+from experiments.run_dir import claim
+from experiments.study import Runner, Study
+
+ABOUT = "Every method has the same epochs, dense ones included."
+
+
+def main(options: cli.Options[Study]) -> None:
+    """Run the study, and report it."""
+    study = options.setting
+    seeds = range(study.seed, study.seed + options.seeds)
+    run_dir = options.folder
+    # Which rows are run now says nothing about what the others in the folder are.
+    claim(run_dir, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
+    study_report.write(run_dir, study, Runner(study, seeds, run_dir).run(), script="sparsity", about=ABOUT)
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="gradual_pruning.py", description=__doc__, kind=Study)

@@ -1,0 +1,142 @@
+"""The report of a study: one table of accuracies, one of sizes, one figure."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.report import aligned, markdown_table, provenance, revision
+from experiments.training_settings import Training
+
+Result = dict[str, Any]
+"""One cell of the table: its row, sparsity, and figures by seed."""
+
+_MARKERS = "os^vDPX*<>hp"
+
+
+def write(run_dir: Path, config: Training, results: Sequence[Result], *, script: str, about: str) -> None:
+    """Write `report.md`, `accuracy.png` and `summary.json`, and print the table.
+
+    Args:
+      run_dir: the run's folder.
+      config: the study.
+      results: of every row and sparsity; the row "dense" is the reference.
+      script: the experiment's module.
+      about: a paragraph that says how to read the table.
+    """
+    lines = accuracy_table(results)
+    plot(run_dir / "accuracy.png", results)
+    seconds = sum(result["seconds"] for result in results)
+    seeds = ", ".join(map(str, results[0]["seeds"]))
+    text = [
+        f"# {config.name}",
+        f"Accuracy on the test split in percent after the last epoch, mean and standard deviation over seeds {seeds}; "
+        f"{config.epochs} epochs of batches of {config.batch_size} for every run. {about}",
+        "\n".join(markdown_table(lines)),
+        "![accuracy against sparsity](accuracy.png)",
+        "## Sizes",
+        "Sparsity is that of the kernels, as counted in the trained network; non-zeros are of all parameters. Bytes are those "
+        "of the first seed's file without its program. Validation is on examples held out of the training split, on which "
+        "choices were made.",
+        "\n".join(markdown_table(size_table(results))),
+        f"{provenance({result['revision'] for result in results}, script)} Training took {seconds / 60:.1f} minutes.",
+    ]
+    (run_dir / "report.md").write_text("\n\n".join(text) + "\n")
+    (run_dir / "summary.json").write_text(json.dumps({"name": config.name, "results": list(results)}, indent=2) + "\n")
+    print("\n".join(aligned(lines)))
+    print(f"{seconds:.0f} s; report in {run_dir / 'report.md'}")
+
+
+def save_result(path: Path, result: Result) -> None:
+    """Write a finished result, with the revision of the code, so that it need not be run again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")  # a result is there whole or not at all
+    part.write_text(json.dumps({**result, "revision": revision()}, indent=2) + "\n")
+    part.replace(path)
+
+
+def accuracies(result: Result, name: str = "error") -> list[float]:
+    """Return the seeds' accuracies in percent.
+
+    Example:
+      >>> accuracies({"error": [0.25, 0.5]})
+      [75.0, 50.0]
+    """
+    return [100 * (1 - error) for error in result[name]]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write mean and standard deviation.
+
+    Example:
+      >>> spread([1.0, 2.0, 3.0]), spread([1.0])
+      ('2.00 ± 1.00', '1.00')
+    """
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def by_row(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
+    """Group results by row and sparsity, in their order.
+
+    Example:
+      >>> list(by_row([{"row": "a", "sparsity": 0.5}, {"row": "a", "sparsity": 0.9}])["a"])
+      [0.5, 0.9]
+    """
+    rows: dict[str, dict[float, Result]] = {}
+    for result in results:
+        rows.setdefault(result["row"], {})[result["sparsity"]] = result
+    return rows
+
+
+def accuracy_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return the cells: a line a row, a column a sparsity; the dense network stands in the column of 0 %."""
+    levels = sorted({result["sparsity"] for result in results})
+    lines: list[tuple[str, ...]] = [("method", *(f"{100 * level:g} %" for level in levels))]
+    for row, cells in by_row(results).items():
+        lines.append((row, *(spread(accuracies(cells[level])) if level in cells else "" for level in levels)))
+    return lines
+
+
+def size_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return the cells: a line for each row and sparsity."""
+    lines: list[tuple[str, ...]] = [("method", "asked", "sparsity", "non-zeros", "bytes", "validation", "seconds a run")]
+    for result in results:
+        validation = spread(accuracies(result, "validation_error")) if result.get("validation_error") else ""
+        size = f"{result['file_bytes']:,}" if "file_bytes" in result else ""
+        nonzeros = f"{statistics.mean(result['nonzeros']):,.0f}"
+        reached = f"{100 * statistics.mean(result['reached']):.2f} %"
+        each = f"{result['seconds'] / len(result['seeds']):.1f}"
+        lines.append((result["row"], f"{100 * result['sparsity']:g} %", reached, nonzeros, size, validation, each))
+    return lines
+
+
+def plot(path: Path, results: Sequence[Result]) -> None:
+    """Draw accuracy against the sparsity reached, one line a row, bars of one standard deviation."""
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    axis = figure.subplots()
+    rows = by_row(results)
+    for number, (row, cells) in enumerate((row, cells) for row, cells in rows.items() if row != "dense"):
+        x = [1 - statistics.mean(cell["reached"]) for cell in cells.values()]
+        values = [accuracies(cell) for cell in cells.values()]
+        means, deviations = (
+            [statistics.mean(some) for some in values],
+            [statistics.stdev(some) if len(some) > 1 else 0 for some in values],
+        )
+        marker, style = _MARKERS[number % len(_MARKERS)], ("-", "--", ":")[number // 10 % 3]
+        axis.errorbar(x, means, deviations, label=row, marker=marker, linestyle=style, markersize=5, capsize=3, linewidth=1.2)
+    if "dense" in rows:
+        dense = accuracies(next(iter(rows["dense"].values())))
+        axis.axhline(statistics.mean(dense), color="0.4", linestyle="--", linewidth=1, label="dense")
+    levels = sorted({result["sparsity"] for result in results if result["row"] != "dense"})
+    axis.set_xscale("log")
+    axis.invert_xaxis()
+    axis.set_xticks([1 - level for level in levels], [f"{100 * level:g}" for level in levels])
+    axis.minorticks_off()
+    axis.set(xlabel="sparsity of the kernels (%), by the logarithm of what is left", ylabel="test accuracy (%)")
+    axis.grid(color="0.92")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)
