@@ -10,7 +10,7 @@ import math
 import ml_dtypes
 import numpy as np
 
-from lepton_jax.artifact import sparse_index, symbols
+from lepton_jax.artifact import sparse_index, symbols, tensor_codes
 from lepton_jax.artifact.container import compress, decompress
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.sparse_index import Hints, find_lag, matrix_shape
@@ -69,12 +69,12 @@ def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], hints: Hin
         writer = _start(_PALETTE)
         writer.number(len(distinct))
         writer.put(distinct.tobytes())
-        writer.put(symbols.encode(index, len(distinct), shape, hints).data)
+        writer.put(tensor_codes.encode(index, len(distinct), shape, hints).data)
         candidates.append(writer)
     elif bits.itemsize == 1 or bits.size > 256:
         writer = _start(_PLANES)
         for plane in bits.view(np.uint8).reshape(-1, bits.itemsize).T:
-            writer.put(symbols.encode(plane, 256, shape, hints, holes=False).data)
+            writer.put(tensor_codes.encode(plane, 256, shape, hints, holes=False).data)
         candidates.append(writer)
     if dtype == np.float32:
         candidates += _narrowed(bits, shape, hints)
@@ -96,7 +96,7 @@ def decode(reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints
       ArtifactError: if the stream does not hold them.
     """
     kind, count = np.dtype(f"<u{min(dtype.itemsize, 8)}"), math.prod(shape)
-    coder = reader.take(1)[0]
+    coder = reader.coder(CODERS, category)
     if coder == _EMPTY and not count:
         return np.zeros(0, kind)
     if coder == _RAW:
@@ -109,9 +109,9 @@ def decode(reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints
         if not 1 <= size <= _PALETTE_LIMIT:
             raise ArtifactError(f"a palette of {size} numbers at offset {reader.offset}; 1 to {_PALETTE_LIMIT} are allowed")
         distinct = np.frombuffer(reader.take(size * kind.itemsize, "codebook"), kind)
-        return distinct[symbols.decode(reader, size, shape, hints, category)]
+        return distinct[tensor_codes.decode(reader, size, shape, hints, category)]
     if coder == _PLANES:
-        planes = [symbols.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
+        planes = [tensor_codes.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
         return np.stack(planes, 1).reshape(-1).view(kind)
     if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
         narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
@@ -128,7 +128,7 @@ def decode(reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints
         bits = np.zeros(count, kind)
         bits[kept] = decode(reader, dtype, (int(kept.sum()),), hints, category)
         return bits
-    raise ArtifactError(f"unknown coder {coder} of {category} at offset {reader.offset - 1}")
+    raise ArtifactError(f"coder {CODERS[coder]} cannot hold {count} numbers of {dtype}, near offset {reader.offset}")
 
 
 def _start(coder: int, data: bytes = b"") -> Writer:

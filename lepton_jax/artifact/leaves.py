@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.artifact import arrays, symbols
+from lepton_jax.artifact import arrays, tensor_codes
+from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.sparse_index import Hints, matrix_shape
 from lepton_jax.artifact.streams import Reader, Writer
@@ -86,14 +87,8 @@ def parse_spec(text: str) -> Spec:
     return spec
 
 
-def _unpack_codes(words: Any, bits: int, count: int) -> np.ndarray:
-    stream = np.unpackbits(np.asarray(words), count=count * bits, bitorder="little").reshape(count, bits)
-    return (stream << np.arange(bits, dtype=np.uint8)[None, :]).sum(1, dtype=np.uint8)
-
-
-def _pack_codes(codes: np.ndarray, bits: int) -> jax.Array:
-    stream = codes.astype(np.uint8)[:, None] >> np.arange(bits, dtype=np.uint8)[None, :] & 1
-    return jnp.asarray(np.packbits(stream.reshape(-1), bitorder="little"))
+def _pack_codes(codes: np.ndarray, width: int) -> jax.Array:
+    return jnp.asarray(pack_codes(codes, width))
 
 
 def is_key(leaf: Any) -> bool:
@@ -134,24 +129,24 @@ def encode(leaf: Any, hints: Hints) -> tuple[Spec, bytes]:
 def _encode_coded(leaf: Coded, writer: Writer, hints: Hints) -> Spec:
     size = math.prod(leaf.shape)
     if isinstance(leaf, CodebookArray):
-        codes, entries = _unpack_codes(leaf.index, leaf.bits, size), np.asarray(leaf.codebook)
+        codes, entries = unpack_codes(leaf.index, leaf.bits, size), np.asarray(leaf.codebook)
         _put_array(writer, entries, hints)
         alphabet = max(int(codes.max(initial=0)), min(entries.size, 2**leaf.bits - 1)) + 1
         writer.put(bytes([alphabet - 1]))
-        writer.put(symbols.encode(codes, alphabet, leaf.shape, hints).data)
+        writer.put(tensor_codes.encode(codes, alphabet, leaf.shape, hints).data)
         _remember(hints, codes != 0, leaf.shape)
         return Spec("c", (leaf.bits,), leaf.shape, leaf.output_dtype)
     if isinstance(leaf, QArray):
-        codes, fmt = _unpack_codes(leaf.words, leaf.format.bits, size), leaf.format
+        codes, fmt = unpack_codes(leaf.words, leaf.format.bits, size), leaf.format
         _put_array(writer, np.asarray(leaf.scale), hints)
         _put_array(writer, np.asarray(leaf.zero_point), hints)
-        writer.put(symbols.encode(codes, 2**fmt.bits, leaf.shape, hints).data)
+        writer.put(tensor_codes.encode(codes, 2**fmt.bits, leaf.shape, hints).data)
         _remember(hints, codes != -fmt.q_range[0], leaf.shape)
         axis = _NO_AXIS if fmt.channel_axis is None else fmt.channel_axis
         return Spec("q", (fmt.bits, int(fmt.symmetric), axis), leaf.shape, leaf.output_dtype)
     if isinstance(leaf, Sparse):
-        mask = _unpack_codes(leaf.mask, 1, size)
-        writer.put(symbols.encode(mask, 2, leaf.shape, hints).data)
+        mask = unpack_codes(leaf.mask, 1, size)
+        writer.put(tensor_codes.encode(mask, 2, leaf.shape, hints).data)
         _put_array(writer, np.asarray(leaf.values), hints)
         _remember(hints, mask != 0, leaf.shape)
         return Spec("s", (), leaf.shape, leaf.output_dtype)
@@ -180,17 +175,17 @@ def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
     if spec.kind == "c":
         codebook = _take_array(reader, limit, hints, "codebook")
         alphabet = reader.take(1)[0] + 1
-        codes = symbols.decode(reader, alphabet, spec.shape, hints)
+        codes = tensor_codes.decode(reader, alphabet, spec.shape, hints)
         _remember(hints, codes != 0, spec.shape)
         return CodebookArray(_pack_codes(codes, spec.numbers[0]), codebook, spec.numbers[0], spec.shape, spec.dtype)
     if spec.kind == "q":
         width, symmetric, axis = spec.numbers
         fmt = Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if axis == _NO_AXIS else axis)
         scale, zero_point = (_take_array(reader, limit, hints, "scales") for _ in range(2))
-        codes = symbols.decode(reader, 2**width, spec.shape, hints)
+        codes = tensor_codes.decode(reader, 2**width, spec.shape, hints)
         _remember(hints, codes != -fmt.q_range[0], spec.shape)
         return QArray(_pack_codes(codes, width), scale, zero_point, fmt, spec.shape, spec.dtype)
-    mask = symbols.decode(reader, 2, spec.shape, hints, "positions")
+    mask = tensor_codes.decode(reader, 2, spec.shape, hints, "positions")
     values = _take_array(reader, limit, hints, "values")
     if values.shape != (int(mask.sum()),):
         raise ArtifactError(f"{values.shape} values for {int(mask.sum())} positions, near offset {reader.offset}")
@@ -202,12 +197,12 @@ def dense(leaf: Any) -> Any:
     """Unpack one leaf as its own `unpack` does; where that only selects, in numpy, which compiles nothing."""
     if isinstance(leaf, CodebookArray) and leaf.codebook.dtype == leaf.dtype:
         table = np.concatenate([np.zeros(1, leaf.dtype), np.asarray(leaf.codebook)])
-        codes = _unpack_codes(leaf.index, leaf.bits, leaf.size)
+        codes = unpack_codes(leaf.index, leaf.bits, leaf.size)
         # An index beyond the table reads its last entry, as in jax.
         return jnp.asarray(table[np.minimum(codes, table.size - 1)].reshape(leaf.shape))
     if isinstance(leaf, Sparse) and leaf.values.dtype == leaf.dtype:
         out = np.zeros(leaf.size, leaf.dtype)
-        out[_unpack_codes(leaf.mask, 1, leaf.size) != 0] = np.asarray(leaf.values)
+        out[unpack_codes(leaf.mask, 1, leaf.size) != 0] = np.asarray(leaf.values)
         return jnp.asarray(out.reshape(leaf.shape))
     return leaf.unpack() if isinstance(leaf, Packed) else leaf
 

@@ -19,7 +19,7 @@ from lepton_jax.artifact.errors import ArtifactError
 PROBABILITY_BITS = 16
 _ONE = 1 << PROBABILITY_BITS
 _MASK = (1 << 32) - 1
-_STRETCH_LIMIT = 2047
+STRETCH_LIMIT = 2047
 _FRACTION = 60
 
 
@@ -28,6 +28,10 @@ class Coder(Protocol):
 
     def code(self, bit: int, p1: int) -> int:
         """Code one bit whose probability of being 1 is ``p1 / 2**16``, 0 < p1 < 2**16; return it."""
+        ...
+
+    def code_all(self, bits: list[int], p1s: list[int]) -> list[int]:
+        """Code one bit for each probability; return them. When decoding, `bits` is not read."""
         ...
 
 
@@ -49,6 +53,21 @@ class Encoder:
             low, high = low << 8 & _MASK, high << 8 & _MASK | 255
         self._low, self._high = low, high
         return bit
+
+    def code_all(self, bits: list[int], p1s: list[int]) -> list[int]:
+        """Code many bits as `code` codes one."""
+        low, high, out = self._low, self._high, self._out
+        for bit, p1 in zip(bits, p1s):
+            middle = low + ((high - low) * p1 >> PROBABILITY_BITS)
+            if bit:
+                high = middle
+            else:
+                low = middle + 1
+            while not (low ^ high) & 0xFF000000:
+                out.append(high >> 24)
+                low, high = low << 8 & _MASK, high << 8 & _MASK | 255
+        self._low, self._high = low, high
+        return bits
 
     def finish(self) -> bytes:
         """Return all bytes: the fewest that, followed by zeros, lie within the last interval."""
@@ -84,6 +103,25 @@ class Decoder:
         self._low, self._high = low, high
         return int(bit_read)
 
+    def code_all(self, bits: list[int], p1s: list[int]) -> list[int]:
+        """Return the bits of these probabilities."""
+        del bits
+        low, high, value, data, position = self._low, self._high, self._value, self._data, self._position
+        out = [0] * len(p1s)
+        for i, p1 in enumerate(p1s):
+            middle = low + ((high - low) * p1 >> PROBABILITY_BITS)
+            if value <= middle:
+                high = middle
+                out[i] = 1
+            else:
+                low = middle + 1
+            while not (low ^ high) & 0xFF000000:
+                low, high = low << 8 & _MASK, high << 8 & _MASK | 255
+                value = value << 8 & _MASK | (data[position] if position < len(data) else 0)
+                position += 1
+        self._low, self._high, self._value, self._position = low, high, value, position
+        return out
+
     def finish(self) -> None:
         """Check that the bits came from these bytes.
 
@@ -95,7 +133,7 @@ class Decoder:
 
 
 @cache
-def _squash_table() -> tuple[int, ...]:
+def squash_table() -> tuple[int, ...]:
     """``2**16 / (1 + exp(-x / 256))`` for x = -2047 ... 2047, within (0, 2**16)."""
     one = 1 << _FRACTION
     term, root = one, 0
@@ -103,7 +141,7 @@ def _squash_table() -> tuple[int, ...]:
         root += term
         term = term // (256 * k)
     powers = [one]
-    for _ in range(_STRETCH_LIMIT):
+    for _ in range(STRETCH_LIMIT):
         powers.append(powers[-1] * root >> _FRACTION)
     upper = [_ONE * power // (one + power) for power in powers]
     lower = [_ONE * one // (one + power) for power in powers[:0:-1]]
@@ -111,14 +149,14 @@ def _squash_table() -> tuple[int, ...]:
 
 
 @cache
-def _stretch_table() -> tuple[int, ...]:
+def stretch_table() -> tuple[int, ...]:
     """The inverse: ``256 ln(p / (1 - p))`` for p = (i + 1/2) / 4096."""
-    squash = _squash_table()
+    squash = squash_table()
     table, x = [], 0
     for i in range(4096):
-        while x < 2 * _STRETCH_LIMIT and squash[x] < i * 16 + 8:
+        while x < 2 * STRETCH_LIMIT and squash[x] < i * 16 + 8:
             x += 1
-        table.append(x - _STRETCH_LIMIT)
+        table.append(x - STRETCH_LIMIT)
     return tuple(table)
 
 
@@ -138,7 +176,7 @@ class Mixer:
     def __init__(self, contexts: int, rate: int = 6, limit: int = 250):
         self._slots: list[dict[int, list[int]]] = [{} for _ in range(contexts)]
         self._weights = [_ONE * 5 // (4 * (contexts - 1))] * (contexts - 1)
-        self._stretch, self._squash = _stretch_table(), _squash_table()
+        self._stretch, self._squash = stretch_table(), squash_table()
         self._rates = [(1 << 17) // (2 * n + 3) for n in range(limit + 1)]
         self._trust = [(n << 8) // (n + 2) for n in range(limit + 1)]
         self._limit, self._rate = limit, rate
@@ -166,7 +204,7 @@ class Mixer:
             inputs.append(x)
             total += x * weight
         position = s0 + (total >> 16)
-        p = self._squash[min(max(position, -_STRETCH_LIMIT), _STRETCH_LIMIT) + _STRETCH_LIMIT]
+        p = self._squash[min(max(position, -STRETCH_LIMIT), STRETCH_LIMIT) + STRETCH_LIMIT]
         bit = coder.code(bit, p)
         error = ((bit << 16) - p) * self._rate
         for i, x in enumerate(inputs):

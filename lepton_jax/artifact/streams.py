@@ -35,13 +35,19 @@ class Writer:
 
 
 class Reader:
-    """Reads what a `Writer` collected, and counts the bytes of each category."""
+    """Reads what a `Writer` collected, counts the bytes of each category and notes the coders that were chosen.
+
+    Attributes:
+      bytes: how many were read, by category.
+      coders: names of the coders, in the order of the stream.
+    """
 
     def __init__(self, data: bytes, offset: int = 0):
         self._data = data
         self._position = 0
         self._offset = offset
         self.bytes: Counter[str] = Counter()
+        self.coders: list[str] = []
 
     @property
     def offset(self) -> int:
@@ -58,6 +64,18 @@ class Reader:
         if not self.left:
             raise ArtifactError(f"the bytes end at offset {self.offset}")
         return self._data[self._position]
+
+    def coder(self, names: tuple[str, ...], what: str) -> int:
+        """Return the number of the coder that is named by the next byte, and note it.
+
+        Raises:
+          ArtifactError: if there are not so many coders.
+        """
+        coder = self.take(1)[0]
+        if coder >= len(names):
+            raise ArtifactError(f"unknown coder {coder} of {what} at offset {self.offset - 1}; a newer version may read it")
+        self.coders.append(names[coder])
+        return coder
 
     def take(self, count: int, category: str = "tables") -> bytes:
         """Return the next bytes, on the account of `category`."""

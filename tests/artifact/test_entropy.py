@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lepton_jax.artifact import rangecoder, rans, sparse_index, symbols
+from lepton_jax.artifact import rangecoder, rans, sparse_index, symbol_bits, tensor_codes
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.rangecoder import Decoder, Encoder, Mixer
 from lepton_jax.artifact.sparse_index import Hints
@@ -22,7 +22,7 @@ def finished(reader: Reader) -> bool:
 
 
 def test_squash_is_the_logistic_function_and_stretch_its_inverse():
-    squash, stretch = rangecoder._squash_table(), rangecoder._stretch_table()
+    squash, stretch = rangecoder.squash_table(), rangecoder.stretch_table()
     for x in (-2047, -900, -1, 0, 1, 512, 2047):
         expected = 65536 / (1 + math.exp(-x / 256))
         assert abs(squash[x + 2047] - min(max(expected, 16), 65520)) <= 1
@@ -172,9 +172,9 @@ def test_symbols_come_back(shape, alphabet, share):
     rng = np.random.default_rng(4)
     values = rng.integers(0, alphabet, shape).astype(np.uint8)
     values = np.where(rng.random(shape) < share, alphabet // 2, values).reshape(-1).astype(np.uint8)
-    writer = symbols.encode(values, alphabet, shape, Hints())
+    writer = tensor_codes.encode(values, alphabet, shape, Hints())
     reader = Reader(bytes(writer.data))
-    np.testing.assert_array_equal(symbols.decode(reader, alphabet, shape, Hints()), values)
+    np.testing.assert_array_equal(tensor_codes.decode(reader, alphabet, shape, Hints()), values)
     assert finished(reader)
 
 
@@ -184,5 +184,5 @@ def test_values_like_their_neighbours_cost_less_than_their_entropy():
     sign = np.arange(256)[:, None] % 16 > rng.integers(3, 13, (1, 200))  # an edge of its own for every unit
     codes = np.where(mask, 1 + 2 * sign + rng.integers(0, 2, mask.shape), 0).astype(np.uint8)
     coder = Encoder()
-    symbols.code_symbols(coder, codes[mask] - 1, mask, 4, 16)
+    symbol_bits.code_symbols(coder, codes[mask] - 1, mask, 4, 16)
     assert len(coder.finish()) < 0.9 * entropy_bytes(codes[mask])
