@@ -24,6 +24,7 @@ from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low
 from lepton_jax.packed import is_packed
 from lepton_jax.pruning import PruneState, Structure, Unstructured, allocation, keep_count
 from lepton_jax.pruning.criteria import Criterion, Magnitude
+from lepton_jax.pruning.sparse_training import ac_dc, dynamic_surgery, fixed_masks, rigl, set_, soft_threshold
 from lepton_jax.quantization import Codebook, MinMax, Uniform, calibrate, dequantize, quantize
 from lepton_jax.quantization.codebook import train_codebook
 
@@ -43,6 +44,7 @@ SCHEDULES = {
     schedules.one_shot: [schedules.one_shot(0.6, begin=3)],
     schedules.polynomial: [schedules.polynomial(0.7, begin=1, end=7), schedules.polynomial(0.5, begin=0, end=4, power=1)],
 }
+GRADIENTS = ("masked", "straight_through")
 
 
 def _prunings() -> dict[str, Transform]:
@@ -68,6 +70,12 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "cast": {"bfloat16": cast(jnp.bfloat16), "float16": cast("float16", select="*/kernel")},
     "chain": {"none": chain()},
     "freeze": {"identity": freeze(identity(), ())},
+    "fixed_masks": {g: fixed_masks({"a/kernel": jnp.arange(24).reshape(6, 4) % 3 > 0}, gradient=g) for g in GRADIENTS},
+    "set_": {"": set_(0.6, jax.random.key(0), end=8, interval=2)},
+    "rigl": {"": rigl(0.6, jax.random.key(0), end=8, interval=2)},
+    "dynamic_surgery": {"": dynamic_surgery(0.0, jax.random.key(0), end=8, gamma=0.1)},
+    "ac_dc": {"": ac_dc(0.6, begin=1, end=7, compressed=2, dense=1)},
+    "soft_threshold": {"leaf": soft_threshold(), "channels": soft_threshold(initial=-1.0, g=jnp.exp, channel_axis=-1)},
 }
 SINGLES = {f"{name}-{row}".strip("-"): t for name, rows in TRANSFORMS.items() for row, t in rows.items()}
 

@@ -57,7 +57,11 @@ def test_masks_that_do_not_fit_are_all_named() -> None:
     masks = {"other": MASK, "kernel": MASK[0], "bias": jnp.ones(2)}
     with pytest.raises(ValueError, match="fixed_masks: masks must fit") as error:
         fixed_masks(masks).init(PARAMS)
-    for part in ("other: no such floating leaf; there are: bias, kernel", "kernel: the mask's shape is (2,)", "bias: a mask must"):
+    for part in (
+        "other: no such floating leaf; there are: bias, kernel",
+        "kernel: the mask's shape is (2,)",
+        "bias: a mask must",
+    ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="no masks were given"):
         fixed_masks({}).init(PARAMS)
