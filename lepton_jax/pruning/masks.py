@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.errors import check_fraction, check_whole, is_traced
-from lepton_jax.pruning.threshold import top_of_all
+from lepton_jax.pruning.threshold import _keys, top_of_all
 from lepton_jax.typing import Array
 
 _PAIRWISE = 16
@@ -142,12 +142,17 @@ def _best_by_pairs(groups: Array, n: int | Array) -> Array:
 
 
 def _best_by_threshold(groups: Array, n: int | Array) -> Array:
-    """The same by a threshold for each group; 20 times faster than two sorts, on CPU."""
+    """The same by a threshold for every group at once: bisection on the bits. Sorting takes ten times as long, on CPU."""
+    keys = _keys(groups)
 
-    def best(group: Array) -> Array:
-        return top_of_all([group], n)[0]
+    def refine(i: int, low: Array) -> Array:
+        bound = low | (jnp.uint32(1) << jnp.uint32(31 - i))
+        return jnp.where(jnp.sum(keys >= bound, axis=2, keepdims=True, dtype=jnp.int32) >= n, bound, low)
 
-    return jax.vmap(jax.vmap(jax.vmap(best, 1, 1)))(groups)  # the axes before, the groups, the axes after
+    threshold = jax.lax.fori_loop(0, 32, refine, jnp.zeros_like(keys, shape=(*keys.shape[:2], 1, keys.shape[3])))
+    above, ties = keys > threshold, keys == threshold
+    ties_kept = n - jnp.sum(above, axis=2, keepdims=True, dtype=jnp.int32)
+    return above | (ties & (jnp.cumsum(ties, axis=2, dtype=jnp.int32) <= ties_kept))
 
 
 def block(scores: Array, sparsity: float | Array, block_shape: Sequence[int]) -> Array:
@@ -257,7 +262,7 @@ def slice_block(axis: int | Sequence[int], shape: Sequence[int], width: int = 1)
 def block_means(scores: Array, block: Sequence[int]) -> Array:
     """Return the mean score of every block, as float32; smaller blocks at the end of an axis over the elements they have.
 
-    Equal scores have exactly that mean in blocks of any size: what is summed is the difference to the first element.
+    Equal scores have exactly that mean in blocks of any size: rounding must not tell them apart.
 
     Example:
       >>> block_means(jnp.array([[1.0, 3.0, 7.0]]), (1, 2)).tolist()
@@ -267,15 +272,16 @@ def block_means(scores: Array, block: Sequence[int]) -> Array:
     if all(size == 1 for size in block):
         return scores
     first = scores[tuple(slice(None, None, size) for size in block)]
-    first = jnp.where(jnp.isfinite(first), first, 0)
-    offsets = scores - spread(first, scores.shape, block)
-    offsets = jnp.pad(offsets, [(0, -size % width) for size, width in zip(scores.shape, block)])
+    missing = [(0, -size % width) for size, width in zip(scores.shape, block)]
     split = [part for count, width in zip(first.shape, block) for part in (count, width)]
-    totals = jnp.sum(offsets.reshape(split), axis=tuple(range(1, len(split), 2)))
+    within = tuple(range(1, len(split), 2))
+    alike = jnp.pad(scores == spread(first, scores.shape, block), missing, constant_values=True)
+    totals = jnp.sum(jnp.pad(scores, missing).reshape(split), axis=within)
+    counts = jnp.ones((1,) * scores.ndim)
     for axis, (size, width) in enumerate(zip(scores.shape, block)):
-        counts = jnp.minimum(width, size - width * jnp.arange(first.shape[axis])).astype(jnp.float32)
-        totals = totals / jnp.expand_dims(counts, [a for a in range(scores.ndim) if a != axis])
-    return first + totals
+        along = jnp.minimum(width, size - width * jnp.arange(first.shape[axis])).astype(jnp.float32)
+        counts = counts * jnp.expand_dims(along, [a for a in range(scores.ndim) if a != axis])
+    return jnp.where(jnp.all(alike.reshape(split), axis=within), first, totals / counts)
 
 
 def spread(units: Array, shape: Sequence[int], block: Sequence[int]) -> Array:
