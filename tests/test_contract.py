@@ -23,7 +23,23 @@ import lepton_jax
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
 from lepton_jax.packed import is_packed
 from lepton_jax.pruning import PruneState, Structure, Unstructured, allocation, keep_count
-from lepton_jax.pruning.criteria import Criterion, Magnitude
+from lepton_jax.pruning.criteria import (
+    BatchNormScale,
+    Criterion,
+    Fisher,
+    Given,
+    Grasp,
+    Inverted,
+    Lamp,
+    LayerNormalized,
+    Magnitude,
+    Movement,
+    Random,
+    Saliency,
+    Snip,
+    SynFlow,
+    Wanda,
+)
 from lepton_jax.pruning.sparse_training import ac_dc, dynamic_surgery, fixed_masks, rigl, set_, soft_threshold
 from lepton_jax.quantization import Codebook, MinMax, Uniform, calibrate, dequantize, quantize
 from lepton_jax.quantization.codebook import train_codebook
@@ -35,7 +51,24 @@ UNIFORM_FORMATS = [
     for bits, symmetric, axis in [(2, True, None), (3, False, -1), (5, True, 0), (8, False, None)]
 ]
 FORMATS = {Uniform: UNIFORM_FORMATS, Codebook: [Codebook(bits=1), Codebook(bits=3)]}
-CRITERIA = {Magnitude: [Magnitude()]}
+CRITERIA = {
+    BatchNormScale: [BatchNormScale(scales={"a/kernel": "a/bias"})],
+    Fisher: [Fisher()],
+    Given: [Given(by_path={"a/kernel": np.arange(24.0).reshape(6, 4), "b/kernel": np.eye(4, 3, dtype=bool)})],
+    Grasp: [Grasp(loss=lambda params: loss(params, BATCH))],
+    Inverted: [Inverted(criterion=Saliency())],
+    Lamp: [Lamp()],
+    LayerNormalized: [LayerNormalized(criterion=Movement())],
+    Magnitude: [Magnitude()],
+    Movement: [Movement()],
+    Random: [Random(key=jax.random.key(5))],
+    Saliency: [Saliency(decay=0.5)],
+    Snip: [Snip(loss=lambda params: loss(params, BATCH))],
+    SynFlow: [SynFlow(apply=lambda params, x: loss(params, x), inputs=jax.ShapeDtypeStruct((1, 6), jnp.float32))],
+    Wanda: [Wanda(apply=lambda params, x: loss(params, x), batches=[jnp.arange(30.0).reshape(5, 6)])],
+}
+# Not all leaves have what it looks at.
+SELECTED = {BatchNormScale: "a/kernel"}
 STRUCTURES = {Unstructured: [Unstructured()]}
 CALIBRATIONS = {MinMax: [MinMax()]}
 ALLOCATIONS = {"uniform": allocation.uniform}
@@ -53,7 +86,9 @@ def _prunings() -> dict[str, Transform]:
         "straight_through": prune(schedules.polynomial(0.7, begin=1, end=7), gradient="straight_through", interval=2),
     }
     # What is a default is not run twice.
-    rows |= {repr(c): prune(0.6, criterion=c) for c in itertools.chain(*CRITERIA.values()) if c != Magnitude()}
+    for c in itertools.chain(*CRITERIA.values()):
+        if c != Magnitude():
+            rows[repr(c)] = prune(0.6, criterion=c, select=SELECTED.get(type(c), paths.matrices))
     rows |= {repr(s): prune(0.6, structure=s) for s in itertools.chain(*STRUCTURES.values()) if s != Unstructured()}
     rows |= {name: prune(0.6, allocation=function) for name, function in ALLOCATIONS.items() if name != "uniform"}
     rows |= {repr(s): prune(s) for s in itertools.chain(*SCHEDULES.values())}

@@ -3,11 +3,40 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from lepton_jax.typing import Array, Path, PyTree
+
+
+def wide(values: Array) -> Array:
+    """Return values in float32, or wider if they are: what scores are computed in.
+
+    Example:
+      >>> wide(jnp.ones(2, jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def check_decay(name: str, decay: float) -> None:
+    """Raise unless ``0 <= decay <= 1``.
+
+    Example:
+      >>> check_decay("Fisher", 2)
+      Traceback (most recent call last):
+      ...
+      ValueError: Fisher: decay must be in [0, 1], the weight of what was gathered before; got 2. For a plain sum, write 1.
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(
+            f"{name}: decay must be in [0, 1], the weight of what was gathered before; got {decay}. For a plain sum, write 1."
+        )
 
 
 class Criterion:
     """Scores weights; the higher, the more a weight is worth keeping.
+
+    Scores are float32 (or wider, if the weights are) and finite for finite weights, zeros and constants included.
 
     Most criteria look at one leaf at a time: they define `scores`, and, where they gather something, `init` and `accumulate`.
     One that looks beyond the leaf (its path, the other parameters, a loss) defines `init_all` or `score_all` instead.

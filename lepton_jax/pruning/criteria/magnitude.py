@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lepton_jax.pruning.criteria.base import Criterion
+from lepton_jax.pruning.criteria.base import Criterion, wide
 from lepton_jax.typing import Array
 
 
@@ -22,4 +22,4 @@ class Magnitude(Criterion):
 
     def scores(self, weight: Array, state: Any) -> Array:
         del state
-        return jnp.abs(weight)
+        return jnp.abs(wide(weight))

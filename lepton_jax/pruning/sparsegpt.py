@@ -1,0 +1,229 @@
+"""SparseGPT: one-shot pruning that lets the weights that are left make up for those removed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from lepton_jax import paths
+from lepton_jax.errors import check_fraction, check_whole, collect
+from lepton_jax.graph.trace import Apply, trace
+from lepton_jax.graph.weights import Layout, weight_uses
+from lepton_jax.hessian import as_inputs, inverse_cholesky, second_moments
+from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.threshold import top_of_all
+from lepton_jax.typing import Array, Path, PyTree, Select
+
+Pattern = float | tuple[int, int]
+"""A sparsity (the fraction removed), or (n, m): n of every m consecutive inputs are kept."""
+
+
+def sparsegpt(
+    weight: Array, hessian: Array, pattern: Pattern, *, block_size: int = 128, damping: float = 0.01
+) -> tuple[Array, Array]:
+    """Prune one layer, and change the weights that are left so that its outputs move as little as possible.
+
+    Inputs are gone through in order. Removing ``w_i`` of an output costs ``w_i**2 / (inverse H_{i:})_{00}``, and the inputs
+    after i take over what they can: ``w_{i:} -= w_i / (inverse H_{i:})_{00} * (inverse H_{i:})_{0,:}``. Which weights go is
+    chosen at the start of each block of inputs, by that cost, over all outputs together (for n of m: at the start of each m
+    inputs, in every output).
+
+    Args:
+      weight: (inputs, outputs); float32, or narrower and then computed in float32.
+      hessian: (inputs, inputs), ``X' X`` of the inputs, of any positive scale.
+      pattern: a sparsity in [0, 1), or (n, m).
+      block_size: inputs a block; for n of m a multiple of m.
+      damping: see `inverse_cholesky`; raised tenfold as often as needed.
+
+    Returns:
+      (weight, mask): of the weight's shape and dtype, exact zeros where the mask is False; the mask has exactly
+      ``keep_count(size, sparsity)`` True, or n in every m inputs of every output. Weights of inputs that were always zero go
+      first, and touch no others.
+
+    Raises:
+      ValueError: for shapes that do not fit, a sparsity outside [0, 1), n > m, or m that divides not inputs and blocks.
+
+    Example:
+      >>> weight, inputs = jnp.array([[1.0], [2.0]]), jnp.array([[1.0, 1.0], [1.0, 1.0]])  # two inputs, always the same
+      >>> new, mask = sparsegpt(weight, inputs.T @ inputs, 0.5, damping=1e-4)
+      >>> new.round(2).tolist(), mask.tolist()
+      ([[0.0], [3.0]], [[False], [True]])
+
+    Source: Frantar, Alistarh 2023, "SparseGPT: Massive language models can be accurately pruned in one-shot", algorithm 1 and
+    section 3.3. Deviation: the number removed is exact, its rounding spread over the blocks.
+    """
+    rows, columns = _checked(weight, hessian, pattern, block_size)
+    size = min(block_size, rows)
+    blocks = -(-rows // size)
+    if isinstance(pattern, tuple):
+        keeps = np.zeros(blocks, np.int32)
+        group = pattern
+    else:
+        ends = np.minimum(size * np.arange(1, blocks + 1), rows)
+        # Of what stands before the end of a block, its share; so the last one makes the total exact.
+        keeps = np.diff([keep_count(int(end) * columns, pattern) for end in ends], prepend=0).astype(np.int32)
+        group = (0, 1)
+    return _solve(weight, hessian, jnp.asarray(keeps), jnp.float32(damping), size, *group)
+
+
+def sparsegpt_prune(
+    apply: Apply,
+    variables: PyTree,
+    batches: Iterable[Any],
+    pattern: Pattern | Mapping[Path, Pattern],
+    *,
+    select: Select = paths.matrices,
+    sequential: bool = True,
+    block_size: int = 128,
+    damping: float = 0.01,
+    progress: bool = True,
+) -> tuple[PyTree, dict[Path, Array]]:
+    """Prune a model in one shot, layer by layer in the order in which they run, from calibration batches.
+
+    Args:
+      apply: ``apply(variables, *inputs)``, in evaluation mode.
+      variables: arrays.
+      batches: calibration batches, each one array or a tuple of inputs; gone through once for every layer, so no generator for
+        many batches.
+      pattern: a sparsity or (n, m), for all layers or by path.
+      select: which leaves; each must be the weight of a dot or of an ungrouped convolution.
+      sequential: calibrate each layer on what the pruned layers before it give (one compilation a layer). False: all on the
+        dense model.
+      block_size: see `sparsegpt`.
+      damping: see `sparsegpt`.
+      progress: show a bar.
+
+    Returns:
+      (variables, masks): a tree like the given one, and the masks by path. To train on under the masks, give them to `prune`:
+      ``prune(sparsity, criterion=Given(by_path=masks), ...)``.
+
+    Raises:
+      ValueError: with every selected leaf that is no layer's weight or that the pattern does not fit, before anything is run.
+
+    Example:
+      >>> variables = {"w": jnp.array([[1.0], [2.0]])}
+      >>> new, masks = sparsegpt_prune(lambda v, x: x @ v["w"], variables, [jnp.ones((2, 2))], 0.5, progress=False)
+      >>> masks["w"].tolist(), new["w"].round(1).tolist()
+      ([[False], [True]], [[0.0], [3.0]])
+
+    Source: Frantar, Alistarh 2023, section 3.4 and 4.
+    """
+    batches = list(batches) if iter(batches) is batches else batches
+    leaves = paths.select(variables, select)
+    first = next(iter(batches), None)
+    if first is None:
+        raise ValueError("sparsegpt_prune needs at least one calibration batch; got none.")
+    uses = weight_uses(trace(apply, variables, *as_inputs(first)), list(leaves))
+    layouts = {path: found[0].layout for path, found in uses.items()}
+    patterns = _patterns(pattern, layouts, block_size)
+    dense = second_moments(apply, variables, batches, _only(list(leaves)))
+    masks: dict[Path, Array] = {}
+    pruned = variables
+    for path in tqdm(layouts, desc="SparseGPT", unit="layer", disable=not progress):
+        _, found = next(second_moments(apply, pruned, batches, _only([path])) if sequential else dense)
+        matrix, mask = sparsegpt(
+            found.layout.matrix(leaves[path]), found.second, patterns[path], block_size=block_size, damping=damping
+        )
+        if not bool(jnp.isfinite(matrix).all()):
+            raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")
+        masks[path] = found.layout.leaf(mask)
+        pruned = paths.replace(pruned, {path: found.layout.leaf(matrix)})
+    return pruned, {path: masks[path] for path in leaves}
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6))
+def _solve(weight: Array, hessian: Array, keeps: Array, damping: Array, size: int, n: int, m: int) -> tuple[Array, Array]:
+    """Prune with given numbers of weights kept in each block of `size` inputs, or n of m where n > 0."""
+    rows, columns = weight.shape
+    blocks = keeps.shape[0]
+    dtype = jnp.promote_types(weight.dtype, jnp.float32)
+    found = inverse_cholesky(hessian.astype(dtype), damping)
+    pad = blocks * size - rows
+    factor = jnp.pad(found.factor, ((0, pad), (0, pad))) + jnp.diag((jnp.arange(rows + pad) >= rows).astype(dtype))
+    # A weight whose input is always zero is worth nothing, and none needs to take over from it.
+    held = jnp.where(found.dead[:, None], 0, weight.astype(dtype))
+    held = jnp.pad(held, ((0, pad), (0, 0)))
+    diagonal = jnp.diagonal(factor)[:, None]
+    real = (jnp.arange(rows + pad) < rows)[:, None]
+
+    def block(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        held, masks = state
+        start = number * size
+        part = jax.lax.dynamic_slice(held, (start, 0), (size, columns))
+        lines = jax.lax.dynamic_slice(factor, (start, 0), (size, rows + pad))
+        inner = jax.lax.dynamic_slice(lines, (0, start), (size, size))
+        scale = jax.lax.dynamic_slice(diagonal, (start, 0), (size, 1))
+        there = jax.lax.dynamic_slice(real, (start, 0), (size, 1))
+        scores = jnp.where(there, (part / scale) ** 2, -1.0)
+        mask = top_of_all([scores], keeps[number])[0] if n == 0 else jnp.zeros(part.shape, bool)
+
+        def row(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            part, mask, errors = state
+            if n:
+                mask = jax.lax.cond(i % m == 0, lambda: _n_of_m(part, scale, mask, i, n, m), lambda: mask)
+            new = jnp.where(mask[i], part[i], 0)
+            error = (part[i] - new) / scale[i]
+            part = (part - inner[i][:, None] * error[None]).at[i].set(new)
+            return part, mask, errors.at[i].set(error)
+
+        part, mask, errors = jax.lax.fori_loop(0, size, row, (part, mask, jnp.zeros_like(part)))
+        after = jnp.where(jnp.arange(rows + pad)[None] >= start + size, lines, 0)
+        held = jax.lax.dynamic_update_slice(held, part, (start, 0))
+        held = held - jnp.matmul(after.T, errors, precision=jax.lax.Precision.HIGHEST)
+        return held, jax.lax.dynamic_update_slice(masks, mask, (start, 0))
+
+    held, masks = jax.lax.fori_loop(0, blocks, block, (held, jnp.zeros(held.shape, bool)))
+    masks = masks[:rows]
+    return jnp.where(masks, held[:rows], 0).astype(weight.dtype), masks
+
+
+def _n_of_m(part: Array, scale: Array, mask: Array, start: Array, n: int, m: int) -> Array:
+    """Set the mask of the m inputs from `start` on: the n of highest cost in every output; ties go to the first."""
+    weights = jax.lax.dynamic_slice(part, (start, 0), (m, part.shape[1]))
+    costs = (weights / jax.lax.dynamic_slice(scale, (start, 0), (m, 1))) ** 2
+    down = jnp.argsort(jnp.argsort(-costs, axis=0, stable=True), axis=0)
+    return jax.lax.dynamic_update_slice(mask, down < n, (start, 0))
+
+
+def _checked(weight: Array, hessian: Array, pattern: Pattern, block_size: int) -> tuple[int, int]:
+    if weight.ndim != 2 or hessian.shape != (weight.shape[0],) * 2:
+        raise ValueError(
+            f"sparsegpt: the weight must be (inputs, outputs) and the Hessian (inputs, inputs); got {weight.shape} and "
+            f"{hessian.shape}."
+        )
+    check_whole("sparsegpt: block_size", block_size, 1)
+    problem = _misfit(pattern, weight.shape[0], block_size)
+    if problem:
+        raise ValueError(f"sparsegpt: {problem}.")
+    return weight.shape[0], weight.shape[1]
+
+
+def _misfit(pattern: Pattern, rows: int, block_size: int) -> str:
+    """Say what is wrong with a pattern for a layer; nothing if it fits."""
+    if not isinstance(pattern, tuple):
+        check_fraction("sparsity", pattern)
+        return ""
+    n, m = pattern
+    if not 0 < n <= m:
+        return f"n of m must be 0 < n <= m; got n={n}, m={m}"
+    size = min(block_size, rows)
+    return f"m={m} must divide the {rows} inputs and the blocks of {size}" if rows % m or size % m else ""
+
+
+def _only(wanted: Sequence[Path]) -> Callable[[Path, Any], bool]:
+    return lambda path, leaf: path in wanted
+
+
+def _patterns(pattern: Any, layouts: Mapping[Path, Layout], block_size: int) -> dict[Path, Pattern]:
+    by_path = pattern if isinstance(pattern, Mapping) else dict.fromkeys(layouts, pattern)
+    with collect("sparsegpt_prune: the pattern must fit every selected leaf") as problems:
+        for path, layout in layouts.items():
+            if path not in by_path:
+                problems.append(f"{path}: has no pattern; there are some for {', '.join(by_path)}")
+            elif found := _misfit(by_path[path], layout.index.shape[0], block_size):
+                problems.append(f"{path}: {found}")
+    return {path: by_path[path] for path in layouts}
