@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 
 from lepton_jax import packed as packed_leaves
 from lepton_jax.artifact import container, leaves, program, structure
+from lepton_jax.artifact.account import Account, Parts, count, parts_of
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.sparse_index import Hints
 from lepton_jax.artifact.streams import Reader
@@ -39,10 +41,12 @@ class Artifact:
       ([[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], 'symbolic')
     """
 
-    def __init__(self, packed: PyTree, manifest: dict[str, Any], code: bytes):
+    def __init__(self, packed: PyTree, manifest: dict[str, Any], code: bytes, parts: Parts, native_code: bytes = b""):
         self.packed = packed
+        self._parts = parts
         self._manifest = manifest
         self._code = code
+        self._native_code = native_code
 
     @cached_property
     def variables(self) -> PyTree:
@@ -82,14 +86,92 @@ class Artifact:
             program.check_inputs(self._exported, inputs)
             raise
 
+    def account(self) -> Account:
+        """Count the bytes of the file that this was read from, without reading it again."""
+        return count(self._parts, list(_in_order(self.packed)))
 
-def _in_order(tree: Any) -> Iterator[Any]:
-    """The leaves in the order of the file, which is not jax's where a node of another type kept an order of its own."""
-    if isinstance(tree, dict):
-        tree = tuple(tree.values())
-    if isinstance(tree, (list, tuple)):
-        for child in tree:
-            yield from _in_order(child)
+    @property
+    def example_inputs(self) -> tuple[Any, ...]:
+        """Shapes and dtypes of inputs that the program takes, with some batch size."""
+        return program.example_inputs(self._exported)
+
+    def apply(self, variables: PyTree, *inputs: Any) -> Any:
+        """Run the program on other weights: the pure function that was saved, to be traced, changed and saved anew.
+
+        It has no derivative: the program is a forward pass.
+
+        Args:
+          variables: a tree like `variables` or `packed`, any leaf of which may be packed.
+          inputs: as in a call.
+
+        Raises:
+          ValueError: if `variables` is not like the file's.
+        """
+        try:
+            leaves = list(_in_order(packed_leaves.unpack(variables), self.packed))
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"apply: needs variables of the file's structure, as `Artifact.variables` has; {error} is missing."
+            ) from error
+        return self._exported.call(program.plain_weights(leaves), *inputs)
+
+    def native(self) -> Callable[..., Any]:
+        """Return the model on its packed leaves: they stay packed in memory, and the dense weights are never kept.
+
+        A file that was saved with ``native=True`` has a program of its own for it, in which each operation runs on the
+        packed leaf: two thin dots, a dot of integers; see `lepton_jax.graph.packed`. Without it the leaves are decoded
+        inside every call, which saves memory and no time; an `UnpackedWarning` says so. Values equal those of a plain call
+        within rounding, since sums are taken in another order.
+
+        Returns:
+          ``native(*inputs)``, compiled once a batch size; the inputs are those of a plain call.
+        """
+        from lepton_jax.graph import UnpackedWarning  # not needed to read a file
+
+        in_file = list(_in_order(self.packed))
+        if self._native_code:
+            exported = program.deserialize(self._native_code)
+            return _bound(exported, jax.jit(exported.call), program.native_weights(in_file))
+        found = [leaf for leaf in in_file if packed_leaves.is_packed(leaf)]
+        if found:
+            warnings.warn(
+                f"the file has no native program, so its {len(found)} packed leaves are decoded inside every call: smaller in "
+                "memory, no faster. Save it with native=True to run them as they are.",
+                UnpackedWarning,
+                stacklevel=2,
+            )
+
+        def run(leaves: list[Any], *inputs: Any) -> Any:
+            return self._exported.call(program.plain_weights(packed_leaves.unpack(leaves)), *inputs)
+
+        return _bound(self._exported, jax.jit(run), in_file)
+
+
+def _bound(exported: Any, call: Callable[..., Any], weights: list[Any]) -> Callable[..., Any]:
+    def native(*inputs: Any) -> Any:
+        try:
+            return call(weights, *inputs)
+        except (ValueError, TypeError):
+            program.check_inputs(exported, inputs)
+            raise
+
+    return native
+
+
+def _in_order(tree: Any, like: Any = None) -> Iterator[Any]:
+    """The leaves in the order of the file, which is not jax's where a node of another type kept an order of its own.
+
+    Args:
+      tree: dicts, lists, tuples and leaves.
+      like: the tree whose order counts; None: `tree` itself.
+    """
+    like = tree if like is None else like
+    if isinstance(like, dict):
+        for key, child in like.items():
+            yield from _in_order(tree[key], child) if child is not None else ()
+    elif isinstance(like, (list, tuple)):
+        for index, child in enumerate(like):
+            yield from _in_order(tree[index], child) if child is not None else ()
     elif tree is not None:
         yield tree
 
@@ -101,6 +183,7 @@ def save(
     *example_inputs: Any,
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    native: bool = False,
 ) -> None:
     """Write a model as one `.lepton` file: program, weights and manifest.
 
@@ -112,6 +195,8 @@ def save(
         those of equal length here together: they are the batch.
       recipe: how the model was made, for the manifest; JSON.
       metrics: what it reached, for the manifest; JSON.
+      native: store a second program, which runs on the packed leaves as they are, for `Artifact.native`; a few kilobytes.
+        An `UnpackedWarning` names the leaves that it has to unpack.
 
     Raises:
       ArtifactError: if a leaf cannot be stored, `apply` cannot be exported or the file cannot be written; a file of that name
@@ -138,15 +223,19 @@ def save(
 
     head: dict[str, Any] = {"tree": structure.describe(packed, leaf_text)}
     exported, symbolic = program.export_program(apply, packed, example_inputs)
+    code = exported.serialize()
     if not symbolic:
         head["batch"] = "static"
+    if native:
+        head["native"] = len(code)  # where it begins; beside the first, since the two have much in common
+        code += program.export_native(apply, packed, example_inputs)[0].serialize()
     head |= {name: value for name, value in (("recipe", recipe), ("metrics", metrics)) if value}
     head["jax"] = jax.__version__
     try:
         manifest = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"recipe and metrics must be JSON: {error}") from error
-    container.write_atomic(path, container.build(manifest, exported.serialize(), b"".join(streams)))
+    container.write_atomic(path, container.build(manifest, bytes(code), b"".join(streams)))
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artifact:
@@ -172,12 +261,18 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artif
     manifest = read_manifest(parsed, name)
     described = read_tensors(parsed, manifest, name, len(data), max_bytes)
     tree = structure.rebuild(manifest["tree"], iter([leaf for _, _, leaf, _ in described]))
+    parts = parts_of(parsed, described)
     tensors = {
-        path: {"kind": spec.kind_name, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": dict(reader.bytes)}
-        for path, spec, _, reader in described
+        path: {"kind": spec.kind_name, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": used, "coders": list(coders)}
+        for path, spec, used, coders in parts.tensors
     }
     full = {"batch": "symbolic", **manifest, "version": list(parsed.version), "tensors": tensors}
-    return Artifact(tree, full, parsed.sections["program"].data)
+    code, begin = parsed.sections["program"].data, manifest.get("native")
+    if begin is None:
+        return Artifact(tree, full, code, parts)
+    if not isinstance(begin, int) or not 0 < begin < len(code):
+        raise ArtifactError(f"{name}: a native program at {begin!r} of the programs' {len(code)} bytes")
+    return Artifact(tree, full, code[:begin], parts, code[begin:])
 
 
 def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
@@ -221,7 +316,7 @@ def read_tensors(
         )
     out, position, hints = [], 0, Hints()
     for path, spec in specs:
-        reader = Reader(section.data[position:], section.offset + position)
+        reader = Reader(section.data, section.offset, position)
         try:
             leaf = leaves.decode(reader, spec, limit, hints)
         except ArtifactError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -57,7 +58,46 @@ def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any,
         flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
         return _plain_outputs(apply(jax.tree.unflatten(treedef, flat), *inputs))
 
-    arguments = [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]
+    return _export(program, [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves], inputs)
+
+
+def export_native(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
+    """Export `lepton_jax.graph.packed` of apply: a program of the packed leaves' own arrays, see `native_weights`.
+
+    Args, Returns, Raises: as `export_program`.
+    """
+    from lepton_jax.graph import packed as run_packed  # not needed to read a file
+
+    leaves, treedef = jax.tree.flatten(packed)
+    impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
+    run = run_packed(apply)
+
+    def program(flat: list[Any], *inputs: Any) -> Any:
+        flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
+        return _plain_outputs(run(jax.tree.unflatten(treedef, flat), *inputs))
+
+    return _export(program, [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves], inputs)
+
+
+def native_weights(leaves: Iterable[Any]) -> list[Any]:
+    """The arrays that a native program takes: those inside the packed leaves."""
+    return plain_weights([array for leaf in leaves for array in jax.tree.leaves(leaf)])
+
+
+def example_inputs(exported: export.Exported) -> tuple[Any, ...]:
+    """Shapes and dtypes of inputs that a program takes; a batch has a length that no other leading axis has."""
+    (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    dims = [leaf.shape[0] for leaf in jax.tree.leaves(inputs) if leaf.shape]
+    free = (size for size in itertools.count(2) if size not in dims)
+    sizes = {name: next(free) for name in dict.fromkeys(str(dim) for dim in dims if not isinstance(dim, int))}
+
+    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(sizes.get(str(dim), dim) for dim in leaf.shape), leaf.dtype)
+
+    return jax.tree.map(struct, tuple(inputs))
+
+
+def _export(program: Callable[..., Any], arguments: list[Any], inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
     static = jax.tree.map(_struct, inputs)
     shapes = [*_symbolic(static), (static, False)]
     problems: list[str] = []

@@ -1,0 +1,210 @@
+"""A model as one value: a pure function and its variables, some of which may be packed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+
+from lepton_jax.artifact import load, save
+from lepton_jax.packed import unpack
+from lepton_jax.simple.report import report
+from lepton_jax.typing import Path, PyTree
+
+
+class Applied(NamedTuple):
+    """A technique that was applied to a model.
+
+    Attributes:
+      text: its name and settings, ``prune(sparsity=0.9)``.
+      pruned: the leaves whose zeros are to stay.
+    """
+
+    text: str
+    pruned: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A pure function and its variables.
+
+    Never changed: techniques return a new one. Called, it computes ``apply(unpack(variables), *inputs)``, compiled: the same
+    bits as the file of `save`, loaded on the same backend.
+
+    Args:
+      apply: pure function ``apply(variables, *inputs)``, in evaluation mode.
+      variables: its variables, any leaf of which may be packed. Of a mapping with "params", these are what is trained.
+      example: arrays of the inputs' shapes and dtypes, which `save` needs; as in `lepton_jax.save`.
+      applied: what was done to it.
+
+    Raises:
+      TypeError: for a module in place of a function; see `from_linen` and `from_nnx`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[1.0, -3.0]])}, (jnp.ones((1, 1)),))
+      >>> model(jnp.array([[2.0]])).tolist()
+      [[2.0, -6.0]]
+    """
+
+    apply: Callable[..., Any]
+    variables: PyTree
+    example: tuple[Any, ...] = ()
+    applied: tuple[Applied, ...] = ()
+
+    def __post_init__(self) -> None:
+        kind = self.apply if isinstance(self.apply, type) else type(self.apply)
+        for library, maker in (("flax.linen", "from_linen(module, variables, x)"), ("flax.nnx", "from_nnx(module, x)")):
+            if any(base.__module__.startswith(library) and base.__name__ == "Module" for base in kind.__mro__):
+                raise TypeError(
+                    f"Model: apply must be a pure function apply(variables, *inputs); got the {library} module "
+                    f"{kind.__name__}. Write Model.{maker}."
+                )
+        if not callable(self.apply):
+            raise TypeError(f"Model: apply must be a pure function apply(variables, *inputs); got a {kind.__name__}.")
+        if not isinstance(self.example, tuple):
+            raise TypeError(f"Model: example must be a tuple of inputs, (x,); got a {type(self.example).__name__}.")
+
+    @classmethod
+    def from_linen(cls, module: Any, variables: PyTree, *example: Any, **options: Any) -> Model:
+        """Make a model of a Linen module.
+
+        Args:
+          module: a `flax.linen.Module`.
+          variables: as `module.init` made them, trained or not.
+          example: inputs, see `Model`.
+          **options: given to `module.apply` in every call, such as ``train=False``.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from flax import linen as nn
+          >>> module, x = nn.Dense(3), jnp.ones((1, 2))
+          >>> Model.from_linen(module, module.init(jax.random.key(0), x), x)(x).shape
+          (1, 3)
+        """
+        return cls(partial(module.apply, **options) if options else module.apply, variables, example)
+
+    @classmethod
+    def from_nnx(cls, module: Any, *example: Any) -> Model:
+        """Make a model of an NNX module, as it is now: call ``module.eval()`` first.
+
+        Its parameters are under "params", all else (batch statistics, random streams) under "state".
+
+        Args:
+          module: a `flax.nnx.Module`.
+          example: inputs, see `Model`.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from flax import nnx
+          >>> Model.from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))(jnp.ones((1, 2))).shape
+          (1, 3)
+        """
+        from flax import nnx  # not needed for models of other kinds
+
+        graph, params, state = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+
+        def apply(variables: PyTree, *inputs: Any) -> Any:
+            return nnx.merge(graph, variables["params"], variables["state"])(*inputs)
+
+        return cls(apply, {"params": params, "state": state}, example)
+
+    @cached_property
+    def dense(self) -> PyTree:
+        """The variables without packed leaves."""
+        with jax.ensure_compile_time_eval():  # what is kept must hold no tracers of a caller's jit
+            return unpack(self.variables)
+
+    @cached_property
+    def _run(self) -> Callable[..., Any]:
+        return jax.jit(self.apply)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self._run(self.dense, *inputs)
+
+    def native(self) -> Callable[..., Any]:
+        """Return the model on its packed leaves, compiled; see `lepton_jax.graph.packed`.
+
+        Values equal those of a call within rounding, since sums are taken in another order.
+        """
+        from lepton_jax.graph import packed  # a quarter of the package, which plain models do not need
+
+        return partial(jax.jit(packed(self.apply)), self.variables)
+
+    def save(self, path: str | os.PathLike[str], *example: Any, native: bool = False) -> None:
+        """Write the model as one `.lepton` file.
+
+        Args:
+          path: the file; replaced in one step if it is there.
+          example: inputs, if the model has none; see `Model`.
+          native: as in `lepton_jax.save`.
+
+        Raises:
+          ValueError: if there are no example inputs.
+          ArtifactError: as in `lepton_jax.save`.
+        """
+        example = example or self.example
+        if not example:
+            raise ValueError(
+                "save: needs example inputs, whose shapes and dtypes the program is compiled for: model.save(path, x), or "
+                "Model(apply, variables, (x,))."
+            )
+        recipe = {"applied": [step.text for step in self.applied]} if self.applied else None
+        save(path, self.apply, self.variables, *example, recipe=recipe, native=native)
+
+    def report(self) -> str:
+        """Return a table of what is in the model: each leaf's parameters, non-zeros and bytes, and what was applied."""
+        return report(self.variables, [step.text for step in self.applied])
+
+    def __repr__(self) -> str:
+        name = getattr(self.apply, "__qualname__", type(self.apply).__name__)
+        return f"Model({name}, {len(jax.tree.leaves(self.dense))} leaves)"
+
+
+def save_model(model: Model, path: str | os.PathLike[str], *example: Any, native: bool = False) -> Model:
+    """Write a model as one `.lepton` file; see `Model.save`.
+
+    Returns:
+      the model.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.eye(2)}, (jnp.ones((1, 2)),))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_model(model, f"{folder}/m.lepton")
+      ...     load_model(f"{folder}/m.lepton")(jnp.array([[3.0, 4.0]])).tolist()
+      Model(<lambda>, 1 leaves)
+      [[3.0, 4.0]]
+    """
+    model.save(path, *example, native=native)
+    return model
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Read a `.lepton` file as a model, without the model's code.
+
+    Techniques that need no gradient work on it; it can be a teacher. A program has no derivative, so it cannot be trained.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     Model(lambda v, x: x @ v["w"], {"w": jnp.eye(2)}).save(f"{folder}/m.lepton", jnp.ones((1, 2)))
+      ...     model = load_model(f"{folder}/m.lepton")
+      >>> model(jnp.array([[3.0, 4.0]])).tolist()
+      [[3.0, 4.0]]
+    """
+    artifact = load(path)
+    recipe = artifact.manifest.get("recipe", {})
+    applied = recipe.get("applied", []) if isinstance(recipe, dict) else []
+    texts = tuple(Applied(str(text)) for text in applied) if isinstance(applied, list) else ()
+    return Model(artifact.apply, artifact.packed, artifact.example_inputs, texts)

@@ -1,0 +1,99 @@
+"""What is in a model, as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lepton_jax import paths
+from lepton_jax.packed import CodebookArray, Coded, LowRank, Packed, is_packed, unpack
+from lepton_jax.quantization.numerics import QArray
+from lepton_jax.typing import PyTree
+
+_HEAD = ("leaf", "stored as", "shape", "weights", "non-zeros", "bytes", "smaller")
+
+
+def report(variables: PyTree, applied: Sequence[str]) -> str:
+    """Return an aligned table of a model's leaves.
+
+    Bytes are those in memory: packed leaves by their arrays, without the entropy coding of a file. "smaller" is the bytes of
+    the dense leaf over them.
+
+    Args:
+      variables: any tree; leaves may be packed.
+      applied: what was done, in order.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(report({"w": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "b": jnp.ones(2)}, ["prune(sparsity=0.5)"]))
+      leaf   stored as  shape  weights  non-zeros   bytes  smaller
+      ------------------------------------------------------------
+      b      float32    2            2  2  100.0 %      8     1.0x
+      w      float32    2x2          4  2   50.0 %     16     1.0x
+      ------------------------------------------------------------
+      total                          6  4   66.7 %     24     1.0x
+      applied: prune(sparsity=0.5)
+    """
+    rows, totals = [], np.zeros(4, np.int64)
+    for path, leaf in paths.flatten(variables, is_packed).items():
+        dense = _dense(leaf)
+        counts = np.array([dense.size, np.count_nonzero(dense), nbytes(leaf), dense.nbytes], np.int64)
+        totals += counts
+        rows.append((path, _stored_as(leaf), "x".join(map(str, dense.shape)) or "-", *_figures(*counts)))
+    last = ("total", "", "", *_figures(*totals))
+    wide = max((len(row[4].split()[0]) for row in [*rows, last]), default=1)
+    table = [_HEAD, *[(*row[:4], _aligned(row[4], wide), *row[5:]) for row in [*rows, last]]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(_HEAD))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 3 or (row is _HEAD and i == 4) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in table
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], f"applied: {', '.join(applied) or 'nothing'}"])
+
+
+def nbytes(leaf: Any) -> int:
+    """Bytes of a leaf's arrays in memory.
+
+    Example:
+      >>> nbytes(np.zeros(3, np.int8))
+      3
+    """
+    return sum(_dense(array).nbytes for array in jax.tree.leaves(leaf))
+
+
+def _dense(leaf: Any) -> np.ndarray:
+    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(unpack(leaf))
+
+
+def _figures(size: int, nonzeros: int, stored: int, dense: int) -> tuple[str, str, str, str]:
+    share = f"{100 * nonzeros / max(size, 1):.1f}"
+    return f"{size:,}", f"{nonzeros:,} {share}", f"{stored:,}", f"{dense / max(stored, 1):.1f}x"
+
+
+def _aligned(figure: str, width: int) -> str:
+    count, share = figure.split()
+    return f"{count:>{width}}  {share:>5} %"
+
+
+def _stored_as(leaf: Any) -> str:
+    if isinstance(leaf, QArray):
+        return f"{'int' if leaf.format.symmetric else 'uint'}{leaf.format.bits}"
+    if isinstance(leaf, CodebookArray):
+        return f"{leaf.codebook.size} centroids"
+    if isinstance(leaf, LowRank):
+        inner = sorted({_stored_as(part) for part in (leaf.u, leaf.v)})
+        return f"rank {leaf.rank}, {' and '.join(inner)}"
+    if isinstance(leaf, Coded):
+        return f"{type(leaf).__name__.lower()} {leaf.dtype}"
+    if isinstance(leaf, Packed):
+        return type(leaf).__name__
+    return str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__

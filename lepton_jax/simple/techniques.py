@@ -1,0 +1,176 @@
+"""Pruning, quantization and low rank in one call each, on a model that is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax import paths
+from lepton_jax.errors import collect
+from lepton_jax.lowrank.svd import factorize
+from lepton_jax.packed import LowRank, is_coded, is_packed, unpack_coded
+from lepton_jax.pruning.prune import apply_mask, prune
+from lepton_jax.quantization import Codebook, Uniform, fake_quant, quantize
+from lepton_jax.quantization.numerics import QArray
+from lepton_jax.simple.model import Applied, Model
+from lepton_jax.typing import Array, Path, PyTree, Select
+
+
+def prune_model(
+    model: Model,
+    threshold: float | None = None,
+    *,
+    sparsity: float | None = None,
+    select: Select = paths.matrices,
+    **options: Any,
+) -> Model:
+    """Return the model with its small weights set to zero.
+
+    With a threshold, the weights of magnitude below it; with a sparsity, that fraction of every selected leaf, the smallest.
+    Packed leaves stay packed; of a low-rank leaf the factors are pruned (``kernel/u``).
+
+    Args:
+      model: any; not changed.
+      threshold: 0 or more.
+      sparsity: fraction removed, [0, 1).
+      select: which leaves; by default those with two axes or more.
+      **options: of `lepton_jax.prune`, with a sparsity: ``scope="global"``, ``criterion=...``, ``structure=...``.
+
+    Raises:
+      TypeError: unless either a threshold or a sparsity is given.
+      ValueError: for one out of range, a threshold that leaves nothing of a leaf, or a selector that matches nothing.
+
+    Example:
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.05, -3.0]])})
+      >>> prune_model(model, threshold=0.1).variables["w"].tolist()
+      [[0.0, -3.0]]
+
+    Source: Han et al. 2015, "Learning both weights and connections"; without its retraining, for which see `distill_model`.
+    """
+    if (threshold is None) == (sparsity is None):
+        given = "neither" if threshold is None else "both"
+        raise TypeError(f"prune_model: give either threshold=0.1 or sparsity=0.9; got {given}.")
+    seen = paths.select(unpack_coded(model.variables), select)
+    if sparsity is not None:
+        masks = prune(sparsity, select=select, **options).init(unpack_coded(model.variables))[1].masks
+        text = f"sparsity={sparsity:g}"
+    elif threshold is not None:
+        if options:
+            raise TypeError(f"prune_model: {', '.join(options)} goes with sparsity=, not with a threshold.")
+        masks, text = _above(seen, threshold), f"threshold={threshold:g}"
+    leaves = paths.flatten(model.variables, is_coded)
+    pruned = {path: apply_mask(leaves[path], mask) for path, mask in masks.items()}
+    return _changed(model, pruned, f"prune({text})", tuple(pruned))
+
+
+def _above(leaves: dict[Path, Array], threshold: float) -> dict[Path, Array]:
+    if not threshold >= 0:
+        raise ValueError(f"prune_model: threshold must be 0 or more, a magnitude; got {threshold}.")
+    masks = {path: ~(jnp.abs(leaf) < threshold) for path, leaf in leaves.items()}  # a NaN is kept, to be seen
+    with collect(f"prune_model: threshold={threshold:g} would leave nothing of some leaves; lower it, or deselect them") as bad:
+        for path, mask in masks.items():
+            if mask.size and not mask.any():
+                bad.append(f"{path}: its largest magnitude is {float(jnp.abs(leaves[path]).max()):.4g}")
+    return masks
+
+
+def quantize_model(model: Model, precision: int | Uniform | Codebook = 8, *, select: Select = paths.matrices) -> Model:
+    """Return the model with its weights in few bits.
+
+    A number of bits is a symmetric format with one scale for each index of the last axis (a dense layer's output, a
+    convolution's channel). Zero is exact in every format, so pruned weights stay pruned. What was quantized before is
+    quantized anew; of a low-rank leaf the factors are.
+
+    Args:
+      model: any; not changed.
+      precision: bits, 2 to 8; or a format.
+      select: which leaves; by default those with two axes or more.
+
+    Raises:
+      ValueError: for bits out of range or a selector that matches nothing.
+
+    Example:
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.0], [1.0], [-2.0]])})
+      >>> packed = quantize_model(model, precision=2).variables["w"]
+      >>> packed.qvalue.tolist(), packed.unpack().tolist()
+      ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
+    """
+    fmt = precision if isinstance(precision, (Uniform, Codebook)) else Uniform(bits=precision, channel_axis=-1)
+    seen = unpack_coded(model.variables)
+    transform = fake_quant(fmt, select=select)
+    packed = (transform.pack or transform.view)(*transform.init(seen))
+    made = dict(zip(paths.flatten(seen), jax.tree.structure(seen).flatten_up_to(packed)))  # type: ignore[attr-defined]
+    chosen = {path: made[path] for path in paths.select(seen, select)}
+    return _changed(model, chosen, f"quantize({fmt.bits} bits{', codebook' if isinstance(fmt, Codebook) else ''})")
+
+
+def compress_model(model: Model, rank: float, *, select: Select = paths.matrices) -> Model:
+    """Return the model with its matrices as products of two thin ones, by the singular value decomposition.
+
+    A leaf of m rows and n columns becomes ``u v`` of (m + n) r numbers, where that is fewer than m n; other leaves stay as they
+    are. Zeros of a pruned leaf are lost, so prune after it: the factors. A quantized leaf is factorized, and the factors are
+    quantized in its format.
+
+    Args:
+      model: any; not changed.
+      rank: a whole number from 1, or a fraction of each matrix's smaller side, in (0, 1).
+      select: which leaves; by default those with two axes or more. A convolution's kernel is read as the matrix of (height,
+        width, in) by out.
+
+    Raises:
+      ValueError: for a rank out of range, one that makes no leaf smaller, or leaves that are factors or codebooks already.
+
+    Example:
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.outer(jnp.arange(8.0), jnp.ones(6))})
+      >>> leaf = compress_model(model, rank=1).variables["w"]
+      >>> leaf.u.shape, leaf.v.shape, leaf.unpack().shape
+      ((8, 1), (1, 6), (8, 6))
+
+    Source: Eckart and Young 1936; Denil et al. 2013.
+    """
+    if isinstance(rank, bool) or not (0 < rank < 1 or (rank >= 1 and rank == int(rank))):
+        raise ValueError(f"compress_model: rank must be a whole number from 1, or a fraction in (0, 1); got {rank!r}.")
+    whole = paths.flatten(model.variables, is_packed)
+    before = paths.flatten(model.variables, is_coded)
+    seen = paths.select(unpack_coded(model.variables), select)
+    ranks = {path: _rank(leaf, rank) for path, leaf in seen.items()}
+    ranks = {path: r for path, r in ranks.items() if r * sum(_sides(seen[path])) < math.prod(_sides(seen[path]))}
+    if not ranks:
+        raise ValueError(f"compress_model: rank={rank:g} makes no selected leaf smaller: {_shapes(seen)}. Choose a lower rank.")
+    with collect("compress_model: some leaves cannot be factorized") as problems:
+        for path in ranks:
+            if path not in whole:
+                problems.append(f"{path}: is a factor already; begin with the dense model, or deselect it")
+            elif is_coded(whole[path]) and not isinstance(whole[path], QArray):
+                problems.append(f"{path}: is a {type(whole[path]).__name__}; factorize first, then quantize, or deselect it")
+    made = {path: _factors(seen[path], r, before[path]) for path, r in ranks.items()}
+    return _changed(model, made, f"compress(rank={rank:g})")
+
+
+def _factors(leaf: Array, rank: int, before: Any) -> LowRank:
+    factors = factorize(leaf, rank)
+    if not isinstance(before, QArray):
+        return factors
+    u, v = (quantize(factor, before.format) for factor in (factors.u, factors.v))
+    return dataclasses.replace(factors, u=u, v=v)
+
+
+def _sides(leaf: Array) -> tuple[int, int]:
+    return math.prod(leaf.shape[:-1]), leaf.shape[-1] if leaf.ndim else 1
+
+
+def _rank(leaf: Array, rank: float) -> int:
+    return int(rank) if rank >= 1 else max(1, round(rank * min(_sides(leaf))))
+
+
+def _shapes(leaves: dict[Path, Array]) -> str:
+    return ", ".join(f"{path} {leaf.shape}" for path, leaf in leaves.items())
+
+
+def _changed(model: Model, leaves: dict[Path, PyTree], text: str, pruned: tuple[Path, ...] = ()) -> Model:
+    variables = paths.replace(model.variables, leaves, is_coded)
+    return dataclasses.replace(model, variables=variables, applied=(*model.applied, Applied(text, pruned)))
