@@ -22,7 +22,18 @@ from flax import nnx
 import lepton_jax
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
 from lepton_jax.packed import is_packed
-from lepton_jax.pruning import PruneState, Structure, Unstructured, allocation, keep_count
+from lepton_jax.pruning import (
+    Blocks,
+    Channels,
+    Filters,
+    Heads,
+    NofM,
+    PruneState,
+    Structure,
+    Unstructured,
+    allocation,
+    keep_count,
+)
 from lepton_jax.pruning.criteria import (
     BatchNormScale,
     Criterion,
@@ -69,12 +80,25 @@ CRITERIA = {
 }
 # Not all leaves have what it looks at.
 SELECTED = {BatchNormScale: "a/kernel"}
-STRUCTURES = {Unstructured: [Unstructured()]}
+STRUCTURES = {
+    Blocks: [Blocks(shape=(4, 2))],  # which divides neither leaf
+    Channels: [Channels(axis=0)],
+    Filters: [Filters()],
+    Heads: [Heads(axis=0, width=2)],
+    NofM: [NofM(n=1, m=2), NofM(n=1, m=4, axis=-1, pad=True)],
+    Unstructured: [Unstructured()],
+}
 CALIBRATIONS = {MinMax: [MinMax()]}
-ALLOCATIONS = {"uniform": allocation.uniform}
+ALLOCATIONS = {
+    "Explicit": allocation.Explicit(sparsities={"a/*": 0.7, "b/*": 0.4}),
+    "erk": allocation.erk,
+    "uniform": allocation.uniform,
+}
 SCHEDULES = {
     schedules.constant: [schedules.constant(0.6)],
+    schedules.cosine: [schedules.cosine(0.6, begin=1, end=6)],
     schedules.one_shot: [schedules.one_shot(0.6, begin=3)],
+    schedules.periodic: [schedules.periodic(0.6, begin=1, end=8, compressed=2, dense=1)],
     schedules.polynomial: [schedules.polynomial(0.7, begin=1, end=7), schedules.polynomial(0.5, begin=0, end=4, power=1)],
 }
 GRADIENTS = ("masked", "straight_through")
@@ -89,7 +113,9 @@ def _prunings() -> dict[str, Transform]:
     for c in itertools.chain(*CRITERIA.values()):
         if c != Magnitude():
             rows[repr(c)] = prune(0.6, criterion=c, select=SELECTED.get(type(c), paths.matrices))
-    rows |= {repr(s): prune(0.6, structure=s) for s in itertools.chain(*STRUCTURES.values()) if s != Unstructured()}
+    for s in itertools.chain(*STRUCTURES.values()):
+        if s != Unstructured():
+            rows[repr(s)] = prune(1 - s.n / s.m if isinstance(s, NofM) else 0.6, structure=s)
     rows |= {name: prune(0.6, allocation=function) for name, function in ALLOCATIONS.items() if name != "uniform"}
     rows |= {repr(s): prune(s) for s in itertools.chain(*SCHEDULES.values())}
     return rows
@@ -174,7 +200,7 @@ def test_every_criterion_structure_calibration_allocation_and_schedule_has_a_row
     assert subclasses(Criterion) == CRITERIA.keys()
     assert subclasses(Structure) == STRUCTURES.keys()
     assert {c for c in public(calibrate, type).values() if not getattr(c, "_is_protocol", False)} == CALIBRATIONS.keys()
-    assert public(allocation, types.FunctionType).keys() == ALLOCATIONS.keys()
+    assert public(allocation, (types.FunctionType, type)).keys() == ALLOCATIONS.keys()
     assert {c for c in public(schedules, type).values() if not getattr(c, "_is_protocol", False)} == SCHEDULES.keys()
 
 
@@ -214,6 +240,27 @@ def prune_states(state: object) -> list[PruneState]:
     return [s for s in found if isinstance(s, PruneState)]
 
 
+def assert_counts(row: str, pruned: PruneState) -> None:
+    """Exactly as many are kept as the rule says: whole units of a structure, so many of each group, each leaf by its own."""
+    structure = {repr(s): s for s in itertools.chain(*STRUCTURES.values())}.get(row, Unstructured())
+    target = round(float(pruned.sparsity), 6)
+    if isinstance(structure, NofM):
+        for mask in pruned.masks.values():
+            last = np.moveaxis(np.asarray(mask), structure.axis, -1)
+            for start in range(0, last.shape[-1], structure.m):
+                group = last[..., start : start + structure.m]
+                assert (group.sum(-1) == min(keep_count(structure.m, target), group.shape[-1])).all()
+        return
+    units = {path: np.asarray(structure.reduce(mask.astype(jnp.float32))) for path, mask in pruned.masks.items()}
+    assert all(np.isin(unit, (0, 1)).all() for unit in units.values()), "units are whole"
+    kept, sizes = {path: int(unit.sum()) for path, unit in units.items()}, {path: unit.size for path, unit in units.items()}
+    if row in ALLOCATIONS:
+        goals = ALLOCATIONS[row]({path: mask.shape for path, mask in pruned.masks.items()}, target)
+        assert kept == {path: keep_count(size, goals[path]) for path, size in sizes.items()}
+    elif sum(kept.values()) != keep_count(sum(sizes.values()), target):  # one threshold for all
+        assert kept == {path: keep_count(size, target) for path, size in sizes.items()}
+
+
 def assert_sound(name: str, params: object, state: object) -> None:
     """What holds of a view at any time."""
     transform = ALL[name]
@@ -228,11 +275,7 @@ def assert_sound(name: str, params: object, state: object) -> None:
     # Exact sparsity; and what is pruned is exactly zero, whatever comes after (a low-rank view takes the weight's place).
     shown = paths.flatten((transform.view_leaves or transform.view)(params, state))
     for pruned in prune_states(state):
-        kept = {path: int(jnp.sum(mask)) for path, mask in pruned.masks.items()}
-        sizes = {path: mask.size for path, mask in pruned.masks.items()}
-        target = float(pruned.sparsity)
-        if sum(kept.values()) != keep_count(sum(sizes.values()), round(target, 6)):  # one threshold for all
-            assert kept == {path: keep_count(size, round(target, 6)) for path, size in sizes.items()}
+        assert_counts(name.removeprefix("prune-"), pruned)
         for path in pruned.masks.keys() & shown.keys():
             assert not np.asarray(shown[path])[~np.asarray(pruned.masks[path])].any()
 
