@@ -64,15 +64,20 @@ def stack(states: Sequence[TrainState]) -> TrainState:
       ValueError: if their structures differ, so that no common program can train them.
     """
     try:
-        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *[state[1:] for state in states])
+        return _join(tuple(states), jnp.concatenate)
     except (ValueError, TypeError) as error:
         raise ValueError(f"these runs have states of different structure and must be trained apart: {error}") from error
-    return TrainState(states[0].step, *joined)
 
 
+@functools.partial(jax.jit, static_argnums=1)  # compiled whole: leaf by leaf it would be dozens of small programs
+def _join(states: tuple[TrainState, ...], join: Callable[[list[Array]], Array]) -> TrainState:
+    return TrainState(jnp.copy(states[0].step), *jax.tree.map(lambda *leaves: join(list(leaves)), *[s[1:] for s in states]))
+
+
+@jax.jit
 def member(state: TrainState, index: int) -> TrainState:
-    """Return one run's state out of a stack."""
-    return TrainState(state.step, *jax.tree.map(lambda leaf: leaf[index], state[1:]))
+    """Return one run's state out of a stack, in buffers of its own."""
+    return TrainState(jnp.copy(state.step), *jax.tree.map(lambda leaf: leaf[index], state[1:]))
 
 
 def count(state: TrainState) -> int:
@@ -167,8 +172,7 @@ def _looped(
             mine.append(loss)
         runs.append(run)
         losses.append(jax.device_get(mine))
-    joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[run[1:] for run in runs])
-    return TrainState(runs[0].step, *joined), np.array(losses)
+    return _join(tuple(runs), jnp.stack), np.array(losses)
 
 
 def _take(step: TrainStep, images: Array, labels: Array, state: TrainState, places: Array) -> tuple[TrainState, Array]:

@@ -12,7 +12,7 @@ from experiments.config import Adam, Config, Digits, Phase, load_config, load_sw
 from experiments.methods import Prune
 from lepton_jax.models import LeNet300
 
-FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+FILES = sorted((Path(__file__).parents[2] / "configs").glob("deep_compression_*.py"))
 
 
 class Activated(nn.Module):

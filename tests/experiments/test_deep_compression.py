@@ -17,7 +17,7 @@ from experiments import cli
 from experiments.config import load_sweep
 from lepton_jax.data import load_digits
 
-CONFIGS = sorted((cli.ROOT / "configs").glob("*.py"))
+CONFIGS = sorted((cli.ROOT / "configs").glob("deep_compression_*.py"))
 MNIST = Path(os.environ.get("TFDS_DATA_DIR", cli.ROOT.parent / "shared" / "data" / "tfds"))
 
 
