@@ -17,8 +17,8 @@ from experiments.cli import ROOT
 from experiments.config import Config
 from experiments.phases import EVAL_BATCH, Stage
 from experiments.timing import interleaved
-from lepton_jax import account, load, pack, save
-from lepton_jax.artifact import Account
+from lepton_jax import load, pack, save
+from lepton_jax.artifact import Account, Artifact
 from lepton_jax.data import Split
 from lepton_jax.training import linen_apply
 from lepton_jax.transform import Transform
@@ -94,14 +94,14 @@ class Meter:
         return np.concatenate([np.asarray(self._jitted(variables, images[start : start + EVAL_BATCH])) for start in starts])
 
     def _add_row(self, name: str, logits: np.ndarray, path: Path) -> None:
-        self.rows.append(Row(name=name, error=self._error(logits), account=account(path), latency=self._latency(path)))
+        model = load(path)
+        self.rows.append(Row(name=name, error=self._error(logits), account=model.account(), latency=self._latency(model)))
 
     def _error(self, logits: np.ndarray) -> float:
         return float(np.mean(logits.argmax(-1) != self._test.labels))
 
-    def _latency(self, path: Path) -> dict[int, float]:
-        """Time a file against the dense model, both compiled by XLA on this machine; medians of interleaved calls."""
-        model = load(path)
+    def _latency(self, model: Artifact) -> dict[int, float]:
+        """Time a file's model against the dense one, both compiled by XLA on this machine; medians of interleaved calls."""
         ratios = {}
         for batch in LATENCY_BATCHES:
             x = jnp.asarray(np.resize(self._test.images, (batch, *self._test.images.shape[1:])))

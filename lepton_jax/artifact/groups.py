@@ -1,4 +1,4 @@
-"""Positions of structured masks: n of every m neighbours, and whole blocks.
+"""Positions of structured masks: n of every m neighbours, whole blocks, repeated slices.
 
 An n-of-m mask needs ``log2(C(m, n))`` bits a group: the number of its pattern among all C(m, n), in the order of their bits. A
 block mask is stored as the mask of its blocks. Both structures are found in the mask itself.
@@ -17,6 +17,7 @@ from lepton_jax.artifact.streams import Reader, Writer
 
 _SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 32)
 _MOST_PATTERNS = 256
+_MOST_REPEATS = 1024
 
 
 def _patterns(n: int, m: int) -> np.ndarray:
@@ -69,17 +70,26 @@ def decode_groups(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def find_blocks(mask: np.ndarray) -> tuple[int, int] | None:
-    """Return height and width of the largest blocks that are each of one kind, if larger than one element; or None.
+def find_repeats(mask: np.ndarray) -> int:
+    """Return how many times the mask repeats its first rows; 1 if not; kernels of convolutions pruned as a whole do."""
+    rows = mask.shape[0]
+    for times in range(min(rows, _MOST_REPEATS), 1, -1):
+        # A look at the first rows rules out most.
+        period = rows // times
+        if rows % times == 0 and (mask[period] == mask[0]).all() and (mask[period:] == mask[:-period]).all():
+            return times
+    return 1
+
+
+def find_blocks(mask: np.ndarray) -> tuple[int, int]:
+    """Return height and width of the largest blocks that are each of one kind; of a mask with elements.
 
     Blocks lie side by side from the first element on; the last ones may be cut.
     """
     rows, columns = mask.shape
-    if not mask.size:
-        return None
     height = math.gcd(*(np.flatnonzero((mask[1:] != mask[:-1]).any(1)) + 1).tolist()) or rows
     width = math.gcd(*(np.flatnonzero((mask[:, 1:] != mask[:, :-1]).any(0)) + 1).tolist()) or columns
-    return (height, width) if height * width > 1 else None
+    return height, width
 
 
 def spread(blocks: np.ndarray, height: int, width: int, matrix: tuple[int, int]) -> np.ndarray:

@@ -145,7 +145,8 @@ def decode(reader: Reader, count: int, alphabet: int, category: str) -> np.ndarr
         piece[: len(part)] = part
         triple = piece[:-2] << 16 | piece[1:-1] << 8 | piece[2:]
         windows = (triple[:, None] >> np.arange(9, 1, -1, dtype=np.uint32)[None, :] & 0x7FFF).reshape(-1)
-        steps, at, places = width[windows].tobytes(), bit, []
+        places: list[int] = []
+        steps, at = width[windows].tobytes(), bit
         end, left = len(windows), count - done
         while at < end and len(places) < left:
             places.append(at)

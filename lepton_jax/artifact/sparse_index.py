@@ -24,6 +24,8 @@ CODERS = ("bits", "context", "classes", "rows", "gaps", "lists", "groups", "bloc
 _BITS, _CONTEXT, _CLASSES, _ROWS, _GAPS, _LISTS, _GROUPS, _BLOCKS = range(8)
 # Up to as many bits the slow model is tried, from as many on the fast one.
 _SLOW, _FAST = 1 << 15, 1 << 14
+# A block mask that takes less than as many bits an element is not tried as another.
+_FEW_BITS = 0.1
 
 
 class Hints:
@@ -81,22 +83,11 @@ def encode(mask: np.ndarray, lag: int, hints: Hints, structured: bool = True) ->
       hints: what earlier tensors tell.
       structured: whether to look for blocks.
     """
-    blocks = groups.find_blocks(mask) if structured else None
-    if blocks is not None:
-        # What is left of a block mask has no lag of its own that its reader would know.
-        writer, (height, width) = _start(_BLOCKS), blocks
-        writer.number(height)
-        writer.number(width)
-        inner = mask[::height, ::width]
-        inner_lag = find_lag(inner)
-        writer.number(inner_lag)
-        writer.put(encode(inner, inner_lag, Hints(), structured=False).data)
-        if height * width >= 4:
-            return writer
-    candidates = [_start(_BITS)]
-    candidates[0].put(pack_codes(mask.reshape(-1), 1).tobytes())
-    if blocks is not None:
-        candidates.append(writer)
+    candidates = _encode_blocks(mask) if structured and mask.size else []
+    if candidates and len(candidates[0]) * 8 < _FEW_BITS * mask.size:
+        return candidates[0]
+    candidates.append(_start(_BITS))
+    candidates[-1].put(pack_codes(mask.reshape(-1), 1).tobytes())
     found = groups.find_groups(mask)
     if found is not None:
         candidates.append(_start(_GROUPS))
@@ -111,16 +102,16 @@ def encode(mask: np.ndarray, lag: int, hints: Hints, structured: bool = True) ->
 def _adaptive(mask: np.ndarray, lag: int, hints: Hints) -> list[Writer]:
     """The streams of the models that fit a mask of this size."""
     size, out = int(mask.any(1).sum() * mask.any(0).sum()), []
-    recalled = [hints.recall(count) for count in mask.shape]
+    rows, columns = hints.recall(mask.shape[0]), hints.recall(mask.shape[1])
     if size <= _SLOW and max(mask.shape) <= mask_bits.CONTEXT_LIMIT:
         writer, coder = _start(_CONTEXT), Encoder()
-        mask_bits.code_mask(coder, mask, mask.shape, lag, *recalled)
+        mask_bits.code_mask(coder, mask, mask.shape, lag, rows, columns)
         writer.block(coder.finish())
         out.append(writer)
     for told in (False, True) if size >= _FAST else ():
         writer, coder = _start(_ROWS), Encoder()
         writer.put(bytes([told]))
-        mask_rows.code_mask(coder, mask, mask.shape, lag, *recalled, told)
+        mask_rows.code_mask(coder, mask, mask.shape, lag, rows, columns, told)
         writer.block(coder.finish())
         out.append(writer)
     return out
@@ -159,9 +150,26 @@ def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, stru
     raise ArtifactError(f"positions of {rows} x {columns} cannot be coded by {CODERS[coder]}, near offset {reader.offset}")
 
 
+def _encode_blocks(mask: np.ndarray) -> list[Writer]:
+    """The stream of a mask of blocks or repeated slices, if it is one."""
+    times = groups.find_repeats(mask)
+    once = mask[: mask.shape[0] // times]
+    height, width = groups.find_blocks(once)
+    if times * height * width == 1:
+        return []
+    writer, inner = _start(_BLOCKS), once[::height, ::width]
+    lag = find_lag(inner)
+    for number in (times, height, width, lag):
+        writer.number(number)
+    writer.put(encode(inner, lag, Hints(), structured=False).data)
+    return [writer]
+
+
 def _decode_blocks(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
-    height, width, lag = reader.number(), reader.number(), reader.number()
-    if not 1 <= height <= max(matrix[0], 1) or not 1 <= width <= max(matrix[1], 1) or not 1 <= lag <= 4096:
-        raise ArtifactError(f"blocks of {height} x {width} in {matrix}, near offset {reader.offset}")
-    grid = (-(-matrix[0] // height), -(-matrix[1] // width))
-    return groups.spread(decode(reader, grid, lag, Hints(), structured=False), height, width, matrix)
+    times, height, width, lag = (reader.number() for _ in range(4))
+    if times < 1 or matrix[0] % times or not 1 <= height <= matrix[0] or not 1 <= width <= matrix[1] or not 1 <= lag <= 4096:
+        raise ArtifactError(f"{times} times blocks of {height} x {width} in {matrix}, near offset {reader.offset}")
+    once = (matrix[0] // times, matrix[1])
+    grid = (-(-once[0] // height), -(-once[1] // width))
+    blocks = decode(reader, grid, lag, Hints(), structured=False)
+    return np.tile(groups.spread(blocks, height, width, once), (times, 1))

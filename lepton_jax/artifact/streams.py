@@ -37,14 +37,19 @@ class Writer:
 class Reader:
     """Reads what a `Writer` collected, counts the bytes of each category and notes the coders that were chosen.
 
+    Args:
+      data: the bytes.
+      offset: where in the file they lie.
+      position: where among them to begin.
+
     Attributes:
       bytes: how many were read, by category.
       coders: names of the coders, in the order of the stream.
     """
 
-    def __init__(self, data: bytes, offset: int = 0):
+    def __init__(self, data: bytes, offset: int = 0, position: int = 0):
         self._data = data
-        self._position = 0
+        self._position = position
         self._offset = offset
         self.bytes: Counter[str] = Counter()
         self.coders: list[str] = []
