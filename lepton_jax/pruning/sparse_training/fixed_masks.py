@@ -2,8 +2,9 @@
 
 from typing import Literal, NamedTuple
 
+from lepton_jax import paths
 from lepton_jax.errors import collect
-from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, masked, masked_straight_through
+from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, laid_out_as, masked, masked_straight_through
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Step
 
@@ -47,7 +48,8 @@ def fixed_masks(masks: Masks, *, gradient: Literal["masked", "straight_through"]
 
     def init(params: PyTree) -> tuple[PyTree, FixedMasksState]:
         check_masks("fixed_masks", masks, params)
-        return params, FixedMasksState(dict(masks))
+        leaves = paths.flatten(params)
+        return params, FixedMasksState({path: laid_out_as(mask, leaves[path]) for path, mask in masks.items()})
 
     def view(params: PyTree, state: FixedMasksState) -> PyTree:
         return masked(params, state.masks) if gradient == "masked" else masked_straight_through(params, state.masks)

@@ -74,7 +74,9 @@ def next_masks(
     chosen: dict[Path, Array] = {}
     for group in groups:
         count = sum((left[p] for p in group), jnp.int32(0))
-        keep = keep_count(count if is_traced(count) else int(count), fractions[group[0]])
+        share = fractions[group[0]]
+        # Exact where the count is known; in float32 under jit.
+        keep = count - jnp.round(share * count).astype(jnp.int32) if is_traced(count) else keep_count(int(count), share)
         chosen |= dict(zip(group, top_of_all([scores[p] for p in group], keep)))
     return chosen
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from lepton_jax import paths
 from lepton_jax.errors import collect
@@ -38,6 +39,16 @@ def masked_straight_through(tree: PyTree, masks: Masks) -> PyTree:
     leaves = paths.flatten(tree)
     seen = {p: straight_through(leaves[p], apply_mask(leaves[p], m)) for p, m in masks.items() if p in leaves}
     return paths.replace(tree, seen)
+
+
+def laid_out_as(mask: Array, weight: Array) -> Array:
+    """Return `mask`, spread over the devices as `weight` is, where nothing that it was made from says so.
+
+    Example:
+      >>> laid_out_as(jnp.array([True, False]), jnp.ones(2)).tolist()
+      [True, False]
+    """
+    return shard_alike(mask, weight)[0]
 
 
 def masks_of(tstate: Any) -> dict[Path, Array]:

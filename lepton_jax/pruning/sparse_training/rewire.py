@@ -12,7 +12,7 @@ from lepton_jax import paths
 from lepton_jax.errors import check_fraction, check_whole
 from lepton_jax.pruning.allocation import Shapes
 from lepton_jax.pruning.masks import keep_count
-from lepton_jax.pruning.sparse_training.masked import masked, masked_straight_through, take_slopes
+from lepton_jax.pruning.sparse_training.masked import laid_out_as, masked, masked_straight_through, take_slopes
 from lepton_jax.pruning.threshold import top_of_all
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Schedule, Select, Step
@@ -105,11 +105,9 @@ class Rewiring:
         weights = paths.select(params, self.select)
         goals = self.allocation({path: weight.shape for path, weight in weights.items()}, self.sparsity)
         keys = jax.random.split(self.key, len(weights))
-        masks = {
-            path: top_of_all([jax.random.uniform(key, weight.shape)], keep_count(weight.size, goals[path]))[0]
-            for key, (path, weight) in zip(keys, weights.items())
-        }
-        return params, RewireState(masks, self.key)
+        drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
+        masks = {p: top_of_all([scores], keep_count(scores.size, goals[p]))[0] for p, scores in drawn.items()}
+        return params, RewireState({p: laid_out_as(mask, weights[p]) for p, mask in masks.items()}, self.key)
 
     def view(self, params: PyTree, state: RewireState) -> PyTree:
         return (masked_straight_through if self.dense_gradient else masked)(params, state.masks)

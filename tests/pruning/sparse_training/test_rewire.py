@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lepton_jax import Transform, pack, unpack
 from lepton_jax.pruning import allocation, keep_count
-from lepton_jax.pruning.sparse_training import RewireState, masked_moments, rigl, set_
+from lepton_jax.pruning.sparse_training import RewireState, fixed_masks, masked_moments, rigl, set_
 from lepton_jax.pruning.sparse_training.rewire import rewire
 from lepton_jax.training import Checkpoints, create, make_train_step
 
@@ -185,6 +186,25 @@ def test_stacked_runs_of_seeds_and_sparsities_are_separate_runs(name: str) -> No
         for path, mask in one.tstate.masks.items():
             np.testing.assert_array_equal(stacked.tstate.masks[path][i], mask)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6), stacked.params, one.params)
+
+
+def test_sparsities_and_keys_may_be_traced() -> None:
+    sparsities, keys, params = jnp.array([0.5, 0.8]), jax.random.split(jax.random.key(0), 2), tree()
+    stacked = jax.jit(jax.vmap(lambda s, key: rigl(s, key, end=10).init(params)[1]))(sparsities, keys)
+    for i, sparsity in enumerate((0.5, 0.8)):
+        for path, mask in rigl(sparsity, keys[i], end=10).init(params)[1].masks.items():
+            np.testing.assert_array_equal(stacked.masks[path][i], mask)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "fixed_masks"])
+def test_masks_lie_as_the_weights_do(name: str) -> None:
+    spread = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+    params = {"w": jax.device_put(draw(0, 12, 10), spread)}
+    transform = (
+        fixed_masks({"w": draw(1, 12, 10) > 0}) if name == "fixed_masks" else METHODS[name](0.5, jax.random.key(0), end=9)
+    )
+    for init in (transform.init, jax.jit(transform.init)):
+        assert init(params)[1].masks["w"].sharding.is_equivalent_to(spread, 2)
 
 
 def test_jit_is_eager_and_nnx_state() -> None:
