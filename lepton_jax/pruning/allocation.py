@@ -37,7 +37,7 @@ def uniform(shapes: Shapes, sparsity: float | Array, *, dense: Patterns = ()) ->
 
     Raises:
       ValueError: for a sparsity outside [0, 1), a pattern that matches nothing, or so much kept dense that the others cannot
-        make up for it.
+        make up for it (what is traced is not checked).
 
     Example:
       >>> uniform({"a": (2, 2), "b": (8,)}, 0.5)

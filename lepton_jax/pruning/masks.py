@@ -17,6 +17,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lepton_jax.errors import check_fraction, check_whole, is_traced
 from lepton_jax.pruning.threshold import _keys, top_of_all
@@ -26,18 +27,18 @@ _PAIRWISE = 16
 """Groups up to this size are ranked by comparing every pair; larger ones by a threshold each."""
 
 
-def keep_count(size: int, sparsity: float | Array) -> int | Array:
+def keep_count(size: int | np.ndarray, sparsity: float | Array) -> int | Array:
     """Return how many of `size` weights are kept: ``size - round(sparsity * size)``.
 
-    A Python float is rounded exactly; a traced sparsity in float32.
+    A Python float is rounded exactly, for one size; an array (traced, or one sparsity for each of several sizes) in float32.
 
     Example:
       >>> keep_count(10, 0.25), keep_count(10, 0.35)
       (8, 6)
     """
     if isinstance(sparsity, (int, float)):
-        return size - round(sparsity * size)
-    return size - jnp.round(sparsity * size).astype(jnp.int32)
+        return int(size) - round(sparsity * int(size))
+    return jnp.asarray(size, jnp.int32) - jnp.round(sparsity * size).astype(jnp.int32)
 
 
 def top(scores: Array, sparsity: float | Array) -> Array:
@@ -253,7 +254,7 @@ def slice_block(axis: int | Sequence[int], shape: Sequence[int], width: int = 1)
       >>> slice_block(-1, (3, 4, 32), width=8)
       (3, 4, 8)
     """
-    given = [normal_axis(a, shape) for a in ((axis,) if isinstance(axis, int) else axis)]
+    given = [normal_axis(a, shape) for a in (axis if isinstance(axis, Sequence) else (axis,))]
     if len(set(given)) < len(given) or not given:
         raise ValueError(f"axis must be one axis or several different ones; got {axis!r} for shape {tuple(shape)}.")
     return tuple(min(width, max(size, 1)) if a in given else max(size, 1) for a, size in enumerate(shape))

@@ -187,6 +187,11 @@ def test_padding_is_a_choice() -> None:
     NofM(n=2, m=4, pad=True).check({"odd": (8, 6, 7), "good": (8, 8)}, 0.5)
 
 
+def test_everything_wrong_with_n_of_m_is_said_at_once() -> None:
+    with pytest.raises(ValueError, match=r"2/4 = 0.5; got 0.9(.|\n)*\n  odd: groups of 4(.|\n)*\n  vector: axis -2"):
+        NofM(n=2, m=4).check(SHAPES, 0.9)
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.4, 0.75])
 def test_n_of_m_says_what_sparsity_it_is(sparsity: float) -> None:
     says = re.escape(f"2 of 4 is a sparsity of 1 - 2/4 = 0.5; got {sparsity}. Write prune(2 / 4, ...), or that as the target")

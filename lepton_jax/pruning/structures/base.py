@@ -4,10 +4,9 @@ A structure says what a *unit* is: `reduce` gives one score a unit, `expand` spr
 A *local* structure (N:M) chooses within small groups instead: it defines `mask`, and takes no part in a common threshold.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
-from lepton_jax.errors import collect
 from lepton_jax.typing import Array, Path
 
 Shape = tuple[int, ...]
@@ -63,25 +62,18 @@ class Structure:
         raise TypeError(f"{type(self).__name__} defines no units")
 
 
-def check_each(heading: str, shapes: Mapping[Path, Shape], fits: Callable[[Shape], object]) -> None:
-    """Call `fits` on every shape and raise all its complaints together, each with its path.
-
-    Raises:
-      ValueError: if `fits` raised one for any shape.
+def complaints(shapes: Mapping[Path, Shape], fits: Callable[[Shape], object]) -> Iterator[str]:
+    """Call `fits` on every shape and return what it complains of, each with its path.
 
     Example:
       >>> def square(shape):
       ...     if shape[0] != shape[1]:
       ...         raise ValueError(f"is not square: {shape}")
-      >>> check_each("Squares", {"a": (2, 2), "b": (2, 3)}, square)
-      Traceback (most recent call last):
-      ...
-      ValueError: Squares:
-        b: is not square: (2, 3)
+      >>> list(complaints({"a": (2, 2), "b": (2, 3)}, square))
+      ['b: is not square: (2, 3)']
     """
-    with collect(heading) as problems:
-        for path, shape in shapes.items():
-            try:
-                fits(shape)
-            except ValueError as error:
-                problems.append(f"{path}: {error}")
+    for path, shape in shapes.items():
+        try:
+            fits(shape)
+        except ValueError as error:
+            yield f"{path}: {error}"

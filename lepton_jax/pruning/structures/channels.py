@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lepton_jax.errors import check_whole
+from lepton_jax.errors import check_whole, collect
 from lepton_jax.pruning.masks import block_means, slice_block, spread
-from lepton_jax.pruning.structures.base import Shape, Structure, check_each
+from lepton_jax.pruning.structures.base import Shape, Structure, complaints
 from lepton_jax.typing import Array, Path
 
 
@@ -38,7 +38,8 @@ class Channels(Structure):
             raise ValueError("Channels: axis must name one axis or more; got ().")
 
     def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        check_each(f"Channels(axis={self.axis})", shapes, self._block)
+        with collect(f"Channels(axis={self.axis})") as problems:
+            problems.extend(complaints(shapes, self._block))
 
     def reduce(self, scores: Array) -> Array:
         return block_means(scores, self._block(scores.shape))
@@ -66,7 +67,8 @@ class Filters(Structure):
     """
 
     def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        check_each("Filters", shapes, self._has_filters)
+        with collect("Filters") as problems:
+            problems.extend(complaints(shapes, self._has_filters))
 
     def reduce(self, scores: Array) -> Array:
         return block_means(scores, slice_block(-1, scores.shape))

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lepton_jax.errors import check_whole
+from lepton_jax.errors import check_whole, collect
 from lepton_jax.pruning.masks import block_means, normal_axis, slice_block, spread
-from lepton_jax.pruning.structures.base import Shape, Structure, check_each
+from lepton_jax.pruning.structures.base import Shape, Structure, complaints
 from lepton_jax.typing import Array, Path
 
 
@@ -40,7 +40,8 @@ class Heads(Structure):
         check_whole("Heads: width", self.width, 1)
 
     def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        check_each(f"Heads(axis={self.axis}, width={self.width})", shapes, self._block)
+        with collect(f"Heads(axis={self.axis}, width={self.width})") as problems:
+            problems.extend(complaints(shapes, self._block))
 
     def reduce(self, scores: Array) -> Array:
         return block_means(scores, self._block(scores.shape))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lepton_jax.errors import check_whole, collect, is_traced
 from lepton_jax.pruning.masks import check_groups, keep_count, n_of_m
-from lepton_jax.pruning.structures.base import Shape, Structure, check_each
+from lepton_jax.pruning.structures.base import Shape, Structure, complaints
 from lepton_jax.typing import Array, Path
 
 
@@ -48,14 +48,14 @@ class NofM(Structure):
         check_whole("NofM: n", self.n, 1, self.m)
 
     def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        with collect("NofM") as problems:
-            wanted = 1 - self.n / self.m
+        wanted = 1 - self.n / self.m
+        with collect(f"NofM(n={self.n}, m={self.m}, axis={self.axis}, pad={self.pad})") as problems:
             if not is_traced(sparsity) and not math.isclose(float(sparsity), wanted, abs_tol=1e-6):
                 problems.append(
                     f"{self.n} of {self.m} is a sparsity of 1 - {self.n}/{self.m} = {wanted:.6g}; got {sparsity}. "
                     f"Write prune({self.m - self.n} / {self.m}, ...), or that as the target of the schedule."
                 )
-        check_each(f"NofM(n={self.n}, m={self.m}, axis={self.axis}, pad={self.pad})", shapes, self._fits)
+            problems.extend(complaints(shapes, self._fits))
 
     def mask(self, scores: Array, sparsity: float | Array) -> Array:
         return n_of_m(scores, keep_count(self.m, sparsity), self.m, self.axis, pad=self.pad)
