@@ -8,19 +8,23 @@ from lepton_jax.graph.interpret import Interpreter, rewrite
 from lepton_jax.graph.packed import Unpacked, UnpackedWarning, packed, unpacked
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import Equation, Traced, trace, walk
+from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses
 
 __all__ = [
     "Cost",
     "Equation",
     "Interpreter",
+    "Layout",
     "OperationCost",
     "ParameterCost",
     "Traced",
     "Unpacked",
     "UnpackedWarning",
+    "Use",
     "capture",
     "cost",
     "fold_batch_norm",
+    "input_rows",
     "origins",
     "packed",
     "rewrite",
@@ -28,4 +32,5 @@ __all__ = [
     "trace",
     "unpacked",
     "walk",
+    "weight_uses",
 ]

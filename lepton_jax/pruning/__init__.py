@@ -1,8 +1,11 @@
 """Pruning: criteria, structures, allocations and schedules, put together by `prune`."""
 
 from lepton_jax.pruning.allocation import Explicit, erk, uniform
+from lepton_jax.pruning.iterative import iterative_masks
 from lepton_jax.pruning.masks import block, channel, keep_count, n_of_m, top
 from lepton_jax.pruning.prune import PruneState, apply_mask, prune
+from lepton_jax.pruning.sensitivity import Sensitivity, sensitivity
+from lepton_jax.pruning.sparsegpt import sparsegpt, sparsegpt_prune
 from lepton_jax.pruning.structures import Blocks, Channels, Filters, Heads, NofM, Structure, Unstructured
 from lepton_jax.pruning.threshold import top_of_all
 
@@ -14,15 +17,20 @@ __all__ = [
     "Heads",
     "NofM",
     "PruneState",
+    "Sensitivity",
     "Structure",
     "Unstructured",
     "apply_mask",
     "block",
     "channel",
     "erk",
+    "iterative_masks",
     "keep_count",
     "n_of_m",
     "prune",
+    "sensitivity",
+    "sparsegpt",
+    "sparsegpt_prune",
     "top",
     "top_of_all",
     "uniform",
