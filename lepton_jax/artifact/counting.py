@@ -45,8 +45,8 @@ def figures(leaf: Any) -> Figures:
     """Return the figures of an array or a coded leaf.
 
     Example:
-      >>> figures(np.array([0.0, 0.0, 1.0, 0.0], np.float32))
-      Figures(nonzeros=1, entropy_bytes=0.40563906222956647, packed_bytes=4.625)
+      >>> figures(np.array([0.0, 1.0, 2.0, 0.0], np.float32))
+      Figures(nonzeros=2, entropy_bytes=1.0, packed_bytes=9.25)
     """
     if isinstance(leaf, CodebookArray):
         codes = unpack_codes(leaf.index, leaf.bits, leaf.size)
@@ -79,8 +79,9 @@ def _numbers(leaf: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     if isinstance(leaf, Sparse):
         return unpack_codes(leaf.mask, 1, leaf.size) != 0, np.asarray(leaf.values), leaf.shape
     array = np.asarray(leaf)
-    bits = patterns(array).reshape(array.size, -1)
-    kept = (bits != 0).any(1) if array.size else np.zeros(0, bool)
+    if not array.size:
+        return np.zeros(0, bool), array.reshape(-1), array.shape
+    kept = (patterns(array).reshape(array.size, -1) != 0).any(1)
     return kept, array.reshape(-1)[kept], array.shape
 
 

@@ -114,6 +114,9 @@ def _adaptive(mask: np.ndarray, lag: int, hints: Hints) -> list[Writer]:
         mask_rows.code_mask(coder, mask, mask.shape, lag, rows, columns, told)
         writer.block(coder.finish())
         out.append(writer)
+    if size >= _FAST:
+        out.append(_start(_CLASSES))
+        mask_classes.encode(out[-1], mask)
     return out
 
 
