@@ -1,0 +1,95 @@
+"""Deep mutual learning: peers that train together, each on the labels and on the others' answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.distillation.logits import soft_targets
+from lepton_jax.distillation.numerics import check_temperature
+from lepton_jax.distillation.offline import Labelled
+from lepton_jax.training.classification import ModelApply, classification_loss
+from lepton_jax.training.step import LossFn, Metrics
+from lepton_jax.typing import Array, PyTree
+
+
+def mutual_loss(
+    peers: Mapping[str, ModelApply],
+    *,
+    temperature: float = 1.0,
+    weight: float = 1.0,
+    labelled: Labelled = classification_loss,
+) -> LossFn:
+    """Make the joint loss function of several students for `make_train_step`.
+
+    ``sum_i [loss on the labels_i + weight * mean_{j != i} T**2 KL(p_j || p_i)]``; no gradient goes through p_j in peer i's
+    term. Parameters and model state are ``{name: ...}``, batches are ordinary ones; `part` takes a peer out, `by_part` puts a
+    transform on each.
+
+    Args:
+      peers: the models by name, two or more.
+      temperature: T > 0.
+      weight: of the others' answers, 0 or more.
+      labelled: makes the loss on the labels of a model.
+
+    Returns:
+      A `LossFn`; its metrics, for each peer: those of the loss on the labels as ``{name}_...``, and ``{name}_mutual``.
+
+    Raises:
+      ValueError: for fewer than two peers, or settings out of range.
+
+    Example:
+      >>> from flax import linen as nn
+      >>> from lepton_jax.data import Batch
+      >>> from lepton_jax.training import linen_apply
+      >>> loss_fn = mutual_loss({"a": linen_apply(nn.Dense(2)), "b": linen_apply(nn.Dense(2))})
+      >>> params = {name: {"kernel": jnp.eye(2), "bias": jnp.zeros(2)} for name in "ab"}
+      >>> batch = Batch(jnp.eye(2), jnp.array([0, 1]), jnp.ones(2, bool))
+      >>> loss, (_, metrics) = loss_fn(params, {"a": {}, "b": {}}, batch, jax.random.key(0))
+      >>> metrics["a_mutual"].item(), metrics["b_error"].item()
+      (0.0, 0.0)
+
+    Source: Y. Zhang et al. 2018, "Deep mutual learning", eq. (4) to (9). Deviation: all peers step at once on the same answers,
+    where the paper's algorithm 1 takes turns.
+    """
+    check_temperature("mutual_loss", temperature)
+    if len(peers) < 2:
+        raise ValueError(f"mutual_loss: needs two peers or more; got {', '.join(peers) or 'none'}.")
+    if not weight >= 0:
+        raise ValueError(f"mutual_loss: weight must be 0 or more; got {weight}.")
+
+    def loss_fn(params: PyTree, model_state: PyTree, batch: Any, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        logits: dict[str, Array] = {}
+        states: dict[str, PyTree] = {}
+        metrics: Metrics = {}
+        total = jnp.float32(0)
+        for number, (name, apply) in enumerate(peers.items()):
+            loss, logits[name], states[name], own = _one(
+                labelled, apply, params[name], model_state[name], batch, jax.random.fold_in(key, number)
+            )
+            metrics |= {f"{name}_{metric}": value for metric, value in own.items()}
+            total += loss
+        for name in peers:
+            others = [jax.lax.stop_gradient(logits[other]) for other in peers if other != name]
+            losses = [jnp.mean(soft_targets(logits[name], other, temperature)) for other in others]
+            metrics[f"{name}_mutual"] = jnp.mean(jnp.stack(losses))
+            total += weight * metrics[f"{name}_mutual"]
+        return total, (states, metrics)
+
+    return loss_fn
+
+
+def _one(
+    labelled: Labelled, apply: ModelApply, params: PyTree, model_state: PyTree, batch: Any, key: Array
+) -> tuple[Array, Array, PyTree, Metrics]:
+    """A peer's loss on the labels, its logits, its new state and its metrics; the model is run once."""
+    seen: list[Array] = []
+
+    def watched(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
+        logits, model_state = apply(params, model_state, inputs, train=train, key=key)
+        seen.append(logits)
+        return logits, model_state
+
+    loss, (model_state, metrics) = labelled(watched)(params, model_state, batch, key)
+    return loss, seen[-1], model_state, metrics

@@ -1,0 +1,262 @@
+"""What a distillation is, as data: weighted terms, each a loss function and what it looks at."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.distillation.adapters import Adapter, Plain
+from lepton_jax.distillation.logits import soft_targets
+from lepton_jax.distillation.taps import Outputs
+from lepton_jax.errors import collect
+from lepton_jax.typing import Array, PyTree
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LogitTerm:
+    """A weighted loss on the student's logits.
+
+    Args:
+      loss: a function of some of ``student_logits``, ``teacher_logits``, ``labels`` and ``mask``, by these names, that gives a
+        scalar or one number an example: `soft_targets`, `dkd`, `dist`, ..., one of your own; settings by
+        `functools.partial`.
+      weight: 0 or more; per-example losses are averaged.
+
+    Raises:
+      ValueError: for a weight below 0.
+      TypeError: if `loss` requires something else.
+
+    Example:
+      >>> LogitTerm(loss=functools.partial(soft_targets, temperature=4.0), weight=0.9)
+      LogitTerm(loss=soft_targets(temperature=4.0), weight=0.9)
+    """
+
+    loss: Callable[..., Array] = soft_targets
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weight(self)
+        required = {n for n, p in inspect.signature(self.loss).parameters.items() if p.default is p.empty}
+        if unknown := required - {"student_logits", "teacher_logits", "labels", "mask"}:
+            raise TypeError(
+                f"LogitTerm: {self.name} requires {', '.join(sorted(unknown))}, but is given student_logits, teacher_logits, "
+                "labels and mask. Set the rest by functools.partial."
+            )
+
+    def __repr__(self) -> str:
+        return f"LogitTerm(loss={_shown(self.loss)}, weight={self.weight})"
+
+    @property
+    def name(self) -> str:
+        """The loss function's name."""
+        return _function_name(self.loss)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss looks at a teacher."""
+        return "teacher_logits" in inspect.signature(self.loss).parameters
+
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Any) -> Array:
+        """Return the unweighted loss, a scalar."""
+        given = {"student_logits": lambda: student.logits, "teacher_logits": lambda: teacher.logits}
+        given |= {"labels": lambda: batch.labels, "mask": lambda: batch.mask}
+        takes = inspect.signature(self.loss).parameters
+        return jnp.mean(self.loss(**{name: get() for name, get in given.items() if name in takes}))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FeatureTerm:
+    """A weighted loss on features tapped from both models.
+
+    Args:
+      loss: a function of what `adapter` returns: ``loss(student, teacher)`` for most.
+      student: patterns of the student's taps, see `tapped`.
+      teacher: patterns of the teacher's taps; as many values must match as for the student, they are paired in order.
+      weight: 0 or more, of the mean over the pairs.
+      adapter: `Plain`, `Linear`, `Gaussian` (for `vid`), `Projections` (for `crd`), or one of your own.
+      together: give the loss all pairs at once, as tuples (for `fsp`), instead of one after another.
+
+    Raises:
+      ValueError: for a weight below 0, or no tap.
+
+    Example:
+      >>> from lepton_jax.distillation import Linear, hints
+      >>> FeatureTerm(loss=hints, student="Dense_0", teacher="Dense_0", adapter=Linear(), weight=0.1)
+      FeatureTerm(loss=hints, student=('Dense_0',), teacher=('Dense_0',), weight=0.1, adapter=Linear())
+    """
+
+    loss: Callable[..., Array]
+    student: str | tuple[str, ...]
+    teacher: str | tuple[str, ...]
+    weight: float = 1.0
+    adapter: Adapter = field(default_factory=Plain)
+    together: bool = False
+
+    def __post_init__(self) -> None:
+        _check_weight(self)
+        if not self.student_taps or not self.teacher_taps:
+            raise ValueError(f"FeatureTerm: {self.name} needs a tap of the student and one of the teacher, e.g. 'Dense_0'.")
+
+    def __repr__(self) -> str:
+        joint = ", together=True" if self.together else ""
+        return (
+            f"FeatureTerm(loss={_shown(self.loss)}, student={self.student_taps}, teacher={self.teacher_taps}, "
+            f"weight={self.weight}, adapter={self.adapter}{joint})"
+        )
+
+    @property
+    def name(self) -> str:
+        """The loss function's name."""
+        return _function_name(self.loss)
+
+    @property
+    def student_taps(self) -> tuple[str, ...]:
+        """The student's patterns."""
+        return (self.student,) if isinstance(self.student, str) else tuple(self.student)
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """The teacher's patterns."""
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
+
+    def pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[str, Array, Array]]:
+        """Return what is compared: ``(where, student's value, teacher's value)``.
+
+        Raises:
+          ValueError: if the taps match different numbers of values, or the teacher's outputs lack a tap.
+        """
+        if lacking := [tap for tap in self.teacher_taps if tap not in teacher.features]:
+            raise ValueError(
+                f"{self.name}: the teacher's outputs have no features for {', '.join(lacking)}; there are: "
+                f"{', '.join(teacher.features) or 'none'}. Make them with the settings' teacher_taps."
+            )
+        ours = _labelled(student, self.student_taps)
+        theirs = _labelled(teacher, self.teacher_taps)
+        if len(ours) != len(theirs):
+            raise ValueError(
+                f"{self.name}: taps are paired in order, but the student's {self.student_taps} match {len(ours)} values and "
+                f"the teacher's {self.teacher_taps} match {len(theirs)}. Name as many of each."
+            )
+        return [(f"student {a}, teacher {b}", x, y) for (a, x), (b, y) in zip(ours, theirs)]
+
+    def init(self, key: Array, student: Outputs, teacher: Outputs) -> dict[str, PyTree]:
+        """Return the adapters' parameters for outputs of these shapes; only shapes are read."""
+        adapters = {
+            str(i): self.adapter.init(jax.random.fold_in(key, i), x, y)
+            for i, (_, x, y) in enumerate(self.pairs(student, teacher))
+        }
+        return {i: params for i, params in adapters.items() if params}
+
+    def __call__(self, params: dict[str, PyTree], student: Outputs, teacher: Outputs) -> Array:
+        """Return the unweighted loss, a scalar."""
+        pairs, adapted = self.pairs(student, teacher), []
+        for i, (place, x, y) in enumerate(pairs):
+            with _at(place):
+                adapted.append(self.adapter(params.get(str(i), {}), x, y))
+        if self.together:
+            with _at("; ".join(place for place, _, _ in pairs)):
+                return jnp.mean(self.loss(*zip(*adapted)))
+        losses = []
+        for (place, _, _), arguments in zip(pairs, adapted):
+            with _at(place):
+                losses.append(jnp.mean(self.loss(*arguments)))
+        return jnp.mean(jnp.stack(losses))
+
+
+Term = LogitTerm | FeatureTerm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """What a student learns from: labels and any number of weighted terms.
+
+    ``loss = label_weight * (loss on the labels) + sum weight * term``.
+
+    Args:
+      terms: `LogitTerm` and `FeatureTerm`; none is plain training.
+      label_weight: of the whole loss on the labels, a penalty in it included; 0 or more.
+
+    Raises:
+      ValueError: for weights out of range, or nothing to learn from.
+      TypeError: for something that is no term.
+
+    Example:
+      >>> Distill(terms=(LogitTerm(weight=0.9),), label_weight=0.1)
+      Distill(terms=(LogitTerm(loss=soft_targets, weight=0.9),), label_weight=0.1)
+    """
+
+    terms: tuple[Term, ...] = ()
+    label_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for term in self.terms:
+            if not isinstance(term, LogitTerm | FeatureTerm):
+                raise TypeError(f"Distill: terms are LogitTerm or FeatureTerm; got a {type(term).__name__}.")
+        with collect("Distill") as problems:
+            if not self.label_weight >= 0:
+                problems.append(f"label_weight: must be 0 or more; got {self.label_weight}")
+            elif not self.label_weight and not any(term.weight for term in self.terms):
+                problems.append("nothing to learn from: give a term or label_weight a weight above 0")
+
+    @property
+    def student_taps(self) -> tuple[str, ...]:
+        """All patterns of the student's features."""
+        taps = [tap for term in self.terms if isinstance(term, FeatureTerm) for tap in term.student_taps]
+        return tuple(dict.fromkeys(taps))
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """All patterns of the teacher's features: what its outputs have to hold."""
+        taps = [tap for term in self.terms if isinstance(term, FeatureTerm) for tap in term.teacher_taps]
+        return tuple(dict.fromkeys(taps))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at a teacher."""
+        return any(isinstance(term, FeatureTerm) or term.needs_teacher for term in self.terms)
+
+    def names(self) -> tuple[str, ...]:
+        """Return a name for each term, unique: the name of its loss, numbered where it comes again."""
+        names: list[str] = []
+        for term in self.terms:
+            before = sum(other.name == term.name for other in self.terms[: len(names)])
+            names.append(f"{term.name}_{before}" if before else term.name)
+        return tuple(names)
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Say in a loss's error which taps it was given."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error} At {place}.") from error
+
+
+def _labelled(outputs: Outputs, taps: tuple[str, ...]) -> list[tuple[str, Array]]:
+    return [
+        (f"{tap!r} {tuple(value.shape)}" + (f" (match {i})" if len(outputs.features[tap]) > 1 else ""), value)
+        for tap in taps
+        for i, value in enumerate(outputs.features[tap])
+    ]
+
+
+def _check_weight(term: Term) -> None:
+    if not term.weight >= 0:
+        raise ValueError(f"{type(term).__name__}: weight must be 0 or more; got {term.weight}.")
+
+
+def _function_name(loss: Callable[..., Array]) -> str:
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _shown(loss: Callable[..., Array]) -> str:
+    """The function with its settings; unlike its own repr the same in every process."""
+    settings = loss.keywords if isinstance(loss, functools.partial) else {}
+    return _function_name(loss) + (f"({', '.join(f'{k}={v!r}' for k, v in settings.items())})" if settings else "")
