@@ -72,6 +72,13 @@ class Use:
       name: its name.
       operand: which of its operands comes from the leaf.
       layout: the leaf as a matrix.
+
+    Example:
+      >>> from lepton_jax.graph.trace import trace
+      >>> graph = trace(lambda v, x: v["w"].T @ x, {"w": jnp.ones((3, 2))}, jnp.ones((3, 5)))
+      >>> [use] = weight_uses(graph, ["w"])["w"]
+      >>> use.name, use.operand, use.layout.shape
+      ('dot_general', 0, (3, 2))
     """
 
     operation: CallPath

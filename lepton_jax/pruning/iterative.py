@@ -70,7 +70,7 @@ def iterative_masks(
         seen = paths.replace(params, weights)
         scores = criterion.score_all(weights, criterion.init_all(weights, seen), seen)
         scores = {path: jnp.where(masks[path], score, -jnp.inf) for path, score in scores.items()}
-        found = {}
+        found: dict[Path, Array] = {}
         for group, keep in zip(groups, keeps, strict=True):
             found.update(zip(group, top_of_all([scores[path] for path in group], keep), strict=True))
         return found

@@ -246,6 +246,14 @@ def test_wanda_ties_and_counts_of_every_output():
     assert np.asarray(transform.init(params)[1].masks["w"]).tolist() == [[True] * 3] * 4 + [[False] * 3] * 4
 
 
+def test_wanda_under_jit():
+    params = {"w": jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)), jnp.float32)}
+    criterion = Wanda(apply=lambda p, x: x @ p["w"], batches=[jnp.ones((2, 4)), jnp.eye(4)], compare="leaf")
+    eager = scored(criterion, params)["w"]
+    np.testing.assert_allclose(jax.jit(lambda p: scored(criterion, p))(params)["w"], eager, rtol=1e-6)
+    np.testing.assert_allclose(eager, np.abs(params["w"]) * np.sqrt(3), rtol=1e-6)
+
+
 def test_wanda_names_leaves_without_inputs():
     with pytest.raises(ValueError, match=r"table: reaches none that could be followed; it goes into gather"):
         scored(Wanda(apply=lambda p, x: p["table"][x], batches=[jnp.array([0, 1])]), {"table": jnp.ones((3, 2))})

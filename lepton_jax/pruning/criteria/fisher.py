@@ -46,4 +46,4 @@ class Fisher(Criterion):
         return self.decay * state + wide(grad) ** 2
 
     def scores(self, weight: Array, state: Any) -> Array:
-        return state * wide(weight) ** 2 / 2
+        return (jnp.sqrt(state) * wide(weight)) ** 2 / 2  # in this order, no h is ever 0 times an overflow
