@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+from tqdm.auto import tqdm
 
 from lepton_jax import packed as packed_leaves
 from lepton_jax.artifact import container, leaves, program, structure
@@ -238,12 +239,13 @@ def save(
     container.write_atomic(path, container.build(manifest, bytes(code), b"".join(streams)))
 
 
-def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artifact:
+def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False) -> Artifact:
     """Read a `.lepton` file. Needs neither the model's code nor pickle.
 
     Args:
       path: the file.
       max_bytes: refuse a file whose dense weights would take more; None: 16 MiB, or 2048 times the file's size if that is more.
+      progress: show a bar while tensors are decoded, if the error stream is a terminal.
 
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.
@@ -259,7 +261,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Artif
     name, data = os.fspath(path), container.read(path)
     parsed = container.parse(data, name)
     manifest = read_manifest(parsed, name)
-    described = read_tensors(parsed, manifest, name, len(data), max_bytes)
+    described = read_tensors(parsed, manifest, name, len(data), max_bytes, progress)
     tree = structure.rebuild(manifest["tree"], iter([leaf for _, _, leaf, _ in described]))
     parts = parts_of(parsed, described)
     tensors = {
@@ -292,7 +294,12 @@ def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
 
 
 def read_tensors(
-    parsed: container.Container, manifest: dict[str, Any], name: str, file_size: int, max_bytes: int | None = None
+    parsed: container.Container,
+    manifest: dict[str, Any],
+    name: str,
+    file_size: int,
+    max_bytes: int | None = None,
+    progress: bool = False,
 ) -> list[tuple[str, leaves.Spec, Any, Reader]]:
     """Decode all leaves.
 
@@ -315,7 +322,7 @@ def read_tensors(
             "if you trust it, give load(..., max_bytes=...)"
         )
     out, position, hints = [], 0, Hints()
-    for path, spec in specs:
+    for path, spec in tqdm(specs, desc="decode", unit="tensor", disable=None if progress else True):
         reader = Reader(section.data, section.offset, position)
         try:
             leaf = leaves.decode(reader, spec, limit, hints)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lepton_jax.artifact import load
 from lepton_jax.interchange.names import fit_template, to_named
-from lepton_jax.interchange.npz import load_npz
+from lepton_jax.interchange.npz import load_npz, save_npz
 from lepton_jax.interchange.orbax_folder import load_orbax
-from lepton_jax.interchange.safetensors_file import load_safetensors
+from lepton_jax.interchange.safetensors_file import load_safetensors, save_safetensors
 from lepton_jax.typing import PyTree
 
 _TRAIN_STATE = {"params", "model_state", "opt_state", "tstate"}
@@ -40,6 +40,29 @@ def load_variables(path: str | os.PathLike[str], template: PyTree | None = None)
     if isinstance(found, dict) and {"params", "opt_state"} <= found.keys() <= _TRAIN_STATE | {"step", "key"}:
         found = {"params": found["params"], **found.get("model_state", {})}
     return found if template is None else fit_template(to_named(found)[0], template, path)
+
+
+def save_variables(path: str | os.PathLike[str], tree: PyTree) -> int:
+    """Write variables as safetensors or npz, as the name says.
+
+    Returns:
+      how many arrays they were.
+
+    Raises:
+      ValueError: for another name, or leaves that the format cannot hold.
+
+    Example:
+      >>> save_variables("weights.pt", {})
+      Traceback (most recent call last):
+      ...
+      ValueError: weights.pt: variables are written to .safetensors or .npz; choose one of them.
+    """
+    writers = {".safetensors": save_safetensors, ".npz": save_npz}
+    suffix = Path(path).suffix
+    if suffix not in writers:
+        raise ValueError(f"{os.fspath(path)}: variables are written to {' or '.join(writers)}; choose one of them.")
+    writers[suffix](path, tree)
+    return len(to_named(tree)[0])
 
 
 def _load_lepton(path: str | os.PathLike[str]) -> PyTree:

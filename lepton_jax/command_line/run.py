@@ -1,0 +1,104 @@
+"""``lepton run``: a file's answers to inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+from tyro.conf import Positional
+
+from lepton_jax import paths
+from lepton_jax.artifact import Artifact, load
+from lepton_jax.command_line.console import OK, as_json, table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Run a file's program on inputs; without the model's code.
+
+    Examples:
+      lepton run model.lepton --input images.npy --output logits.npy
+      lepton run model.lepton --input tokens.npy mask.npy --batch-size 64 --json
+    """
+
+    file: Positional[Path]
+    """The .lepton file."""
+    input: tuple[Path, ...]
+    """A .npy file for each input, in order; of the shape and dtype that the program takes."""
+    output: Path | None = None
+    """Where the outputs go: .npy for a single array, .npz for any; without it, they are only described."""
+    batch_size: int = 0
+    """Examples at a time; 0: all at once."""
+    native: bool = False
+    """Run on the packed leaves, if the file was saved for it."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 0:
+            raise ValueError(f"--batch-size must be 0 or more; got {self.batch_size}.")
+        if not self.input:
+            raise ValueError("--input needs a .npy file for each input of the program.")
+        if self.output is not None and self.output.suffix not in (".npy", ".npz"):
+            raise ValueError(f"--output must be a .npy or .npz file; got {self.output}.")
+
+    def __call__(self) -> int:
+        from lepton_jax.interchange import save_npz
+
+        model = load(self.file, progress=True)
+        outputs = self._outputs(model, [_read(path) for path in self.input])
+        named = {path or "output": np.asarray(leaf) for path, leaf in paths.flatten(outputs).items()}
+        if self.output is not None and self.output.suffix == ".npy":
+            if len(named) != 1:
+                raise ValueError(f"the program has {len(named)} outputs, {', '.join(named)}; give --output a .npz file.")
+            with open(self.output, "wb") as file:
+                np.save(file, next(iter(named.values())))
+        elif self.output is not None:
+            save_npz(self.output, outputs)
+        facts = [_describe(name, array) for name, array in named.items()]
+        if self.json:
+            print(as_json({"outputs": facts, "output_file": self.output and str(self.output)}))
+        else:
+            print(table(tuple(facts[0]) if facts else ("name",), [tuple(fact.values()) for fact in facts], left=3))
+        return OK
+
+    def _outputs(self, model: Artifact, inputs: list[np.ndarray]) -> Any:
+        run = model.native() if self.native else model
+        if not self.batch_size:
+            return run(*inputs)
+        lengths = sorted({array.shape[0] if array.shape else 0 for array in inputs})
+        if len(lengths) != 1 or not lengths[0]:
+            raise ValueError(f"--batch-size needs inputs of one length; got lengths {lengths}.")
+        starts = range(0, lengths[0], self.batch_size)
+        parts = [
+            run(*(array[start : start + self.batch_size] for array in inputs))
+            for start in tqdm(starts, desc="run", unit="batch", disable=None)
+        ]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of a plain array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays; give a .npy file for each input.")
+    return array
+
+
+def _describe(name: str, array: np.ndarray) -> dict[str, Any]:
+    numbers = array.astype(np.float64) if array.size and array.dtype.kind in "biufV" else np.zeros(0)
+    low, high, mean = (float(f(numbers)) for f in (np.min, np.max, np.mean)) if numbers.size else [float("nan")] * 3
+    return {
+        "name": name,
+        "shape": "x".join(map(str, array.shape)) or "scalar",
+        "dtype": array.dtype.name,
+        "min": f"{low:.6g}",
+        "mean": f"{mean:.6g}",
+        "max": f"{high:.6g}",
+    }
