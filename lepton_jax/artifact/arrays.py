@@ -16,9 +16,11 @@ from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.sparse_index import Hints, find_lag, matrix_shape
 from lepton_jax.artifact.streams import Reader, Writer
 
-CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty")
-_RAW, _COMPRESSED, _PALETTE, _PLANES, _FLOAT16, _BFLOAT16, _SPARSE, _EMPTY = range(8)
+CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty", "delta")
+_RAW, _COMPRESSED, _PALETTE, _PLANES, _FLOAT16, _BFLOAT16, _SPARSE, _EMPTY, _DELTA = range(9)
 _PALETTE_LIMIT = 256
+# Sorted tables and slowly changing scales are short; longer arrays are no such.
+_DELTA_LIMIT = 1 << 14
 
 
 def patterns(array: np.ndarray) -> np.ndarray:
@@ -78,6 +80,11 @@ def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], hints: Hin
         candidates.append(writer)
     if dtype == np.float32:
         candidates += _narrowed(bits, shape, hints)
+    if 8 < bits.size <= _DELTA_LIMIT and bits.itemsize > 1:
+        writer = _start(_DELTA)
+        for plane in _differences(bits).view(np.uint8).reshape(-1, bits.itemsize).T:
+            writer.put(tensor_codes.encode(plane, 256, shape, hints, holes=False).data)
+        candidates.append(writer)
     zeros = int((bits == 0).sum())
     if sparse and zeros:
         kept = (bits != 0).reshape(matrix_shape(shape))
@@ -113,6 +120,9 @@ def decode(reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints
     if coder == _PLANES:
         planes = [tensor_codes.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
         return np.stack(planes, 1).reshape(-1).view(kind)
+    if coder == _DELTA:
+        planes = [tensor_codes.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
+        return _sums(np.stack(planes, 1).reshape(-1).view(kind))
     if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
         narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
         bits = decode(reader, narrow, shape, hints, category)
@@ -135,6 +145,19 @@ def _start(coder: int, data: bytes = b"") -> Writer:
     writer = Writer()
     writer.put(bytes([coder]) + data)
     return writer
+
+
+def _differences(bits: np.ndarray) -> np.ndarray:
+    """Differences of the patterns, each less the one before; small ones of either sign in the low bits (0, -1, 1, -2, ...)."""
+    steps = np.diff(bits, prepend=bits.dtype.type(0))
+    sign = (steps >> bits.dtype.type(8 * bits.itemsize - 1)).astype(bits.dtype)
+    return (steps << bits.dtype.type(1)) ^ (bits.dtype.type(0) - sign)
+
+
+def _sums(coded: np.ndarray) -> np.ndarray:
+    """Undo `_differences`."""
+    one = coded.dtype.type(1)
+    return np.cumsum((coded >> one) ^ (coded.dtype.type(0) - (coded & one)), dtype=coded.dtype)
 
 
 def _narrowed(bits: np.ndarray, shape: tuple[int, ...], hints: Hints) -> list[Writer]:
