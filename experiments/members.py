@@ -9,7 +9,7 @@ compiled step.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,17 @@ from lepton_jax.data import Batch, Dataset, Split, active_features, shuffled, st
 from lepton_jax.training import TrainState, TrainStep
 from lepton_jax.typing import Array, PyTree
 
-Begin = Callable[[PyTree, PyTree, Array], TrainState]
-"""``(params, model_state, key) -> state``: what a run makes of its initial weights."""
+
+class Begin(Protocol):
+    """What a run makes of its initial weights."""
+
+    def __call__(self, params: PyTree, model_state: PyTree, *, key: Array) -> TrainState: ...
+
+
+def initial(config: Training, dataset: Dataset, key: Array) -> tuple[PyTree, PyTree]:
+    """Return initial parameters, zero for the inputs that are never active, and the model's other collections."""
+    variables = dict(config.model.init(key, jnp.asarray(dataset.train.images[:1])))
+    return zero_dead_inputs(variables.pop("params"), active_features(dataset.train.images)), variables
 
 
 def start(config: Training, dataset: Dataset, begin: Begin, seeds: Sequence[int]) -> TrainState:
@@ -38,13 +47,11 @@ def start(config: Training, dataset: Dataset, begin: Begin, seeds: Sequence[int]
     Returns:
       A `TrainState` whose leaves have a leading axis of ``len(seeds)``, except ``step``, which the members share.
     """
-    image, active = jnp.asarray(dataset.train.images[:1]), active_features(dataset.train.images)
 
     def one(seed_key: Array) -> TrainState:
         key, init_key = jax.random.split(seed_key)
-        variables = dict(config.model.init(init_key, image))
-        params = zero_dead_inputs(variables.pop("params"), active)
-        return begin(params, variables, key)
+        params, model_state = initial(config, dataset, init_key)
+        return begin(params, model_state, key=key)
 
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     # Without a first axis of its own the step stays a number that all members share, and a condition on it a condition.
@@ -54,7 +61,8 @@ def start(config: Training, dataset: Dataset, begin: Begin, seeds: Sequence[int]
 def restart(state: TrainState, begin: Begin) -> TrainState:
     """Begin anew, at step 0, from the weights that trained members have."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.key, state.step)
-    return jax.jit(jax.vmap(begin))(state.params, state.model_state, keys)._replace(step=jnp.int32(0))
+    begun = jax.jit(jax.vmap(lambda params, model_state, key: begin(params, model_state, key=key)))
+    return begun(state.params, state.model_state, keys)._replace(step=jnp.int32(0))
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:

@@ -15,6 +15,7 @@ import optax
 
 from experiments import members
 from experiments.config import Adam
+from experiments.mask_finders import MaskFinder
 from experiments.measuring import Measure
 from experiments.sparse_methods import Dense, Scene, SparseMethod
 from experiments.study_report import Result, save_result
@@ -22,6 +23,7 @@ from experiments.training_settings import Training
 from lepton_jax import identity
 from lepton_jax.data import Dataset, steps_per_epoch
 from lepton_jax.errors import check_fraction, collect
+from lepton_jax.pruning.sparse_training import FixedMasksState
 from lepton_jax.training import (
     TrainState,
     TrainStep,
@@ -34,7 +36,7 @@ from lepton_jax.training import (
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
-_SCENE_BATCH = 1000
+_SCENE_BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class Row:
     """Begins anew after the dense epochs."""
     dense_epochs: int = 0
     """How many of the study's epochs are dense training before the method begins."""
+    panel: str = ""
+    """Which part of the figure it is drawn in; by default every one."""
 
     def __post_init__(self) -> None:
         with collect(f"Row {self.name!r}") as problems:
@@ -103,9 +107,9 @@ class Runner:
     def __init__(self, study: Study, seeds: Sequence[int], run_dir: Path, dataset: Dataset | None = None) -> None:
         self.study, self.seeds, self.run_dir = study, tuple(seeds), run_dir
         self.dataset = study.data.load() if dataset is None else dataset
-        self.apply = linen_apply(study.model)
-        self.measure = Measure(self.apply, self.dataset)
-        self._loss = classification_loss(self.apply)
+        self.measure = Measure(linen_apply(study.model), self.dataset)
+        self._apply = linen_apply(study.model)
+        self._loss = classification_loss(self._apply)
         self._programs: dict[Any, TrainStep] = {}
         self._dense: dict[tuple[int, Adam], TrainState] = {}
 
@@ -131,31 +135,42 @@ class Runner:
         seconds = (time.perf_counter() - begun) / len(levels)
         for number, level in enumerate(levels):
             runs = [members.member(state, number * len(self.seeds) + place) for place in range(len(self.seeds))]
-            result = {"row": row.name, "sparsity": level, "seeds": list(self.seeds), **self.measure(transform, runs)}
+            about = {"row": row.name, "panel": row.panel, "sparsity": level, "seeds": list(self.seeds)}
+            result = {**about, **self.measure(transform, runs)}
             if self.study.files:
                 result["file_bytes"] = self.measure.file_bytes(transform, runs[0], self._path(row, level, "files", "lepton"))
             save_result(self._path(row, level), {**result, "seconds": seconds})
 
     def train(self, row: Row, levels: Sequence[float]) -> tuple[TrainState, Transform]:
         """Train every seed at every sparsity; return the stacked states, sparsity by sparsity, and their transform."""
-        study = self.study
-        epochs = study.epochs - row.dense_epochs
+        epochs = self.study.epochs - row.dense_epochs
         steps = self._steps(epochs)
-        tx = row.method.wrap(row.optimizer.build(steps))
-        begins = [partial(self._begin, dataclasses.replace(row.method, sparsity=level), steps, tx) for level in levels]
-        if row.dense_epochs:
-            before = self._dense_states(row)
-            states = [members.restart(before, begin) for begin in begins]
-        else:
-            states = [members.start(study, self.dataset, begin, self.seeds) for begin in begins]
+        scene = self._scene(steps)
+        methods = [dataclasses.replace(row.method, sparsity=level) for level in levels]
+        tx = methods[0].wrap(row.optimizer.build(steps))
+        before = self._before(row)
+        states = [self._begin(method, scene, tx, before) for method in methods]
         # Whatever differs between members is in their states, so any member's transform steps and views them all.
-        first = dataclasses.replace(row.method, sparsity=levels[0])
-        transform = first.build(self._scene(steps, jax.random.key(0)))
+        transform = methods[0].build(scene, jax.random.key(0))
         step = self._step(row, steps, tx, transform)
         name = f"{row.name} {', '.join(f'{100 * level:g}' for level in levels)} %"
-        seeds = self.seeds * len(levels)
-        args = (study, self.dataset.train, step, members.stack(states), seeds)
+        args = (self.study, self.dataset.train, step, members.stack(states), self.seeds * len(levels))
         return members.train(*args, epochs=epochs, first_epoch=row.dense_epochs, name=name), transform
+
+    def _begin(self, method: SparseMethod, scene: Scene, tx: optax.GradientTransformation, before: TrainState) -> TrainState:
+        """Return the stacked states of every seed at step 0 of a method."""
+
+        def begin(params: PyTree, model_state: PyTree, key: Array) -> TrainState:
+            key, method_key = jax.random.split(key)
+            return create(params, model_state, tx, method.build(scene, method_key), key)
+
+        state = members.restart(before, begin)
+        if not isinstance(method, MaskFinder):
+            return state
+        find = partial(method.masks, scene) if method.in_rounds else jax.jit(partial(method.masks, scene))
+        runs = [members.member(state, place) for place in range(members.count(state))]
+        masks = [find(run.params, jax.random.fold_in(run.key, 0)) for run in runs]
+        return state._replace(tstate=FixedMasksState(jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)))
 
     def _step(self, row: Row, steps: int, tx: optax.GradientTransformation, transform: Transform) -> TrainStep:
         """Return the training step, the same one where nothing that is compiled differs."""
@@ -168,42 +183,31 @@ class Runner:
         steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
         return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
 
-    def _begin(
-        self,
-        method: SparseMethod,
-        steps: int,
-        tx: optax.GradientTransformation,
-        params: PyTree,
-        model_state: PyTree,
-        key: Array,
-    ) -> TrainState:
-        key, method_key = jax.random.split(key)
-        return create(params, model_state, tx, method.build(self._scene(steps, method_key)), key)
-
-    def _scene(self, steps: int, key: Array) -> Scene:
+    def _scene(self, steps: int) -> Scene:
         """What a method may look at before training."""
         some = self.dataset.train.take(np.arange(min(_SCENE_BATCH, len(self.dataset.train))))
-        images, labels = jnp.asarray(some.images), jnp.asarray(some.labels)
 
         def outputs(params: PyTree, inputs: Array) -> Array:
-            return self.apply(params, {}, inputs, train=False, key=None)[0]
+            return self._apply(params, {}, inputs, train=False, key=None)[0]
 
-        def loss(params: PyTree) -> Array:
-            return jnp.mean(cross_entropy(outputs(params, images), labels))
+        def loss(params: PyTree, temperature: float) -> Array:
+            return jnp.mean(cross_entropy(outputs(params, jnp.asarray(some.images)) / temperature, jnp.asarray(some.labels)))
 
         def fresh(key: Array) -> PyTree:
-            return self.study.model.init(key, images[:1])["params"]
+            return members.initial(self.study, self.dataset, key)[0]
 
-        return Scene(steps=steps, key=key, apply=outputs, loss=loss, fresh=fresh, inputs=images[:1])
+        return Scene(steps=steps, apply=outputs, loss=loss, fresh=fresh, inputs=jnp.asarray(some.images[:1]))
 
-    def _dense_states(self, row: Row) -> TrainState:
-        """Return every seed's dense network after a row's dense epochs, trained once for all rows that ask for the same."""
+    def _before(self, row: Row) -> TrainState:
+        """Return every seed's network as a row's method finds it: new, or after its dense epochs; once for all such rows."""
         wanted = (row.dense_epochs, row.optimizer)
         if wanted not in self._dense:
-            tx = row.optimizer.build(self._steps(row.dense_epochs))
-            begin = partial(create, tx=tx, transform=identity())
-            state = members.start(self.study, self.dataset, lambda p, m, k: begin(p, m, key=k), self.seeds)
-            step = make_train_step(self._loss, tx, identity())
-            args = (self.study, self.dataset.train, step, state, self.seeds)
-            self._dense[wanted] = members.train(*args, epochs=row.dense_epochs, name="dense beforehand")
+            tx = row.optimizer.build(max(self._steps(row.dense_epochs), 1))
+            dense = identity()
+            state = members.start(self.study, self.dataset, partial(create, tx=tx, transform=dense), self.seeds)
+            if row.dense_epochs:
+                step = make_train_step(self._loss, tx, dense)
+                args = (self.study, self.dataset.train, step, state, self.seeds)
+                state = members.train(*args, epochs=row.dense_epochs, name="dense beforehand")
+            self._dense[wanted] = state
         return self._dense[wanted]

@@ -95,7 +95,7 @@ def by_row(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
 def accuracy_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line a row, a column a sparsity; the dense network stands in the column of 0 %."""
     levels = sorted({result["sparsity"] for result in results})
-    lines: list[tuple[str, ...]] = [("method", *(f"{100 * level:g} %" for level in levels))]
+    lines: list[tuple[str, ...]] = [("method", *(f"{100 * level:.4g} %" for level in levels))]
     for row, cells in by_row(results).items():
         lines.append((row, *(spread(accuracies(cells[level])) if level in cells else "" for level in levels)))
     return lines
@@ -110,33 +110,45 @@ def size_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
         nonzeros = f"{statistics.mean(result['nonzeros']):,.0f}"
         reached = f"{100 * statistics.mean(result['reached']):.2f} %"
         each = f"{result['seconds'] / len(result['seeds']):.1f}"
-        lines.append((result["row"], f"{100 * result['sparsity']:g} %", reached, nonzeros, size, validation, each))
+        lines.append((result["row"], f"{100 * result['sparsity']:.4g} %", reached, nonzeros, size, validation, each))
     return lines
 
 
 def plot(path: Path, results: Sequence[Result]) -> None:
-    """Draw accuracy against the sparsity reached, one line a row, bars of one standard deviation."""
-    figure = Figure(figsize=(8.5, 5), layout="constrained")
-    axis = figure.subplots()
-    rows = by_row(results)
+    """Draw accuracy against the sparsity reached, one line a row, bars of one standard deviation.
+
+    Rows that name a panel are drawn in it alone, all others in every one.
+    """
+    panels = list(dict.fromkeys(result["panel"] for result in results if result.get("panel"))) or [""]
+    columns = 1 if len(panels) == 1 else 2
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(8.5, 5) if len(panels) == 1 else (10, 3.8 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axis, panel in zip(axes.flat, panels):
+        _draw(axis, by_row([result for result in results if result.get("panel", "") in ("", panel)]))
+        axis.set_title(panel, fontsize=10)
+        axis.legend(fontsize=8, **({} if panel else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}))
+    figure.supxlabel("sparsity of the kernels (%), by the logarithm of what is left", fontsize=10)
+    figure.supylabel("test accuracy (%)", fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(axis: Any, rows: dict[str, dict[float, Result]]) -> None:
+    ticks: set[float] = set()
     for number, (row, cells) in enumerate((row, cells) for row, cells in rows.items() if row != "dense"):
         x = [1 - statistics.mean(cell["reached"]) for cell in cells.values()]
         values = [accuracies(cell) for cell in cells.values()]
-        means, deviations = (
-            [statistics.mean(some) for some in values],
-            [statistics.stdev(some) if len(some) > 1 else 0 for some in values],
-        )
+        means = [statistics.mean(some) for some in values]
+        deviations = [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values]
         marker, style = _MARKERS[number % len(_MARKERS)], ("-", "--", ":")[number // 10 % 3]
         axis.errorbar(x, means, deviations, label=row, marker=marker, linestyle=style, markersize=5, capsize=3, linewidth=1.2)
+        ticks.update(cells)
     if "dense" in rows:
         dense = accuracies(next(iter(rows["dense"].values())))
         axis.axhline(statistics.mean(dense), color="0.4", linestyle="--", linewidth=1, label="dense")
-    levels = sorted({result["sparsity"] for result in results if result["row"] != "dense"})
     axis.set_xscale("log")
-    axis.invert_xaxis()
-    axis.set_xticks([1 - level for level in levels], [f"{100 * level:g}" for level in levels])
+    axis.set_xticks([1 - level for level in sorted(ticks)], [f"{100 * level:.3g}" for level in sorted(ticks)])
     axis.minorticks_off()
-    axis.set(xlabel="sparsity of the kernels (%), by the logarithm of what is left", ylabel="test accuracy (%)")
+    if not axis.xaxis_inverted():
+        axis.invert_xaxis()
     axis.grid(color="0.92")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=120)

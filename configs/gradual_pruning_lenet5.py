@@ -1,0 +1,32 @@
+"""Methods that make LeNet-5 sparse, at equal cost, against each other and the dense network, on Fashion-MNIST.
+
+Source: Zhu and Gupta 2017, "To prune, or not to prune", whose tables compare gradual pruning with dense networks; no paper has
+these figures for this set.
+Command: python -m experiments.sparsity --config configs/gradual_pruning_lenet5.py --seeds 3
+Time: not yet measured.
+Result: not yet run.
+"""
+
+from experiments.config import Adam, Tfds
+from experiments.mask_finders import OneShot
+from experiments.sparse_methods import Dense, Gradual, Rigl
+from experiments.study import Row, Study
+from lepton_jax.models import LeNet5
+
+
+def get_config() -> Study:
+    rate = Adam(learning_rate=1e-3)
+    return Study(
+        name="gradual_pruning_lenet5",
+        data=Tfds(name="fashion_mnist"),
+        model=LeNet5(),
+        epochs=4,
+        sparsities=(0.9, 0.95),
+        scan=False,
+        rows=(
+            Row(name="dense", method=Dense(), optimizer=rate),
+            Row(name="one_shot", method=OneShot(), optimizer=rate, dense_epochs=2),
+            Row(name="gradual_global", method=Gradual(), optimizer=rate),
+            Row(name="rigl", method=Rigl(), optimizer=rate),
+        ),
+    )

@@ -1,0 +1,22 @@
+"""Lottery tickets in LeNet-300-100 on Fashion-MNIST: weights gone back to, rates gone back to, or weights drawn anew.
+
+Source: Frankle and Carbin 2019, figures 3 and 4, and Renda, Frankle, Carbin 2020, for the form; no paper has these figures for
+this set. Half of what is left goes each round, where the papers take a fifth, for time.
+Command: python -m experiments.lottery_ticket --seeds 3
+Time: not yet measured.
+Result: not yet run.
+"""
+
+from experiments.config import Adam, Tfds
+from experiments.lottery import Lottery
+from lepton_jax.models import LeNet300
+
+
+def get_config() -> Lottery:
+    return Lottery(
+        name="lottery_ticket",
+        data=Tfds(name="fashion_mnist"),
+        model=LeNet300(),
+        epochs=10,
+        optimizer=Adam(learning_rate=1e-3),
+    )

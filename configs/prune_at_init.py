@@ -1,0 +1,48 @@
+"""Pruning at initialisation with its sanity ablations: LeNet-300-100 on Fashion-MNIST.
+
+Source: Frankle, Dziugaite, Roy, Carbin 2021, "Pruning neural networks at initialization: why are we missing the mark?", figures
+3 to 5, for the form; no paper has these figures for this set.
+Command: python -m experiments.sparsity --config configs/prune_at_init.py --seeds 3
+Time: not yet measured.
+Result: not yet run.
+"""
+
+import dataclasses
+
+from experiments.config import Adam, Tfds
+from experiments.mask_finders import AtInit
+from experiments.sparse_methods import Dense
+from experiments.study import Row, Study
+from lepton_jax.models import LeNet300
+
+RATE = Adam(learning_rate=1e-3)
+CRITERIA = {
+    "snip": AtInit(criterion="snip"),
+    "grasp": AtInit(criterion="grasp"),
+    "synflow": AtInit(criterion="synflow", rounds=100),
+    "magnitude": AtInit(criterion="magnitude"),
+}
+
+
+ABLATIONS = ("none", "shuffle", "reinit", "invert")
+
+
+def row(name: str, method: AtInit, ablation: str) -> Row:
+    label = name if ablation == "none" else f"{name}_{ablation}"
+    return Row(name=label, method=dataclasses.replace(method, ablation=ablation), optimizer=RATE, panel=name)
+
+
+def get_config() -> Study:
+    return Study(
+        name="prune_at_init",
+        data=Tfds(name="fashion_mnist"),
+        model=LeNet300(),
+        epochs=5,
+        sparsities=(0.8, 0.95, 0.98),
+        files=False,
+        rows=(
+            Row(name="dense", method=Dense(), optimizer=RATE),
+            Row(name="random", method=AtInit(criterion="random"), optimizer=RATE),
+            *(row(*one, ablation) for one in CRITERIA.items() for ablation in ABLATIONS),
+        ),
+    )
