@@ -33,6 +33,8 @@ class Transform(NamedTuple):
       pack: ``pack(params, state) -> tree``, the view in its compressed form; None: the view itself.
       view_leaves: what `chain` composes: the view, with factored leaves left in factors (``Dense_0/kernel/u``), so that a
         later transform can work on them; None: the view itself.
+      frozen_update: what `update` does once the transform is frozen: keep what it promises of the masters, and learn nothing;
+        None: nothing.
 
     Example:
       >>> halve = Transform(
@@ -49,6 +51,7 @@ class Transform(NamedTuple):
     update: Callable[[PyTree, State, PyTree, Step], tuple[PyTree, State]]
     pack: Callable[[PyTree, State], PyTree] | None = None
     view_leaves: Callable[[PyTree, State], PyTree] | None = None
+    frozen_update: Callable[[PyTree, State, PyTree, Step], tuple[PyTree, State]] | None = None
 
 
 def hold(params: PyTree, state: State, grads: PyTree, step: Step) -> tuple[PyTree, State]:
@@ -158,6 +161,11 @@ def chain(*transforms: Transform) -> Transform:
             new = (*new, state)
         return params, new
 
+    def frozen_update(params: PyTree, states: State, grads: PyTree, step: Step) -> tuple[PyTree, State]:
+        for transform, state in zip(transforms, states, strict=True):
+            params, _ = (transform.frozen_update or hold)(params, state, grads, step)
+        return params, states
+
     def pack_all(params: PyTree, states: State) -> PyTree:
         for transform, state in zip(transforms, states, strict=True):
             if transform.pack is None:  # a view that knows nothing of packed leaves must not see their codes
@@ -166,11 +174,13 @@ def chain(*transforms: Transform) -> Transform:
                 params = transform.pack(params, state)
         return params
 
-    return Transform(init, view, update, pack_all, view_leaves)
+    return Transform(init, view, update, pack_all, view_leaves, frozen_update)
 
 
 def freeze(transform: Transform, state: State) -> Transform:
-    """Keep a trained transform's view as it stands: `init` hands out `state`, and `update` changes nothing.
+    """Keep a trained transform's view as it stands: `init` hands out `state`, and `update` does not change it.
+
+    Pruned masters stay at zero: under momentum or weight decay `update` sets them there again.
 
     This is how one phase of training hands its invariants to the next: ``chain(freeze(pruned, state), fake_quant(bits=4))``.
 
@@ -187,4 +197,4 @@ def freeze(transform: Transform, state: State) -> Transform:
       >>> frozen.view(*frozen.init({"kernel": jnp.array([[9.0, 2.0]])}))["kernel"].tolist()
       [[0.0, 2.0]]
     """
-    return transform._replace(init=lambda params: (params, state), update=hold)
+    return transform._replace(init=lambda params: (params, state), update=transform.frozen_update or hold)

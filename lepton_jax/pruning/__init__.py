@@ -6,8 +6,9 @@ from lepton_jax.pruning.masks import block, channel, keep_count, n_of_m, top
 from lepton_jax.pruning.prune import PruneState, apply_mask, prune
 from lepton_jax.pruning.sensitivity import Sensitivity, sensitivity
 from lepton_jax.pruning.sparsegpt import sparsegpt, sparsegpt_prune
+from lepton_jax.pruning.state import check_scores
 from lepton_jax.pruning.structures import Blocks, Channels, Filters, Heads, NofM, Structure, Unstructured
-from lepton_jax.pruning.threshold import top_of_all
+from lepton_jax.pruning.threshold import Selection, top_of_all, top_of_groups
 
 __all__ = [
     "Blocks",
@@ -17,12 +18,14 @@ __all__ = [
     "Heads",
     "NofM",
     "PruneState",
+    "Selection",
     "Sensitivity",
     "Structure",
     "Unstructured",
     "apply_mask",
     "block",
     "channel",
+    "check_scores",
     "erk",
     "iterative_masks",
     "keep_count",
@@ -33,5 +36,6 @@ __all__ = [
     "sparsegpt_prune",
     "top",
     "top_of_all",
+    "top_of_groups",
     "uniform",
 ]

@@ -3,37 +3,28 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.errors import check_fraction, collect, is_traced
 from lepton_jax.packed import is_coded
 from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
 from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.state import Failure, Goals, PruneState, check_scores, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
-from lepton_jax.pruning.threshold import top_of_all
-from lepton_jax.schedules import SparsitySchedule, as_schedule
+from lepton_jax.pruning.threshold import top_of_groups
+from lepton_jax.schedules import SparsitySchedule, as_schedule, constant
 from lepton_jax.straight_through import straight_through
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Select, Step
 
-
-class PruneState(NamedTuple):
-    """State of `prune`.
-
-    Attributes:
-      masks: by path; boolean, True where the weight is kept, of the weight's shape.
-      criterion: by path; what the criterion gathers.
-      sparsity: the schedule's value when the masks were made.
-    """
-
-    masks: dict[Path, Array]
-    criterion: dict[Path, Any]
-    sparsity: Array
+Allocation = Callable[[Shapes, Any], Mapping[Path, Any]]
+Masks = Mapping[Path, Array]
 
 
 def apply_mask(leaf: Any, mask: Array) -> Any:
@@ -53,7 +44,7 @@ class _Pruning:
     schedule: SparsitySchedule
     criterion: Criterion
     structure: Structure
-    allocation: Callable[[Shapes, float], Mapping[Path, float]]
+    allocation: Allocation
     scope: Literal["layer", "global"]
     score_scale: Mapping[str, float]
     select: Select
@@ -79,9 +70,19 @@ class _Pruning:
     def init(self, params: PyTree) -> tuple[PyTree, PruneState]:
         weights = paths.select(params, self.select)
         self.structure.check({path: weight.shape for path, weight in weights.items()}, self.schedule.target)
-        gathered = self.criterion.init_all(weights, params)
-        now = self.schedule(0)
-        return params, PruneState(self._masks(params, weights, gathered, {}, now), gathered, now)
+        goals = self._goals(weights)
+        state = PruneState(
+            masks={path: jnp.ones(weight.shape, bool) for path, weight in weights.items()},
+            criterion=self.criterion.init_all(weights, params),
+            sparsity=jnp.float32(0),
+            goals=goals,
+            thresholds=jnp.zeros(goals.keep.shape, jnp.uint32),
+            failure=no_failure(len(weights)),
+        )
+        state = self._remask(params, weights, state, jnp.int32(0), first=True)
+        if not is_traced(state.failure.step):
+            check_scores(state)
+        return params, state
 
     def view(self, params: PyTree, state: PruneState) -> PyTree:
         if self.gradient == "masked":
@@ -91,70 +92,121 @@ class _Pruning:
         return paths.replace(params, seen)
 
     def update(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
+        params = self._enforce(params, state.masks)
         leaves, slopes = paths.flatten(params), paths.flatten(grads)
         weights = {path: leaf for path, leaf in leaves.items() if path in state.masks}  # in the tree's order, as in `init`
         replaced = [path for path in state.masks if path not in leaves]
         if replaced:  # a later transform put its own parameters in their place
             self._check_arrived(replaced)
-            return self._enforce(params, state.masks), state
+            return params, state
         with collect("prune: update takes the gradients of the parameters, a tree like theirs") as problems:
             problems.extend(f"{path}: no gradient given" for path in weights if path not in slopes)
         gathered = {p: self.criterion.accumulate(state.criterion[p], w, slopes[p]) for p, w in weights.items()}
-        now = self.schedule(step)
-        arrives = (now >= self._target) & (state.sparsity < self._target)
-        due = (jnp.asarray(step) % self.interval == 0) | arrives
-        kept: Mapping[Path, Array] = {}
+        state = state._replace(criterion=gathered)
+        step, progress = jnp.asarray(step, jnp.int32), self._progress(step)
+        due = (step % self.interval == 0) | ((progress >= 1) & (state.sparsity < state.goals.sparsity))
         if self.gradient == "masked":  # weights never return, so the masks change only as the sparsity does
-            due &= now != state.sparsity
-            kept = state.masks
-        masks, now = jax.lax.cond(
-            due, lambda: (self._masks(params, weights, gathered, kept, now), now), lambda: (dict(state.masks), state.sparsity)
-        )
-        return self._enforce(params, masks), PruneState(masks, gathered, now)
+            due &= _sparsity(state.goals, progress) != state.sparsity
+
+        def remask(values: list[Array]) -> tuple[Any, ...]:
+            new = self._remask(params, dict(zip(weights, values)), state, step)
+            if self.gradient == "masked":
+                values = [apply_mask(value, new.masks[path]) for path, value in zip(weights, values)]
+            return values, new.masks, new.sparsity, new.thresholds, new.failure
+
+        def stay(values: list[Array]) -> tuple[Any, ...]:
+            return values, state.masks, state.sparsity, state.thresholds, state.failure
+
+        # The weights go through it, so that a step that changes no mask does not read them once more; as a list, for the order.
+        values, masks, sparsity, thresholds, failure = jax.lax.cond(due, remask, stay, list(weights.values()))
+        params = paths.replace(params, dict(zip(weights, values)))
+        state = state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
+        return params, state
+
+    def hold(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
+        """Do what `update` does once the masks are frozen."""
+        del grads, step
+        return self._enforce(params, state.masks), state
 
     def pack(self, params: PyTree, state: PruneState) -> PyTree:
         return _masked(params, state.masks)
 
-    @property
-    def _target(self) -> Array:
-        return jnp.float32(self.schedule.target)
+    def _progress(self, step: Step) -> Array:
+        """Return how far the sparsity has risen, 1 where the schedule has arrived."""
+        now, target = self.schedule(step), jnp.asarray(self.schedule.target, jnp.float32)
+        return jnp.where(now >= target, 1.0, now / jnp.maximum(target, jnp.finfo(jnp.float32).tiny))
 
-    def _masks(
-        self,
-        params: PyTree,
-        weights: Mapping[Path, Array],
-        gathered: Mapping[Path, Any],
-        kept: Mapping[Path, Array],
-        now: Array,
-    ) -> dict[Path, Array]:
-        """Make the masks of a sparsity; a weight that `kept` has pruned comes after all others."""
-        scores = self.criterion.score_all(weights, gathered, params)
+    def _goals(self, weights: Mapping[Path, Array]) -> Goals:
+        """Return what each group arrives at; exact where the target is a Python float."""
+        target = self.schedule.target
+        sizes = {p: jax.eval_shape(self.structure.reduce, w).size for p, w in weights.items() if not self.structure.local}
+        if self.scope == "global":
+            fractions, counts = [target], [keep_count(sum(sizes.values()), target)]
+        else:
+            given = self.allocation({path: weight.shape for path, weight in weights.items()}, target)
+            with collect("prune: allocation must give every leaf its sparsity") as problems:
+                problems.extend(f"{path}: got none" for path in weights if path not in given)
+            for path in weights:
+                check_fraction(f"prune: allocation: {path}", given[path])
+            fractions = [given[path] for path in sorted(sizes)]
+            counts = [keep_count(sizes[path], given[path]) for path in sorted(sizes)]
+        return Goals(jnp.asarray(target, jnp.float32), jnp.asarray(fractions, jnp.float32), jnp.asarray(counts, jnp.int32))
+
+    def _remask(
+        self, params: PyTree, weights: Mapping[Path, Array], state: PruneState, step: Array, *, first: bool = False
+    ) -> PruneState:
+        """Make the masks of a step; if a score is not finite, keep those there are, and note it."""
+        progress, goals = self._progress(step), state.goals
+        scores = self.criterion.score_all(weights, state.criterion, params)
         for pattern, factor in self.score_scale.items():
             scores |= {p: factor * scores[p] for p in paths.select(dict(weights), pattern)}
-        scores = {p: jnp.where(kept[p], s, -jnp.inf) if p in kept else s for p, s in scores.items()}
+        masked = self.gradient == "masked" and not first
+        if masked:  # what is pruned has no say, whatever is there
+            scores = {p: jnp.where(state.masks[p], s, 0) for p, s in scores.items()}
         if self.structure.local:
-            return {p: self.structure.mask(s, now) for p, s in scores.items()}
-        units = {p: self.structure.reduce(s) for p, s in scores.items()}
-        target, arrived = self.schedule.target, now >= self._target
-
-        def keep(size: int, goal: float) -> Array:  # exact where the schedule has arrived; else rounded in float32
-            risen = goal * (now / target if target else 1.0)
-            return jnp.where(arrived, keep_count(size, goal), keep_count(size, risen))
-
-        if self.scope == "global":
-            masks = top_of_all(list(units.values()), keep(sum(u.size for u in units.values()), target))
+            ranked = {p: jnp.where(state.masks[p], s, -jnp.inf) if masked else s for p, s in scores.items()}
+            masks = {p: self.structure.mask(s, _sparsity(goals, progress)) for p, s in ranked.items()}
+            not_finite = jnp.stack([jnp.sum(~jnp.isfinite(scores[p]), dtype=jnp.int32) for p in sorted(scores)])
+            thresholds = state.thresholds
         else:
-            goals = self.allocation({p: w.shape for p, w in weights.items()}, target)
-            masks = [top_of_all([u], keep(u.size, goals[p]))[0] for p, u in units.items()]
-        return {p: self.structure.expand(mask, weights[p].shape) for p, mask in zip(units, masks)}
+            masks, not_finite, thresholds = self._thresholded(scores, state, progress, first, masked)
+        failed = jnp.any(not_finite > 0)
+        news = failed & jnp.all(state.failure.not_finite == 0)
+        old = (state.masks, state.sparsity, state.thresholds)
+        new = (masks, _sparsity(goals, progress), thresholds)
+        masks, sparsity, thresholds = jax.tree.map(lambda a, b: jnp.where(failed, a, b), old, new)
+        failure = jax.tree.map(lambda a, b: jnp.where(news, a, b), Failure(not_finite, step), state.failure)
+        return state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
 
-    def _enforce(self, params: PyTree, masks: Mapping[Path, Array]) -> PyTree:
+    def _thresholded(
+        self, scores: Mapping[Path, Array], state: PruneState, progress: Array, first: bool, masked: bool
+    ) -> tuple[dict[Path, Array], Array, Array]:
+        """Return the masks of units above their group's threshold, how many scores are not finite, and the thresholds."""
+        units = {p: self.structure.reduce(s) for p, s in scores.items()}
+        rank = {path: i for i, path in enumerate(sorted(units))}
+        groups = tuple(0 if self.scope == "global" else rank[path] for path in units)
+        sizes: Any = np.zeros(len(state.goals.keep), np.int32)  # counted alike, all at once
+        for unit, group in zip(units.values(), groups):
+            sizes[group] += unit.size
+        rising = keep_count(sizes, state.goals.by_group * progress)
+        found = top_of_groups(
+            list(units.values()),
+            jnp.where(progress >= 1, state.goals.keep, rising),
+            groups=groups,
+            # A unit is out if all its weights are.
+            allowed=[self.structure.reduce(state.masks[p].astype(jnp.float32)) > 0 for p in units] if masked else None,
+            near=None if first else state.thresholds,
+        )
+        masks = {p: self.structure.expand(mask, state.masks[p].shape) for p, mask in zip(units, found.masks)}
+        return masks, found.not_finite[np.array([list(units).index(path) for path in rank])], found.thresholds
+
+    def _enforce(self, params: PyTree, masks: Masks) -> PyTree:
         """Set pruned masters to zero, so that momentum and decay cannot move them."""
         return _masked(params, masks) if self.gradient == "masked" else params
 
     def _check_arrived(self, replaced: list[Path]) -> None:
         with jax.ensure_compile_time_eval():
-            arrived = bool(self.schedule(0) >= self._target)
+            arrived = isinstance(self.schedule, constant) or bool(self._progress(0) >= 1)
         if not arrived:
             raise ValueError(
                 f"prune: the masks of {', '.join(replaced)} cannot follow the schedule, because a later transform of the chain "
@@ -163,11 +215,11 @@ class _Pruning:
 
 
 def prune(
-    sparsity: float | SparsitySchedule,
+    sparsity: float | Array | SparsitySchedule,
     *,
     criterion: Criterion = Magnitude(),
     structure: Structure = Unstructured(),
-    allocation: Callable[[Shapes, float], Mapping[Path, float]] = uniform,
+    allocation: Allocation = uniform,
     scope: Literal["layer", "global"] = "layer",
     score_scale: Mapping[str, float] = MappingProxyType({}),
     select: Select = paths.matrices,
@@ -192,8 +244,8 @@ def prune(
       interval: steps between two mask updates; there is one more when the schedule arrives.
 
     Raises:
-      ValueError: for a sparsity outside [0, 1), a selector or pattern that matches nothing, an unknown option, or a setting
-        that the scope would pass over.
+      ValueError: for a sparsity outside [0, 1), a selector or pattern that matches nothing, an unknown option, a setting
+        that the scope would pass over, or, in `init`, scores that are not finite; see `check_scores` for those of `update`.
 
     Example:
       >>> transform = prune(0.5)
@@ -214,10 +266,15 @@ def prune(
         gradient=gradient,
         interval=interval,
     )
-    return Transform(pruning.init, pruning.view, pruning.update, pruning.pack)
+    return Transform(pruning.init, pruning.view, pruning.update, pruning.pack, frozen_update=pruning.hold)
 
 
-def _masked(tree: PyTree, masks: Mapping[Path, Array]) -> PyTree:
+def _sparsity(goals: Goals, progress: Array) -> Array:
+    """Return the sparsity of all leaves together."""
+    return jnp.where(progress >= 1, goals.sparsity, goals.sparsity * progress)
+
+
+def _masked(tree: PyTree, masks: Masks) -> PyTree:
     """Mask the leaves that there are; arrays or coded leaves."""
     leaves = paths.flatten(tree, is_coded)
     return paths.replace(tree, {p: apply_mask(leaves[p], m) for p, m in masks.items() if p in leaves}, is_coded)

@@ -181,7 +181,7 @@ def _search(scores: _Scores, k: Array, near: Array | None) -> _Bracket:
     if near is None:
         first = jnp.broadcast_to(_WIDE, (number, len(_WIDE)))
     else:
-        first = jnp.clip(near[:, None] + _NEAR.astype(np.uint32), np.uint32(BARRED + 1), np.uint32(HIGHEST))
+        first = jnp.clip(near[:, None] + _NEAR.astype(np.uint32)[None], np.uint32(BARRED + 1), np.uint32(HIGHEST))
     ends = jnp.broadcast_to(np.array([BARRED + 1, LOWEST + 1, HIGHEST], np.uint32), (number, 3))
     start = _Bracket(
         low=jnp.full(number, BARRED, jnp.uint32),

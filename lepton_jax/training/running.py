@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from lepton_jax.pruning.state import check_scores
 from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.state import TrainState
@@ -61,6 +62,7 @@ class Run:
 
         Raises:
           FloatingPointError: if a loss was not finite.
+          ValueError: if pruning met scores that were not finite.
         """
         self._look()
         rows, self._window = self._window, []
@@ -71,6 +73,7 @@ class Run:
 
         Raises:
           FloatingPointError: if a loss, a parameter or the model's state is not finite; nothing is saved.
+          ValueError: if pruning met scores that were not finite.
         """
         self._look()
         if not_finite((self.state.params, self.state.model_state)):
@@ -101,6 +104,7 @@ class Run:
         for i, row in enumerate(rows):
             if not np.isfinite(row["loss"]):
                 self._fail(first + i)
+        check_scores(self.state.tstate)
 
     def _fail(self, seen_at: int) -> NoReturn:
         """Go over the steps since the last good state, one by one, to find the one that failed and what it left behind."""
