@@ -3,6 +3,7 @@
 For a layer ``y = x W``, the squared error of the output for changed weights is ``tr(dW' H dW)`` with ``H = X' X``.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ class Moments(NamedTuple):
     """Second moments of a layer's inputs.
 
     Attributes:
-      second: ``X' X``, (inputs, inputs), summed over all rows, float32 (float64 under x64); or its diagonal, (inputs,).
+      second: ``X' X``, (inputs, inputs), summed over all rows, float32 (float64 under x64); or its diagonal, (inputs,). Of a
+        leaf that a scan takes apart into layers: one for each, with the leading axes `layout.stacked`; `rows` too.
       rows: int32, how many rows (examples, positions, patches) they were.
       layout: the leaf as a matrix (inputs, outputs).
     """
@@ -91,18 +93,17 @@ def second_moments(
         raise ValueError("second_moments needs at least one calibration batch; got none.")
     uses = weight_uses(trace(apply, variables, *as_inputs(first)), selected)
     itemsize = jnp.zeros((), _accumulator()).itemsize
-    wide = {path: found[0].layout.index.shape[0] for path, found in uses.items()}
-    sizes = {path: width if diagonal else width**2 for path, width in wide.items()}
-    for group in _groups({path: itemsize * size for path, size in sizes.items()}, memory):
+    layouts = {path: found[0].layout for path, found in uses.items()}
+    shapes = {p: (*layout.stacked, *layout.index.shape[:1] * (1 if diagonal else 2)) for p, layout in layouts.items()}
+    for group in _groups({path: itemsize * math.prod(shape) for path, shape in shapes.items()}, memory):
         step = jax.jit(partial(_step, apply, group, diagonal), donate_argnums=0)
-        shapes = {path: (wide[path],) * (1 if diagonal else 2) for path in group}
-        totals = {path: jnp.zeros(shape, _accumulator()) for path, shape in shapes.items()}
-        counts = dict.fromkeys(group, jnp.int32(0))
+        totals = {path: jnp.zeros(shapes[path], _accumulator()) for path in group}
+        counts = {path: jnp.zeros(layouts[path].stacked, jnp.int32) for path in group}
         for batch in again:
             totals, rows = step(totals, variables, *as_inputs(batch))
             counts = {path: count + rows[path] for path, count in counts.items()}
         for path in group:
-            yield path, Moments(totals.pop(path), counts[path], uses[path][0].layout)
+            yield path, Moments(totals.pop(path), counts[path], layouts[path])
 
 
 def as_inputs(batch: Any) -> tuple[Any, ...]:
@@ -194,10 +195,10 @@ def _step(
     counts: dict[Path, Array] = {}
     for path, several in uses.items():
         for use in several:
-            second, rows = interpreter.emitted[use.name]
-            steps = tuple(range(second.ndim - totals[path].ndim))  # of the scans around the operation
+            second, rows = interpreter.emitted[use.name]  # with an axis for each scan around the operation
+            steps = tuple(axis for axis in range(rows.ndim) if axis not in use.levels)
             totals[path] += jnp.sum(second, axis=steps)
-            counts[path] = counts.get(path, jnp.int32(0)) + jnp.sum(rows)
+            counts[path] = counts.get(path, jnp.int32(0)) + jnp.sum(rows, axis=steps)
     return totals, counts
 
 

@@ -95,6 +95,39 @@ def test_a_layer_in_a_scan_counts_every_step():
     assert int(found.rows) == 12
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_layers_stacked_in_one_leaf_have_moments_each(reverse):
+    """A scan over layers, each of which is used at two steps of a scan within."""
+    variables, x = {"w": normal(6, 3, 2, 5, 5)[:, 0], "pairs": normal(7, 3, 2, 5, 5)}, normal(8, 4, 5)
+
+    def apply(v, x):
+        def layer(x, w):
+            one, two = w
+            x, _ = lax.scan(lambda c, _: (jnp.tanh(c @ one.T), None), x, None, length=2)
+            return lax.scan(lambda c, part: (jnp.tanh(c @ part), None), x, two)
+
+        return lax.scan(lambda x, w: (layer(x, w)[0], None), x, (v["w"], v["pairs"]), reverse=reverse)[0]
+
+    found = dict(second_moments(apply, variables, [x, x]))
+    diagonals = dict(second_moments(apply, variables, [x, x], diagonal=True))
+    expected, pairs, state = np.zeros((3, 5, 5)), np.zeros((3, 2, 5, 5)), np.asarray(x, np.float64)
+    for number in reversed(range(3)) if reverse else range(3):
+        for _ in range(2):
+            expected[number] += 2 * gram(state)
+            state = np.tanh(state @ np.asarray(variables["w"][number], np.float64).T)
+        for part in range(2):
+            pairs[number, part] = 2 * gram(state)
+            state = np.tanh(state @ np.asarray(variables["pairs"][number, part], np.float64))
+    np.testing.assert_allclose(found["w"].second, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["pairs"].second, pairs, rtol=1e-4, atol=1e-4)
+    assert (found["w"].rows.tolist(), found["pairs"].rows.tolist()) == ([16] * 3, [[8, 8]] * 3)
+    np.testing.assert_allclose(diagonals["pairs"].second, np.diagonal(pairs, axis1=2, axis2=3), rtol=1e-4)
+    for path, turned in (("w", lambda w: jnp.swapaxes(w, 1, 2)), ("pairs", lambda w: w)):
+        matrix = found[path].layout.matrix(variables[path])
+        np.testing.assert_array_equal(matrix, turned(variables[path]))
+        np.testing.assert_array_equal(found[path].layout.leaf(matrix), variables[path])
+
+
 # ------------------------------------------------------------------------------------------------------------- convolutions
 
 CONVS = {
@@ -174,12 +207,12 @@ def test_every_leaf_that_is_no_weight_is_named_with_what_stands_in_its_way():
         x = lax.conv_general_dilated(
             x[None], v["grouped"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
         )[0]
-        return x @ v["fine"] + lax.scan(lambda c, w: (c @ w, None), x, v["stacked"])[0]
+        return x @ v["fine"] + lax.scan(lambda c, w: (c @ w, None), x, lax.rev(v["turned"], [0]))[0]
 
     variables = {
         "scaled": jnp.ones((6, 6)),
         "grouped": jnp.ones((1, 3, 6)),
-        "stacked": jnp.ones((2, 6, 6)),
+        "turned": jnp.ones((2, 6, 6)),
         "fine": jnp.ones((6, 6)),
         "unused": jnp.ones((2, 2)),
     }
@@ -188,7 +221,7 @@ def test_every_leaf_that_is_no_weight_is_named_with_what_stands_in_its_way():
     text = str(error.value)
     assert "scaled: reaches none that could be followed; it goes into mul" in text
     assert "grouped: reaches none that could be followed; it goes into conv_general_dilated with groups" in text
-    assert "stacked: reaches none that could be followed; it goes into scan" in text
+    assert "turned: reaches none that could be followed; it goes into scan" in text
     assert "unused: reaches none that could be followed; it goes into nothing" in text
     assert "fine" not in text
     [(path, _)] = second_moments(apply, variables, [X[0]], "fine")
@@ -205,10 +238,10 @@ def test_no_batches():
         list(second_moments(lambda v, x: x @ v["w"], {"w": jnp.ones((6, 6))}, []))
 
 
-@pytest.mark.parametrize("name", ["convnet eval", "nnx train", "lstm"])
+@pytest.mark.parametrize("name", ["convnet eval", "nnx train", "lstm", "transformer eval"])
 def test_all_kernels_of_real_models_are_found(name):
     apply, variables, inputs, _ = MODELS[name]
-    wanted = [path for path, leaf in paths.select(variables, paths.matrices).items()]
+    wanted = list(paths.select(variables, lambda path, leaf: path.endswith("kernel")))
     uses = weight_uses(trace(apply, variables, *inputs), wanted)
     assert set(uses) == set(wanted)
 

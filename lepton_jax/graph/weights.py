@@ -1,8 +1,8 @@
 """Where a model multiplies by its weights, and each of them as a matrix (inputs, outputs)."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -33,6 +33,8 @@ class Layout:
     Args:
       shape: of the leaf.
       index: (inputs, outputs), the flat position in the leaf of every entry of the matrix; each position once.
+      stacked: lengths of the scans that take the leaf apart, layer by layer: there is a matrix for each, `index` is the
+        position in one layer's part, and matrices are (*stacked, inputs, outputs).
 
     Example:
       >>> layout = Layout(shape=(3, 2), index=np.arange(6).reshape(3, 2).T)  # a leaf that is used transposed
@@ -44,6 +46,7 @@ class Layout:
 
     shape: tuple[int, ...]
     index: np.ndarray
+    stacked: tuple[int, ...] = ()
 
     @property
     def in_order(self) -> bool:
@@ -52,14 +55,14 @@ class Layout:
 
     def matrix(self, leaf: Array) -> Array:
         """Return the leaf's entries as (inputs, outputs)."""
-        flat = jnp.reshape(leaf, -1)
-        return (flat if self.in_order else flat[self.index.reshape(-1)]).reshape(self.index.shape)
+        flat = jnp.reshape(leaf, (*self.stacked, -1))
+        return (flat if self.in_order else flat[..., self.index.reshape(-1)]).reshape(*self.stacked, *self.index.shape)
 
     def leaf(self, matrix: Array) -> Array:
         """Return a matrix of (inputs, outputs) in the leaf's shape."""
-        flat = jnp.reshape(matrix, -1)
+        flat = jnp.reshape(matrix, (*self.stacked, -1))
         if not self.in_order:
-            flat = jnp.zeros_like(flat).at[self.index.reshape(-1)].set(flat, unique_indices=True)
+            flat = jnp.zeros_like(flat).at[..., self.index.reshape(-1)].set(flat, unique_indices=True)
         return flat.reshape(self.shape)
 
 
@@ -72,6 +75,7 @@ class Use:
       name: its name.
       operand: which of its operands comes from the leaf.
       layout: the leaf as a matrix.
+      levels: which of the scans around the operation, from outside in, take the leaf apart.
 
     Example:
       >>> from lepton_jax.graph.trace import trace
@@ -85,6 +89,25 @@ class Use:
     name: str
     operand: int
     layout: Layout
+    levels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Form:
+    """What of a leaf a value in a graph is: which entries of it, or of one layer's part of it, are where."""
+
+    path: Path
+    index: np.ndarray
+    stacked: tuple[int, ...] = ()
+    levels: tuple[int, ...] = ()
+
+    def part(self, level: int) -> "_Form | None":
+        """What one step of a scan gets, at a depth of scans; None if the leading axis is not the leaf's own."""
+        if not (self.index.reshape(-1) == np.arange(self.index.size)).all():
+            return None
+        length, *shape = self.index.shape
+        index = np.arange(math.prod(shape)).reshape(shape)
+        return replace(self, index=index, stacked=(*self.stacked, length), levels=(*self.levels, level))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +115,7 @@ class _Search:
     """What is found on the way through a graph."""
 
     traced: Traced
-    forms: dict[tuple[CallPath, Any], tuple[Path, np.ndarray]] = field(default_factory=dict)
+    forms: dict[tuple[CallPath, Any], _Form] = field(default_factory=dict)
     uses: dict[Path, list[Use]] = field(default_factory=dict)
     lost: dict[Path, list[str]] = field(default_factory=dict)
 
@@ -100,7 +123,7 @@ class _Search:
 def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[Use]]:
     """Return the dots and convolutions that multiply by the selected leaves, in the order in which they run.
 
-    A leaf is followed through reshapes, transposes, reversals, casts and calls.
+    A leaf is followed through reshapes, transposes, reversals, casts and calls, and, stacked, into scans over it.
 
     Args:
       traced: the graph.
@@ -125,8 +148,8 @@ def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[U
     for path, var, aval in zip(traced.variables, traced.jaxpr.invars, traced.in_avals):
         if path in selected:
             shapes[path] = tuple(aval.shape)
-            search.forms[(), var] = (path, np.arange(math.prod(aval.shape)).reshape(aval.shape))
-    _follow(search, traced.jaxpr, (), "", shapes)
+            search.forms[(), var] = _Form(path=path, index=np.arange(math.prod(aval.shape)).reshape(aval.shape))
+    _follow(search, traced.jaxpr, (), "", 0, shapes)
     with collect("Every selected leaf must be a weight of dots or convolutions; exclude the others by `select`") as problems:
         for path in selected:
             uses, lost = search.uses.get(path, []), search.lost.get(path, [])
@@ -134,7 +157,7 @@ def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[U
                 problems.append(f"{path}: is no variable; there are {', '.join(traced.variables)}")
             elif not uses:
                 problems.append(f"{path}: reaches none that could be followed; it goes into {', '.join(lost) or 'nothing'}")
-            elif any(not np.array_equal(use.layout.index, uses[0].layout.index) for use in uses):
+            elif any(not _alike(use.layout, uses[0].layout) for use in uses):
                 problems.append(f"{path}: is used in different layouts, by {', '.join(use.name for use in uses)}")
     return search.uses
 
@@ -179,51 +202,56 @@ def input_rows(use: Use, eqn: Equation, values: Sequence[Any]) -> Array:
     return jnp.swapaxes(patches.reshape(-1, channels, size // channels), 1, 2).reshape(-1, size)
 
 
-def _follow(search: _Search, jaxpr: Any, path: CallPath, scope: str, shapes: dict[Path, tuple[int, ...]]) -> None:
+def _alike(one: Layout, other: Layout) -> bool:
+    return one.stacked == other.stacked and np.array_equal(one.index, other.index)
+
+
+def _follow(search: _Search, jaxpr: Any, path: CallPath, scope: str, depth: int, shapes: Mapping[Path, Any]) -> None:
     for index, raw in enumerate(jaxpr.eqns):
         eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)))
         given = [None if _compat.is_literal(v) else search.forms.get((path, v)) for v in eqn.invars]
         if not any(given):
             continue
         if eqn.bodies:
-            _enter(search, eqn, given, shapes)
+            _enter(search, eqn, given, depth, shapes)
         elif eqn.primitive in ("dot_general", "conv_general_dilated"):
             _record(search, eqn, given, shapes)
         else:
-            for leaf, result, place in _moved(eqn, given):
-                if result is None:
-                    _lose(search, leaf, eqn)
+            for form, moved, place in _moved(eqn, given):
+                if moved is None:
+                    _lose(search, form.path, eqn)
                 else:
-                    search.forms[path, eqn.outvars[place]] = (leaf, result)
+                    search.forms[path, eqn.outvars[place]] = replace(form, index=moved)
 
 
-def _enter(search: _Search, eqn: Equation, given: Sequence[Any], shapes: dict[Path, tuple[int, ...]]) -> None:
-    """Go into a call with the leaves that it gets whole, and out of it with those that it returns."""
+def _enter(search: _Search, eqn: Equation, given: Sequence[Any], depth: int, shapes: Mapping[Path, Any]) -> None:
+    """Go into a call with the leaves that it gets, and out of it with those that it returns."""
     for body in eqn.bodies:
         inside = (*eqn.path, body.label)
-        changing = body.scanned_in | {into for _, into in body.carry}
+        carried = {into for _, into in body.carry}
         for position, operand in enumerate(body.operands):
             form = given[operand]
             if form is None:
                 continue
+            part = form.part(depth) if position in body.scanned_in else form
             # Values cannot be handed out of functions with a derivative rule, nor of loops of unknown length.
-            if position in changing or eqn.primitive in ("while", "custom_jvp_call", "custom_vjp_call"):
-                _lose(search, form[0], eqn)
+            if part is None or position in carried or eqn.primitive in ("while", "custom_jvp_call", "custom_vjp_call"):
+                _lose(search, form.path, eqn)
             else:
-                search.forms[inside, body.jaxpr.invars[position]] = form
-        _follow(search, body.jaxpr, inside, eqn.scope, shapes)
+                search.forms[inside, body.jaxpr.invars[position]] = part
+        _follow(search, body.jaxpr, inside, eqn.scope, depth + (eqn.primitive == "scan"), shapes)
         if eqn.primitive in _PLAIN_CALLS:
             for var, result in zip(body.jaxpr.outvars, body.results):
                 if not _compat.is_literal(var) and (inside, var) in search.forms:
                     search.forms[eqn.jaxpr_path, eqn.outvars[result]] = search.forms[inside, var]
 
 
-def _moved(eqn: Equation, given: Sequence[Any]) -> Iterator[tuple[Path, np.ndarray | None, int]]:
+def _moved(eqn: Equation, given: Sequence[Any]) -> Iterator[tuple[_Form, np.ndarray | None, int]]:
     """(leaf, where its entries are now, or None if the operation computes with them, which result) of every leaf given."""
     for place, form in enumerate(given):
         if form is None:
             continue
-        path, index = form
+        index = form.index
         moved: np.ndarray | None
         match eqn.primitive:
             case "transpose":
@@ -240,10 +268,10 @@ def _moved(eqn: Equation, given: Sequence[Any]) -> Iterator[tuple[Path, np.ndarr
                 moved = index
             case _:
                 moved = None
-        yield path, moved, place
+        yield form, moved, place
 
 
-def _record(search: _Search, eqn: Equation, given: Sequence[Any], shapes: dict[Path, tuple[int, ...]]) -> None:
+def _record(search: _Search, eqn: Equation, given: Sequence[Any], shapes: Mapping[Path, Any]) -> None:
     """Note a dot or a convolution with a leaf, as a matrix of (inputs, outputs)."""
     leaves = [place for place, form in enumerate(given) if form is not None]
     params = eqn.params
@@ -254,10 +282,11 @@ def _record(search: _Search, eqn: Equation, given: Sequence[Any], shapes: dict[P
         usable = leaves == [1] and params["feature_group_count"] == params["batch_group_count"] == 1
     if not usable:
         for place in leaves:
-            _lose(search, given[place][0], eqn, " with groups, batch axes or two leaves")
+            _lose(search, given[place].path, eqn, " with groups, batch axes or two leaves")
         return
     [place] = leaves
-    path, index = given[place]
+    form = given[place]
+    index = form.index
     if eqn.primitive == "dot_general":
         axes = tuple(contracting[place])
         free = tuple(axis for axis in range(index.ndim) if axis not in axes)
@@ -270,9 +299,10 @@ def _record(search: _Search, eqn: Equation, given: Sequence[Any], shapes: dict[P
         operation=eqn.path,
         name=search.traced.names[eqn.path],
         operand=place,
-        layout=Layout(shape=shapes[path], index=matrix),
+        layout=Layout(shape=shapes[form.path], index=matrix, stacked=form.stacked),
+        levels=form.levels,
     )
-    search.uses.setdefault(path, []).append(use)
+    search.uses.setdefault(form.path, []).append(use)
 
 
 def _lose(search: _Search, path: Path, eqn: Equation, why: str = "") -> None:

@@ -21,6 +21,8 @@ from lepton_jax.typing import Array, Path, PyTree, Select
 Pattern = float | tuple[int, int]
 """A sparsity (the fraction removed), or (n, m): n of every m consecutive inputs are kept."""
 
+_Solve = Callable[..., tuple[Array, Array]]
+
 
 def sparsegpt(
     weight: Array, hessian: Array, pattern: Pattern, *, block_size: int = 128, damping: float = 0.01
@@ -92,7 +94,7 @@ def sparsegpt_prune(
       pattern: a sparsity or (n, m), for all layers or by path.
       select: which leaves; each must be the weight of a dot or of an ungrouped convolution.
       sequential: calibrate each layer on what the pruned layers before it give (one compilation a layer). False: all on the
-        dense model.
+        dense model. The layers of one scan share a leaf, and are calibrated together.
       block_size: see `sparsegpt`.
       damping: see `sparsegpt`.
       progress: show a bar.
@@ -125,9 +127,12 @@ def sparsegpt_prune(
     pruned = variables
     for path in tqdm(layouts, desc="SparseGPT", unit="layer", disable=not progress):
         _, found = next(second_moments(apply, pruned, batches, _only([path])) if sequential else dense)
-        matrix, mask = sparsegpt(
-            found.layout.matrix(leaves[path]), found.second, patterns[path], block_size=block_size, damping=damping
+        solve: Callable[..., tuple[Array, Array]] = partial(
+            sparsegpt, pattern=patterns[path], block_size=block_size, damping=damping
         )
+        for _ in found.layout.stacked:
+            solve = _each(solve)
+        matrix, mask = solve(found.layout.matrix(leaves[path]), found.second)
         if not bool(jnp.isfinite(matrix).all()):
             raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")
         masks[path] = found.layout.leaf(mask)
@@ -212,6 +217,16 @@ def _misfit(pattern: Pattern, rows: int, block_size: int) -> str:
         return f"n of m must be 0 < n <= m; got n={n}, m={m}"
     size = min(block_size, rows)
     return f"m={m} must divide the {rows} inputs and the blocks of {size}" if rows % m or size % m else ""
+
+
+def _each(solve: _Solve) -> _Solve:
+    """The same for every layer of a stack, one after the other."""
+
+    def stacked(weights: Array, hessians: Array) -> tuple[Array, Array]:
+        found = [solve(weight, hessian) for weight, hessian in zip(weights, hessians, strict=True)]
+        return jnp.stack([new for new, _ in found]), jnp.stack([mask for _, mask in found])
+
+    return stacked
 
 
 def _only(wanted: Sequence[Path]) -> Callable[[Path, Any], bool]:

@@ -246,6 +246,22 @@ def test_wanda_ties_and_counts_of_every_output():
     assert np.asarray(transform.init(params)[1].masks["w"]).tolist() == [[True] * 3] * 4 + [[False] * 3] * 4
 
 
+def test_wanda_of_layers_in_a_scan():
+    rng = np.random.default_rng(6)
+    params, x = {"w": jnp.asarray(rng.normal(size=(2, 4, 4)), jnp.float32)}, rng.normal(size=(9, 4)).astype(np.float32)
+
+    def apply(p, x):
+        return jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), x, p["w"])[0]
+
+    scores = scored(Wanda(apply=apply, batches=[jnp.asarray(x)], compare="leaf"), params)["w"]
+    ranked = scored(Wanda(apply=apply, batches=[jnp.asarray(x)]), params)["w"]
+    for number in range(2):
+        expected = np.abs(params["w"][number]) * np.linalg.norm(x, axis=0)[:, None]
+        np.testing.assert_allclose(scores[number], expected, rtol=1e-4)
+        np.testing.assert_allclose(ranked[number], np.argsort(np.argsort(expected, axis=0), axis=0) / 3, rtol=1e-6)
+        x = np.tanh(x @ np.asarray(params["w"][number]))
+
+
 def test_wanda_under_jit():
     params = {"w": jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)), jnp.float32)}
     criterion = Wanda(apply=lambda p, x: x @ p["w"], batches=[jnp.ones((2, 4)), jnp.eye(4)], compare="leaf")

@@ -252,6 +252,19 @@ def test_masked_weights_of_a_transposed_layer():
     np.testing.assert_array_equal(apply_mask(new["w"], masks["w"]), new["w"])
 
 
+def test_layers_of_a_scan_are_pruned_each_with_its_own_inputs():
+    rng = np.random.default_rng(3)
+    variables = {"w": jnp.asarray(rng.normal(size=(3, 8, 8)), jnp.float32)}
+    x = jnp.asarray(rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8)), jnp.float32)
+    apply = lambda v, x: jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), x, v["w"])[0]  # noqa: E731
+    new, masks = sparsegpt_prune(apply, variables, [x], 0.5, progress=False)
+    for number in range(3):
+        direct, mask = sparsegpt(variables["w"][number], x.T @ x, 0.5)
+        np.testing.assert_array_equal(masks["w"][number], mask)
+        np.testing.assert_allclose(new["w"][number], direct, rtol=1e-3, atol=1e-4)
+        x = jnp.tanh(x @ variables["w"][number])
+
+
 def test_inputs_that_are_not_finite_are_named():
     with pytest.raises(ValueError, match="w: the inputs of the layer, or its weights, are not finite"):
         sparsegpt_prune(lambda v, x: x @ v["w"], {"w": jnp.ones((2, 2))}, [jnp.full((3, 2), jnp.inf)], 0.5, progress=False)

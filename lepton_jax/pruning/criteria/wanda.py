@@ -57,7 +57,7 @@ class Wanda(Criterion):
             self.apply, params, self.batches, lambda path, leaf: path in weights, diagonal=True
         ):
             matrix = wide(moments.layout.matrix(weights[path]))
-            scores = jnp.abs(matrix) * jnp.sqrt(moments.second)[:, None].astype(matrix.dtype)
+            scores = jnp.abs(matrix) * jnp.sqrt(moments.second)[..., None].astype(matrix.dtype)
             found[path] = moments.layout.leaf(ranks(scores) if self.compare == "output" else scores)
         return {path: found[path] for path in weights}
 
@@ -67,14 +67,16 @@ class Wanda(Criterion):
 
 
 def ranks(scores: Array) -> Array:
-    """Return the rank of every score in its column, from 0 for the lowest to 1; of equal ones, the first ranks highest.
+    """Return the rank of every score in its column (the last axis but one), from 0 for the lowest to 1.
+
+    Of equal ones, the first ranks highest.
 
     Example:
       >>> ranks(jnp.array([[5.0, 1.0], [3.0, 1.0], [7.0, 0.0]])).tolist()
       [[0.5, 1.0], [0.0, 0.5], [1.0, 0.0]]
     """
-    down = jnp.argsort(jnp.argsort(-scores, axis=0, stable=True), axis=0)
-    last = max(scores.shape[0] - 1, 1)
+    down = jnp.argsort(jnp.argsort(-scores, axis=-2, stable=True), axis=-2)
+    last = max(scores.shape[-2] - 1, 1)
     return (last - down).astype(scores.dtype) / last
 
 
