@@ -12,7 +12,7 @@ from lepton_jax.errors import check_fraction, check_whole, collect, is_traced
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sanity import Initializer, reinitialize
 from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, masked
-from lepton_jax.pruning.threshold import top_of_all
+from lepton_jax.pruning.threshold import top_of_groups
 from lepton_jax.typing import Array, Path, PyTree, Select
 
 Train = Callable[[PyTree, dict[Path, Array]], PyTree]
@@ -67,18 +67,21 @@ def next_masks(
     fractions = _fractions(masks, fraction, scope)
     leaves = paths.flatten(params)
     order = [path for path in leaves if path in masks]
-    sizes = {p: jnp.where(jnp.isnan(leaves[p]), 0, jnp.abs(leaves[p])) for p in order}
-    scores = {p: jnp.where(masks[p], sizes[p], -jnp.inf) for p in order}
-    left = {p: jnp.sum(masks[p], dtype=jnp.int32) for p in order}
-    groups = [order] if scope == "global" else [[path] for path in order]
-    chosen: dict[Path, Array] = {}
-    for group in groups:
-        count = sum((left[p] for p in group), jnp.int32(0))
-        share = fractions[group[0]]
-        # Exact where the count is known; in float32 under jit.
-        keep = count - jnp.round(share * count).astype(jnp.int32) if is_traced(count) else keep_count(int(count), share)
-        chosen |= dict(zip(group, top_of_all([scores[p] for p in group], keep)))
-    return chosen
+    groups = (0,) * len(order) if scope == "global" else tuple(range(len(order)))
+    keep: list[Array] = []
+    for group in range(max(groups) + 1):
+        members = [path for path, its in zip(order, groups) if its == group]
+        left = sum((jnp.sum(masks[path], dtype=jnp.int32) for path in members), jnp.int32(0))
+        keep.append(_still(left, fractions[members[0]]))
+    sizes, allowed = [jnp.abs(leaves[path]) for path in order], [masks[path] for path in order]
+    return dict(zip(order, top_of_groups(sizes, jnp.stack(keep), groups=groups, allowed=allowed).masks))
+
+
+def _still(left: Array, fraction: float) -> Array:
+    """Return how many of the weights that are left stay: exactly where they can be counted, in float32 under jit."""
+    if is_traced(left):
+        return left - jnp.round(fraction * left).astype(jnp.int32)
+    return jnp.asarray(keep_count(int(left), fraction), jnp.int32)
 
 
 def _fractions(masks: Masks, fraction: float | Mapping[Path, float], scope: str) -> dict[Path, float]:

@@ -12,11 +12,13 @@ from lepton_jax import paths
 from lepton_jax.errors import check_fraction, check_whole
 from lepton_jax.pruning.allocation import Shapes
 from lepton_jax.pruning.masks import keep_count
-from lepton_jax.pruning.sparse_training.masked import laid_out_as, masked, masked_straight_through, take_slopes
-from lepton_jax.pruning.threshold import top_of_all
+from lepton_jax.pruning.prune import apply_mask
+from lepton_jax.pruning.sparse_training.masked import Masks, laid_out_as, masked, masked_straight_through, take_slopes
+from lepton_jax.pruning.threshold import top_of_groups
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Schedule, Select, Step
 
+Leaves = Mapping[Path, Array]
 Allocation = Callable[[Shapes, float], Mapping[Path, float | Array]]
 Growth = Callable[[Array, Array], Array]
 """``(dense gradient, key) -> scores`` of the weight's shape; the highest among the pruned weights grow."""
@@ -34,35 +36,37 @@ class RewireState(NamedTuple):
     key: Array
 
 
-def rewire(mask: Array, weight: Array, growth: Array, fraction: Array) -> Array:
-    """Exchange a fraction of the kept weights: drop those of least ``|w|``, grow the highest scores among the pruned.
+def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Array) -> dict[Path, Array]:
+    """Exchange a fraction of each leaf's kept weights: drop those of least ``|w|``, grow the highest scores among the pruned.
 
-    ``k = min(round(fraction * kept), pruned)`` weights are dropped and as many grown, so the count stays. What is dropped here
-    cannot grow here. Ties go to the lower flat index; NaN counts as zero.
+    ``k = min(round(fraction * kept), pruned)`` weights of a leaf are dropped and as many grown, so its count stays. What is
+    dropped here cannot grow here. Ties go to the lower flat index; NaN comes last. All leaves are searched together.
 
     Args:
-      mask: boolean, True where the weight is kept.
-      weight: of the mask's shape.
-      growth: scores of the mask's shape, from zero up.
+      masks: by path; boolean, True where the weight is kept.
+      weights: by path.
+      growth: scores by path, floating, of the weights' shapes.
       fraction: of the kept weights, [0, 1], may be traced.
 
     Returns:
-      the new mask.
+      the new masks.
 
     Example:
-      >>> mask, weight = jnp.array([True, True, False, False]), jnp.array([0.1, -2.0, 0.0, 0.0])
-      >>> rewire(mask, weight, jnp.array([9.0, 9.0, 1.0, 3.0]), 0.5).tolist()
+      >>> masks, weights = {"w": jnp.array([True, True, False, False])}, {"w": jnp.array([0.1, -2.0, 0.0, 0.0])}
+      >>> rewire(masks, weights, {"w": jnp.array([9.0, 9.0, 1.0, 3.0])}, 0.5)["w"].tolist()
       [False, True, False, True]
     """
-    kept = jnp.sum(mask, dtype=jnp.int32)
-    count = jnp.minimum(jnp.round(fraction * kept).astype(jnp.int32), mask.size - kept)
-    stay = top_of_all([_among(mask, jnp.abs(weight))], kept - count)[0]
-    return stay | top_of_all([_among(~mask, growth)], count)[0]
-
-
-def _among(candidates: Array, scores: Array) -> Array:
-    """Put what is no candidate below everything, and NaN at zero, below every other candidate."""
-    return jnp.where(candidates, jnp.where(jnp.isnan(scores), 0, scores), -jnp.inf)
+    order = sorted(masks)
+    kept = jnp.stack([jnp.sum(masks[path], dtype=jnp.int32) for path in order])
+    sizes = jnp.array([masks[path].size for path in order], jnp.int32)
+    count = jnp.minimum(jnp.round(fraction * kept).astype(jnp.int32), sizes - kept)
+    found = top_of_groups(
+        [*(jnp.abs(weights[path]) for path in order), *(growth[path] for path in order)],
+        jnp.concatenate([kept - count, count]),
+        groups=tuple(range(2 * len(order))),
+        allowed=[*(masks[path] for path in order), *(~masks[path] for path in order)],
+    ).masks
+    return {path: stays | grows for path, stays, grows in zip(order, found[: len(order)], found[len(order) :])}
 
 
 def exchange_schedule(name: str, fraction: float | Schedule, end: int, *, decay: bool) -> Schedule:
@@ -106,28 +110,32 @@ class Rewiring:
         goals = self.allocation({path: weight.shape for path, weight in weights.items()}, self.sparsity)
         keys = jax.random.split(self.key, len(weights))
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
-        masks = {p: top_of_all([scores], keep_count(scores.size, goals[p]))[0] for p, scores in drawn.items()}
-        return params, RewireState({p: laid_out_as(mask, weights[p]) for p, mask in masks.items()}, self.key)
+        keep = jnp.stack([jnp.asarray(keep_count(scores.size, goals[path]), jnp.int32) for path, scores in drawn.items()])
+        found = top_of_groups(list(drawn.values()), keep, groups=tuple(range(len(drawn)))).masks
+        return params, RewireState({path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}, self.key)
 
     def view(self, params: PyTree, state: RewireState) -> PyTree:
         return (masked_straight_through if self.dense_gradient else masked)(params, state.masks)
 
     def update(self, params: PyTree, state: RewireState, grads: PyTree, step: Step) -> tuple[PyTree, RewireState]:
         weights, slopes = take_slopes(self.name, state.masks, params, grads)
+        weights = {path: apply_mask(weight, state.masks[path]) for path, weight in weights.items()}
         step = jnp.asarray(step)
 
-        def exchange() -> dict[Path, Array]:
+        def exchange(weights: Leaves) -> tuple[Leaves, Leaves]:
             keys = jax.random.split(jax.random.fold_in(state.key, step), len(weights))
-            fraction = self.fraction(step)
-            return {
-                path: rewire(mask, weights[path], self.growth(slopes[path], key), fraction)
-                for key, (path, mask) in zip(keys, sorted(state.masks.items()))  # jit sorts dicts: eager is the same
-            }
+            # In sorted order, in which jit hands over dicts: eager draws are the same.
+            growth = {path: self.growth(slopes[path], key) for path, key in zip(sorted(weights), keys)}
+            masks = rewire(state.masks, weights, growth, self.fraction(step))
+            return {path: apply_mask(weight, masks[path]) for path, weight in weights.items()}, masks
+
+        def stay(weights: Leaves) -> tuple[Leaves, Leaves]:
+            return weights, dict(state.masks)
 
         due = (step > 0) & (step < self.end) & (step % self.interval == 0)
-        masks = jax.lax.cond(due, exchange, lambda: dict(state.masks))
-        # Under both masks: what the optimiser has meanwhile made of a pruned weight is not what it starts from.
-        return masked(params, {path: mask & state.masks[path] for path, mask in masks.items()}), RewireState(masks, state.key)
+        # The weights go through it, so that a step that changes no mask does not read them once more.
+        weights, masks = jax.lax.cond(due, exchange, stay, weights)
+        return paths.replace(params, weights), RewireState(masks, state.key)
 
     def pack(self, params: PyTree, state: RewireState) -> PyTree:
         return masked(params, state.masks)

@@ -14,7 +14,7 @@ from lepton_jax import Transform, pack, unpack
 from lepton_jax.pruning import allocation, keep_count
 from lepton_jax.pruning.sparse_training import RewireState, fixed_masks, masked_moments, rigl, set_
 from lepton_jax.pruning.sparse_training.rewire import rewire
-from lepton_jax.training import Checkpoints, create, make_train_step
+from lepton_jax.training import Checkpoints, TrainState, create, make_train_step
 
 METHODS = {"rigl": rigl, "set_": set_}
 
@@ -90,12 +90,13 @@ def test_counts_are_exact_under_ties(equal: str) -> None:
     for kept in (0, 1, 7, 39, 40):
         mask = jax.random.permutation(jax.random.key(kept), jnp.arange(40) < kept)
         for fraction in (0.0, 0.3, 1.0):
-            after = rewire(mask, weight, jnp.abs(grad), fraction)
+            after = rewire({"w": mask}, {"w": weight}, {"w": jnp.abs(grad)}, fraction)["w"]
             exchanged = min(round(fraction * kept), 40 - kept)
             assert int(after.sum()) == kept
             assert int((mask & ~after).sum()) == exchanged
-    after = rewire(jnp.arange(8) < 4, jnp.ones(8), jnp.ones(8), 0.5)  # ties: the lower index stays and grows
-    assert after.tolist() == [True, True, False, False, True, True, False, False]
+    ones = {"w": jnp.ones(8)}
+    after = rewire({"w": jnp.arange(8) < 4}, ones, ones, 0.5)  # ties: the lower index stays and grows
+    assert after["w"].tolist() == [True, True, False, False, True, True, False, False]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -177,7 +178,10 @@ def test_stacked_runs_of_seeds_and_sparsities_are_separate_runs(name: str) -> No
     settings = [(0.5, 0), (0.8, 1), (0.95, 2)]
     make = partial(METHODS[name], end=10, interval=2)
     step = make_train_step(loss_fn, tx, make(0.5, jax.random.key(0)))
-    alone = [create(tree(i), {}, tx, make(s, jax.random.key(i)), jax.random.key(i)) for s, i in settings]
+    alone = []
+    for sparsity, seed in settings:
+        params, tstate = make(sparsity, jax.random.key(seed)).init(tree(seed))
+        alone.append(TrainState(jnp.int32(0), params, {}, tx.init(params), tstate, jax.random.key(seed)))
     stacked, together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), jax.jit(jax.vmap(step, in_axes=(0, None)))
     for number in range(6):
         stacked, _ = together(stacked, draw(number, 8, 12))
@@ -228,7 +232,7 @@ def test_resumed_is_uninterrupted(tmp_path: object) -> None:
         state, _ = step(state, draw(number, 8, 12))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, state)
-        resumed, _ = checkpoints.restore(create(tree(7), {}, tx, transform, jax.random.key(9)))
+        resumed, _ = checkpoints.restore(state)
     for number in range(3, 6):
         state, resumed = step(state, draw(number, 8, 12))[0], step(resumed, draw(number, 8, 12))[0]
     jax.tree.map(np.testing.assert_array_equal, state.tstate.masks, resumed.tstate.masks)
