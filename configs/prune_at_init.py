@@ -10,7 +10,7 @@ Result: not yet run.
 import dataclasses
 
 from experiments.config import Adam, Tfds
-from experiments.mask_finders import AtInit
+from experiments.mask_finders import Ablation, AtInit
 from experiments.sparse_methods import Dense
 from experiments.study import Row, Study
 from lepton_jax.models import LeNet300
@@ -24,10 +24,10 @@ CRITERIA = {
 }
 
 
-ABLATIONS = ("none", "shuffle", "reinit", "invert")
+ABLATIONS: tuple[Ablation, ...] = ("none", "shuffle", "reinit", "invert")
 
 
-def row(name: str, method: AtInit, ablation: str) -> Row:
+def row(name: str, method: AtInit, ablation: Ablation) -> Row:
     label = name if ablation == "none" else f"{name}_{ablation}"
     return Row(name=label, method=dataclasses.replace(method, ablation=ablation), optimizer=RATE, panel=name)
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 from experiments import members
 from experiments.config import Adam, to_json
 from experiments.measuring import Measure
+from experiments.report import revision
 from experiments.study_report import Result, save_result
 from experiments.training_settings import Training
 from lepton_jax import paths
@@ -65,6 +66,7 @@ class Tournament:
         steps = config.epochs * steps_per_epoch(dataset.train, config.batch_size)
         self._tx = config.optimizer.build(steps)
         self._transform = fixed_masks({})  # the masks are in its state
+        self._next = jax.jit(jax.vmap(partial(next_masks, fraction=config.fraction)))
         self._step = make_train_step(classification_loss(linen_apply(config.model)), self._tx, self._transform)
 
     def run(self, *, resume: bool) -> list[Result]:
@@ -112,28 +114,20 @@ class Tournament:
         if number == 0:
             state, result = self._timed(first, config.rewind_epochs, "dense", sparsity)
             return {_WEIGHT: state, _RATE: state}, [result]
-        masks = {branch: jax.jit(self._next)(state.params, state.tstate.masks) for branch, state in trained.items()}
+        masks = {branch: self._next(state.params, state.tstate.masks) for branch, state in trained.items()}
+        drawn = _draw(jnp.int32(number), begin.key, begin.params, masks[_WEIGHT])
         starts = {
             _WEIGHT: (first, first.params, masks[_WEIGHT], config.rewind_epochs),
             _RATE: (first, trained[_RATE].params, masks[_RATE], config.rewind_epochs),
-            _RANDOM: (begin, jax.jit(partial(self._drawn, number))(begin.key, begin.params, masks[_WEIGHT]), masks[_WEIGHT], 0),
+            _RANDOM: (begin, drawn, masks[_WEIGHT], 0),
         }
         states, results = {}, []
         for branch, (state, params, kept, epoch) in starts.items():
-            params = jax.jit(jax.vmap(rewind))(params, kept)
-            state = state._replace(params=params, tstate=FixedMasksState(kept))
+            state = state._replace(params=_rewind(params, kept), tstate=FixedMasksState(kept))
             states[branch], result = self._timed(state, epoch, branch, sparsity)
             results.append(result)
         del states[_RANDOM]
         return states, results
-
-    def _next(self, params: PyTree, masks: dict[str, Array]) -> dict[str, Array]:
-        return jax.vmap(lambda p, m: next_masks(p, m, self.config.fraction))(params, masks)
-
-    def _drawn(self, number: int, keys: Array, params: PyTree, masks: dict[str, Array]) -> PyTree:
-        """Draw the kernels anew, as the model's own initialisation does."""
-        init = nn.initializers.lecun_normal()
-        return jax.vmap(lambda key, p, m: reinitialize(jax.random.fold_in(key, number), p, m, init))(keys, params, masks)
 
     def _timed(self, state: TrainState, first_epoch: int, branch: str, sparsity: float) -> tuple[TrainState, Result]:
         begun = time.perf_counter()
@@ -144,4 +138,14 @@ class Tournament:
         if self.config.files:
             path = self.run_dir / "files" / f"{branch}-{100 * sparsity:.2f}.lepton"
             result["file_bytes"] = self.measure.file_bytes(self._transform, runs[0], path)
-        return state, {**result, "seconds": seconds}
+        return state, {**result, "seconds": seconds, "revision": revision()}
+
+
+_rewind = jax.jit(jax.vmap(rewind))
+
+
+@jax.jit
+def _draw(number: Array, keys: Array, params: PyTree, masks: dict[str, Array]) -> PyTree:
+    """Draw every member's kernels anew, as the models' own initialisation does."""
+    init = nn.initializers.lecun_normal()
+    return jax.vmap(lambda key, p, m: reinitialize(jax.random.fold_in(key, number), p, m, init))(keys, params, masks)

@@ -19,6 +19,8 @@ from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree
 
+Ablation = Literal["none", "shuffle", "reinit", "invert"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskFinder(SparseMethod):
@@ -70,7 +72,7 @@ class AtInit(MaskFinder):
 
     criterion: Literal["magnitude", "random", "snip", "grasp", "synflow"] = "snip"
     """What scores the weights."""
-    ablation: Literal["none", "shuffle", "reinit", "invert"] = "none"
+    ablation: Ablation = "none"
     """Permute each layer's mask; take the masks of another initialisation; keep what the criterion would remove."""
     rounds: int = 1
     """Prune little by little, scoring anew."""

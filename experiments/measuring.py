@@ -1,6 +1,6 @@
 """What is measured of trained runs: errors, non-zeros, bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import account, pack, paths, save
+from lepton_jax import account, identity, pack, paths, save
 from lepton_jax.data import Dataset, eval_batches
 from lepton_jax.training import ModelApply, TrainState, make_evaluate
 from lepton_jax.transform import Transform
@@ -30,20 +30,21 @@ class Measure:
         self._apply = apply
         self._image = jnp.asarray(dataset.test.images[:1])
         splits = {"error": dataset.test, "validation_error": dataset.validation}
-        self._batches = {
-            name: jax.device_put(list(eval_batches(split, min(_EVAL_BATCH, len(split)))))
+        # Of parameters as they are seen, so that evaluation is compiled once for all transforms.
+        self._evaluate = {
+            name: make_evaluate(apply, identity(), eval_batches(split, min(_EVAL_BATCH, len(split))))
             for name, split in splits.items()
             if len(split)
         }
 
     def __call__(self, transform: Transform, runs: Sequence[TrainState]) -> dict[str, Any]:
         """Return errors, non-zeros of all parameters, and the sparsity of the kernels, each a list by run."""
-        figures: dict[str, Any] = {}
-        for name, batches in self._batches.items():
-            evaluate = make_evaluate(self._apply, transform, batches)
-            figures[name] = [evaluate(run)["error"] for run in runs]
-        view = jax.jit(transform.view)
-        seen = [jax.device_get(view(run.params, run.tstate)) for run in runs]
+        views = [_view(transform.view, run.params, run.tstate) for run in runs]
+        as_seen = [run._replace(params=view, tstate=()) for run, view in zip(runs, views)]
+        figures: dict[str, Any] = {
+            name: [evaluate(run)["error"] for run in as_seen] for name, evaluate in self._evaluate.items()
+        }
+        seen = jax.device_get(views)
         kernels = [list(paths.select(params, paths.matrices).values()) for params in seen]
         figures["nonzeros"] = [nonzeros(jax.tree.leaves(params)) for params in seen]
         figures["reached"] = [1 - nonzeros(some) / sum(leaf.size for leaf in some) for some in kernels]
@@ -56,6 +57,11 @@ class Measure:
         save(path, partial(_logits, self._apply), {"params": packed, **run.model_state}, self._image)
         counted = account(path)
         return counted.total - counted.program
+
+
+@partial(jax.jit, static_argnums=0)
+def _view(view: Callable[[PyTree, Any], PyTree], params: PyTree, tstate: Any) -> PyTree:
+    return view(params, tstate)
 
 
 def nonzeros(leaves: Sequence[np.ndarray]) -> int:

@@ -17,6 +17,7 @@ from experiments import members
 from experiments.config import Adam
 from experiments.mask_finders import MaskFinder
 from experiments.measuring import Measure
+from experiments.report import revision
 from experiments.sparse_methods import Dense, Scene, SparseMethod
 from experiments.study_report import Result, save_result
 from experiments.training_settings import Training
@@ -139,7 +140,7 @@ class Runner:
             result = {**about, **self.measure(transform, runs)}
             if self.study.files:
                 result["file_bytes"] = self.measure.file_bytes(transform, runs[0], self._path(row, level, "files", "lepton"))
-            save_result(self._path(row, level), {**result, "seconds": seconds})
+            save_result(self._path(row, level), {**result, "seconds": seconds, "revision": revision()})
 
     def train(self, row: Row, levels: Sequence[float]) -> tuple[TrainState, Transform]:
         """Train every seed at every sparsity; return the stacked states, sparsity by sparsity, and their transform."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.report import aligned, markdown_table, provenance, revision
+from experiments.report import aligned, markdown_table, provenance
 from experiments.training_settings import Training
 
 Result = dict[str, Any]
@@ -51,10 +51,10 @@ def write(run_dir: Path, config: Training, results: Sequence[Result], *, script:
 
 
 def save_result(path: Path, result: Result) -> None:
-    """Write a finished result, with the revision of the code, so that it need not be run again."""
+    """Write a finished result, so that it need not be run again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")  # a result is there whole or not at all
-    part.write_text(json.dumps({**result, "revision": revision()}, indent=2) + "\n")
+    part.write_text(json.dumps(result, indent=2) + "\n")
     part.replace(path)
 
 
