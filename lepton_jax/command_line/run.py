@@ -63,7 +63,13 @@ class Run:
         if self.json:
             print(as_json({"outputs": facts, "output_file": self.output and str(self.output)}))
         else:
-            print(table(tuple(facts[0]) if facts else ("name",), [tuple(fact.values()) for fact in facts], left=3))
+            print(
+                table(
+                    tuple(facts[0]) if facts else ("name",),
+                    [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in fact.values()] for fact in facts],
+                    left=3,
+                )
+            )
         return OK
 
     def _outputs(self, model: Artifact, inputs: list[np.ndarray]) -> Any:
@@ -98,7 +104,7 @@ def _describe(name: str, array: np.ndarray) -> dict[str, Any]:
         "name": name,
         "shape": "x".join(map(str, array.shape)) or "scalar",
         "dtype": array.dtype.name,
-        "min": f"{low:.6g}",
-        "mean": f"{mean:.6g}",
-        "max": f"{high:.6g}",
+        "min": low,
+        "mean": mean,
+        "max": high,
     }

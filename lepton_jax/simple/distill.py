@@ -123,7 +123,7 @@ def distill_model(
     step = make_train_step(_loss(apply, temperature, weight), tx, transform)
     settings = FitSettings(steps=steps, log_every=min(steps, 100), progress=progress)
     state = fit(state, step, partial(_batch_at, batches, count, batch_size, seed), settings, name="distill")
-    made = (transform.pack or transform.view)(state.params, state.tstate)
+    made = jax.jit(transform.pack or transform.view)(state.params, state.tstate)
     text = f"distill(steps={steps}, temperature={temperature:g})"
     changed = {**variables, "params": made} if apart else made
     return dataclasses.replace(student, variables=changed, applied=(*student.applied, Applied(text)))

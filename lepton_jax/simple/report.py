@@ -38,8 +38,10 @@ def report(variables: PyTree, applied: Sequence[str]) -> str:
       applied: prune(sparsity=0.5)
     """
     rows, totals = [], np.zeros(4, np.int64)
-    for path, leaf in paths.flatten(variables, is_packed).items():
-        dense = _dense(leaf)
+    whole = paths.flatten(variables, is_packed)
+    unpacked = jax.jit(unpack)(whole)  # at once: leaf by leaf, it would compile for each new shape
+    for path, leaf in whole.items():
+        dense = _plain(unpacked[path])
         counts = np.array([dense.size, np.count_nonzero(dense), nbytes(leaf), dense.nbytes], np.int64)
         totals += counts
         rows.append((path, _stored_as(leaf), "x".join(map(str, dense.shape)) or "-", *_figures(*counts)))
@@ -65,13 +67,13 @@ def nbytes(leaf: Any) -> int:
       >>> nbytes(np.zeros(3, np.int8))
       3
     """
-    return sum(_dense(array).nbytes for array in jax.tree.leaves(leaf))
+    return sum(_plain(array).nbytes for array in jax.tree.leaves(leaf))
 
 
-def _dense(leaf: Any) -> np.ndarray:
+def _plain(leaf: Any) -> np.ndarray:
     if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    return np.asarray(unpack(leaf))
+    return np.asarray(leaf)
 
 
 def _figures(size: int, nonzeros: int, stored: int, dense: int) -> tuple[str, str, str, str]:

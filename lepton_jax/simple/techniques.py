@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from lepton_jax import paths
 from lepton_jax.errors import collect
 from lepton_jax.lowrank.svd import factorize
-from lepton_jax.packed import LowRank, is_coded, is_packed, unpack_coded
+from lepton_jax.packed import LowRank, Sparse, is_coded, is_packed, unpack, unpack_coded
 from lepton_jax.pruning.prune import apply_mask, prune
 from lepton_jax.quantization import Codebook, Uniform, fake_quant, quantize
 from lepton_jax.quantization.numerics import QArray
@@ -54,28 +55,31 @@ def prune_model(
     if (threshold is None) == (sparsity is None):
         given = "neither" if threshold is None else "both"
         raise TypeError(f"prune_model: give either threshold=0.1 or sparsity=0.9; got {given}.")
-    seen = paths.select(unpack_coded(model.variables), select)
-    if sparsity is not None:
-        masks = prune(sparsity, select=select, **options).init(unpack_coded(model.variables))[1].masks
-        text = f"sparsity={sparsity:g}"
-    elif threshold is not None:
-        if options:
-            raise TypeError(f"prune_model: {', '.join(options)} goes with sparsity=, not with a threshold.")
-        masks, text = _above(seen, threshold), f"threshold={threshold:g}"
-    leaves = paths.flatten(model.variables, is_coded)
-    pruned = {path: apply_mask(leaves[path], mask) for path, mask in masks.items()}
-    return _changed(model, pruned, f"prune({text})", tuple(pruned))
-
-
-def _above(leaves: dict[Path, Array], threshold: float) -> dict[Path, Array]:
-    if not threshold >= 0:
+    if threshold is not None and not threshold >= 0:
         raise ValueError(f"prune_model: threshold must be 0 or more, a magnitude; got {threshold}.")
-    masks = {path: ~(jnp.abs(leaf) < threshold) for path, leaf in leaves.items()}  # a NaN is kept, to be seen
-    with collect(f"prune_model: threshold={threshold:g} would leave nothing of some leaves; lower it, or deselect them") as bad:
-        for path, mask in masks.items():
-            if mask.size and not mask.any():
-                bad.append(f"{path}: its largest magnitude is {float(jnp.abs(leaves[path]).max()):.4g}")
-    return masks
+    if threshold is not None and options:
+        raise TypeError(f"prune_model: {', '.join(options)} goes with sparsity=, not with a threshold.")
+
+    limit = threshold or 0.0
+
+    def pruned(variables: PyTree) -> tuple[dict[Path, Any], dict[Path, Array]]:
+        seen, leaves = unpack_coded(variables), paths.flatten(variables, is_coded)
+        chosen = paths.select(seen, select)
+        if sparsity is not None:
+            masks = prune(sparsity, select=select, **options).init(seen)[1].masks
+        else:
+            masks = {path: ~(jnp.abs(leaf) < limit) for path, leaf in chosen.items()}  # a NaN is kept, to be seen
+        largest = {path: jnp.max(jnp.abs(leaf), initial=0) for path, leaf in chosen.items()}
+        return {path: apply_mask(leaves[path], mask) for path, mask in masks.items()}, largest
+
+    leaves, largest = _compiled(pruned, model.variables)
+    if threshold is None:
+        return _changed(model, leaves, f"prune(sparsity={sparsity:g})", tuple(leaves))
+    heading = f"prune_model: threshold={threshold:g} would leave nothing of some leaves; lower it, or deselect them"
+    with collect(heading) as problems:
+        magnitudes = {path: float(one) for path, one in largest.items()}
+        problems.extend(f"{path}: its largest magnitude is {m:.4g}" for path, m in magnitudes.items() if 0 < m < limit)
+    return _changed(model, leaves, f"prune(threshold={threshold:g})", tuple(leaves))
 
 
 def quantize_model(model: Model, precision: int | Uniform | Codebook = 8, *, select: Select = paths.matrices) -> Model:
@@ -100,11 +104,15 @@ def quantize_model(model: Model, precision: int | Uniform | Codebook = 8, *, sel
       ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
     """
     fmt = precision if isinstance(precision, (Uniform, Codebook)) else Uniform(bits=precision, channel_axis=-1)
-    seen = unpack_coded(model.variables)
     transform = fake_quant(fmt, select=select)
-    packed = (transform.pack or transform.view)(*transform.init(seen))
-    made = dict(zip(paths.flatten(seen), jax.tree.structure(seen).flatten_up_to(packed)))  # type: ignore[attr-defined]
-    chosen = {path: made[path] for path in paths.select(seen, select)}
+
+    def quantized(variables: PyTree) -> dict[Path, Any]:
+        seen = unpack_coded(variables)
+        packed = (transform.pack or transform.view)(*transform.init(seen))
+        made = dict(zip(paths.flatten(seen), jax.tree.structure(seen).flatten_up_to(packed)))  # type: ignore[attr-defined]
+        return {path: made[path] for path in paths.select(seen, select)}
+
+    chosen = _compiled(quantized, model.variables)
     return _changed(model, chosen, f"quantize({fmt.bits} bits{', codebook' if isinstance(fmt, Codebook) else ''})")
 
 
@@ -135,8 +143,7 @@ def compress_model(model: Model, rank: float, *, select: Select = paths.matrices
     if isinstance(rank, bool) or not (0 < rank < 1 or (rank >= 1 and rank == int(rank))):
         raise ValueError(f"compress_model: rank must be a whole number from 1, or a fraction in (0, 1); got {rank!r}.")
     whole = paths.flatten(model.variables, is_packed)
-    before = paths.flatten(model.variables, is_coded)
-    seen = paths.select(unpack_coded(model.variables), select)
+    seen = paths.select(jax.eval_shape(unpack_coded, model.variables), select)
     ranks = {path: _rank(leaf, rank) for path, leaf in seen.items()}
     ranks = {path: r for path, r in ranks.items() if r * sum(_sides(seen[path])) < math.prod(_sides(seen[path]))}
     if not ranks:
@@ -147,27 +154,38 @@ def compress_model(model: Model, rank: float, *, select: Select = paths.matrices
                 problems.append(f"{path}: is a factor already; begin with the dense model, or deselect it")
             elif is_coded(whole[path]) and not isinstance(whole[path], QArray):
                 problems.append(f"{path}: is a {type(whole[path]).__name__}; factorize first, then quantize, or deselect it")
-    made = {path: _factors(seen[path], r, before[path]) for path, r in ranks.items()}
+
+    def factorized(leaves: dict[Path, Any]) -> dict[Path, LowRank]:
+        return {path: _factors(leaf, ranks[path]) for path, leaf in leaves.items()}
+
+    made = _compiled(factorized, {path: whole[path] for path in ranks})
     return _changed(model, made, f"compress(rank={rank:g})")
 
 
-def _factors(leaf: Array, rank: int, before: Any) -> LowRank:
-    factors = factorize(leaf, rank)
-    if not isinstance(before, QArray):
+def _compiled(function: Callable[[PyTree], Any], tree: PyTree) -> Any:
+    """Run a function whole: an operation at a time, it would compile dozens of small programs for each new shape."""
+    leaves = jax.tree.leaves(tree, is_leaf=is_packed)
+    # What a mask leaves of a sparse leaf has a number of values that is not known while compiling.
+    return function(tree) if any(isinstance(leaf, Sparse) for leaf in leaves) else jax.jit(function)(tree)
+
+
+def _factors(leaf: Any, rank: int) -> LowRank:
+    factors = factorize(unpack(leaf), rank)
+    if not isinstance(leaf, QArray):
         return factors
-    u, v = (quantize(factor, before.format) for factor in (factors.u, factors.v))
+    u, v = (quantize(factor, leaf.format) for factor in (factors.u, factors.v))
     return dataclasses.replace(factors, u=u, v=v)
 
 
-def _sides(leaf: Array) -> tuple[int, int]:
+def _sides(leaf: Any) -> tuple[int, int]:
     return math.prod(leaf.shape[:-1]), leaf.shape[-1] if leaf.ndim else 1
 
 
-def _rank(leaf: Array, rank: float) -> int:
+def _rank(leaf: Any, rank: float) -> int:
     return int(rank) if rank >= 1 else max(1, round(rank * min(_sides(leaf))))
 
 
-def _shapes(leaves: dict[Path, Array]) -> str:
+def _shapes(leaves: dict[Path, Any]) -> str:
     return ", ".join(f"{path} {leaf.shape}" for path, leaf in leaves.items())
 
 

@@ -150,7 +150,7 @@ FORMS = {
     "pruned": lambda m: prune_model(m, sparsity=0.5),
     "quantized": lambda m: quantize_model(prune_model(m, sparsity=0.5), 3),
     "codebook": lambda m: quantize_model(prune_model(m, sparsity=0.5), Codebook(bits=2)),
-    "low rank": lambda m: quantize_model(compress_model(m, rank=2), 8),
+    "low rank": lambda m: quantize_model(compress_model(m, rank=3), 8),
 }
 
 
