@@ -38,8 +38,8 @@ def sparsegpt(
       weight: (inputs, outputs); float32, or narrower and then computed in float32.
       hessian: (inputs, inputs), ``X' X`` of the inputs, of any positive scale.
       pattern: a sparsity in [0, 1), or (n, m).
-      block_size: inputs a block; for n of m a multiple of m. The paper's 128 is small against its layers; where it is not, at high
-        sparsity, smaller blocks choose better more often than not.
+      block_size: inputs a block; for n of m a multiple of m. The paper's 128 is small against its layers; for layers with few
+        inputs, at high sparsity, smaller blocks often choose better.
       damping: see `inverse_cholesky`; raised tenfold as often as needed.
 
     Returns:
