@@ -78,8 +78,6 @@ class Dense(SparseMethod):
 class Gradual(SparseMethod):
     """Prune by magnitude little by little (Zhu and Gupta 2017)."""
 
-    stacks: ClassVar[bool] = False  # the schedule is the transform's, not its state's
-
     begin: float = 0.1
     """Where the sparsity begins to rise, as a fraction of the training."""
     end: float = 0.7
@@ -141,8 +139,6 @@ class Rigl(Rewired):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AcDc(SparseMethod):
     """Compressed and dense phases in turn (Peste et al. 2021)."""
-
-    stacks: ClassVar[bool] = False
 
     begin: float = 0.1
     """Where the first compressed phase begins, as a fraction of the training."""

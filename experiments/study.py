@@ -151,8 +151,10 @@ class Runner:
         tx = methods[0].wrap(row.optimizer.build(steps))
         before = self._before(row)
         states = [self._begin(method, scene, tx, before) for method in methods]
-        # Whatever differs between members is in their states, so any member's transform steps and views them all.
-        transform = methods[0].build(scene, jax.random.key(0))
+        # Whatever differs between members is in their states, so any one's transform steps and views them all. It is the same
+        # one whichever of them are missing, down to the roundings of its schedule.
+        canonical = self.study.levels(row)[0] if row.method.stacks else levels[0]
+        transform = dataclasses.replace(row.method, sparsity=canonical).build(scene, jax.random.key(0))
         step = self._step(row, steps, tx, transform)
         name = f"{row.name} {', '.join(f'{100 * level:g}' for level in levels)} %"
         args = (self.study, self.dataset.train, step, members.stack(states), self.seeds * len(levels))
