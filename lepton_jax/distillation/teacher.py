@@ -152,4 +152,7 @@ def taught(batch_at: Callable[[int], Any], teach: Teach) -> Callable[[int], Taug
 
 
 def _cast(tree: PyTree, dtype: str) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if paths.is_floating(leaf) else leaf, tree, is_leaf=is_packed)
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if paths.is_floating(leaf) and not is_packed(leaf) else leaf
+
+    return jax.tree.map(cast, tree, is_leaf=is_packed)
