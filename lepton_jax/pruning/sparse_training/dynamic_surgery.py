@@ -109,7 +109,8 @@ def dynamic_surgery(
         weights = paths.select(params, select)
         thresholds = {path: surgery_threshold(weight, c) for path, weight in weights.items()}
         masks = {path: operate(jnp.ones(w.shape, bool), w, thresholds[path]) for path, w in weights.items()}
-        return params, SurgeryState(masks, thresholds, key)
+        later = jax.random.fold_in(key, 0)  # a buffer of its own: states are donated
+        return params, SurgeryState(masks, thresholds, later)
 
     def view(params: PyTree, state: SurgeryState) -> PyTree:
         return masked_straight_through(params, state.masks)

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
+
 from lepton_jax import paths
 from lepton_jax.errors import collect
 from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, laid_out_as, masked, masked_straight_through
@@ -34,7 +36,6 @@ def fixed_masks(masks: Masks, *, gradient: Literal["masked", "straight_through"]
       ValueError: for an unknown option; at `init`, for masks that do not fit the parameters (all paths together).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> transform = fixed_masks({"kernel": jnp.array([[True, False]])})
       >>> params, state = transform.init({"kernel": jnp.array([[1.0, jnp.nan]])})
       >>> transform.view(params, state)["kernel"].tolist()
@@ -49,7 +50,9 @@ def fixed_masks(masks: Masks, *, gradient: Literal["masked", "straight_through"]
     def init(params: PyTree) -> tuple[PyTree, FixedMasksState]:
         check_masks("fixed_masks", masks, params)
         leaves = paths.flatten(params)
-        return params, FixedMasksState({path: laid_out_as(mask, leaves[path]) for path, mask in masks.items()})
+        # Copies: states are donated, and the masks given here belong to the caller.
+        own = {path: laid_out_as(jnp.array(mask, copy=True), leaves[path]) for path, mask in masks.items()}
+        return params, FixedMasksState(own)
 
     def view(params: PyTree, state: FixedMasksState) -> PyTree:
         return masked(params, state.masks) if gradient == "masked" else masked_straight_through(params, state.masks)

@@ -108,11 +108,12 @@ class Rewiring:
     def init(self, params: PyTree) -> tuple[PyTree, RewireState]:
         weights = paths.select(params, self.select)
         goals = self.allocation({path: weight.shape for path, weight in weights.items()}, self.sparsity)
-        keys = jax.random.split(self.key, len(weights))
+        first, later = jax.random.split(self.key)  # a buffer of its own: states are donated
+        keys = jax.random.split(first, len(weights))
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
         keep = jnp.stack([jnp.asarray(keep_count(scores.size, goals[path]), jnp.int32) for path, scores in drawn.items()])
         found = top_of_groups(list(drawn.values()), keep, groups=tuple(range(len(drawn)))).masks
-        return params, RewireState({path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}, self.key)
+        return params, RewireState({path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}, later)
 
     def view(self, params: PyTree, state: RewireState) -> PyTree:
         return (masked_straight_through if self.dense_gradient else masked)(params, state.masks)

@@ -211,6 +211,19 @@ def test_masks_lie_as_the_weights_do(name: str) -> None:
         assert init(params)[1].masks["w"].sharding.is_equivalent_to(spread, 2)
 
 
+@pytest.mark.parametrize("name", [*METHODS, "fixed_masks"])
+def test_a_donated_state_leaves_the_settings(name: str) -> None:
+    """A transform begins anew after a loop that donated its first state."""
+    fixed = fixed_masks({"w": mask_of(1, 0, 1, 0).reshape(2, 2)})
+    transform = fixed if name == "fixed_masks" else METHODS[name](0.5, jax.random.key(0), end=9)
+    params = {"w": jnp.ones((2, 2))}
+    first = transform.init(params)[1]
+    kept = first.masks["w"].tolist()
+    spent = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf[...], state), donate_argnums=0)(first)
+    assert first.masks["w"].is_deleted()
+    assert spent.masks["w"].tolist() == transform.init(params)[1].masks["w"].tolist() == kept
+
+
 def test_jit_is_eager_and_nnx_state() -> None:
     network = nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 3, rngs=nnx.Rngs(1)))
     params = nnx.split(network, nnx.Param)[1]
