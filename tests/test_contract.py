@@ -22,7 +22,6 @@ from flax import nnx
 import lepton_jax
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
 from lepton_jax.distillation import by_part
-from lepton_jax.distillation import by_part
 from lepton_jax.packed import is_packed
 from lepton_jax.pruning import (
     Blocks,
@@ -137,7 +136,6 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "cast": {"bfloat16": cast(jnp.bfloat16), "float16": cast("float16", select="*/kernel")},
     "chain": {"none": chain()},
     "freeze": {"identity": freeze(identity(), ())},
-    "by_part": {"prune": by_part({"a": prune(0.6)}), "both": by_part({"a": fake_quant(bits=4), "b": low_rank(2)})},
     "by_part": {"prune": by_part({"a": prune(0.6)}), "both": by_part({"a": fake_quant(bits=4), "b": low_rank(2)})},
     "fixed_masks": {g: fixed_masks({"a/kernel": jnp.arange(24).reshape(6, 4) % 3 > 0}, gradient=g) for g in GRADIENTS},
     "set_": {"": set_(0.6, jax.random.key(0), end=8, interval=2)},
