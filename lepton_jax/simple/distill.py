@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from lepton_jax.artifact import Artifact
 from lepton_jax.errors import check_whole, collect
-from lepton_jax.simple.masters import trained_in_place
+from lepton_jax.simple.masters import Masters
 from lepton_jax.simple.model import Applied, Model
 from lepton_jax.typing import Array, PyTree
 
@@ -116,14 +116,15 @@ def distill_model(
     params = variables["params"] if apart else variables
     rest = {name: tree for name, tree in variables.items() if name != "params"} if apart else {}
     pruned = {path.removeprefix("params/") if apart else path for step in student.applied for path in step.pruned}
-    transform = trained_in_place(params, pruned)
+    masters = Masters(pruned=frozenset(pruned))
+    transform = masters.transform
     tx = optimizer or _adam(learning_rate, steps)
     apply = partial(_apply, student, apart)
     state = create(params, rest, tx, transform, jax.random.key(seed))
     step = make_train_step(_loss(apply, temperature, weight), tx, transform)
     settings = FitSettings(steps=steps, log_every=min(steps, 100), progress=progress)
     state = fit(state, step, partial(_batch_at, batches, count, batch_size, seed), settings, name="distill")
-    made = jax.jit(transform.pack or transform.view)(state.params, state.tstate)
+    made = jax.jit(masters.pack)(state.params, state.tstate)
     text = f"distill(steps={steps}, temperature={temperature:g})"
     changed = {**variables, "params": made} if apart else made
     return dataclasses.replace(student, variables=changed, applied=(*student.applied, Applied(text)))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,53 +17,64 @@ from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree
 
 
-def trained_in_place(params: PyTree, pruned: Collection[Path]) -> Transform:
-    """Make the transform that trains a tree of dense and packed leaves and gives back one of the same form.
+class _State(NamedTuple):
+    tree: PyTree
+    masks: dict[Path, Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masters:
+    """The trainable arrays of a tree of dense and packed leaves, which gives back a tree of the same form.
 
     A dense leaf is its own master, as is a factor of a low-rank leaf; a quantized leaf's master is its dense array, seen
     through the rounding, whose gradient goes straight through; of a codebook the entries are trained, of a sparse leaf the
     values. Pruned leaves show zeros where they have zeros now, and get no gradient there.
 
     Args:
-      params: leaves may be packed.
       pruned: paths whose zeros are to stay.
-
-    Returns:
-      a transform whose `init` takes `params`; its parameters are ``{path: array}``.
-
-    Raises:
-      ValueError: if no leaf is floating.
 
     Example:
       >>> from lepton_jax.quantization import Uniform
       >>> params = {"w": quantize(jnp.array([1.0, -0.5, 0.0]), Uniform(bits=2))}
-      >>> transform = trained_in_place(params, ())
-      >>> masters, state = transform.init(params)
-      >>> transform.pack({"w": 2 * masters["w"]}, state)["w"].unpack().tolist()
+      >>> masters, state = Masters(pruned=frozenset()).init(params)
+      >>> Masters(pruned=frozenset()).pack({"w": 2 * masters["w"]}, state)["w"].unpack().tolist()
       [2.0, 0.0, 0.0]
     """
-    if not any(paths.is_floating(leaf) for leaf in paths.flatten(params, is_coded).values()):
-        raise ValueError("distill_model: the student has no floating leaf to train.")
 
-    def init(params: PyTree) -> tuple[dict[Path, Array], tuple[PyTree, dict[Path, Array]]]:
+    pruned: frozenset[Path]
+
+    @property
+    def transform(self) -> Transform:
+        """The transform to train under; its parameters are ``{path: array}``."""
+        return Transform(self.init, self.view, hold, self.pack)
+
+    def init(self, params: PyTree) -> tuple[dict[Path, Array], _State]:
+        """Return the masters, and the tree with the masks of its pruned leaves.
+
+        Raises:
+          ValueError: if no leaf is floating.
+        """
         leaves = {p: leaf for p, leaf in paths.flatten(params, is_coded).items() if paths.is_floating(leaf)}
-        masks = {p: unpack(leaf) != 0 for p, leaf in leaves.items() if p in pruned and not _keeps_zeros(leaf)}
-        return {p: _master(leaf) for p, leaf in leaves.items()}, (params, masks)
+        if not leaves:
+            raise ValueError("distill_model: the student has no floating leaf to train.")
+        masks = {p: unpack(leaf) != 0 for p, leaf in leaves.items() if p in self.pruned and not _keeps_zeros(leaf)}
+        return {p: _master(leaf) for p, leaf in leaves.items()}, _State(params, masks)
 
-    def shown(masters: dict[Path, Array], state: tuple[PyTree, dict[Path, Array]]) -> dict[Path, Array]:
-        masks = state[1]
-        return {p: jnp.where(masks[p], w, jnp.zeros((), w.dtype)) if p in masks else w for p, w in masters.items()}
+    def view(self, masters: dict[Path, Array], state: _State) -> PyTree:
+        """Return the dense tree, as the model sees it."""
+        leaves = paths.flatten(state.tree, is_coded)
+        seen = {p: _seen(leaves[p], w) for p, w in _shown(masters, state).items()}
+        return unpack(paths.replace(state.tree, seen, is_coded))
 
-    def view(masters: dict[Path, Array], state: tuple[PyTree, dict[Path, Array]]) -> PyTree:
-        leaves = paths.flatten(state[0], is_coded)
-        seen = {p: _seen(leaves[p], w) for p, w in shown(masters, state).items()}
-        return unpack(paths.replace(state[0], seen, is_coded))
+    def pack(self, masters: dict[Path, Array], state: _State) -> PyTree:
+        """Return the tree in the form it had."""
+        leaves = paths.flatten(state.tree, is_coded)
+        return paths.replace(state.tree, {p: _packed(leaves[p], w) for p, w in _shown(masters, state).items()}, is_coded)
 
-    def pack(masters: dict[Path, Array], state: tuple[PyTree, dict[Path, Array]]) -> PyTree:
-        leaves = paths.flatten(state[0], is_coded)
-        return paths.replace(state[0], {p: _packed(leaves[p], w) for p, w in shown(masters, state).items()}, is_coded)
 
-    return Transform(init, view, hold, pack)
+def _shown(masters: dict[Path, Array], state: _State) -> dict[Path, Array]:
+    masks = state.masks
+    return {p: jnp.where(masks[p], w, jnp.zeros((), w.dtype)) if p in masks else w for p, w in masters.items()}
 
 
 def _keeps_zeros(leaf: Any) -> bool:

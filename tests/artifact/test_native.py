@@ -25,9 +25,9 @@ NET, X = Net(), jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 1)), 
 
 @pytest.fixture(scope="module")
 def variables():
-    params = NET.init(jax.random.key(0), X)["params"]
+    params = jax.jit(NET.init)(jax.random.key(0), X)["params"]
     transform = chain(low_rank(2, select="Dense_0/kernel"), prune(0.5), fake_quant(bits=5, channel_axis=-1))
-    return {"params": pack(transform, *transform.init(params))}
+    return {"params": jax.jit(lambda params: pack(transform, *transform.init(params)))(params)}
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["native", "plain"])
