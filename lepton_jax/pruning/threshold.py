@@ -25,7 +25,7 @@ from lepton_jax.typing import Array
 
 BARRED, LOWEST, HIGHEST = 1, 0x007FFFFF, 0xFF800000
 """The keys of scores that come after all others, of -inf and of +inf; 0 is below all."""
-_JOIN_UP_TO, _COLUMNS = 1 << 24, 1024
+_JOIN_UP_TO, _COLUMNS = 1 << 22, 1024
 _SPREAD = np.array([-2.0, -0.8, -0.2, 0.2, 0.8, 2.0], np.float32)
 """Where probes lie about the expected place, in standard deviations of the count there."""
 _WIDE = np.array([0x80000001, 0xBA000000, 0xBC800000, 0xBF000000, 0xC1000000], np.uint32)
@@ -52,7 +52,7 @@ class _Bracket(NamedTuple):
     """A group each: the bracket, uint32, what was counted at its ends, int32, and what is looked for in it.
 
     First a key; then, where `tied` is not 0, a position among the scores with that key, counted from the end so that
-    counts fall as they do for keys.
+    counts fall as they do for keys; the higher keys are counted too.
 
     Not by group: how many scores of each array are not finite, and whether a pass has been made.
     """
@@ -61,7 +61,6 @@ class _Bracket(NamedTuple):
     high: Array
     at_low: Array
     at_high: Array
-    k: Array
     tied: Array
     probes: Array
     not_finite: Array
@@ -100,44 +99,69 @@ class _Scores:
     """The arrays' keys and where they lie: what can be counted."""
 
     def __init__(self, keys: Sequence[Array], groups: Sequence[int], number: int) -> None:
-        self.keys, self.groups = keys, np.asarray(groups, np.int32)
+        self.shapes, self.groups = [key.shape for key in keys], np.asarray(groups, np.int32)
         sizes = np.array([key.size for key in keys], np.int64)
         self.totals = np.array([sizes[self.groups == group].sum() for group in range(number)], np.int64)
         before = [sizes[:i][self.groups[:i] == group].sum() for i, group in enumerate(self.groups)]
         self.last = (self.totals[self.groups] - 1 - before).astype(np.uint32)  # the position of an array's first element
+        self.large = {i: key for i, key in enumerate(keys) if key.size > _JOIN_UP_TO}
         self.small = [i for i, key in enumerate(keys) if 0 < key.size <= _JOIN_UP_TO]
-        self.large = [i for i, key in enumerate(keys) if key.size > _JOIN_UP_TO]
         rows = [-(-keys[i].size // _COLUMNS) for i in self.small]
         self.owner = np.repeat(np.array(self.small, np.int32), rows)
         self.row = np.concatenate([np.arange(count) for count in rows]) if rows else np.zeros(0)
-        padded = [jnp.pad(keys[i].reshape(-1), (0, n * _COLUMNS - keys[i].size)) for i, n in zip(self.small, rows)]
-        self.table = jnp.concatenate(padded).reshape(-1, _COLUMNS) if rows else None
+        self.table = jnp.concatenate([_rows(keys[i]) for i in self.small]) if rows else jnp.zeros((0, _COLUMNS), jnp.uint32)
 
-    def places(self, i: int) -> Array:
-        """Return the positions of an array's elements in their group, counted from the end."""
-        return self.last[i] - _flat_index(self.keys[i].shape)
+    def _places(self, last: Array) -> Array:
+        """Return the positions of the table's elements in their group, counted from the end."""
+        starts = last[self.owner] - (self.row * _COLUMNS).astype(np.uint32)
+        return starts[:, None] - jax.lax.broadcasted_iota(jnp.uint32, self.table.shape, 1)
 
     def count(self, probes: Array, tied: Array) -> Array:
         """Count what reaches each probe, of keys or, where `tied` is not 0, positions of that key; [arrays, probes]."""
-        probes, tied = probes[self.groups], tied[self.groups]
-        counts = jnp.zeros(probes.shape, jnp.int32)
-        if self.table is not None:
-            starts = self.last[self.owner] - (self.row * _COLUMNS).astype(np.uint32)
-            places = starts[:, None] - jax.lax.broadcasted_iota(jnp.uint32, self.table.shape, 1)
-            keys = _sought(self.table, places, tied[self.owner][:, None])
-            by_row = jnp.stack(_counts(keys, list(probes[self.owner].T[:, :, None]), (1,)))
-            mine = (self.owner[:, None] == np.arange(len(self.keys))).astype(np.int32)
+        both = jnp.concatenate([probes, tied[:, None]], axis=1)
+        # Positions are cheap to compute; taken out of the loop they would fill as much memory as the keys.
+        both, last = jax.lax.optimization_barrier((both, self.last))
+        counts = jnp.zeros((len(self.shapes), probes.shape[1]), jnp.int32)
+        if self.small:
+            *bounds, tie = (both.T)[:, self.groups[self.owner]][:, :, None]
+            by_row = jnp.stack(_counts(_sought(self.table, self._places(last), tie), bounds, (1,)))
+            mine = (self.owner[:, None] == np.arange(len(self.shapes))).astype(np.int32)
             counts += (by_row @ mine).T
-        for i in self.large:
-            keys = _sought(self.keys[i], self.places(i), tied[i])
-            sums = [jnp.sum(count) for count in _counts(keys, list(probes[i]), (keys.ndim - 1,))]
+        for i, keys in self.large.items():
+            *bounds, tie = both[self.groups[i]]
+            places = last[i] - _flat_index(keys.shape)
+            sums = [jnp.sum(count) for count in _counts(_sought(keys, places, tie), bounds, (keys.ndim - 1,))]
             counts = counts.at[i].set(jnp.stack(sums))
         return counts
 
+    def masks(self, bound: Array, tied: Array) -> list[Array]:
+        """Return what reaches its group's bound, of keys or positions as in `count`."""
+        of_row = self.groups[self.owner]
+        table = _sought(self.table, self._places(jnp.asarray(self.last)), tied[of_row][:, None]) >= bound[of_row][:, None]
+        masks = []
+        for i, (shape, group) in enumerate(zip(self.shapes, self.groups)):
+            if i in self.large:
+                places = self.last[i] - _flat_index(shape)
+                masks.append(_sought(self.large[i], places, tied[group]) >= bound[group])
+            else:
+                [mine] = np.nonzero(self.owner == i)
+                rows = table[mine[0] : mine[-1] + 1] if mine.size else table[:0]
+                masks.append(rows.reshape(-1)[: math.prod(shape)].reshape(shape))
+        return masks
+
+
+def _rows(keys: Array) -> Array:
+    """Return an array as rows of the table, filled up with 0."""
+    flat = keys.reshape(-1)
+    if flat.size % _COLUMNS:
+        flat = jnp.pad(flat, (0, -flat.size % _COLUMNS))
+    return flat.reshape(-1, _COLUMNS)
+
 
 def _sought(keys: Array, places: Array, tied: Array) -> Array:
-    """Return the keys, or, where `tied` is not 0, the positions of the keys that equal it and 0 for the others."""
-    return jnp.where(tied == 0, keys, jnp.where(keys == tied, places, jnp.uint32(0)))
+    """Return the keys, or, where `tied` is not 0, the positions of the keys that equal it; the higher keys are past them."""
+    beside = jnp.where(keys > tied, jnp.uint32(2**32 - 1), jnp.uint32(0))
+    return jnp.where(tied == 0, keys, jnp.where(keys == tied, places, beside))
 
 
 def _probes(low: Array, high: Array, at_low: Array, at_high: Array, k: Array) -> Array:
@@ -152,27 +176,31 @@ def _probes(low: Array, high: Array, at_low: Array, at_high: Array, k: Array) ->
     return low[:, None] + jnp.clip(steps, 1, jnp.maximum(width, 2)[:, None] - 1)
 
 
-def _shrink(scores: _Scores, b: _Bracket) -> _Bracket:
+def _shrink(scores: _Scores, k: Array, b: _Bracket) -> _Bracket:
     """Count once, and close the brackets around the place."""
-    by_array = scores.count(b.probes, b.tied)
-    of_group = (scores.groups == np.arange(len(scores.totals))[:, None]).astype(np.int32)
-    counts = of_group @ by_array
-    enough = counts >= b.k[:, None]
-    low = jnp.maximum(b.low, jnp.max(jnp.where(enough, b.probes, 0), axis=1))
-    high = jnp.minimum(b.high, jnp.min(jnp.where(enough, jnp.uint32(2**32 - 1), b.probes), axis=1))
-    at_low = jnp.minimum(b.at_low, jnp.min(jnp.where(enough, counts, 2**31 - 1), axis=1))
-    at_high = jnp.maximum(b.at_high, jnp.max(jnp.where(enough, 0, counts), axis=1))
+    counts = by_array = scores.count(b.probes, b.tied)
+    if not np.array_equal(scores.groups, np.arange(len(scores.totals))):
+        counts = (scores.groups == np.arange(len(scores.totals))[:, None]).astype(np.int32) @ by_array
+    enough = counts >= k[:, None]
+    worst = np.uint32(0), np.int32(2**31 - 1), np.uint32(2**32 - 1), np.int32(0)
+    with_enough = jnp.where(enough, b.probes, worst[0]), jnp.where(enough, counts, worst[1])
+    without = jnp.where(enough, worst[2], b.probes), jnp.where(enough, worst[3], counts)
+    low, at_low, high, at_high = jax.lax.reduce((*with_enough, *without), worst, _closest, (1,))
+    low, high = jnp.maximum(b.low, low), jnp.minimum(b.high, high)
+    at_low, at_high = jnp.minimum(b.at_low, at_low), jnp.maximum(b.at_high, at_high)
     # One key is left, and too many have it: look among their positions.
-    now_tied = (b.tied == 0) & (high - low == 1) & (at_low != b.k)
-    k = jnp.where(now_tied, b.k - at_high, b.k)
+    now_tied = (b.tied == 0) & (high - low == 1) & (at_low != k)
     tied = jnp.where(now_tied, low, b.tied)
-    at_low = jnp.where(now_tied, at_low - at_high, at_low)
-    at_high = jnp.where(now_tied, 0, at_high)
     low = jnp.where(now_tied, 0, low)
     high = jnp.where(now_tied, jnp.asarray(scores.totals, jnp.uint32), high)
     # The first three probes of the first pass are past the barred, past -inf, and +inf.
     not_finite = jnp.where(b.looked, b.not_finite, by_array[:, 0] - by_array[:, 1] + by_array[:, 2])
-    return _Bracket(low, high, at_low, at_high, k, tied, _probes(low, high, at_low, at_high, k), not_finite, jnp.bool_(True))
+    return _Bracket(low, high, at_low, at_high, tied, _probes(low, high, at_low, at_high, k), not_finite, jnp.bool_(True))
+
+
+def _closest(a: Sequence[Array], b: Sequence[Array]) -> tuple[Array, ...]:
+    """Return the highest probe with enough and its count, the lowest without and its count."""
+    return jnp.maximum(a[0], b[0]), jnp.minimum(a[1], b[1]), jnp.minimum(a[2], b[2]), jnp.maximum(a[3], b[3])
 
 
 def _search(scores: _Scores, k: Array, near: Array | None) -> _Bracket:
@@ -188,13 +216,12 @@ def _search(scores: _Scores, k: Array, near: Array | None) -> _Bracket:
         high=jnp.full(number, HIGHEST + 1, jnp.uint32),
         at_low=jnp.asarray(scores.totals, jnp.int32),
         at_high=jnp.zeros(number, jnp.int32),
-        k=k,
         tied=jnp.zeros(number, jnp.uint32),
         probes=jnp.concatenate([ends, first], axis=1),
-        not_finite=jnp.zeros(len(scores.keys), jnp.int32),
+        not_finite=jnp.zeros(len(scores.shapes), jnp.int32),
         looked=jnp.bool_(False),
     )
-    return jax.lax.while_loop(lambda b: ~b.looked | jnp.any(b.at_low != b.k), partial(_shrink, scores), start)
+    return jax.lax.while_loop(lambda b: ~b.looked | jnp.any(b.at_low != k), partial(_shrink, scores, k), start)
 
 
 @partial(jax.jit, static_argnames="groups")
@@ -230,12 +257,8 @@ def top_of_groups(
     held = _Scores(keys, groups, len(keep))
     total = jnp.asarray(held.totals, jnp.int32)
     found = _search(held, jnp.clip(keep, jnp.minimum(1, total), total), near)
-    above = jnp.where(found.tied == 0, found.low, found.tied + 1)
-    masks = []
-    for i, (key, g) in enumerate(zip(keys, groups)):
-        chosen_ties = (key == found.tied[g]) & (held.places(i) >= found.low[g])
-        masks.append(((key >= above[g]) | chosen_ties) & (keep[g] > 0))
-    return Selection(masks, found.not_finite, jnp.where(found.tied == 0, found.low, found.tied))
+    bound, tied = jnp.where(keep > 0, found.low, jnp.uint32(2**32 - 1)), jnp.where(keep > 0, found.tied, 0)
+    return Selection(held.masks(bound, tied), found.not_finite, jnp.where(found.tied == 0, found.low, found.tied))
 
 
 def top_of_all(scores: Sequence[Array], keep: int | Array) -> list[Array]:
