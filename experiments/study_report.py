@@ -135,6 +135,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
 
 def _draw(axis: Any, rows: dict[str, dict[float, Result]]) -> None:
     ticks: set[float] = set()
+    left: set[float] = set()
     for number, (row, cells) in enumerate((row, cells) for row, cells in rows.items() if row != "dense"):
         x = [1 - statistics.mean(cell["reached"]) for cell in cells.values()]
         values = [accuracies(cell) for cell in cells.values()]
@@ -143,12 +144,13 @@ def _draw(axis: Any, rows: dict[str, dict[float, Result]]) -> None:
         marker, style = _MARKERS[number % len(_MARKERS)], ("-", "--", ":")[number // 10 % 3]
         axis.errorbar(x, means, deviations, label=row, marker=marker, linestyle=style, markersize=5, capsize=3, linewidth=1.2)
         ticks.update(cells)
+        left.update(x)
+    left |= {1 - level for level in ticks} or {1.0}
     if "dense" in rows:
         dense = accuracies(next(iter(rows["dense"].values())))
         axis.axhline(statistics.mean(dense), color="0.4", linestyle="--", linewidth=1, label="dense")
     axis.set_xscale("log")
+    axis.set_xlim(1.15 * max(left), min(left) / 1.15)
     axis.set_xticks([1 - level for level in sorted(ticks)], [f"{100 * level:.3g}" for level in sorted(ticks)])
     axis.minorticks_off()
-    if not axis.xaxis_inverted():
-        axis.invert_xaxis()
     axis.grid(color="0.92")

@@ -1,9 +1,7 @@
 """Studies of sparsity: every config runs, finished cells are kept, and what the table says is so."""
 
 import json
-import os
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +9,17 @@ import numpy as np
 import pytest
 
 from experiments import cli, lottery_ticket, sparsity
-from experiments.config import Digits, load_config, to_json
+from experiments.config import Digits, Tfds, load_config, to_json
 from experiments.lottery import Lottery, Tournament
 from experiments.mask_finders import AtInit, OneShot
 from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, SoftThreshold, Surgery
 from experiments.study import Row, Study
 from experiments.study_report import accuracy_table, size_table
+from lepton_jax.data import from_arrays
 from lepton_jax.models import LeNet300
 
 CONFIGS = cli.ROOT / "configs"
 STUDIES = ("gradual_pruning", "gradual_pruning_lenet5", "prune_at_init", "sparse_training")
-FASHION = Path(os.environ.get("TFDS_DATA_DIR", cli.ROOT.parent / "shared" / "data" / "tfds"))
 
 TINY = """
 from experiments.config import Digits
@@ -69,10 +67,16 @@ def launch(monkeypatch):
     return run
 
 
-def fashion(monkeypatch):
-    if not (FASHION / "fashion_mnist").is_dir():
-        pytest.skip(f"fashion_mnist is not in {FASHION}; the README says how to get it")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(FASHION))
+@pytest.fixture
+def small_images(monkeypatch):
+    """Images of the data sets' shape, so few that a trial takes a moment; compiled without most optimisations."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
+    made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
+    monkeypatch.setattr(Tfds, "load", lambda self: made)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_every_config_is_of_a_script_that_runs_it():
@@ -84,8 +88,7 @@ def test_every_config_is_of_a_script_that_runs_it():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_two_steps(launch, name, tmp_path, capsys, monkeypatch):
-    fashion(monkeypatch)
+def test_every_study_two_steps(launch, name, tmp_path, capsys, small_images):
     folder = tmp_path / "run"
     trial = ("--max-steps", 2, "--sparsities", 0.9, "--no-files", "--batch-size", 16)
     assert launch(sparsity, Study, "--config", CONFIGS / f"{name}.py", "--run-dir", folder, *trial) == 0, (
@@ -101,8 +104,7 @@ def test_every_study_two_steps(launch, name, tmp_path, capsys, monkeypatch):
     assert (folder / "accuracy.png").stat().st_size > 0
 
 
-def test_the_lottery_two_steps(launch, tmp_path, capsys, monkeypatch):
-    fashion(monkeypatch)
+def test_the_lottery_two_steps(launch, tmp_path, capsys, small_images):
     folder = tmp_path / "run"
     trial = ("--config", CONFIGS / "lottery_ticket.py", "--max-steps", 2, "--rounds", 1, "--no-files", "--run-dir", folder)
     assert launch(lottery_ticket, Lottery, *trial) == 0, capsys.readouterr().err
