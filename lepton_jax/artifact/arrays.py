@@ -118,11 +118,9 @@ def decode(reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints
         distinct = np.frombuffer(reader.take(size * kind.itemsize, "codebook"), kind)
         return distinct[tensor_codes.decode(reader, size, shape, hints, category)]
     if coder == _PLANES:
-        planes = [tensor_codes.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
-        return np.stack(planes, 1).reshape(-1).view(kind)
+        return _read_planes(reader, kind, shape, hints, category)
     if coder == _DELTA:
-        planes = [tensor_codes.decode(reader, 256, shape, hints, category) for _ in range(kind.itemsize)]
-        return _sums(np.stack(planes, 1).reshape(-1).view(kind))
+        return _sums(_read_planes(reader, kind, shape, hints, category))
     if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
         narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
         bits = decode(reader, narrow, shape, hints, category)
@@ -145,6 +143,13 @@ def _start(coder: int, data: bytes = b"") -> Writer:
     writer = Writer()
     writer.put(bytes([coder]) + data)
     return writer
+
+
+def _read_planes(reader: Reader, kind: np.dtype, shape: tuple[int, ...], hints: Hints, category: str) -> np.ndarray:
+    out = np.empty((math.prod(shape), kind.itemsize), np.uint8)
+    for plane in out.T:
+        plane[...] = tensor_codes.decode(reader, 256, shape, hints, category)
+    return out.reshape(-1).view(kind)
 
 
 def _differences(bits: np.ndarray) -> np.ndarray:

@@ -29,7 +29,6 @@ MAJOR, MINOR = 1, 1
 SECTIONS = ("manifest", "program", "tensors")
 _RAW, _DEFLATE, _ZSTD, _XZ = range(4)
 _MAX_INFLATED = 1 << 30
-_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 # Read first by the manifest's coder: what most manifests say, so that a short one costs few bytes. Part of format version 1.
 _WORDS = (
@@ -89,13 +88,19 @@ def _deflate(data: bytes | bytearray) -> bytes:
     return coder.compress(data) + coder.flush()
 
 
+def _lzma(size: int) -> list[dict[str, int]]:
+    """The settings for `size` bytes: a dictionary no larger than they are, since memory is taken for all of it."""
+    dictionary = min(max(size, 1 << 12), 1 << 26)
+    return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}]
+
+
 def compress(data: bytes | bytearray) -> tuple[int, bytes]:
     """Return the shortest of the codecs' outputs, and which one it is."""
     outputs = [
         (_RAW, bytes(data)),
         (_DEFLATE, _deflate(data)),
         (_ZSTD, zstandard.ZstdCompressor(19, write_checksum=False, write_content_size=False).compress(data)),
-        (_XZ, lzma.compress(data, format=lzma.FORMAT_RAW, filters=_LZMA)),
+        (_XZ, lzma.compress(data, format=lzma.FORMAT_RAW, filters=_lzma(len(data)))),
     ]
     return min(outputs, key=lambda pair: len(pair[1]))
 
@@ -126,7 +131,7 @@ def _inflate(codec: int, stored: bytes, size: int) -> bytes:
         with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stored) as reader:
             return reader.read(size + 1)
     if codec == _XZ:
-        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA).decompress(stored, size + 1)
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_lzma(size)).decompress(stored, size + 1)
     raise ArtifactError(f"has codec {codec}, which this version does not know")
 
 

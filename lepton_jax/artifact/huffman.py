@@ -21,6 +21,8 @@ from lepton_jax.artifact.streams import Reader, Writer
 _LONGEST = 15
 _LENGTH_BITS = 4
 _PIECE = 1 << 16
+# Bytes whose every bit is looked up at once, which takes some hundred bytes of memory each.
+_LOOKED_UP = 1 << 11
 
 
 def code_lengths(counts: np.ndarray) -> np.ndarray:
@@ -34,11 +36,11 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
       [1, 0, 2, 2]
     """
     counts = counts.astype(np.int64)
-    while True:
-        lengths = _unlimited(counts)
-        if lengths.max() <= _LONGEST:
-            return lengths
-        counts = np.where(counts > 0, counts // 2 + 1, 0)
+    least, lengths = int(counts.sum()) >> _LONGEST + 1, _unlimited(counts)
+    while lengths.max() > _LONGEST:
+        least = 2 * least + 1
+        lengths = _unlimited(np.where(counts > 0, np.maximum(counts, least), 0))
+    return lengths
 
 
 def _unlimited(counts: np.ndarray) -> np.ndarray:
@@ -139,9 +141,9 @@ def decode(reader: Reader, count: int, alphabet: int, category: str) -> np.ndarr
         raise ArtifactError(f"a table of code lengths near offset {reader.offset} makes no complete prefix code")
     width, symbol = _lookup(lengths)
     out, done, bit = np.empty(count, symbol.dtype), 0, 0
-    for start in range(0, size, _PIECE):
-        piece = np.zeros(min(_PIECE, size - start) + 2, np.uint32)
-        part = data[start : start + _PIECE + 2]
+    for start in range(0, size, _LOOKED_UP):
+        piece = np.zeros(min(_LOOKED_UP, size - start) + 2, np.uint32)
+        part = data[start : start + _LOOKED_UP + 2]
         piece[: len(part)] = part
         triple = piece[:-2] << 16 | piece[1:-1] << 8 | piece[2:]
         windows = (triple[:, None] >> np.arange(9, 1, -1, dtype=np.uint32)[None, :] & 0x7FFF).reshape(-1)

@@ -16,6 +16,14 @@ def _density_classes(mask: np.ndarray, axis: int) -> np.ndarray:
     return np.where(counts > 0, fine, 0).astype(np.uint8)
 
 
+def _pairs(row_classes: np.ndarray, column_classes: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many pairs of classes there are where neither is empty, and the number of each bit's pair, flat."""
+    rows, row_rank = np.unique(row_classes[row_classes > 0], return_inverse=True)
+    columns, column_rank = np.unique(column_classes[column_classes > 0], return_inverse=True)
+    first = (row_rank * columns.size).astype(np.uint16)
+    return rows.size * columns.size, (first[:, None] + column_rank.astype(np.uint16)[None, :]).reshape(-1)
+
+
 def encode(writer: Writer, mask: np.ndarray) -> None:
     """Append the classes, the probabilities and the coded bits of a mask."""
     axes = [_density_classes(mask, 1), _density_classes(mask, 0)]
@@ -23,11 +31,10 @@ def encode(writer: Writer, mask: np.ndarray) -> None:
         table = rans.frequencies(np.bincount(classes, minlength=64))
         rans.write_table(writer, table)
         rans.encode(writer, classes, table)
-    contexts = (axes[0][:, None].astype(np.int64) * 64 + axes[1][None, :])[np.ix_(axes[0] > 0, axes[1] > 0)].reshape(-1)
     bits = mask[np.ix_(axes[0] > 0, axes[1] > 0)].reshape(-1)
-    seen, place = np.unique(contexts, return_inverse=True)
-    ones = np.bincount(place, weights=bits, minlength=len(seen)).astype(np.int64)
-    p1 = np.clip((ones * 65536 + 32768) // np.maximum(np.bincount(place, minlength=len(seen)), 1), 1, 65535)
+    pairs, place = _pairs(*axes)
+    ones = np.bincount(place, weights=bits, minlength=pairs).astype(np.int64)
+    p1 = np.clip((ones * 65536 + 32768) // np.maximum(np.bincount(place, minlength=pairs), 1), 1, 65535)
     writer.put(p1.astype("<u2").tobytes())
     rans.encode(writer, bits.astype(np.intp), np.stack([65536 - p1, p1], 1), place)
 
@@ -41,12 +48,11 @@ def decode(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
     axes = [rans.decode(reader, count, rans.read_table(reader, 64), "positions") for count in matrix]
     mask = np.zeros(matrix, bool)
     rows, columns = np.flatnonzero(axes[0]), np.flatnonzero(axes[1])
-    contexts = (axes[0][rows][:, None].astype(np.int64) * 64 + axes[1][columns][None, :]).reshape(-1)
-    seen, place = np.unique(contexts, return_inverse=True)
-    p1 = np.frombuffer(reader.take(2 * len(seen)), "<u2").astype(np.int64)
+    pairs, place = _pairs(*axes)
+    p1 = np.frombuffer(reader.take(2 * pairs), "<u2").astype(np.int64)
     if len(p1) and not p1.all():
         raise ArtifactError(f"a probability of 0 near offset {reader.offset}")
-    table = np.stack([65536 - p1, p1], 1) if len(seen) else np.array([[65536, 0]])
+    table = np.stack([65536 - p1, p1], 1) if pairs else np.array([[65536, 0]])
     bits = rans.decode(reader, len(place), table, "positions", place)
     mask[np.ix_(rows, columns)] = bits.reshape(len(rows), len(columns))
     return mask

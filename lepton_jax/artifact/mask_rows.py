@@ -53,7 +53,7 @@ def code_classes(coder: Coder, classes: list[int] | None, hints: list[int], lag:
 
 def _batch(size: int) -> int:
     """How many bits of a mask of `size` are predicted at once: large masks learn enough from fewer, larger batches."""
-    return min(max(128, 1 << max(size.bit_length() - 12, 0)), 1024)
+    return min(max(128, 1 << max(size.bit_length() - 12, 0)), 2048)
 
 
 class _Rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 
 from lepton_jax.artifact.rangecoder import Coder, Mixer
@@ -23,21 +25,25 @@ def code_symbols(coder: Coder, symbols: np.ndarray | None, kept: np.ndarray, alp
     width, mixer = width_of(alphabet), Mixer(4)
     rows, columns = np.nonzero(kept)
     source = [0] * len(rows) if symbols is None else symbols.tolist()
-    offsets = sorted({1, 2, lag, lag + 1, 2 * lag, max(lag - 1, 1)})
-    grid: dict[tuple[int, int], int] = {}
+    step = kept.shape[1]
+    before_it = [offset * step for offset in sorted({1, 2, lag, lag + 1, 2 * lag, max(lag - 1, 1)})]
+    # One more than the code, 0 where there is none; the places before the first row stay empty.
+    grid = array("H", bytes(2 * (kept.size + before_it[-1])))
     last: dict[int, int] = {}
-    out = []
+    out = bytearray()
     for symbol, i, j in zip(source, rows.tolist(), columns.tolist()):
-        around = [grid[i - offset, j] for offset in offsets if (i - offset, j) in grid]
+        place = before_it[-1] + i * step + j
+        around = [grid[place - offset] - 1 for offset in before_it if grid[place - offset]]
         mean = 2 * sum(around) // len(around) + 1 if around else 0
         near, before, column = mean << 8, last.get(j, alphabet) << 8, j << 8
         node = 1
         for shift in range(width - 1, -1, -1):
             bit = mixer.code(coder, symbol >> shift & 1, (node, near | node, before | node, column | node))
             node = node * 2 + bit
-        grid[i, j] = last[j] = node - (1 << width)
+        last[j] = node - (1 << width)
+        grid[place] = last[j] + 1
         out.append(last[j])
-    return np.array(out, np.uint8)
+    return np.frombuffer(out, np.uint8)
 
 
 def width_of(alphabet: int) -> int:
