@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.pruning_step [--models mlp cnn] [--rounds 8] [--compile-rounds 3]
 
 All steps are jitted, donate their state and see the same batches. They run in turns of ten, so that each turn has as many
-steps whose masks are due. The schedule rises at every step over the whole benchmark: a due step always makes new masks, which
-is checked. Printed: the median time of a step, of its ratio to the plain step's of the same turn, the time to compile, and the
-loss at the end.
+steps whose masks are due. The schedule rises at every step over the whole benchmark, so that a due step always makes new masks.
+Printed: the median time of a step, of its ratio to the plain step's of the same turn, the time to compile, the fraction pruned
+and the loss at the end.
 """
 
 import argparse

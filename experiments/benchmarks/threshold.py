@@ -2,13 +2,14 @@
 
     python -m experiments.benchmarks.threshold [--rounds 7] [--millions 100]
 
-The masks must be identical to those of a stable sort, ties included; if one is not, that is an error. Of the global threshold the
-time and the peak memory of the process are printed, over what the weights and their masks take.
+The masks must be identical to those of a stable sort, ties included; if one is not, that is an error. Of the global threshold
+are printed: its time, the temporary memory that the compiled program asks for, and the peak memory of the process.
 """
 
 import argparse
 import resource
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ def compare(rounds: int) -> None:
         on_device = jnp.asarray(scores)
         if not bool(jnp.array_equal(ours(on_device), sort(on_device))):
             raise AssertionError(f"{name}: the masks differ")
-        times = interleaved({"ours": lambda x=on_device: ours(x), "sort": lambda x=on_device: sort(x)}, rounds=rounds, warmup=1)
+        times = interleaved({"ours": partial(ours, on_device), "sort": partial(sort, on_device)}, rounds=rounds, warmup=1)
         ratio = times["sort"] / times["ours"]
         print(f"{name:22} {times['sort'] * 1e3:7.1f} ms {times['ours'] * 1e3:7.2f} ms {ratio:7.1f}", flush=True)
 
@@ -72,17 +73,15 @@ def global_threshold(millions: int) -> None:
     start = time.perf_counter()
     compiled = select.lower(weights).compile()
     compiling = time.perf_counter() - start
-    held, temporary = peak(), compiled.memory_analysis().temp_size_in_bytes / 2**20
+    held, analysis = peak(), compiled.memory_analysis()
+    temporary = analysis.temp_size_in_bytes / 2**20 if analysis is not None else float("nan")
     start = time.perf_counter()
     masks = jax.block_until_ready(compiled(weights))
     took = time.perf_counter() - start
     kept = sum(int(jnp.sum(mask)) for mask in masks)
-    print(
-        f"\none threshold for {total:,} weights in {LEAVES} leaves at {SPARSITY:.0%}: {took:.2f} s, compiled in {compiling:.2f} s"
-    )
-    print(
-        f"kept {kept:,}, exactly {keep_count(total, SPARSITY):,}; the scores are {total * 4 / 2**20:.0f} MB, the masks {total / 2**20:.0f} MB"
-    )
+    print(f"\none threshold for {total:,} weights in {LEAVES} leaves at {SPARSITY:.0%}")
+    print(f"{took:.2f} s, compiled in {compiling:.2f} s; kept {kept:,}, exactly {keep_count(total, SPARSITY):,}")
+    print(f"the scores are {total * 4 / 2**20:.0f} MB, the masks {total / 2**20:.0f} MB")
     print(f"temporary memory of the program {temporary:.0f} MB; peak of the process {peak():.0f} MB, before it {held:.0f} MB")
     if kept != keep_count(total, SPARSITY):
         raise AssertionError("the count is not exact")
