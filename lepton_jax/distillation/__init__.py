@@ -14,10 +14,11 @@ from lepton_jax.distillation.offline import distill, distillation_loss, of_stude
 from lepton_jax.distillation.parts import by_part, part
 from lepton_jax.distillation.progressive import progressively, stages
 from lepton_jax.distillation.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
+from lepton_jax.distillation.settings import Distill
 from lepton_jax.distillation.succession import assistants, born_again
 from lepton_jax.distillation.taps import Outputs, tapped
 from lepton_jax.distillation.teacher import TaughtBatch, Teacher, as_teacher, taught, teach
-from lepton_jax.distillation.terms import Distill, FeatureTerm, LogitTerm
+from lepton_jax.distillation.terms import FeatureTerm, LogitTerm
 
 __all__ = [
     "Adapter",

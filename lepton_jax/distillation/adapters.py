@@ -84,7 +84,7 @@ class Gaussian:
       >>> {name: leaf.shape for name, leaf in params.items()}
       {'bias': (5,), 'kernel': (3, 5), 'raw_variance': (5,)}
 
-    Source: Ahn et al. 2019, section 2.1; the authors' code begins with 5.
+    Source: Ahn et al. 2019; the authors' code begins with 5.
     """
 
     variance: float = 5.0
@@ -120,7 +120,7 @@ class Projections:
       >>> [x.shape for x in adapter(adapter.init(jax.random.key(0), student, teacher), student, teacher)]
       [(2, 4), (2, 4)]
 
-    Source: Tian, Krishnan, Isola 2020, section 3.1.
+    Source: Tian, Krishnan, Isola 2020 (their projections to 128 dimensions).
     """
 
     width: int = 128

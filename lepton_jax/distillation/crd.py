@@ -32,7 +32,7 @@ def crd(student: Array, teacher: Array, *, population: int, temperature: float =
       >>> crd(jnp.eye(2), jnp.eye(2), population=100) < crd(jnp.eye(2), jnp.eye(2)[::-1], population=100)
       Array(True, dtype=bool)
 
-    Source: Tian, Krishnan, Isola 2020, "Contrastive representation distillation", eq. (10) and (19). Deviation: the negatives
+    Source: Tian, Krishnan, Isola 2020, "Contrastive representation distillation", section 3.1. Deviation: the negatives
     are the batch's, of all classes, instead of thousands from a memory of the data set; `crd_bank` has more.
     """
     check_batch("crd", student, teacher, 2)
@@ -120,7 +120,7 @@ def crd_bank(student: Array, teacher: Array, memory: Bank, *, population: int, t
       >>> crd_bank(jnp.eye(2), jnp.eye(2), memory, population=100).shape
       ()
 
-    Source: Tian, Krishnan, Isola 2020, eq. (10) and (19). Deviation: a ring of the latest embeddings, which may hold another
+    Source: Tian, Krishnan, Isola 2020, section 3.1. Deviation: a ring of the latest embeddings, which may hold another
     view of the same example, instead of one entry an example.
     """
     check_batch("crd_bank", student, teacher, 1)

@@ -39,7 +39,7 @@ def dist(
       >>> round(float(dist(logits, logits)), 5)
       0.0
 
-    Source: T. Huang et al. 2022, "Knowledge distillation from a stronger teacher", eq. (6) to (10), with the squared
+    Source: T. Huang et al. 2022, "Knowledge distillation from a stronger teacher", section 4, with the squared
     temperature of the authors' code.
     """
     check_temperature("dist", temperature)

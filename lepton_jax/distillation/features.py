@@ -57,7 +57,7 @@ def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) ->
       >>> attention_transfer(s, t).item()
       1.0
 
-    Source: Zagoruyko and Komodakis 2017, "Paying more attention to attention", eq. (1) and (2), activation-based. Deviation:
+    Source: Zagoruyko and Komodakis 2017, "Paying more attention to attention", section 3.1 (activation-based). Deviation:
     the norm is squared, as in the authors' code, so that its gradient at equality is 0.
     """
     if not power >= 1:

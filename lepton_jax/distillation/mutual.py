@@ -50,7 +50,7 @@ def mutual_loss(
       >>> metrics["a_mutual"].item(), metrics["b_error"].item()
       (0.0, 0.0)
 
-    Source: Y. Zhang et al. 2018, "Deep mutual learning", eq. (4) to (9). Deviation: all peers step at once on the same answers,
+    Source: Y. Zhang et al. 2018, "Deep mutual learning", section 3. Deviation: all peers step at once on the same answers,
     where the paper's algorithm 1 takes turns.
     """
     check_temperature("mutual_loss", temperature)

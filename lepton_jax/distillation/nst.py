@@ -37,8 +37,8 @@ def nst(student: Array, teacher: Array, *, kernel: Kernel = "polynomial", degree
       >>> nst(s, t, kernel="linear").item()
       2.0
 
-    Source: Huang and Wang 2017, "Like what you like: knowledge distill via neuron selectivity transfer", eq. (4) to (6) and
-    section 4.3.
+    Source: Huang and Wang 2017, "Like what you like: knowledge distill via neuron selectivity transfer", eq. (5) and section
+    4.3.
     """
     check_option("nst: kernel", kernel, Kernel)
     if not (degree >= 1 and offset >= 0):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.distillation.parts import by_part, part
+from lepton_jax.distillation.settings import Distill
 from lepton_jax.distillation.taps import Outputs, tapped
-from lepton_jax.distillation.terms import Distill, FeatureTerm
+from lepton_jax.distillation.terms import FeatureTerm
 from lepton_jax.training.classification import ModelApply, classification_loss
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.loop import FitSettings, fit

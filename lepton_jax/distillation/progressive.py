@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from lepton_jax.distillation.terms import Distill, FeatureTerm
+from lepton_jax.distillation.settings import Distill
+from lepton_jax.distillation.terms import FeatureTerm
 from lepton_jax.training.state import TrainState
 
 

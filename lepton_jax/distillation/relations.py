@@ -28,7 +28,7 @@ def rkd_distance(student: Array, teacher: Array, *, delta: float = 1.0) -> Array
       >>> round(rkd_distance(s, t).item(), 4)  # 3/4, 3/4, 3/2 against 3/10, 12/10, 15/10
       0.0675
 
-    Source: Park et al. 2019, "Relational knowledge distillation", eq. (5) to (7). Deviation: mean instead of sum over pairs.
+    Source: Park et al. 2019, "Relational knowledge distillation", section 3.2.1. Deviation: mean instead of sum over pairs.
     """
     _check_delta("rkd_distance", delta)
     check_batch("rkd_distance", student, teacher, 2)
@@ -67,7 +67,7 @@ def rkd_angle(student: Array, teacher: Array, *, delta: float = 1.0) -> Array:
       >>> rkd_angle(s, 3 * s + 1).item() < 1e-12
       True
 
-    Source: Park et al. 2019, "Relational knowledge distillation", eq. (8) and (9). Deviation: mean instead of sum over triples.
+    Source: Park et al. 2019, "Relational knowledge distillation", section 3.2.2. Deviation: mean instead of sum over triples.
     """
     _check_delta("rkd_angle", delta)
     check_batch("rkd_angle", student, teacher, 3)
@@ -144,8 +144,8 @@ def pkt(student: Array, teacher: Array) -> Array:
       >>> abs(pkt(s, 2 * s).item()) < 1e-6
       True
 
-    Source: Passalis and Tefas 2018, "Learning deep representations with probabilistic knowledge transfer", eq. (3) to (7),
-    cosine kernel. Deviation: mean instead of sum over examples.
+    Source: Passalis and Tefas 2018, "Learning deep representations with probabilistic knowledge transfer", section 3, cosine
+    kernel. Deviation: mean instead of sum over examples.
     """
     check_batch("pkt", student, teacher, 2)
     log_q, log_p = (_neighbours(rows(x)) for x in (student, teacher))

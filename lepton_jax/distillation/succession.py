@@ -57,7 +57,7 @@ def assistants(teacher: Teacher, trainers: Sequence[Callable[[Teacher], Teacher]
       >>> assistants(large, [shrink("middle"), shrink("small")])[-1].params
       'small of middle of large'
 
-    Source: Mirzadeh et al. 2020, "Improved knowledge distillation via teacher assistant", section 3.
+    Source: Mirzadeh et al. 2020, "Improved knowledge distillation via teacher assistant".
     """
     if not trainers:
         raise ValueError("assistants: there is no model to train; give the student's trainer at least.")

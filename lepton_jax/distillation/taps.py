@@ -23,8 +23,9 @@ class Outputs(NamedTuple):
 def tapped(apply: Callable[..., PyTree], taps: tuple[str, ...], who: str = "model") -> Callable[..., tuple[PyTree, PyTree]]:
     """Return a function that gives, beside the outputs of `apply`, the values that each pattern chooses.
 
-    Patterns name modules (``"Dense_0"``, ``"*/Conv_*"``) or operations (``"Dense_0/add"``, ``"tanh"``), as for
-    `lepton_jax.graph.capture`. Values from inside a scan have its axis first; tap what comes after it instead.
+    Patterns name modules (``"Dense_0"``, ``"*/Conv_*"``) or operations (``"Dense_0/add"``, ``"tanh"``; ReLUs are
+    ``"custom_jvp_call"``), as for `lepton_jax.graph.capture`. Values from inside a scan have its axis first; tap what comes
+    after it instead.
 
     Args:
       apply: any pure function ``apply(variables, *inputs, **static)``.
