@@ -18,7 +18,7 @@ from lepton_jax.artifact import gaps, groups, mask_bits, mask_classes, mask_rows
 from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.rangecoder import Decoder, Encoder
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.artifact.streams import Reader, Writer, turns
 
 CODERS = ("bits", "context", "classes", "rows", "gaps", "lists", "groups", "blocks")
 _BITS, _CONTEXT, _CLASSES, _ROWS, _GAPS, _LISTS, _GROUPS, _BLOCKS = range(8)
@@ -35,17 +35,17 @@ class Hints:
     """
 
     def __init__(self) -> None:
-        self._alive: dict[int, list[int]] = {}
+        self._alive: dict[int, np.ndarray] = {}
 
     def remember(self, alive: np.ndarray) -> None:
         """Keep the flags of the units that a tensor's last axis counts."""
         if alive.size > 1:
-            self._alive[alive.size] = alive.astype(int).tolist()
+            self._alive[alive.size] = alive.astype(np.uint8)
 
     def recall(self, count: int) -> list[int]:
         """The flags of as many units or, for the rows of a flattened image, of the most units that divide them."""
         size = max((size for size in self._alive if count and count % size == 0), default=0)
-        return self._alive[size] * (count // size) if size else [2] * count
+        return np.tile(self._alive[size], count // size).tolist() if size else [2] * count
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -106,18 +106,25 @@ def _adaptive(mask: np.ndarray, lag: int, hints: Hints) -> list[Writer]:
     if size <= _SLOW and max(mask.shape) <= mask_bits.CONTEXT_LIMIT:
         writer, coder = _start(_CONTEXT), Encoder()
         mask_bits.code_mask(coder, mask, mask.shape, lag, rows, columns)
-        writer.block(coder.finish())
-        out.append(writer)
+        stream = coder.finish()
+        writer.block(stream)
+        out += [writer] if max(size, sum(mask.shape)) <= turns(len(stream)) else []
     for told in (False, True) if size >= _FAST else ():
         writer, coder = _start(_ROWS), Encoder()
         writer.put(bytes([told]))
         mask_rows.code_mask(coder, mask, mask.shape, lag, rows, columns, told)
-        writer.block(coder.finish())
-        out.append(writer)
+        stream = coder.finish()
+        writer.block(stream)
+        out += [writer] if _fits(mask.shape, stream) else []
     if size >= _FAST:
         out.append(_start(_CLASSES))
         mask_classes.encode(out[-1], mask)
     return out
+
+
+def _fits(matrix: tuple[int, ...], stream: bytes) -> bool:
+    """Whether the row model may code so large a mask in this stream; its inner loop is many times faster than the outer."""
+    return max(sum(matrix), matrix[0] * matrix[1] // 16) <= turns(len(stream))
 
 
 def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, structured: bool = True) -> np.ndarray:
@@ -127,16 +134,24 @@ def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, stru
       ArtifactError: if the stream does not hold it.
     """
     coder, (rows, columns) = reader.coder(CODERS, "positions"), matrix
+    if not 1 <= lag <= max(rows // 2, 1):
+        raise ArtifactError(f"a neighbour {lag} rows before in a matrix of {rows} rows, near offset {reader.offset}")
     if coder == _BITS:
         packed = np.frombuffer(reader.take((rows * columns + 7) // 8, "positions"), np.uint8)
         return unpack_codes(packed, 1, rows * columns).reshape(matrix) != 0
     if coder == _CONTEXT and max(matrix) <= mask_bits.CONTEXT_LIMIT:
-        decoder = Decoder(reader.block("positions"))
-        mask = mask_bits.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns))
+        stream = reader.block("positions")
+        if rows + columns > turns(len(stream)):
+            raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
+        decoder, most = Decoder(stream), turns(len(stream))
+        mask = mask_bits.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns), most)
         decoder.finish()
         return mask
     if coder == _ROWS:
-        told, decoder = reader.take(1) != b"\0", Decoder(reader.block("positions"))
+        told, stream = reader.take(1) != b"\0", reader.block("positions")
+        if not _fits(matrix, stream):
+            raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
+        decoder = Decoder(stream)
         mask = mask_rows.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns), told)
         decoder.finish()
         return mask

@@ -4,6 +4,7 @@ import collections
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lepton_jax.artifact import ArtifactError, account, load, save
+from lepton_jax.artifact import ArtifactError, account, leaves, load, save
+from lepton_jax.artifact.sparse_index import Hints
+from lepton_jax.artifact.streams import Reader
 from lepton_jax.packed import CodebookArray, LowRank, Sparse, pack_bits, unpack
 from lepton_jax.quantization.numerics import QArray, Uniform, quantize
 
@@ -115,6 +118,54 @@ def test_account_adds_up_and_its_ratios_are_what_they_say(saved):
     lines = str(figures).splitlines()
     assert len({len(line) for line in lines[:-1]}) == 1
     assert lines[-2].split()[-1] == str(size)
+
+
+def test_a_loaded_file_knows_its_account_and_coders(saved):
+    artifact = load(saved)
+    assert artifact.account() == account(saved)
+    tensors = {tensor.path: tensor for tensor in artifact.account().tensors}
+    for path, entry in artifact.manifest["tensors"].items():
+        assert entry["coders"] == list(tensors[path].coders) != []
+        assert entry["bytes"] == tensors[path].bytes
+
+
+def test_the_three_ratios_are_of_different_things(tmp_path):
+    """By hand: 40 weights of 2 bits, 3 of them kept, the gaps 0, 3 and 33, which takes one padding zero of 5 bits' gaps."""
+    codes = np.zeros(40, np.uint8)
+    codes[[0, 4, 38]] = [1, 3, 2]
+    leaf = CodebookArray(pack_bits(jnp.asarray(codes), 2), jnp.array([-1.0, 0.5, 2.0]), 2, (8, 5), "float32")
+    save(tmp_path / "m.lepton", first, {"w": leaf}, jnp.ones((1, 2)))
+    figures = account(tmp_path / "m.lepton")
+    assert figures.nonzero_ratio == 40 / 3
+    assert figures.packed_ratio == pytest.approx(160 / ((3 + 1) * (5 + 2) / 8 + 3 * 4))
+    size = os.path.getsize(tmp_path / "m.lepton")
+    assert figures.file_ratio == (160 + figures.program) / size
+    shares = np.array([37, 1, 1, 1]) / 40
+    assert figures.entropy_bytes == pytest.approx(-40 * (shares * np.log2(shares)).sum() / 8)
+    line = str(figures).splitlines()[-1]
+    assert all(f"{name} {getattr(figures, name):.1f}x" in line for name in ("nonzero_ratio", "packed_ratio", "file_ratio"))
+
+
+def large_leaves():
+    rng = np.random.default_rng(0)
+    words = jnp.asarray((rng.normal(size=1_000_000) * 20 + 127).clip(0, 254).astype(np.uint8))
+    yield QArray(words, jnp.ones((1, 1)), jnp.zeros((1, 1), jnp.int32), Uniform(bits=8), (1000, 1000), "float32")
+    mask, values = rng.random(40_000) < 0.05, rng.normal(size=40_000).astype(np.float32)
+    packed = jnp.asarray(np.packbits(mask, bitorder="little"))
+    yield Sparse(jnp.asarray(values[mask]), packed, (200, 200), "float32")
+    yield jnp.asarray(rng.normal(size=300_000).astype(np.float32))
+
+
+@pytest.mark.parametrize("leaf", list(large_leaves()))
+def test_decoding_takes_no_more_memory_than_the_dense_tensor_beside_what_it_returns(leaf):
+    spec, data = leaves.encode(leaf, Hints())
+    leaves.decode(Reader(data), spec, 1 << 24, Hints())  # what the coders keep for all is made here
+    tracemalloc.start()
+    leaves.decode(Reader(data), spec, 1 << 24, Hints())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    result = sum(np.asarray(array).nbytes for array in jax.tree.leaves(leaf))
+    assert peak <= spec.dense_bytes + result + (1 << 20)
 
 
 LEAVES = {
