@@ -128,9 +128,8 @@ def test_adapters_take_the_captured_shapes(teacher):
 
     # By hand: the first hint is the mean of two, each of the student's training-mode features through its own map.
     student = {"params": params, **model_state}
-    _, extra = ConvNet(2).apply(
-        student, IMAGES, train=True, capture_intermediates=True, mutable=["intermediates", "batch_stats"]
-    )
+    options = {"train": True, "capture_intermediates": True, "mutable": ["intermediates", "batch_stats"]}
+    _, extra = jax.jit(partial(ConvNet(2).apply, **options))(student, IMAGES)
     pairs = []
     for i, name in enumerate(["Conv_0", "Conv_1"]):
         a = both["adapters"]["hints"][str(i)]
@@ -363,7 +362,7 @@ def digits():
     state = create(params, {}, tx, identity(), jax.random.key(0))
     step = make_train_step(classification_loss(apply), tx, identity())
     source = batch_source(lambda k: batches(data.train, 64, seed=0, start_step=k))
-    state = fit(state, step, source, FitSettings(steps=120, progress=False))
+    state = fit(state, step, source, FitSettings(steps=120, log_every=120, scan=40, progress=False))
     return data, d.as_teacher(apply, state)
 
 
@@ -390,7 +389,7 @@ def test_distillation_on_digits_beside_pruning_and_quantization(digits, tmp_path
             {},
             source,
             settings,
-            FitSettings(steps=150, evaluate_every=150, checkpoint_every=150, progress=False),
+            FitSettings(steps=150, log_every=150, evaluate_every=150, checkpoint_every=150, scan=50, progress=False),
             tx=optax.adam(2e-2),
             key=jax.random.key(2),
             transform=transform,
@@ -464,7 +463,9 @@ def test_mutual_learning(digits):
     transform, tx = d.by_part({"a": prune(0.5)}), optax.adam(2e-2)
     state = create(params, model_state, tx, transform, key)
     source = batch_source(lambda k: batches(data.train, 64, seed=0, start_step=k))
-    state = fit(state, make_train_step(loss_fn, tx, transform), source, FitSettings(steps=100, progress=False))
+    state = fit(
+        state, make_train_step(loss_fn, tx, transform), source, FitSettings(steps=100, log_every=100, scan=50, progress=False)
+    )
     assert error(applies["a"], d.part(state, "a"), data.test, prune(0.5)) < 0.3
     assert error(applies["b"], d.part(state, "b"), data.test) < 0.3
     with pytest.raises(ValueError, match="two peers or more; got a"):
