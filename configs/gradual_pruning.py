@@ -13,27 +13,30 @@ from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, Set, SoftThre
 from experiments.study import Row, Study
 from lepton_jax.models import LeNet300
 
-PENALTIES = {0.5: 1e-5, 0.8: 1e-4, 0.9: 3e-4, 0.95: 1e-3, 0.98: 3e-3}
+PENALTIES = {0.5: 4.4e-4, 0.8: 6.5e-3, 0.9: 2e-2, 0.95: 6e-2, 0.98: 0.26}
+"""Interpolated between the sparsities that 1e-4, 1e-3, 1e-2 and 1e-1 gave."""
 
 
 def get_config() -> Study:
-    rate = Adam(learning_rate=1e-3)
+    # Each the best of 1e-3, 3e-3 and 6e-3 on validation data: the dense network, those that begin dense, those that never are.
+    slow, rate, fast = Adam(learning_rate=1e-3), Adam(learning_rate=3e-3), Adam(learning_rate=6e-3)
     return Study(
         name="gradual_pruning",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
-        epochs=10,
+        epochs=8,
+        files=False,
         rows=(
-            Row(name="dense", method=Dense(), optimizer=rate),
-            Row(name="one_shot", method=OneShot(), optimizer=rate, dense_epochs=5),
+            Row(name="dense", method=Dense(), optimizer=slow),
+            Row(name="one_shot", method=OneShot(), optimizer=rate, dense_epochs=4),
             Row(name="gradual_layer", method=Gradual(spread="uniform"), optimizer=rate),
             Row(name="gradual_erk", method=Gradual(spread="erk"), optimizer=rate),
             Row(name="gradual_global", method=Gradual(spread="global"), optimizer=rate),
-            Row(name="surgery", method=Surgery(), optimizer=rate, dense_epochs=5),
+            Row(name="surgery", method=Surgery(), optimizer=rate, dense_epochs=4),
             Row(name="ac_dc", method=AcDc(), optimizer=rate),
             Row(name="soft_threshold", method=SoftThreshold(penalties=PENALTIES), optimizer=rate),
-            Row(name="static", method=Static(), optimizer=rate),
-            Row(name="set", method=Set(), optimizer=rate),
-            Row(name="rigl", method=Rigl(), optimizer=rate),
+            Row(name="static", method=Static(), optimizer=fast),
+            Row(name="set", method=Set(), optimizer=fast),
+            Row(name="rigl", method=Rigl(), optimizer=fast),
         ),
     )

@@ -17,6 +17,7 @@ def get_config() -> Lottery:
         name="lottery_ticket",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
-        epochs=10,
-        optimizer=Adam(learning_rate=1e-3),
+        epochs=8,
+        files=False,
+        optimizer=Adam(learning_rate=3e-3),
     )

@@ -15,7 +15,7 @@ from experiments.sparse_methods import Dense
 from experiments.study import Row, Study
 from lepton_jax.models import LeNet300
 
-RATE = Adam(learning_rate=1e-3)
+RATE = Adam(learning_rate=6e-3)
 CRITERIA = {
     "snip": AtInit(criterion="snip"),
     "grasp": AtInit(criterion="grasp"),
@@ -37,11 +37,11 @@ def get_config() -> Study:
         name="prune_at_init",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
-        epochs=5,
+        epochs=4,
         sparsities=(0.8, 0.95, 0.98),
         files=False,
         rows=(
-            Row(name="dense", method=Dense(), optimizer=RATE),
+            Row(name="dense", method=Dense(), optimizer=Adam(learning_rate=1e-3)),
             Row(name="random", method=AtInit(criterion="random"), optimizer=RATE),
             *(row(*one, ablation) for one in CRITERIA.items() for ablation in ABLATIONS),
         ),

@@ -79,7 +79,10 @@ def stack(states: Sequence[TrainState]) -> TrainState:
 
 @functools.partial(jax.jit, static_argnums=1)  # compiled whole: leaf by leaf it would be dozens of small programs
 def _join(states: tuple[TrainState, ...], join: Callable[[list[Array]], Array]) -> TrainState:
-    return TrainState(jnp.copy(states[0].step), *jax.tree.map(lambda *leaves: join(list(leaves)), *[s[1:] for s in states]))
+    def joined(*leaves: Array) -> Array:
+        return jnp.copy(join(list(leaves)))  # what is joined is donated, and its parts may be needed again
+
+    return TrainState(jnp.copy(states[0].step), *jax.tree.map(joined, *[state[1:] for state in states]))
 
 
 @jax.jit

@@ -113,6 +113,7 @@ class Runner:
         self._loss = classification_loss(self._apply)
         self._programs: dict[Any, TrainStep] = {}
         self._dense: dict[tuple[int, Adam], TrainState] = {}
+        self._unmasked: dict[tuple[int, Adam], TrainState] = {}
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, in the order of the study."""
@@ -149,8 +150,7 @@ class Runner:
         scene = self._scene(steps)
         methods = [dataclasses.replace(row.method, sparsity=level) for level in levels]
         tx = methods[0].wrap(row.optimizer.build(steps))
-        before = self._before(row)
-        states = [self._begin(method, scene, tx, before) for method in methods]
+        states = [self._begin(row, method, scene, tx) for method in methods]
         # Whatever differs between members is in their states, so any one's transform steps and views them all. It is the same
         # one whichever of them are missing, down to the roundings of its schedule.
         canonical = self.study.levels(row)[0] if row.method.stacks else levels[0]
@@ -160,20 +160,24 @@ class Runner:
         args = (self.study, self.dataset.train, step, members.stack(states), self.seeds * len(levels))
         return members.train(*args, epochs=epochs, first_epoch=row.dense_epochs, name=name), transform
 
-    def _begin(self, method: SparseMethod, scene: Scene, tx: optax.GradientTransformation, before: TrainState) -> TrainState:
+    def _begin(self, row: Row, method: SparseMethod, scene: Scene, tx: optax.GradientTransformation) -> TrainState:
         """Return the stacked states of every seed at step 0 of a method."""
+        before = self._before(row)
 
         def begin(params: PyTree, model_state: PyTree, key: Array) -> TrainState:
             key, method_key = jax.random.split(key)
             return create(params, model_state, tx, method.build(scene, method_key), key)
 
-        state = members.restart(before, begin)
         if not isinstance(method, MaskFinder):
-            return state
+            return members.restart(before, begin)
+        wanted = (row.dense_epochs, row.optimizer)
+        if wanted not in self._unmasked:
+            self._unmasked[wanted] = members.restart(before, begin)
+        state = self._unmasked[wanted]
         find = partial(method.masks, scene) if method.in_rounds else jax.jit(partial(method.masks, scene))
         runs = [members.member(state, place) for place in range(members.count(state))]
-        masks = [find(run.params, jax.random.fold_in(run.key, 0)) for run in runs]
-        return state._replace(tstate=FixedMasksState(jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)))
+        masks = [jax.device_get(find(run.params, jax.random.fold_in(run.key, 0))) for run in runs]
+        return state._replace(tstate=FixedMasksState(jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *masks)))
 
     def _step(self, row: Row, steps: int, tx: optax.GradientTransformation, transform: Transform) -> TrainStep:
         """Return the training step, the same one where nothing that is compiled differs."""

@@ -108,6 +108,6 @@ def test_a_loss_that_is_not_finite_names_the_member(digits):
 
 
 def test_states_of_different_structure_do_not_stack(digits):
-    dense = members.start(CONFIG, digits, lambda p, m, k: create(p, m, optax.sgd(0.1), method(0.5, k), k), (0,))
+    dense = members.start(CONFIG, digits, lambda p, m, key: create(p, m, optax.sgd(0.1), method(0.5, key), key), (0,))
     with pytest.raises(ValueError, match="trained apart"):
         members.stack([started(digits), dense])
