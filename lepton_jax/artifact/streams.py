@@ -11,6 +11,15 @@ CATEGORIES = ("values", "positions", "codebook", "scales", "tables")
 """What a tensor's bytes are for; ``tables``: coders' choices, probabilities and lengths."""
 
 
+def turns(stored: int) -> int:
+    """How many turns of a slow loop a coded stream of `stored` bytes may ask for.
+
+    No stream that pays comes near it: where a byte holds so many symbols, other coders do as well. Encoders keep to it, so a
+    stream that asks for more is a bomb, and is refused before the loop begins.
+    """
+    return 256 * (stored + 4)
+
+
 class Writer:
     """Collects bytes, each with its category."""
 
