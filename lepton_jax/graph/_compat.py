@@ -270,7 +270,9 @@ def bind_custom_vjp(eqn: JaxprEqn, values: Sequence[Any], evaluate: Evaluate) ->
         jaxpr, consts = rule.call_wrapped(*nonzeros[n_consts:])
         return evaluate("fwd", open_jaxpr(jaxpr), consts, primals[n_consts:])
 
-    changed = any(np.shape(v) != aval(var).shape for v, var in zip(values, eqn.invars))
+    changed = any(
+        (np.shape(v), jax.dtypes.result_type(v)) != (aval(var).shape, aval(var).dtype) for v, var in zip(values, eqn.invars)
+    )
     subfuns = (
         linear_util.wrap_init(new_fun, debug_info=fun.debug_info),
         linear_util.wrap_init(new_fwd, debug_info=fwd.debug_info),

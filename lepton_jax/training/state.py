@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.precision.loss_scale import LossScale
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
@@ -22,6 +23,7 @@ class TrainState(NamedTuple):
       opt_state: of the optax optimiser.
       tstate: of the transform.
       key: a typed random key; step k draws from ``fold_in(key, k)``.
+      loss_scale: of the loss scaling, a `lepton_jax.precision.LossScaleState`; ``()`` without.
     """
 
     step: Array
@@ -30,10 +32,17 @@ class TrainState(NamedTuple):
     opt_state: Any
     tstate: Any
     key: Array
+    loss_scale: Any = ()
 
 
 def create(
-    params: PyTree, model_state: PyTree, tx: optax.GradientTransformation, transform: Transform, key: Array
+    params: PyTree,
+    model_state: PyTree,
+    tx: optax.GradientTransformation,
+    transform: Transform,
+    key: Array,
+    *,
+    loss_scale: LossScale | None = None,
 ) -> TrainState:
     """Begin a run at step 0.
 
@@ -46,6 +55,7 @@ def create(
       tx: the optimiser; initialised for the transform's masters.
       transform: the view to train under; `lepton_jax.identity` for plain training.
       key: a typed key, from `jax.random.key`.
+      loss_scale: as for `make_train_step`.
 
     Raises:
       TypeError: if `key` is a raw array of `jax.random.PRNGKey`.
@@ -61,7 +71,8 @@ def create(
 
     def begin(params: PyTree, model_state: PyTree, key: Array) -> TrainState:
         params, tstate = transform.init(params)
-        return jax.tree.map(_own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key))
+        scaling = () if loss_scale is None else loss_scale.init()
+        return jax.tree.map(_own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key, scaling))
 
     # Compiled whole: an operation at a time, a transform's init would compile dozens of small programs.
     return jax.jit(begin)(params, model_state, key)

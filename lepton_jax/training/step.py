@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from lepton_jax.precision.loss_scale import LossScale, all_finite, keep_unless, scaled, unscaled
 from lepton_jax.training.state import TrainState
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
@@ -16,21 +18,31 @@ LossFn = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, Metri
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, transform: Transform) -> TrainStep:
+def make_train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, transform: Transform, *, loss_scale: LossScale | None = None
+) -> TrainStep:
     """Make the jitted training step.
 
     ``grads = d loss_fn(view(params)) / d params``; then `tx`, then ``transform.update(params, tstate, grads, step)``.
     Traced once over a run; the state that is passed in is donated, so use the one that comes out. Whether a loss is finite
     is looked at by the loop (`fit`), not in the step: there it would cost a tenth of a small model's step.
 
+    With loss scaling the scaled loss is differentiated and the gradients are unscaled before `tx` has them, so that clipping
+    and accumulation (`optax.MultiSteps`) see true sizes. A step whose loss or gradients are not finite changes nothing but the
+    scale and the step's number: parameters, optimiser, model state and transform stay as they were.
+
     Args:
       loss_fn: ``(params as seen, model_state, batch, key) -> (loss, (model_state, metrics))``; metrics are scalars by name.
       tx: the optimiser, for the masters. It is given ``value=loss`` and ``tstate=``, the transform's state, if it takes such
         things (`lepton_jax.pruning.sparse_training.masked_moments` takes the latter).
       transform: the view to train under.
+      loss_scale: a `lepton_jax.precision.DynamicScale`, `StaticScale` or `NoScale`, which `create` must have been given too;
+        None neither scales nor skips, and costs nothing.
 
     Returns:
-      ``step(state, batch) -> (state, metrics)``; metrics has the loss under "loss".
+      ``step(state, batch) -> (state, metrics)``; metrics has the loss (unscaled) under "loss" and, with loss scaling, the
+      scale that the step used under "loss_scale", whether it was skipped under "skipped" (0 or 1), and how many were so far
+      under "skipped_steps".
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,16 +60,36 @@ def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation, transform
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
 
-        def seen(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-            return loss_fn(transform.view(params, state.tstate), state.model_state, batch, key)
+        def seen(params: PyTree) -> tuple[Array, tuple[Array, PyTree, Metrics]]:
+            loss, (model_state, metrics) = loss_fn(transform.view(params, state.tstate), state.model_state, batch, key)
+            return scaled(loss, state.loss_scale) if loss_scale is not None else loss, (loss, model_state, metrics)
 
-        (loss, (model_state, metrics)), grads = jax.value_and_grad(seen, has_aux=True)(state.params)
+        (_, (loss, model_state, metrics)), grads = jax.value_and_grad(seen, has_aux=True)(state.params)
+        if loss_scale is not None:
+            grads = unscaled(grads, state.loss_scale)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, tstate=state.tstate)
         params = optax.apply_updates(state.params, updates)
         params, tstate = transform.update(params, state.tstate, grads, state.step)
-        return TrainState(state.step + 1, params, model_state, opt_state, tstate, state.key), {"loss": loss, **metrics}
+        new = TrainState(state.step + 1, params, model_state, opt_state, tstate, state.key, state.loss_scale)
+        metrics = {"loss": loss, **metrics}
+        return (new, metrics) if loss_scale is None else _settled(loss_scale, state, new, metrics, all_finite((loss, grads)))
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _settled(
+    loss_scale: LossScale, old: TrainState, new: TrainState, metrics: Metrics, finite: Array
+) -> tuple[TrainState, Metrics]:
+    """Take the step if it was finite, else skip it whole; move the scale on."""
+    scaling = loss_scale.update(old.loss_scale, finite)
+    kept = keep_unless(finite, new._replace(loss_scale=()), old._replace(step=new.step, loss_scale=()))
+    metrics = {
+        **metrics,
+        "loss_scale": old.loss_scale.scale,
+        "skipped": 1.0 - finite.astype(jnp.float32),
+        "skipped_steps": scaling.skipped,
+    }
+    return kept._replace(loss_scale=scaling), metrics
 
 
 def make_scan_steps(step: TrainStep, count: int) -> TrainStep:
