@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -233,7 +235,7 @@ def save(
     head |= {name: value for name, value in (("recipe", recipe), ("metrics", metrics)) if value}
     head["jax"] = jax.__version__
     try:
-        manifest = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+        manifest = json.dumps(head, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"recipe and metrics must be JSON: {error}") from error
     container.write_atomic(path, container.build(manifest, bytes(code), b"".join(streams)))
@@ -262,7 +264,10 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress
     parsed = container.parse(data, name)
     manifest = read_manifest(parsed, name)
     described = read_tensors(parsed, manifest, name, len(data), max_bytes, progress)
-    tree = structure.rebuild(manifest["tree"], iter([leaf for _, _, leaf, _ in described]))
+    try:
+        tree = structure.rebuild(manifest["tree"], iter([leaf for _, _, leaf, _ in described]))
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: the manifest: {error}") from error
     parts = parts_of(parsed, described)
     tensors = {
         path: {"kind": spec.kind_name, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": used, "coders": list(coders)}
@@ -272,7 +277,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress
     code, begin = parsed.sections["program"].data, manifest.get("native")
     if begin is None:
         return Artifact(tree, full, code, parts)
-    if not isinstance(begin, int) or not 0 < begin < len(code):
+    if type(begin) is not int or not 0 < begin < len(code):
         raise ArtifactError(f"{name}: a native program at {begin!r} of the programs' {len(code)} bytes")
     return Artifact(tree, full, code[:begin], parts, code[begin:])
 
@@ -285,12 +290,32 @@ def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
     """
     section = parsed.sections["manifest"]
     try:
-        manifest = json.loads(section.data)
+        manifest = json.loads(section.data, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{name}: the manifest at offset {section.offset} is not JSON: {error}") from error
     if not isinstance(manifest, dict) or "tree" not in manifest:
         raise ArtifactError(f"{name}: the manifest at offset {section.offset} has no tree")
+    for key, kind in (("batch", str), ("jax", str), ("recipe", dict), ("metrics", dict)):
+        if not isinstance(manifest.get(key, kind()), kind):
+            found = type(manifest[key]).__name__
+            raise ArtifactError(f"{name}: the manifest at offset {section.offset}: {key!r} is of type {found}")
     return manifest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return out
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text[:20]} is no finite number")
 
 
 def read_tensors(
@@ -310,16 +335,19 @@ def read_tensors(
       ArtifactError: for damage, naming the tensor.
     """
     section = parsed.sections["tensors"]
+    texts = structure.leaf_texts(manifest["tree"])
     try:
-        specs = [(path, leaves.parse_spec(text)) for path, text in structure.leaf_texts(manifest["tree"])]
+        # Every leaf has a byte at least: a longer list is not read to its end.
+        specs = [(path, leaves.parse_spec(text)) for path, text in itertools.islice(texts, len(section.data) + 1)]
     except ArtifactError as error:
         raise ArtifactError(f"{name}: the manifest: {error}") from error
     limit = max(_FREE_BYTES, _MAX_EXPANSION * file_size) if max_bytes is None else max_bytes
-    wanted = sum(spec.dense_bytes for _, spec in specs)
+    wanted = sum(spec.room for _, spec in specs)
     if wanted > limit:
+        path, spec = max(specs, key=lambda one: one[1].room)
         raise ArtifactError(
-            f"{name}: {wanted} bytes of dense weights declared, more than the {limit} allowed for a file of {file_size} bytes; "
-            "if you trust it, give load(..., max_bytes=...)"
+            f"{name}: {wanted} bytes of dense weights declared, more than the {limit} allowed for a file of {file_size} bytes, "
+            f"most by tensor {path}: {spec.text}; if you trust it, give load(..., max_bytes=...)"
         )
     out, position, hints = [], 0, Hints()
     for path, spec in tqdm(specs, desc="decode", unit="tensor", disable=None if progress else True):
@@ -328,7 +356,7 @@ def read_tensors(
             leaf = leaves.decode(reader, spec, limit, hints)
         except ArtifactError as error:
             raise ArtifactError(f"{name}: tensor {path}: {error}") from error
-        except (ValueError, IndexError, OverflowError, TypeError) as error:
+        except (ValueError, IndexError, OverflowError, TypeError, MemoryError) as error:
             raise ArtifactError(f"{name}: tensor {path}: damaged near offset {reader.offset}: {error}") from error
         position += sum(reader.bytes.values())
         out.append((path, spec, leaf, reader))

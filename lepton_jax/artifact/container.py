@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import lzma
 import os
-import tempfile
+import secrets
+import shutil
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,6 +30,11 @@ MAJOR, MINOR = 1, 1
 SECTIONS = ("manifest", "program", "tensors")
 _RAW, _DEFLATE, _ZSTD, _XZ = range(4)
 _MAX_INFLATED = 1 << 30
+# JSON takes some twenty times its bytes when read; this is room for a hundred thousand tensors.
+_MAX_MANIFEST = 1 << 22
+_FREE_PROGRAM, _MAX_EXPANSION = 1 << 24, 64
+_LONGEST_HEAD = 6 + 3 * (1 + 9 + 9 + 4) + 4
+_CHUNK = 1 << 20
 
 # Read first by the manifest's coder: what most manifests say, so that a short one costs few bytes. Part of format version 1.
 _WORDS = (
@@ -128,8 +134,12 @@ def _inflate(codec: int, stored: bytes, size: int) -> bytes:
     if codec == _DEFLATE:
         return zlib.decompressobj(-15, _WORDS).decompress(stored, size + 1)
     if codec == _ZSTD:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stored) as reader:
-            return reader.read(size + 1)
+        # Chunk by chunk: `read` takes all the room that it is asked for, whatever there is to read.
+        with zstandard.ZstdDecompressor(max_window_size=1 << 24).stream_reader(stored) as reader:
+            out = bytearray()
+            while chunk := reader.read(min(_CHUNK, size + 1 - len(out))):
+                out += chunk
+            return bytes(out)
     if codec == _XZ:
         return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_lzma(size)).decompress(stored, size + 1)
     raise ArtifactError(f"has codec {codec}, which this version does not know")
@@ -145,6 +155,61 @@ def build(manifest: bytes, program: bytes | bytearray, tensors: bytes) -> bytes:
     return bytes(table + zlib.crc32(table).to_bytes(4, "little") + body)
 
 
+class _Entry(NamedTuple):
+    """What the head says of a section."""
+
+    codec: int
+    stored: int
+    size: int
+    crc: int
+
+
+def _parse_head(file: bytes, size: int, name: str) -> tuple[tuple[int, int], list[_Entry], int]:
+    """Check a file's head against its size; `file` are its first bytes, at least as many as a head has.
+
+    Returns:
+      (version, what is said of each section, where the first section begins).
+
+    Raises:
+      ArtifactError: as `parse`.
+    """
+    if file[:4] != MAGIC:
+        raise ArtifactError(f"{name}: not a .lepton file: begins with {file[:4]!r} at offset 0, not {MAGIC!r}")
+    position = 4
+
+    def take(count: int) -> bytes:
+        nonlocal position
+        if position + count > len(file):
+            raise ArtifactError(f"the file ends at offset {len(file)}")
+        position += count
+        return file[position - count : position]
+
+    if len(file) < 6:
+        raise ArtifactError(f"{name}: truncated: the file ends at offset {len(file)}")
+    major, minor = take(2)
+    if major > MAJOR:
+        raise ArtifactError(
+            f"{name}: version {major}.{minor} at offset 4: written by a newer lepton_jax; this one reads {MAJOR}.x: upgrade it"
+        )
+    if major < 1:
+        raise ArtifactError(f"{name}: version {major}.{minor} at offset 4 never was; the file is damaged")
+    entries = []
+    try:
+        for _ in SECTIONS:
+            entries.append(_Entry(take(1)[0], read_varint(take), read_varint(take), int.from_bytes(take(4), "little")))
+        end = position
+        take(4)
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: the head is damaged or truncated near offset {position}: {error}") from error
+    if zlib.crc32(file[:end]) != int.from_bytes(file[end:position], "little"):
+        raise ArtifactError(f"{name}: damaged: wrong checksum of the head, offsets 0 to {end}")
+    declared = position + sum(entry.stored for entry in entries)
+    if declared != size:
+        what = "truncated" if declared > size else "followed by foreign bytes"
+        raise ArtifactError(f"{name}: {what}: the head declares that it ends at offset {declared}, the file does at {size}")
+    return (major, minor), entries, position
+
+
 def parse(file: bytes, name: str) -> Container:
     """Check a file's head, sizes and checksums, and return its sections.
 
@@ -155,54 +220,34 @@ def parse(file: bytes, name: str) -> Container:
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file; names the section and its offset.
     """
-    if file[:4] != MAGIC:
-        raise ArtifactError(f"{name}: not a .lepton file: begins with {file[:4]!r} at offset 0, not {MAGIC!r}")
-    position = 4
-
-    def take(count: int) -> bytes:
-        nonlocal position
-        if position + count > len(file):
-            raise ArtifactError(f"{name}: truncated: the head ends at offset {len(file)}")
-        position += count
-        return file[position - count : position]
-
-    major, minor = take(2)
-    if major > MAJOR:
-        raise ArtifactError(
-            f"{name}: version {major}.{minor} is newer than {MAJOR}.{MINOR}, the newest read here; upgrade lepton_jax"
-        )
-    entries = []
-    for _ in SECTIONS:
-        entries.append((take(1)[0], read_varint(take), read_varint(take), int.from_bytes(take(4), "little")))
-    end = position
-    if zlib.crc32(file[:end]) != int.from_bytes(take(4), "little"):
-        raise ArtifactError(f"{name}: damaged: wrong checksum of the head, offsets 0 to {end}")
-    head = position
-    declared = head + sum(stored for _, stored, _, _ in entries)
-    if declared != len(file):
-        what = "truncated" if declared > len(file) else "followed by foreign bytes"
-        raise ArtifactError(f"{name}: {what}: the head declares {declared} bytes, the file has {len(file)}")
-    sections = {}
+    version, entries, head = _parse_head(file, len(file), name)
+    position, sections = head, {}
     for section, (codec, stored, size, crc) in zip(SECTIONS, entries):
         data = file[position : position + stored]
         if zlib.crc32(data) != crc:
             raise ArtifactError(f"{name}: damaged: wrong checksum of the {section}, offsets {position} to {position + stored}")
+        allowed = _MAX_MANIFEST if section == "manifest" else max(_FREE_PROGRAM, _MAX_EXPANSION * stored)
+        if size > allowed:
+            raise ArtifactError(f"{name}: the {section} at offset {position} declares {size} bytes; {allowed} are allowed")
         try:
             sections[section] = Section(section, position, stored, decompress(codec, data, size))
         except ArtifactError as error:
             raise ArtifactError(f"{name}: the {section} at offset {position} {error}") from error
         position += stored
-    return Container(sections, head, (major, minor))
+    return Container(sections, head, version)
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """Return a file's bytes.
+    """Return a file's bytes; what is no `.lepton` file, or has another size than it declares, is not read to its end.
 
     Raises:
-      ArtifactError: if it cannot be read.
+      ArtifactError: if it cannot be read, or its head is wrong.
     """
     try:
         with open(path, "rb") as file:
+            first, size = file.read(_LONGEST_HEAD), os.fstat(file.fileno()).st_size
+            _parse_head(first, size, os.fspath(path))
+            file.seek(0)
             return file.read()
     except OSError as error:
         raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
@@ -211,31 +256,42 @@ def read(path: str | os.PathLike[str]) -> bytes:
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that, whatever happens, its old content or the new one is there.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and take the name in one step.
+    The bytes go to a temporary file in the same folder, ``.NAME.XXXXXXXX.lepton-part``, reach the disk, and take the name in
+    one step. Who is killed before that leaves such a file behind; nothing reads it, and it may be deleted.
 
     Raises:
       ArtifactError: if the disk is full or the folder cannot be written; a file already there is kept.
     """
-    target = os.path.abspath(os.fspath(path))
-    temporary = None
+    target = os.path.realpath(os.fspath(path))
+    folder, base = os.path.split(target)
+    temporary = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(4)}.lepton-part")
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=os.path.basename(target) + ".", suffix=".tmp", dir=os.path.dirname(target)
-        )
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            os.fchmod(descriptor, 0o644)
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if os.path.exists(target):
+            shutil.copymode(target, temporary)
         os.replace(temporary, target)
+        _sync_folder(folder)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise ArtifactError(
             f"cannot write {os.fspath(path)} ({len(data)} bytes): {error.strerror or error}. "
             "A file of that name is as it was; free space or choose another folder."
         ) from error
+
+
+def _sync_folder(folder: str) -> None:
+    """Have a new name reach the disk too, where the system can do that for a folder; the file is whole either way."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -45,6 +45,11 @@ class Spec(NamedTuple):
         return self.size * (16 if self.kind == "k" else arrays.dtype_of(self.dtype).itemsize)
 
     @property
+    def room(self) -> int:
+        """Bytes that decoding may take room for: of the dense array, at least four an element and one for an empty axis."""
+        return _room(self.shape, 16 if self.kind == "k" else arrays.dtype_of(self.dtype).itemsize)
+
+    @property
     def kind_name(self) -> str:
         """The kind as a word."""
         return _KIND_NAMES[self.kind]
@@ -85,6 +90,19 @@ def parse_spec(text: str) -> Spec:
     if kind != "k":
         arrays.dtype_of(dtype)
     return spec
+
+
+def _room(shape: tuple[int, ...], itemsize: int) -> int:
+    return math.prod(max(length, 1) for length in shape) * max(itemsize, 4)
+
+
+def _require(holds: bool, found: str, reader: Reader) -> None:
+    if not holds:
+        raise ArtifactError(f"{found}, near offset {reader.offset}")
+
+
+def _is_real(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer))
 
 
 def _pack_codes(codes: np.ndarray, width: int) -> jax.Array:
@@ -171,10 +189,14 @@ def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
         _remember(hints, bits != 0, spec.shape)
         return _as_array(bits, dtype, spec.shape)
     if spec.kind == "k":
-        return jax.random.wrap_key_data(_take_array(reader, limit, hints, "values"), impl=spec.dtype)
+        keys = jax.random.wrap_key_data(_take_array(reader, limit, hints, "values"), impl=spec.dtype)
+        _require(keys.shape == spec.shape, f"keys of shape {keys.shape} where {spec.shape} are declared", reader)
+        return keys
     if spec.kind == "c":
         codebook = _take_array(reader, limit, hints, "codebook")
         alphabet = reader.take(1)[0] + 1
+        plain = codebook.ndim == 1 and codebook.size < 256 and _is_real(codebook) and alphabet <= 2 ** spec.numbers[0]
+        _require(plain, f"a table of shape {codebook.shape}, {codebook.dtype}, for {alphabet} codes", reader)
         codes = tensor_codes.decode(reader, alphabet, spec.shape, hints)
         _remember(hints, codes != 0, spec.shape)
         return CodebookArray(_pack_codes(codes, spec.numbers[0]), codebook, spec.numbers[0], spec.shape, spec.dtype)
@@ -182,13 +204,16 @@ def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
         width, symmetric, axis = spec.numbers
         fmt = Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if axis == _NO_AXIS else axis)
         scale, zero_point = (_take_array(reader, limit, hints, "scales") for _ in range(2))
+        ndim, real = len(spec.shape), _is_real(scale) and _is_real(zero_point)
+        along = scale.ndim in (0, ndim) and all(length in (1, of) for length, of in zip(scale.shape, spec.shape))
+        fits = real and along and scale.shape == zero_point.shape and (axis == _NO_AXIS or -ndim <= axis < ndim)
+        _require(fits, f"scales of shapes {scale.shape} and {zero_point.shape} along axis {axis} of {spec.shape}", reader)
         codes = tensor_codes.decode(reader, 2**width, spec.shape, hints)
         _remember(hints, codes != -fmt.q_range[0], spec.shape)
         return QArray(_pack_codes(codes, width), scale, zero_point, fmt, spec.shape, spec.dtype)
     mask = tensor_codes.decode(reader, 2, spec.shape, hints, "positions")
     values = _take_array(reader, limit, hints, "values")
-    if values.shape != (int(mask.sum()),):
-        raise ArtifactError(f"{values.shape} values for {int(mask.sum())} positions, near offset {reader.offset}")
+    _require(values.shape == (int(mask.sum()),), f"{values.shape} values for {int(mask.sum())} positions", reader)
     _remember(hints, mask != 0, spec.shape)
     return Sparse(values, _pack_codes(mask, 1), spec.shape, spec.dtype)
 
@@ -217,6 +242,8 @@ def _pattern_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
 
 
 def _as_array(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> Any:
+    if dtype == np.bool_ and bits.max(initial=0) > 1:
+        raise ArtifactError("a flag is neither 0 nor 1")
     array = np.ascontiguousarray(bits).view(np.uint8).view(dtype).reshape(shape) if bits.size else np.zeros(shape, dtype)
     # Without 64-bit mode jax would narrow these; numpy keeps them.
     return array if dtype.itemsize == 8 and not jax.config.read("jax_enable_x64") else jnp.asarray(array)
@@ -245,8 +272,7 @@ def _take_array(reader: Reader, limit: int, hints: Hints, category: str) -> Any:
     name = reader.block().decode("ascii", "replace") if code == 255 else _DTYPES[code]
     dtype, ndim = arrays.dtype_of(name), reader.number()
     shape = tuple(reader.number() for _ in range(min(ndim, 33)))
-    count = math.prod(shape)
-    if ndim > 32 or count * dtype.itemsize > limit:
+    if ndim > 32 or _room(shape, dtype.itemsize) > limit:
         raise ArtifactError(
             f"an array of shape {shape} declared near offset {reader.offset}; at most {limit} bytes are allowed"
         )

@@ -71,7 +71,13 @@ def code_flags(coder: Coder, flags: Any | None, hints: list[int], lag: int) -> l
 
 
 def code_mask(
-    coder: Coder, mask: np.ndarray | None, matrix: tuple[int, int], lag: int, row_hints: list[int], column_hints: list[int]
+    coder: Coder,
+    mask: np.ndarray | None,
+    matrix: tuple[int, int],
+    lag: int,
+    row_hints: list[int],
+    column_hints: list[int],
+    limit: int = CONTEXT_LIMIT,
 ) -> np.ndarray:
     """Code a mask; the same call decodes it.
 
@@ -82,9 +88,13 @@ def code_mask(
       lag: how many rows before lies the neighbour above; 1 if there is none.
       row_hints: one small integer a row, known beforehand.
       column_hints: one a column.
+      limit: how many bits there may be where neither row nor column is empty.
 
     Returns:
       The mask.
+
+    Raises:
+      ArtifactError: if there are more.
     """
     rows = matrix[0]
     column_flags = code_flags(coder, None if mask is None else mask.any(axis=0).astype(int).tolist(), column_hints, 1)
@@ -92,7 +102,7 @@ def code_mask(
         return np.array(column_flags, bool)[None, :]
     row_flags = code_flags(coder, None if mask is None else mask.any(axis=1).astype(int).tolist(), row_hints, lag)
     kept = np.flatnonzero(column_flags)
-    if len(kept) * sum(row_flags) > CONTEXT_LIMIT:
+    if len(kept) * sum(row_flags) > min(limit, CONTEXT_LIMIT):
         raise ArtifactError(f"a mask of {sum(row_flags)} x {len(kept)} bits is too large for its coder")
     near_weights, mixer = nearness(lag), Mixer(5)
     reach = len(near_weights)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.artifact.streams import Reader, Writer, turns
 
 _BITS = 16
 _TOTAL = 1 << _BITS
@@ -62,6 +62,8 @@ def encode(writer: Writer, symbols: np.ndarray, table: np.ndarray, contexts: np.
     bits = float(_BITS * len(symbols) - np.log2(width.astype(np.float64)).sum())
     # More lanes are faster, and each costs some six bytes: together less than 0.1 % of the stream.
     lanes = int(min(6 + bits / 8 // 8192, max(len(symbols) // 512, 1), _MAX_LANES))
+    while lanes < _MAX_LANES and -(-len(symbols) // lanes) > turns(int(max(8 * lanes, bits / 8))):
+        lanes = min(2 * lanes, _MAX_LANES)
     states, words = np.full(lanes, _LOW), []
     for begin in range((max(len(symbols), 1) - 1) // lanes * lanes, -1, -lanes):
         f, c = width[begin : begin + lanes], start[begin : begin + lanes]
@@ -86,6 +88,8 @@ def decode(reader: Reader, count: int, table: np.ndarray, category: str, context
     lanes, length = reader.number(), reader.number()
     if not 1 <= lanes <= _MAX_LANES:
         raise ArtifactError(f"{lanes} coding lanes declared at offset {reader.offset}; 1 to {_MAX_LANES} are allowed")
+    if -(-count // lanes) > turns(8 * lanes + 4 * length) and lanes < _MAX_LANES:
+        raise ArtifactError(f"{count} symbols in {lanes} lanes and {length} words declared at offset {reader.offset}")
     states = np.frombuffer(reader.take(8 * lanes, category), "<u8").astype(np.uint64)
     words = np.frombuffer(reader.take(4 * length, category), "<u4").astype(np.uint64)
     starts, widths = (np.cumsum(table, -1) - table).astype(np.uint64), table.astype(np.uint64)

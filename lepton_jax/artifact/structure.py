@@ -6,6 +6,7 @@ factors of a `LowRank`. A node of another type (an `nnx.State`, a dataclass) is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,7 +77,11 @@ def leaf_texts(node: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
-    """Return the tree that `describe` described, of dicts, lists, tuples and `LowRank`, with the given leaves in order."""
+    """Return the tree that `describe` described, of dicts, lists, tuples and `LowRank`, with the given leaves in order.
+
+    Raises:
+      ArtifactError: if factors do not fit together.
+    """
     if node is None:
         return None
     if isinstance(node, str):
@@ -86,18 +91,28 @@ def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
         return dict(children)
     values = [value for _, value in children]
     if node[0] == _LOW_RANK:
-        return LowRank(u=values[0], v=values[1], shape=tuple(node[1]))
+        return _factored(values[0], values[1], tuple(node[1]))
     return values if node[0] == _LIST else tuple(values)
+
+
+def _factored(u: Any, v: Any, shape: tuple[int, ...]) -> LowRank:
+    if not all(is_coded(part) or hasattr(part, "dtype") for part in (u, v)):
+        raise ArtifactError(f"the factors of a tensor of shape {shape} are no arrays")
+    product = (*u.shape[:-1], *v.shape[-1:])
+    fits = len(u.shape) == len(v.shape) > 1 and u.shape[-1] == v.shape[-2] and u.shape[:-2] == v.shape[:-2]
+    if not fits or math.prod(product) != math.prod(shape):
+        raise ArtifactError(f"factors of shapes {u.shape} and {v.shape} make no tensor of shape {shape}")
+    return LowRank(u=u, v=v, shape=shape)
 
 
 def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
         return list(node.items())
-    if isinstance(node, list) and node and node[0] in (_LIST, _TUPLE):
+    if isinstance(node, list) and node and type(node[0]) is int and node[0] in (_LIST, _TUPLE):
         return list(enumerate(node[1:]))
     if isinstance(node, list) and node and node[0] == _MAPPING and len(node) % 2:
         keys = node[1::2]
-        if all(isinstance(key, (str, int)) for key in keys):
+        if all(type(key) in (str, int) for key in keys) and len(set(keys)) == len(keys):
             return list(zip(keys, node[2::2]))
     if isinstance(node, list) and len(node) == 4 and node[0] == _LOW_RANK and _is_shape(node[1]):
         return [("u", node[2]), ("v", node[3])]
@@ -105,4 +120,4 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 32 and all(isinstance(length, int) and length >= 0 for length in value)
+    return isinstance(value, list) and len(value) <= 32 and all(type(length) is int and length >= 0 for length in value)

@@ -11,7 +11,7 @@ from lepton_jax.artifact import huffman, rans
 from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.rangecoder import Decoder, Encoder
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.artifact.streams import Reader, Writer, turns
 from lepton_jax.artifact.symbol_bits import code_symbols, width_of
 
 CODERS = ("bits", "constant", "rans", "mixing", "holes", "huffman")
@@ -67,13 +67,15 @@ def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, l
         writer = start(_HUFFMAN)
         huffman.encode(writer, symbols, counts)
         candidates.append(writer)
-    limit = _MIXING_LIMIT // width_of(alphabet) if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
+    mixed, limit = False, _MIXING_LIMIT // width_of(alphabet) if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
     if symbols.size <= limit:
         writer, coder = start(_MIXING), Encoder()
         code_symbols(coder, symbols, np.ones((symbols.size, 1), bool) if kept is None else kept, alphabet, lag)
-        writer.block(coder.finish())
-        candidates.append(writer)
-    elif worthwhile:
+        stream = coder.finish()
+        writer.block(stream)
+        mixed = symbols.size * width_of(alphabet) <= turns(len(stream))
+        candidates += [writer] if mixed else []
+    if worthwhile and not mixed:
         writer, table = start(_RANS), rans.frequencies(counts)
         rans.write_table(writer, table)
         rans.encode(writer, symbols, table)
@@ -104,7 +106,10 @@ def decode(
     elif coder == _HUFFMAN:
         symbols = huffman.decode(reader, count, alphabet, category)
     elif coder == _MIXING and count * width <= _MIXING_LIMIT:
-        decoder = Decoder(reader.block(category))
+        stream = reader.block(category)
+        if count * width > turns(len(stream)):
+            raise ArtifactError(f"{count} symbols in {len(stream)} bytes declared near offset {reader.offset}")
+        decoder = Decoder(stream)
         symbols = code_symbols(decoder, None, np.ones((count, 1), bool) if kept is None else kept, alphabet, lag)
         decoder.finish()
     else:

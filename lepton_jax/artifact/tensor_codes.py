@@ -12,7 +12,6 @@ from lepton_jax.artifact.sparse_index import Hints, find_lag, matrix_shape
 from lepton_jax.artifact.streams import Reader, Writer
 
 _HOLE_SHARE = 0.5
-MAX_LAG = 4096
 
 
 def encode(codes: np.ndarray, alphabet: int, shape: tuple[int, ...], hints: Hints, holes: bool = True) -> Writer:
@@ -54,8 +53,8 @@ def decode(reader: Reader, alphabet: int, shape: tuple[int, ...], hints: Hints, 
         return symbols.decode(reader, math.prod(matrix), alphabet, np.broadcast_to(np.True_, matrix), 1, category)
     reader.coder(symbols.CODERS, category)
     top, lag = reader.take(1)[0], reader.number()
-    if not 1 <= lag <= MAX_LAG or top >= alphabet:
-        raise ArtifactError(f"lag {lag} or symbol {top} out of range at offset {reader.offset}")
+    if top >= alphabet:
+        raise ArtifactError(f"symbol {top} of {alphabet} at offset {reader.offset}")
     kept = sparse_index.decode(reader, matrix, lag, hints)
     codes = np.full(kept.size, top, np.uint8)
     rest = np.zeros(int(kept.sum()), np.uint8)

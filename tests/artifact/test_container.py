@@ -2,9 +2,6 @@
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 import time
 import zlib
 
@@ -59,7 +56,7 @@ def test_codecs_never_make_more_than_was_declared(codec):
         0: data,
         1: container._deflate(data),
         2: container.zstandard.ZstdCompressor(19).compress(data),
-        3: container.lzma.compress(data, format=container.lzma.FORMAT_RAW, filters=container._LZMA),
+        3: container.lzma.compress(data, format=container.lzma.FORMAT_RAW, filters=container._lzma(len(data))),
     }
     assert container.decompress(codec, outputs[codec], len(data)) == data
     for size in (len(data) - 1, 10, 0, len(data) + 1):
@@ -82,7 +79,7 @@ def test_a_newer_major_version_is_refused(good, tmp_path):
     data = bytearray(good.read_bytes())
     data[4] = container.MAJOR + 1
     (tmp_path / "new").write_bytes(data)
-    with pytest.raises(ArtifactError, match=r"version 2\.1 is newer than 1\.1"):
+    with pytest.raises(ArtifactError, match=r"version 2\.1 at offset 4: written by a newer lepton_jax.*upgrade"):
         load(tmp_path / "new")
 
 
@@ -204,29 +201,3 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_file(function, tmp_path, monk
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ArtifactError, match="cannot write"):
         container.write_atomic(tmp_path / "none" / "m.lepton", b"x")
-
-
-def test_a_killed_writer_leaves_the_old_file_or_a_new_one(tmp_path):
-    path = tmp_path / "m.lepton"
-    container.write_atomic(path, b"0" * 200_000)
-    code = (
-        "import sys; sys.path[:0] = [sys.argv[2]]\n"
-        "from lepton_jax.artifact.container import write_atomic\n"
-        "print('ready', flush=True)\n"
-        "for i in range(10**9): write_atomic(sys.argv[1], b'%d' % (i % 10) * 200_000)\n"
-    )
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", code, str(path), os.getcwd()], stdout=subprocess.PIPE)
-        process.stdout.readline()
-        for _ in range(10):
-            time.sleep(float(rng.uniform(0, 0.01)))
-            content = path.read_bytes()
-            assert len(content) == 200_000
-            assert len(set(content)) == 1
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        content = path.read_bytes()
-        assert len(content) == 200_000
-        assert len(set(content)) == 1
