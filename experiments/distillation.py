@@ -1,0 +1,30 @@
+"""Train small networks with a large one's help, in float32 and at few bits, from several seeds: one table and one figure.
+
+    python -m experiments.distillation --config configs/distillation_mnist.py --seeds 3
+    python -m experiments.distillation --config configs/distillation_mnist.py --seeds 3 --only none hinton_t4
+    python -m experiments.distillation --config configs/distillation_mnist.py --max-steps 2 --run-dir runs/trial
+    python -m experiments.distillation --config configs/distillation_mnist.py --seeds 3 --resume
+
+Each seed has a teacher of its own, trained once; what it answers to every training image is computed once and kept in memory.
+Finished rows are kept in the run's folder, and `--resume` does not run them again.
+"""
+
+import dataclasses
+
+from experiments import cli, distillation_report
+from experiments.config import to_json
+from experiments.distillation_study import Runner, Study
+from experiments.run_dir import claim
+
+
+def main(options: cli.Options[Study]) -> None:
+    """Run the study, and report it."""
+    study = options.setting
+    seeds = range(study.seed, study.seed + options.seeds)
+    # Which rows are run now says nothing about what the others in the folder are.
+    claim(options.folder, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
+    distillation_report.write(options.folder, study, Runner(study, seeds, options.folder).run())
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="distillation_mnist.py", description=__doc__, kind=Study)
