@@ -2,6 +2,7 @@
 
 from lepton_jax.quantization.calibrate import Calibration, MinMax
 from lepton_jax.quantization.codebook import Centroids, Codebook, CodebookState, k_means, look_up
+from lepton_jax.quantization.entropy import entropy_bits
 from lepton_jax.quantization.fake_quant import fake_quant
 from lepton_jax.quantization.numerics import QArray, Uniform, dequantize, quantize
 
@@ -14,6 +15,7 @@ __all__ = [
     "QArray",
     "Uniform",
     "dequantize",
+    "entropy_bits",
     "fake_quant",
     "k_means",
     "look_up",
