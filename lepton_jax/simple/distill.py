@@ -30,24 +30,6 @@ class _Batch(NamedTuple):
     teacher_logits: Any
 
 
-def soft_targets(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
-    """Return each example's ``T^2 KL(softmax(teacher / T) || softmax(student / T))``, float32.
-
-    Args:
-      student_logits, teacher_logits: ``[..., C]``.
-      temperature: T > 0.
-
-    Example:
-      >>> soft_targets(jnp.zeros((1, 2)), jnp.array([[0.0, 2 * jnp.log(3.0)]]), 2.0)
-      Array([0.5232...], dtype=float32)
-
-    Source: Hinton, Vinyals and Dean 2015, section 2; the factor T^2 keeps the gradients' size.
-    """
-    teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
-    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    return temperature**2 * jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-
-
 def distill_model(
     student: Model,
     teacher: Model,
@@ -141,6 +123,7 @@ def _apply(student: Model, apart: bool, params: PyTree, rest: PyTree, inputs: An
 
 
 def _loss(apply: Callable[..., Array], temperature: float, label_weight: float) -> LossFn:
+    from lepton_jax.distillation import soft_targets
     from lepton_jax.training import cross_entropy
 
     def loss_fn(params: PyTree, rest: PyTree, batch: _Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:

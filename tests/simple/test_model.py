@@ -12,10 +12,10 @@ from flax import nnx
 
 import lepton_jax as lepton
 from lepton_jax import Model, compress_model, distill_model, load_model, paths, prune_model, quantize_model, save_model
+from lepton_jax.distillation import soft_targets
 from lepton_jax.packed import LowRank
 from lepton_jax.quantization import Codebook, Uniform
 from lepton_jax.quantization.numerics import QArray
-from lepton_jax.simple.distill import soft_targets
 
 
 class Net(nn.Module):
