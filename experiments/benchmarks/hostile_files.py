@@ -135,7 +135,7 @@ def symbol_streams(codes: np.ndarray, alphabet: int) -> dict[str, bytes]:
     return {name: bytes(writer.data) for name, writer in writers.items()}
 
 
-def _small_leaves(rng: np.random.Generator) -> dict[str, Any]:
+def small_leaves(rng: np.random.Generator) -> dict[str, Any]:
     """Leaves that the writer codes by itself; together they take every kind of leaf and every coder of arrays."""
     few = np.where(rng.random((9, 8)) < 0.2, rng.integers(1, 8, (9, 8)), 0).astype(np.uint8)
     blocks = np.kron(rng.random((3, 2)) < 0.5, np.ones((4, 4))) * rng.normal(size=(12, 8))
@@ -183,7 +183,7 @@ def _by_every_coder(rng: np.random.Generator, part: int, parts: int) -> tuple[di
                 leaves._put_array(values, np.linspace(-1, 1, int(mask.sum()), dtype=np.float32), hints)
                 body += bytes([symbols.HOLES, 0, 1]) + stream + bytes(values.data)
                 hints.remember(mask.any(0))
-                texts[f"{name}_{number}"] = "s 12,16"
+                texts[f"{number:02d}_{name}"] = "s 12,16"
     codes = np.minimum(rng.geometric(0.4, 120) - 1, 15).astype(np.uint8)
     for name, stream in symbol_streams(codes, 16).items():
         number += 1
@@ -192,7 +192,7 @@ def _by_every_coder(rng: np.random.Generator, part: int, parts: int) -> tuple[di
             leaves._put_array(table, np.arange(15, dtype=np.float32), hints)
             body += bytes(table.data) + b"\x0f" + stream
             hints.remember((codes != 0).reshape(12, 10).any(0))
-            texts[f"{name}_{number}"] = "c4 12,10"
+            texts[f"{number:02d}_{name}"] = "c4 12,10"
     return texts, body
 
 
@@ -200,7 +200,7 @@ def good_files(seed: int = 0) -> list[Good]:
     """Tiny files that hold, together, every kind of leaf and every coder."""
     rng = np.random.default_rng(seed)
     parts: list[tuple[Any, bytes]] = []
-    small = list(_small_leaves(rng).items())
+    small = list(small_leaves(rng).items())
     for group in range(4):
         hints, texts, body = Hints(), {}, b""
         for name, leaf in small[group::4]:
@@ -210,13 +210,18 @@ def good_files(seed: int = 0) -> list[Good]:
     u, v = (leaves.encode(jnp.asarray(rng.normal(size=shape), jnp.float32), Hints()) for shape in ((6, 2), (2, 5)))
     one = leaves.encode(jnp.float32(1), Hints())
     parts.append(({"w": [3, [6, 5], u[0].text, v[0].text], "n": [2, 3, "-", 11, "-"]}, u[1] + v[1] + 2 * one[1]))
-    parts += [_by_every_coder(np.random.default_rng(seed), part, 9) for part in range(9)]
+    return [_good(tree, body) for tree, body in parts] + coder_files(9, seed)
+
+
+def coder_files(count: int, seed: int = 0) -> list[Good]:
+    """As many files that hold, together, a leaf coded by each coder of positions and of symbols."""
+    return [_good(*_by_every_coder(np.random.default_rng(seed), part, count)) for part in range(count)]
+
+
+def _good(tree: Any, tensors: bytes) -> Good:
     head = {"recipe": {"bits": 3}, "metrics": {"error": 0.5}, "jax": "0.10.2"}
-    out = []
-    for tree, tensors in parts:
-        manifest = json.dumps({"tree": tree, **head}, separators=(",", ":")).encode()
-        out.append(Good(manifest, tensors, container.build(manifest, _PROGRAM, tensors)))
-    return out
+    manifest = json.dumps({"tree": tree, **head}, separators=(",", ":")).encode()
+    return Good(manifest, tensors, container.build(manifest, _PROGRAM, tensors))
 
 
 def seal(sections: list[tuple[int, bytes, int]], version: bytes = bytes([container.MAJOR, container.MINOR])) -> bytes:

@@ -15,6 +15,7 @@ from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.leaves import Spec
 from lepton_jax.artifact.streams import CATEGORIES, Reader
 from lepton_jax.packed import LowRank
+from lepton_jax.packed_blocks import BlockSparse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,8 @@ def _factors(leaf: Any) -> Iterable[Any]:
     if isinstance(leaf, LowRank):
         yield from _factors(leaf.u)
         yield from _factors(leaf.v)
+    elif isinstance(leaf, BlockSparse):
+        yield from (leaf.blocks, leaf.rows)
     else:
         yield leaf
 

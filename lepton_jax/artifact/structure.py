@@ -1,7 +1,8 @@
 """The shape of the tree in JSON: what holds what, down to the leaves' texts.
 
 A mapping is an object; other nodes are lists that begin with a number: a list, a tuple, a mapping whose keys are not texts, the
-factors of a `LowRank`. A node of another type (an `nnx.State`, a dataclass) is stored as a mapping by its keys.
+factors of a `LowRank`, the blocks of a `BlockSparse`. A node of another type (an `nnx.State`, a dataclass) is stored as a
+mapping by its keys.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import jax
 
 from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.packed import LowRank, is_coded
+from lepton_jax.packed import LowRank, is_coded, is_packed
+from lepton_jax.packed_blocks import BlockSparse, rows_of
 
-_LIST, _TUPLE, _MAPPING, _LOW_RANK = range(4)
+_LIST, _TUPLE, _MAPPING, _LOW_RANK, _BLOCKS = range(5)
 _MAX_DEPTH = 64
 
 
@@ -46,6 +48,10 @@ def describe(tree: Any, leaf_text: Callable[[str, Any], str], path: str = "") ->
         return leaf_text(path, tree)
     if isinstance(tree, LowRank):
         return [_LOW_RANK, list(tree.shape), below("u", tree.u), below("v", tree.v)]
+    if isinstance(tree, BlockSparse):
+        return [_BLOCKS, list(tree.shape), below("blocks", tree.blocks), below("rows", tree.rows)]
+    if is_packed(tree):
+        raise ArtifactError(f"packed leaves of type {type(tree).__name__} cannot be stored; unpack {path or 'it'} first")
     children = [
         (_key(keys[0]), child)
         for keys, child in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is None or node is not tree)[0]
@@ -92,6 +98,8 @@ def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
     values = [value for _, value in children]
     if node[0] == _LOW_RANK:
         return _factored(values[0], values[1], tuple(node[1]))
+    if node[0] == _BLOCKS:
+        return _blocked(values[0], values[1], tuple(node[1]))
     return values if node[0] == _LIST else tuple(values)
 
 
@@ -105,6 +113,20 @@ def _factored(u: Any, v: Any, shape: tuple[int, ...]) -> LowRank:
     return LowRank(u=u, v=v, shape=shape)
 
 
+def _blocked(blocks: Any, rows: Any, shape: tuple[int, ...]) -> BlockSparse:
+    if not all(hasattr(part, "dtype") and not is_packed(part) for part in (blocks, rows)):
+        raise ArtifactError(f"the blocks of a tensor of shape {shape} are no arrays")
+    stack = len(blocks.shape) - 4
+    fits = 0 <= stack <= len(shape) - 2 and blocks.shape[:-2] == rows.shape and rows.dtype == "int32"
+    fits = fits and min(blocks.shape[-2:]) > 0 and blocks.shape[:stack] == shape[:stack]
+    if not fits or -(-shape[-1] // blocks.shape[-1]) != blocks.shape[stack]:
+        raise ArtifactError(f"blocks of shape {blocks.shape} in rows of shape {rows.shape} make no tensor of shape {shape}")
+    most = -(-rows_of(shape, stack) // blocks.shape[-2])
+    if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) <= most:
+        raise ArtifactError(f"a block beyond the {most} rows of blocks of a tensor of shape {shape}")
+    return BlockSparse(blocks=blocks, rows=rows, shape=shape)
+
+
 def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
         return list(node.items())
@@ -112,10 +134,11 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
         return list(enumerate(node[1:]))
     if isinstance(node, list) and node and node[0] == _MAPPING and len(node) % 2:
         keys = node[1::2]
-        if all(type(key) in (str, int) for key in keys) and len(set(keys)) == len(keys):
+        # Of one type, since jax sorts them.
+        if {type(key) for key in keys} in (set(), {str}, {int}) and len(set(keys)) == len(keys):
             return list(zip(keys, node[2::2]))
-    if isinstance(node, list) and len(node) == 4 and node[0] == _LOW_RANK and _is_shape(node[1]):
-        return [("u", node[2]), ("v", node[3])]
+    if isinstance(node, list) and len(node) == 4 and node[0] in (_LOW_RANK, _BLOCKS) and _is_shape(node[1]):
+        return list(zip(("u", "v") if node[0] == _LOW_RANK else ("blocks", "rows"), node[2:]))
     raise ArtifactError(f"the tree is damaged at {path or 'its root'}: {str(node)[:60]}")
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 import zlib
 
 import jax
@@ -94,52 +93,6 @@ def test_damage_names_the_section_and_its_offset(good, tmp_path):
     (tmp_path / "f").write_bytes(data + b"x")
     with pytest.raises(ArtifactError, match="foreign bytes"):
         load(tmp_path / "f")
-
-
-def test_mutated_truncated_and_spliced_files_end_in_an_error_or_an_exact_load(good, tmp_path):
-    data, rng, path = good.read_bytes(), np.random.default_rng(0), tmp_path / "f"
-    expected, refused = tensor_bits(load(good)), 0
-    for _ in range(500):
-        broken = bytearray(data)
-        kind = rng.integers(4)
-        if kind == 0:
-            for position in rng.integers(0, len(data), rng.integers(1, 4)):
-                broken[position] = rng.integers(256)
-        elif kind == 1:
-            broken = broken[: rng.integers(len(data))]
-        elif kind == 2:
-            start, end, at = rng.integers(0, len(data), 3)
-            broken[at:at] = data[min(start, end) : max(start, end)]
-        else:
-            position = rng.integers(0, 40)
-            broken[position : position + 8] = rng.integers(0, 256, 8, dtype=np.uint8).tobytes()
-        path.write_bytes(broken)
-        begin = time.process_time()
-        try:
-            assert tensor_bits(load(path)) == expected
-        except ArtifactError:
-            refused += 1
-        assert time.process_time() - begin < 1
-    assert refused > 450
-
-
-def test_resealed_files_with_false_content_do_no_harm(good, tmp_path):
-    """With right checksums, wrong tensors cannot be told; but nothing else than ArtifactError may come of them."""
-    parts, rng, path = sections(good), np.random.default_rng(1), tmp_path / "f"
-    refused = 0
-    for _ in range(150):
-        name = ("manifest", "tensors")[rng.integers(2)]
-        broken = bytearray(parts[name])
-        for position in rng.integers(0, len(broken), rng.integers(1, 4)):
-            broken[position] = rng.integers(256)
-        path.write_bytes(container.build(*[bytes(broken) if key == name else parts[key] for key in container.SECTIONS]))
-        begin = time.process_time()
-        try:
-            load(path)
-        except ArtifactError:
-            refused += 1
-        assert time.process_time() - begin < 2
-    assert refused > 50
 
 
 @pytest.mark.parametrize(

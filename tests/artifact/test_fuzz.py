@@ -148,6 +148,7 @@ MANIFESTS = {
     "number_as_leaf": (b'{"tree":{"w":7}}', "the tree is damaged at w"),
     "true_as_kind": (b'{"tree":[true,"1"]}', "the tree is damaged"),
     "key_twice": (b'{"tree":[2,1,"1",1,"1"]}', "the tree is damaged"),
+    "key_of_two_types": (b'{"tree":[2,1,"1","a","1"]}', "the tree is damaged"),
     "factors": (b'{"tree":[3,[9],"1","1"]}', "make no tensor of shape"),
     "no_factors": (b'{"tree":[3,[9],{},{}]}', "are no arrays"),
     "digits": (b'{"tree":"' + b"9" * 5000 + b'"}', "does not describe a leaf"),
