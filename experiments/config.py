@@ -62,6 +62,24 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Momentum:
+    """Gradient descent with momentum; its rate falls to a hundredth along a cosine."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        with collect("Momentum") as problems:
+            if not self.learning_rate > 0:
+                problems.append(f"learning_rate: must be positive; got {self.learning_rate}")
+            if not 0 <= self.momentum < 1:
+                problems.append(f"momentum: must be in [0, 1); got {self.momentum}")
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        return optax.sgd(optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.01), self.momentum)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
     """One stretch of training, under the views of all phases before it (frozen) and its own."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from experiments import members
-from experiments.config import Adam
+from experiments.config import Adam, Momentum
 from experiments.mask_finders import MaskFinder
 from experiments.measuring import Measure
 from experiments.report import revision
@@ -48,7 +48,7 @@ class Row:
     """Of the row."""
     method: SparseMethod
     """What makes the network sparse; its sparsity is set by the study."""
-    optimizer: Adam = dataclasses.field(default_factory=Adam)
+    optimizer: Adam | Momentum = dataclasses.field(default_factory=Adam)
     """Begins anew after the dense epochs."""
     dense_epochs: int = 0
     """How many of the study's epochs are dense training before the method begins."""
@@ -112,8 +112,8 @@ class Runner:
         self._apply = linen_apply(study.model)
         self._loss = classification_loss(self._apply)
         self._programs: dict[Any, TrainStep] = {}
-        self._dense: dict[tuple[int, Adam], TrainState] = {}
-        self._unmasked: dict[tuple[int, Adam], TrainState] = {}
+        self._dense: dict[tuple[int, Adam | Momentum], TrainState] = {}
+        self._unmasked: dict[tuple[int, Adam | Momentum], TrainState] = {}
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, in the order of the study."""
