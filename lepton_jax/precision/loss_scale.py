@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lepton_jax import paths
 from lepton_jax.errors import check_whole, collect
+from lepton_jax.precision.fp8 import Amax
 from lepton_jax.typing import Array, PyTree
 
 
@@ -167,18 +168,20 @@ def scaled(loss: Array, state: LossScaleState) -> Array:
 def unscaled(grads: PyTree, state: LossScaleState) -> PyTree:
     """Return the gradients of the loss itself, before anything looks at their size: ``grads / scale``, in their own dtypes.
 
+    Histories of eight-bit dots (`Amax`) are no gradients, and stay.
+
     Example:
       >>> unscaled({"w": jnp.float32(12)}, StaticScale(scale=4.0).init())["w"].item()
       3.0
     """
 
     def divide(leaf: Any) -> Any:
-        if not paths.is_floating(leaf):
+        if not paths.is_floating(leaf):  # a history too
             return leaf
         wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         return (wide / state.scale.astype(wide.dtype)).astype(leaf.dtype)
 
-    return jax.tree.map(divide, grads)
+    return jax.tree.map(divide, grads, is_leaf=lambda node: isinstance(node, Amax))
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -6,10 +6,10 @@ from lepton_jax.training.classification import ModelApply, classification_loss, 
 from lepton_jax.training.evaluate import Evaluate, make_evaluate
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
-from lepton_jax.training.sharding import data_mesh, replicate, shard_step
+from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, shard_step
 from lepton_jax.training.source import batch_source
 from lepton_jax.training.state import TrainState, create
-from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step
+from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step, step_function
 
 __all__ = [
     "Checkpoints",
@@ -34,8 +34,10 @@ __all__ = [
     "make_scan_steps",
     "make_train_step",
     "not_finite",
+    "parallel_step",
     "read_metrics",
     "replicate",
     "shard_step",
+    "step_function",
     "to_arrays",
 ]

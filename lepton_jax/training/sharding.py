@@ -5,12 +5,16 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lepton_jax import paths
 from lepton_jax.errors import collect
+from lepton_jax.precision.all_reduce import AllReduce
+from lepton_jax.precision.loss_scale import LossScale
 from lepton_jax.training.state import TrainState
-from lepton_jax.training.step import Metrics, TrainStep
+from lepton_jax.training.step import LossFn, Metrics, TrainStep, step_function
+from lepton_jax.transform import Transform
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -71,3 +75,52 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
         return parallel(state, batch)
 
     return sharded
+
+
+def parallel_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    transform: Transform,
+    mesh: Mesh,
+    *,
+    reduce: AllReduce,
+    loss_scale: LossScale | None = None,
+) -> TrainStep:
+    """Make a data parallel step whose gradients are added up in a dtype of choice.
+
+    Each device computes the loss of its own rows and its gradients; their mean over the devices is taken by `reduce`. Means
+    over a batch must be means (as `classification_loss` makes them), and batch norm uses each device's own rows, its
+    running statistics being their mean. With `shard_step` the compiler decides all of this, and sums in the gradients' dtype.
+
+    Args:
+      loss_fn: as for `make_train_step`.
+      tx: likewise.
+      transform: likewise.
+      mesh: has the axis of `reduce`.
+      reduce: the axis and the dtype of the sums, e.g. ``AllReduce(dtype="bfloat16")``.
+      loss_scale: as for `make_train_step`.
+
+    Returns:
+      A step of the same signature for a state on all devices (`replicate`); the state is donated.
+
+    Raises:
+      ValueError: if the mesh lacks the axis; at a call with a batch that the axis' devices do not divide.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax import identity
+      >>> from lepton_jax.training import create
+      >>> loss_fn = lambda params, model_state, batch, key: (jnp.mean(params["w"] * batch), (model_state, {}))
+      >>> mesh = data_mesh()
+      >>> step = parallel_step(loss_fn, optax.sgd(1.0), identity(), mesh, reduce=AllReduce(dtype="bfloat16"))
+      >>> state = replicate(create({"w": jnp.float32(3)}, {}, optax.sgd(1.0), identity(), jax.random.key(0)), mesh)
+      >>> step(state, np.ones(mesh.size, np.float32))[0].params["w"].item()
+      2.0
+    """
+    if reduce.axis not in mesh.shape:
+        raise ValueError(f"parallel_step: reduce.axis must be an axis of the mesh, {mesh.axis_names}; got {reduce.axis!r}.")
+    step = step_function(loss_fn, tx, transform, loss_scale, reduce)
+    specs = (PartitionSpec(), PartitionSpec(reduce.axis))
+    # Without the check of replication: with it, jax would add the gradients up itself, in float32.
+    local = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return shard_step(local, mesh, axis=reduce.axis)

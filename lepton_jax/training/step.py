@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale, all_finite, keep_unless, scaled, unscaled
 from lepton_jax.training.state import TrainState
 from lepton_jax.transform import Transform
@@ -55,16 +56,49 @@ def make_train_step(
       >>> state.params["w"].tolist(), metrics["loss"].item(), int(state.step)
       ([1.0, 2.0], 20.0, 1)
     """
+    return jax.jit(step_function(loss_fn, tx, transform, loss_scale), donate_argnums=0)
+
+
+def step_function(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    transform: Transform,
+    loss_scale: LossScale | None = None,
+    reduce: AllReduce | None = None,
+) -> TrainStep:
+    """Return what `make_train_step` compiles, for wrapping it otherwise (`parallel_step`).
+
+    Args:
+      loss_fn: as there.
+      tx: as there.
+      transform: as there.
+      loss_scale: as there.
+      reduce: how the devices' gradients become one, where the step runs on each device by itself.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax import identity
+      >>> from lepton_jax.training import create
+      >>> loss_fn = lambda params, model_state, batch, key: (jnp.sum((params["w"] - batch) ** 2), (model_state, {}))
+      >>> state = create({"w": jnp.zeros(2)}, {}, optax.sgd(0.25), identity(), jax.random.key(0))
+      >>> state, _ = step_function(loss_fn, optax.sgd(0.25), identity())(state, jnp.array([2.0, 4.0]))
+      >>> state.params["w"].tolist()
+      [1.0, 2.0]
+    """
     tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        if reduce is not None:
+            key = reduce.own(key)
 
         def seen(params: PyTree) -> tuple[Array, tuple[Array, PyTree, Metrics]]:
             loss, (model_state, metrics) = loss_fn(transform.view(params, state.tstate), state.model_state, batch, key)
             return scaled(loss, state.loss_scale) if loss_scale is not None else loss, (loss, model_state, metrics)
 
         (_, (loss, model_state, metrics)), grads = jax.value_and_grad(seen, has_aux=True)(state.params)
+        if reduce is not None:
+            grads, (loss, model_state, metrics) = reduce.gradients(grads), reduce.values((loss, model_state, metrics))
         if loss_scale is not None:
             grads = unscaled(grads, state.loss_scale)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, tstate=state.tstate)
@@ -74,7 +108,7 @@ def make_train_step(
         metrics = {"loss": loss, **metrics}
         return (new, metrics) if loss_scale is None else _settled(loss_scale, state, new, metrics, all_finite((loss, grads)))
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
 def _settled(

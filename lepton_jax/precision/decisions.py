@@ -1,0 +1,37 @@
+"""The table of what mixed precision decided."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How one operation is run.
+
+    Attributes:
+      name: of the operation.
+      mode: "compute", "narrow", "wide" (float32), "as is" or "call".
+      reason: the rule that decided.
+      operands: dtypes in which it takes its operands.
+      results: dtypes of its results.
+
+    Example:
+      >>> one = Decision(name="exp", mode="wide", reason="table: exp", operands=("float32",), results=("float32",))
+      >>> one.mode
+      'wide'
+    """
+
+    name: str
+    mode: str
+    reason: str
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+class Decisions(tuple[Decision, ...]):
+    """Every operation in program order; printed as a table."""
+
+    def __str__(self) -> str:
+        heads = ("operation", "runs", "operands", "results", "rule")
+        rows = [heads] + [(d.name, d.mode, ", ".join(d.operands), ", ".join(d.results), d.reason) for d in self]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
