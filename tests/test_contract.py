@@ -23,6 +23,7 @@ import lepton_jax
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
 from lepton_jax.distillation import by_part
 from lepton_jax.packed import is_packed
+from lepton_jax.precision import Policy
 from lepton_jax.pruning import (
     Blocks,
     Channels,
@@ -133,7 +134,11 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     | {repr(c): fake_quant(bits=4, calibration=c) for c in itertools.chain(*CALIBRATIONS.values()) if c != MinMax()},
     "train_codebook": {"1 bit": train_codebook(Codebook(bits=1), "b/*")},
     "low_rank": {"2": low_rank(2)},
-    "cast": {"bfloat16": cast(jnp.bfloat16), "float16": cast("float16", select="*/kernel")},
+    "cast": {
+        "bfloat16": cast(jnp.bfloat16),
+        "float16": cast("float16", select="*/kernel"),
+        "policy": Policy(compute_dtype="float16").view(),
+    },
     "chain": {"none": chain()},
     "freeze": {"identity": freeze(identity(), ())},
     "by_part": {"prune": by_part({"a": prune(0.6)}), "both": by_part({"a": fake_quant(bits=4), "b": low_rank(2)})},

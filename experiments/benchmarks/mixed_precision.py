@@ -106,7 +106,7 @@ def cases(batch_size: int) -> dict[str, tuple[nn.Module, nn.Module, Batch]]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch_size, 32, 32, 3)).astype(np.float32)
     tokens = rng.integers(0, 65, (8, 129)).astype(np.int32)
-    sizes = {"vocabulary": 65, "depth": 4, "width": 128, "heads": 4, "mlp": 512, "max_length": 128}
+    sizes: dict[str, Any] = {"vocabulary": 65, "depth": 4, "width": 128, "heads": 4, "mlp": 512, "max_length": 128}
     labels = rng.integers(0, 10, batch_size).astype(np.int32)
     return {
         f"ResNet-20, batch {batch_size}": (

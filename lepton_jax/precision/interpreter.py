@@ -146,7 +146,8 @@ class Autocast(Interpreter):
         """Run a dot or a convolution on operands in the compute dtype."""
         amax = self.site(eqn) if self.fp8 is not None else None
         if self.fp8 is not None and amax is not None:
-            return [fp8_dot(self.fp8, eqn, self.narrow, *values, amax)]
+            lhs, rhs = values
+            return [fp8_dot(self.fp8, eqn, self.narrow, lhs, rhs, amax)]
         if not is_wide(eqn.out_avals[0]) or "preferred_element_type" not in eqn.params:
             return self.bind(eqn, values)
         return self.bind(eqn, values, preferred_element_type=self.narrow, precision=None)

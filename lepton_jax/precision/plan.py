@@ -12,6 +12,7 @@ from lepton_jax.precision.rules import COMPARE, EXACT, LINEAR, Kind, is_wide
 
 Classify = Callable[[Equation], tuple[Kind, str]]
 Mode = Literal["compute", "narrow", "wide", "as is", "call"]
+State = Literal["narrow", "wide", "free"]
 _INLINED = ("jit", "pjit", "closed_call", "core_closed_call", "core_call", "call", "eval_jaxpr")
 
 
@@ -28,7 +29,7 @@ class Value:
     demanded: bool = False
     """Every use of it runs in float32."""
     used: bool = False
-    state: Literal["narrow", "wide", "free"] = "free"
+    state: State = "free"
     rounded: bool = False
     """It is rounded to the compute dtype where it leaves its stretch."""
 
@@ -256,7 +257,7 @@ def _choose(node: Node, classify: Classify) -> None:
         _set(results, "wide" if floats else "free")
     elif kind == "exact":
         node.mode = "as is"
-        state = "wide" if "wide" in states else "narrow" if "narrow" in states else "free"
+        state: State = "wide" if "wide" in states else "narrow" if "narrow" in states else "free"
         _set(results, state, any(value.rounded for value in floats) and not demanded)
         for out in results:
             # A constant stays one: it is looked at before it is rounded.
@@ -306,7 +307,7 @@ def _choose_call(node: Node, classify: Classify, demanded: bool) -> None:
             _set(results, "free")
 
 
-def _set(values: Sequence[Value], state: Literal["narrow", "wide", "free"], rounded: bool = False) -> None:
+def _set(values: Sequence[Value], state: State, rounded: bool = False) -> None:
     for value in values:
         value.state, value.rounded = state, rounded
 
