@@ -5,7 +5,7 @@ this set. Half of what is left goes each round, where the papers take a fifth, f
 Command: python -m experiments.lottery_ticket --seeds 3
 Time: 7 to 8 minutes on 2 CPU cores.
 Result, mean of 3 seeds: dense 89.08 %; at 93.75 % sparsity weights gone back to 89.13, rates gone back to 88.99, drawn anew
-87.24; at 98.4 % 87.41, 85.93 and 84.87. Rewound networks are above the dense one up to 87.5 %, drawn anew ones never beyond 50 %.
+87.24; at 98.4 % 87.41, 85.93 and 84.87. Rewound networks are above the dense one up to 87.5 %, those drawn anew only at 50 %.
 """
 
 from experiments.config import Adam, Tfds
