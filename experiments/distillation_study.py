@@ -174,10 +174,11 @@ class Runner:
 
     def train(self, row: Row, answers: Outputs) -> TrainState:
         """Train every seed's student; return the stacked states, student and adapters."""
-        study, train = self.study, self.dataset.train
+        study = self.study
+        images, labels = jnp.asarray(self.dataset.train.images), jnp.asarray(self.dataset.train.labels)
         tx, views = study.optimizer.build(self._steps(study.epochs)), by_part({"student": row.transform})
-        first = jax.tree.map(lambda some: some[0, : study.batch_size], answers)
-        batch = _batch(jnp.asarray(train.images), jnp.asarray(train.labels), first, jnp.arange(len(first.logits)))
+        first = jax.tree.map(lambda some: some[0], answers)
+        batch = _batch(images, labels, first, jnp.arange(min(study.batch_size, len(labels))))
 
         def begin(params: PyTree, model_state: PyTree, *, key: Array) -> TrainState:
             run_key, adapter_key = jax.random.split(key)
@@ -189,7 +190,7 @@ class Runner:
         with tqdm(total=study.epochs, desc=row.label, unit="epoch", disable=None) as bar:
             for epoch in range(study.epochs if study.max_steps is None else 1):
                 orders = np.stack([self._order(seed, epoch) for seed in self.seeds])
-                state, losses = _epoch(step, study.vmap, state, answers, batch.images, batch.labels, jnp.asarray(orders))
+                state, losses = _epoch(step, study.vmap, state, answers, images, labels, jnp.asarray(orders))
                 finite = np.isfinite(np.asarray(losses)).all(axis=1)
                 if not finite.all():
                     bad = ", ".join(str(seed) for seed, good in zip(self.seeds, finite) if not good)

@@ -1,0 +1,27 @@
+"""LeNet-300-100 teaches a student with a tenth of its hidden units, on MNIST, in float32 and at 4 bits.
+
+Source: Hinton, Vinyals, Dean 2015, section 3, for soft targets and small students, and each loss's own paper; none has these
+figures for this set.
+Command: python -m experiments.distillation --config configs/distillation_mnist.py --seeds 3
+Time: not yet measured.
+Result: not yet run.
+"""
+
+from experiments.config import Adam, Tfds
+from experiments.distillation_rows import rows
+from experiments.distillation_study import Study
+from lepton_jax.models import LeNet300
+
+
+def get_config() -> Study:
+    return Study(
+        name="distillation_mnist",
+        data=Tfds(name="mnist"),
+        model=LeNet300(hidden=(30, 10)),
+        teacher=LeNet300(),
+        teacher_epochs=8,
+        epochs=10,
+        # The best of 1e-3, 3e-3, 6e-3 and 1.2e-2 on validation data of Fashion-MNIST, with and without distillation.
+        optimizer=Adam(learning_rate=6e-3),
+        rows=rows(bits=4),
+    )
