@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from lepton_jax.errors import collect
 from lepton_jax.packed import is_packed
 from lepton_jax.typing import PyTree
 
+_CALLBACK = re.compile(rb"\w*python\w*callback\w*")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -185,9 +187,14 @@ def deserialize(data: bytes) -> export.Exported:
     """Read a program.
 
     Raises:
-      ArtifactError: if the bytes are not one that this version of jax reads.
+      ArtifactError: if the bytes are not one that this version of jax reads, or it would call Python functions.
     """
     try:
-        return export.deserialize(bytearray(data))
+        exported = export.deserialize(bytearray(data))
     except Exception as error:  # whatever the reader of foreign bytes raises
         raise ArtifactError(f"the program cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
+    # `jax.export` writes none by itself; in a forged file such a call would jump to whatever address it names.
+    found = _CALLBACK.search(exported.mlir_module_serialized)
+    if found:
+        raise ArtifactError(f"the program calls {found[0].decode()}, and a file may not call functions of the process")
+    return exported

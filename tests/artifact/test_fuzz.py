@@ -6,6 +6,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from jax import export
 
 from experiments.benchmarks.fuzz_artifact import run
 from experiments.benchmarks.hostile_files import good_files, seal
@@ -186,3 +187,17 @@ def test_bytes_that_are_no_program_are_an_error_when_it_is_first_needed(tmp_path
     artifact = load(tmp_path / "f")
     with pytest.raises(ArtifactError, match="the program cannot be read"):
         artifact(jax.numpy.ones(1))
+
+
+def test_a_program_that_calls_python_is_refused(tmp_path):
+    struct, name = jax.ShapeDtypeStruct((1,), np.float32), "xla_ffi_python_cpu_callback"
+
+    def forged(weights, x):
+        return jax.ffi.ffi_call(name, struct)(x, index=np.uint64(7)) + weights[0]
+
+    allowed = [export.DisabledSafetyCheck.custom_call(name)]
+    code = export.export(jax.jit(forged), platforms=["cpu"], disabled_checks=allowed)([struct], struct).serialize()
+    write(tmp_path / "f", {"w": "1"}, b"\0" + np.ones(1, np.float32).tobytes(), program=bytes(code))
+    artifact = load(tmp_path / "f")
+    with pytest.raises(ArtifactError, match=f"the program calls {name}, and a file may not"):
+        artifact(np.ones(1, np.float32))
