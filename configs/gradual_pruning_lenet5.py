@@ -20,7 +20,7 @@ def get_config() -> Study:
         name="gradual_pruning_lenet5",
         data=Tfds(name="fashion_mnist"),
         model=LeNet5(),
-        epochs=3,
+        epochs=2,
         sparsities=(0.9, 0.95),
         scan=False,
         files=False,

@@ -37,7 +37,7 @@ def get_config() -> Study:
         name="prune_at_init",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
-        epochs=3,
+        epochs=2,
         sparsities=(0.8, 0.95, 0.98),
         files=False,
         rows=(
