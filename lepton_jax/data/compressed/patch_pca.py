@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -158,14 +159,15 @@ def _levels_by_size(images: np.ndarray, codec: PatchPCA, mean: np.ndarray, basis
 
 
 def encode(block: np.ndarray, basis: Basis) -> bytes:
-    """Code some images: one stream for every component."""
+    """Code some images."""
     coefficients = (_patches(block, basis.patch) - basis.mean) @ basis.components.astype(np.float64).T
     steps = np.rint(coefficients / basis.step).astype(np.int32)
     folded = np.where(steps < 0, -2 * steps - 1, 2 * steps)
     writer = Writer()
-    for component in folded.T:
-        writer.put(symbols.encode(component & 255, 256).data)
-        writer.put(symbols.encode(component >> 8, 256).data)
+    for group in _groups(folded.shape[1]):
+        together = folded[:, group].T.reshape(-1)
+        writer.put(symbols.encode(together & 255, 256).data)
+        writer.put(symbols.encode(together >> 8, 256).data)
     return bytes(writer.data)
 
 
@@ -177,15 +179,25 @@ def decode(reader: Reader, shape: tuple[int, ...], dtype: np.dtype, basis: Basis
     """
     count = shape[0] * math.prod(-(-side // basis.patch) for side in shape[1:3])
     coefficients = np.empty((count, len(basis.components)), np.float32)
-    for number in range(len(basis.components)):
-        low = symbols.decode(reader, count, 256).astype(np.int32)
-        folded = low | symbols.decode(reader, count, 256).astype(np.int32) << 8
-        coefficients[:, number] = np.where(folded & 1, -(folded >> 1) - 1, folded >> 1) * np.float32(basis.step)
+    for group in _groups(len(basis.components)):
+        size = count * (group.stop - group.start)
+        low = symbols.decode(reader, size, 256).astype(np.int32)
+        folded = low | symbols.decode(reader, size, 256).astype(np.int32) << 8
+        steps = np.where(folded & 1, -(folded >> 1) - 1, folded >> 1)
+        coefficients[:, group] = steps.reshape(-1, count).T * np.float32(basis.step)
     values = _images(coefficients @ basis.components.astype(np.float32) + basis.mean, shape, basis.patch)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         return np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max).astype(dtype)
     return values.astype(dtype)
+
+
+def _groups(rank: int) -> list[slice]:
+    """Components that share a table: the first four have their own, later ones, alike in variance, ever more together."""
+    ends = [0, 1, 2, 3]
+    while ends[-1] < rank:
+        ends.append(ends[-1] + max(1, 1 << ends[-1].bit_length() - 2))
+    return [slice(a, min(b, rank)) for a, b in itertools.pairwise(ends) if a < rank]
 
 
 def write_basis(basis: Basis) -> bytes:

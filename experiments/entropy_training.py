@@ -1,0 +1,27 @@
+"""Training for size: the estimated bits of the codes in the loss, against none at equal bytes of the file.
+
+    python -m experiments.entropy_training --seeds 3
+    python -m experiments.entropy_training --max-steps 2 --no-files
+
+All rows begin at the same dense weights, train as long, and are coded by the same coder. on: uniform quantization with
+``rate * entropy_bits`` in the loss, for several rates. off: the same without it, at fewer bits, and after magnitude pruning.
+
+Source: Oktay et al. 2020 and Wiedemann et al. 2020 (DeepCABAC), for the idea; neither has these figures.
+"""
+
+from experiments import cli
+from experiments.coded_size import Comparison, EntropyTraining, write
+from experiments.config import to_json
+from experiments.run_dir import claim
+
+
+def main(options: cli.Options[EntropyTraining]) -> None:
+    """Run the comparison, and report it."""
+    config, run_dir = options.setting, options.folder
+    seeds = range(config.seed, config.seed + options.seeds)
+    claim(run_dir, {**to_json(config), "seeds": list(seeds)}, resume=options.resume)
+    write(run_dir, config, Comparison(config, seeds, run_dir, config.data.load()).run())
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="entropy_training_lenet300.py", description=__doc__, kind=EntropyTraining)
