@@ -115,7 +115,8 @@ def plot(path: Path, teacher: Result, results: Sequence[Result]) -> None:
     right.xaxis.set_major_formatter("{x:g}")
     right.set_xlabel("temperature of the soft targets (dashed: labels alone)")
     left.set_ylabel("test accuracy (%)")
-    right.legend(fontsize=9, loc="best")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=9)
     left.set_title(f"teacher: {spread(accuracies(teacher))} %", fontsize=10)
     for axis in (left, right):
         axis.grid(color="0.92")
