@@ -58,6 +58,7 @@ def autocast(
       TypeError: when called, if the backend lacks the compute dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> def apply(params, x):
       ...     return jax.nn.softmax(x @ params["kernel"])
       >>> half = autocast(apply, Policy(compute_dtype="bfloat16"))
@@ -108,6 +109,7 @@ def explain(
       **static: keywords of `apply`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> print(explain(lambda w, x: jnp.exp(x @ w).sum(), Policy(compute_dtype="float16"), jnp.ones((2, 2)), jnp.ones((1, 2))))
       operation    runs     operands          results  rule
       dot_general  compute  float16, float16  float16  table: dot_general

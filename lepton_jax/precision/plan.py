@@ -285,14 +285,18 @@ def _choose_call(node: Node, classify: Classify, demanded: bool) -> None:
     node.mode = "call"
     match eqn.primitive:
         case "custom_jvp_call":
-            node.reason = f"derivative rule of {eqn.params.get('name', 'its own')}"
-            if narrow and not demanded and is_followed(eqn, classify):
-                _set(results, "narrow")
-            else:
+            node.reason = "has a derivative rule of its own"
+            wide = any(value.state == "wide" for value in node.ins if value.wide_as_traced)
+            if not is_followed(eqn, classify):
                 node.mode = "wide"
-                _set(results, "wide" if not is_followed(eqn, classify) else "free")
+                _set(results, "wide")
+            elif wide or demanded or not narrow:
+                node.mode = "wide"
+                _set(results, "wide" if wide or narrow else "free", (wide or narrow) and not demanded)
+            else:
+                _set(results, "narrow")
         case "custom_vjp_call":
-            node.reason = f"derivative rule of {eqn.params.get('name', 'its own')}"
+            node.reason = "has a derivative rule of its own"
             if has_dots(eqn, classify):
                 _set(results, "free" if demanded else "narrow")
             else:
