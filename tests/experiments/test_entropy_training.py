@@ -1,0 +1,55 @@
+"""The comparison of training for size, two steps of its config, and how it is read at equal bytes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, entropy_training
+from experiments.coded_size import EntropyTraining, at_equal_bytes
+from experiments.config import Tfds, load_config, to_json
+from lepton_jax.data import from_arrays
+from lepton_jax.models import LeNet300
+
+CONFIG = cli.ROOT / "configs" / "entropy_training_lenet300.py"
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """Few images of the data set's shape; compiled without most optimisations."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
+    made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
+    monkeypatch.setattr(Tfds, "load", lambda self: made)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_two_steps_of_the_config(small_images, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    trial = ("--max-steps", "2", "--batch-size", "16", "--run-dir", str(tmp_path / "run"))
+    rows = ("--rates", "1e-6", "1e-3", "--fewer-bits", "3", "--sparsities", "0.9")
+    monkeypatch.setattr("sys.argv", ["entropy_training", "--config", str(CONFIG), *trial, *rows, "--no-files"])
+    cli.run(entropy_training.main, default_config=CONFIG.name, description="", kind=EntropyTraining)
+    results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
+    assert [result["row"] for result in results] == ["rate 1e-06", "rate 0.001", "4 bits", "3 bits", "90 % zero"]
+    # The rate reaches the loss: every bit more than the answers are worth sends weights to zero.
+    assert results[1]["reached"][0] > results[0]["reached"][0] > results[2]["reached"][0]
+    assert "| on | rate 0.001 |" in (tmp_path / "run" / "entropy_training.md").read_text()
+
+
+def test_the_config_is_data():
+    assert json.loads(json.dumps(to_json(load_config(CONFIG, EntropyTraining))))["name"] == CONFIG.stem
+
+
+def test_equal_bytes_are_read_between_rows_only():
+    off = [{"kind": "off, pruned", "row": "", "error": [e], "file_bytes": [b]} for e, b in ((0.05, 100), (0.03, 10_000))]
+    on = [{"kind": "on", "row": str(b), "error": [0.02], "file_bytes": [b]} for b in (50, 100, 1000, 20_000)]
+    assert at_equal_bytes([*off, *on]) == {"100": pytest.approx(0.05), "1000": pytest.approx(0.04)}
+
+
+def test_settings_out_of_range():
+    with pytest.raises(ValueError, match="rates"):
+        EntropyTraining(name="a", data=Tfds(name="mnist"), model=LeNet300(), epochs=1, rates=(2.0,))
