@@ -111,7 +111,8 @@ def trained(examples: int, epochs: int, folder: Path) -> Lines:
     tx = Adam().build(epochs * steps_per_epoch(train, config.batch_size))
     step = make_train_step(classification_loss(linen_apply(config.model)), tx, identity())
     measure = Measure(linen_apply(config.model), Dataset(name="f", num_classes=10, train=train, validation=empty, test=test))
-    seeds, lines = range(_SEEDS), []
+    seeds = range(_SEEDS)
+    lines: Lines = []
     codecs: dict[str, Lossless | PatchPCA] = {"lossless": Lossless(favour="speed")}
     codecs |= {f"PCA, energy {energy:g}": PatchPCA(patch=7, energy=energy) for energy in (0.5, *ENERGIES)}
     for name, codec in codecs.items():
