@@ -41,7 +41,7 @@ def get_config() -> Study:
         sparsities=(0.8, 0.95, 0.98),
         files=False,
         rows=(
-            Row(name="dense", method=Dense(), optimizer=Adam(learning_rate=1e-3)),
+            Row(name="dense", method=Dense(), optimizer=Adam(learning_rate=3e-3)),
             Row(name="random", method=AtInit(criterion="random"), optimizer=RATE),
             *(row(*one, ablation) for one in CRITERIA.items() for ablation in ABLATIONS),
         ),
