@@ -197,4 +197,9 @@ def freeze(transform: Transform, state: State) -> Transform:
       >>> frozen.view(*frozen.init({"kernel": jnp.array([[9.0, 2.0]])}))["kernel"].tolist()
       [[0.0, 2.0]]
     """
-    return transform._replace(init=lambda params: (params, state), update=transform.frozen_update or hold)
+
+    def init(params: PyTree) -> tuple[PyTree, State]:
+        # A copy each time: a training step is free to donate its state, and this one must outlive it.
+        return params, jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, state)
+
+    return transform._replace(init=init, update=transform.frozen_update or hold)

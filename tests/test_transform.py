@@ -7,6 +7,7 @@ import pytest
 
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, prune, unpack
 from lepton_jax.packed import LowRank, Packed, Sparse
+from lepton_jax.pruning.sparse_training import rigl
 from lepton_jax.quantization import Codebook
 from lepton_jax.transform import hold
 
@@ -62,12 +63,26 @@ def test_freeze() -> None:
     _, state = transform.init(PARAMS)
     frozen = freeze(transform, state)
     other = jax.tree.map(lambda x: x[::-1] * 3, PARAMS)
-    params, kept = frozen.init(other)
-    assert kept is state
+    params, begun = frozen.init(other)
+    assert jax.tree.structure(begun) == jax.tree.structure(state)
+    assert same(begun, state)
     assert params is other
-    params, kept = frozen.update(params, kept, params, 7)
-    assert kept is state
+    params, kept = frozen.update(params, begun, params, 7)
+    assert kept is begun
     np.testing.assert_array_equal(frozen.view(params, kept)["w"], jnp.where(state.masks["w"], other["w"], 0))
+
+
+def test_a_frozen_transform_outlives_steps_that_donate_its_state() -> None:
+    transform = rigl(0.5, jax.random.key(0), end=9)  # a random key is in its state too
+    _, state = transform.init(PARAMS)
+    frozen = freeze(transform, state)
+    step = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf[...], state), donate_argnums=0)
+    for _ in range(2):
+        _, begun = frozen.init(PARAMS)
+        after = step(begun)
+        assert begun.masks["w"].is_deleted()
+        np.testing.assert_array_equal(after.masks["w"], state.masks["w"])
+        assert bool(after.key == state.key)
 
 
 def test_states_and_transforms_must_be_as_many() -> None:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.errors import check_fraction, check_whole, is_traced
-from lepton_jax.pruning.threshold import _keys, top_of_all
+from lepton_jax.pruning.threshold import sort_keys, top_of_all
 from lepton_jax.pruning.units import block_means, check_groups, full_block, normal_axis, slice_block, spread
 from lepton_jax.typing import Array
 
@@ -124,7 +124,7 @@ def _best_by_pairs(groups: Array, n: int | Array) -> Array:
 
 def _best_by_threshold(groups: Array, n: int | Array) -> Array:
     """The same by a threshold for every group at once: bisection on the bits. Sorting takes ten times as long, on CPU."""
-    keys = _keys(groups)
+    keys = sort_keys(groups)
 
     def refine(i: int, low: Array) -> Array:
         bound = low | (jnp.uint32(1) << jnp.uint32(31 - i))

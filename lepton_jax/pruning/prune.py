@@ -11,30 +11,18 @@ import numpy as np
 
 from lepton_jax import paths
 from lepton_jax.errors import check_fraction, collect, is_traced
-from lepton_jax.packed import is_coded
 from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
+from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.state import Failure, Goals, PruneState, check_scores, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
 from lepton_jax.pruning.threshold import top_of_groups
 from lepton_jax.schedules import SparsitySchedule, as_schedule, constant
-from lepton_jax.straight_through import straight_through
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Select, Step
 
 Allocation = Callable[[Shapes, Any], Mapping[Path, Any]]
-Masks = Mapping[Path, Array]
-
-
-def apply_mask(leaf: Any, mask: Array) -> Any:
-    """Return an array or coded leaf with exact zeros where `mask` is False, whatever was there (NaN too).
-
-    Example:
-      >>> apply_mask(jnp.array([1.0, jnp.nan]), jnp.array([True, False])).tolist()
-      [1.0, 0.0]
-    """
-    return leaf.masked(mask) if is_coded(leaf) else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,16 +68,14 @@ class _Pruning:
             failure=no_failure(len(weights)),
         )
         state = self._remask(params, weights, state, jnp.int32(0), first=True)
+        # Not all scores say how their weight is spread over devices: random ones don't.
+        state = state._replace(masks={path: laid_out_as(mask, weights[path]) for path, mask in state.masks.items()})
         if not is_traced(state.failure.step):
             check_scores(state)
         return params, state
 
     def view(self, params: PyTree, state: PruneState) -> PyTree:
-        if self.gradient == "masked":
-            return _masked(params, state.masks)
-        leaves = paths.flatten(params)
-        seen = {p: straight_through(leaves[p], apply_mask(leaves[p], m)) for p, m in state.masks.items() if p in leaves}
-        return paths.replace(params, seen)
+        return (masked if self.gradient == "masked" else masked_straight_through)(params, state.masks)
 
     def update(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
         params = self._enforce(params, state.masks)
@@ -129,7 +115,7 @@ class _Pruning:
         return self._enforce(params, state.masks), state
 
     def pack(self, params: PyTree, state: PruneState) -> PyTree:
-        return _masked(params, state.masks)
+        return masked(params, state.masks)
 
     def _progress(self, step: Step) -> Array:
         """Return how far the sparsity has risen, 1 where the schedule has arrived."""
@@ -160,16 +146,16 @@ class _Pruning:
         scores = self.criterion.score_all(weights, state.criterion, params)
         for pattern, factor in self.score_scale.items():
             scores |= {p: factor * scores[p] for p in paths.select(dict(weights), pattern)}
-        masked = self.gradient == "masked" and not first
-        if masked:  # what is pruned has no say, whatever is there
+        held = self.gradient == "masked" and not first
+        if held:  # what is pruned has no say, whatever is there
             scores = {p: jnp.where(state.masks[p], s, 0) for p, s in scores.items()}
         if self.structure.local:
-            ranked = {p: jnp.where(state.masks[p], s, -jnp.inf) if masked else s for p, s in scores.items()}
+            ranked = {p: jnp.where(state.masks[p], s, -jnp.inf) if held else s for p, s in scores.items()}
             masks = {p: self.structure.mask(s, _sparsity(goals, progress)) for p, s in ranked.items()}
             not_finite = jnp.stack([jnp.sum(~jnp.isfinite(scores[p]), dtype=jnp.int32) for p in sorted(scores)])
             thresholds = state.thresholds
         else:
-            masks, not_finite, thresholds = self._thresholded(scores, state, progress, first, masked)
+            masks, not_finite, thresholds = self._thresholded(scores, state, progress, first, held)
         failed = jnp.any(not_finite > 0)
         news = failed & jnp.all(state.failure.not_finite == 0)
         old = (state.masks, state.sparsity, state.thresholds)
@@ -179,7 +165,7 @@ class _Pruning:
         return state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
 
     def _thresholded(
-        self, scores: Mapping[Path, Array], state: PruneState, progress: Array, first: bool, masked: bool
+        self, scores: Mapping[Path, Array], state: PruneState, progress: Array, first: bool, held: bool
     ) -> tuple[dict[Path, Array], Array, Array]:
         """Return the masks of units above their group's threshold, how many scores are not finite, and the thresholds."""
         units = {p: self.structure.reduce(s) for p, s in scores.items()}
@@ -194,7 +180,7 @@ class _Pruning:
             jnp.where(progress >= 1, state.goals.keep, rising),
             groups=groups,
             # A unit is out if all its weights are.
-            allowed=[self.structure.reduce(state.masks[p].astype(jnp.float32)) > 0 for p in units] if masked else None,
+            allowed=[self.structure.reduce(state.masks[p].astype(jnp.float32)) > 0 for p in units] if held else None,
             near=None if first else state.thresholds,
         )
         masks = {p: self.structure.expand(mask, state.masks[p].shape) for p, mask in zip(units, found.masks)}
@@ -202,7 +188,7 @@ class _Pruning:
 
     def _enforce(self, params: PyTree, masks: Masks) -> PyTree:
         """Set pruned masters to zero, so that momentum and decay cannot move them."""
-        return _masked(params, masks) if self.gradient == "masked" else params
+        return masked(params, masks) if self.gradient == "masked" else params
 
     def _check_arrived(self, replaced: list[Path]) -> None:
         with jax.ensure_compile_time_eval():
@@ -272,9 +258,3 @@ def prune(
 def _sparsity(goals: Goals, progress: Array) -> Array:
     """Return the sparsity of all leaves together."""
     return jnp.where(progress >= 1, goals.sparsity, goals.sparsity * progress)
-
-
-def _masked(tree: PyTree, masks: Masks) -> PyTree:
-    """Mask the leaves that there are; arrays or coded leaves."""
-    leaves = paths.flatten(tree, is_coded)
-    return paths.replace(tree, {p: apply_mask(leaves[p], m) for p, m in masks.items() if p in leaves}, is_coded)

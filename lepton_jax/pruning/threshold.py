@@ -67,8 +67,13 @@ class _Bracket(NamedTuple):
     looked: Array
 
 
-def _keys(scores: Array) -> Array:
-    """Map floats to uint32 so that integer order is float order (-0 and +0 alike; NaN as -inf)."""
+def sort_keys(scores: Array) -> Array:
+    """Map floats to uint32 so that integer order is float order (-0 and +0 alike; NaN as -inf).
+
+    Example:
+      >>> sort_keys(jnp.array([-1.0, -0.0, 0.0, 2.0])).tolist()
+      [1082130431, 2147483648, 2147483648, 3221225472]
+    """
     scores = scores.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     keys = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
@@ -251,7 +256,7 @@ def top_of_groups(
       >>> [mask.tolist() for mask in top_of_groups(scores, jnp.array([2, 1]), groups=(0, 0, 1)).masks]
       [[False, True], [True], [True, False]]
     """
-    keys = [_keys(score) for score in scores]
+    keys = [sort_keys(score) for score in scores]
     if allowed is not None:
         keys = [jnp.where(free, key, jnp.uint32(BARRED)) for key, free in zip(keys, allowed)]
     held = _Scores(keys, groups, len(keep))

@@ -80,6 +80,22 @@ def test_global_scope_equals_the_joined_array() -> None:
             np.testing.assert_array_equal(np.concatenate([m.reshape(-1) for m in masks]), reference(joined, keep))
 
 
+def test_leaves_too_large_to_be_joined() -> None:
+    """Counted where they lie, beside a small one of their group; ties run over both."""
+    draw = np.random.default_rng(9)
+    shapes = [(2049, 2048), (100,)]
+    assert np.prod(shapes[0]) > 1 << 22
+    for scores in ([draw.normal(size=s) for s in shapes], [draw.integers(0, 9, s) for s in shapes]):
+        scores = [s.astype(np.float32) for s in scores]
+        joined = np.concatenate([s.reshape(-1) for s in scores])
+        for keep in (joined.size // 5, joined.size - 3):
+            bound = np.sort(joined)[-keep]
+            above, ties = joined > bound, joined == bound
+            expected = above | (ties & (np.cumsum(ties) <= keep - above.sum()))
+            masks = top_of_all([jnp.asarray(s) for s in scores], keep)
+            np.testing.assert_array_equal(np.concatenate([np.ravel(mask) for mask in masks]), expected)
+
+
 def test_keep_count_of_a_float_is_pythons_own_rounding() -> None:
     for size in (1, 10, 235_200, 430_500):
         for sparsity in (0.0, 0.05, 0.15, 0.25, 0.35, 0.9, 0.985, 0.999):

@@ -1,5 +1,7 @@
 """Pruning over whole runs: sweeps in one program, scores that are not finite, frozen masters, sharding, other optimisers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lepton_jax import cast, chain, fake_quant, freeze, identity, prune
 from lepton_jax.pruning import check_scores, erk
+from lepton_jax.pruning.criteria import Criterion
 from lepton_jax.schedules import polynomial
-from lepton_jax.training import Checkpoints, create, make_train_step
+from lepton_jax.training import Checkpoints, FitSettings, create, fit, make_train_step
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 6)), jnp.float32)
 
@@ -91,6 +94,34 @@ def test_scores_that_are_not_finite_change_no_mask_and_are_reported(bad, gradien
     check_scores(state)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GoodFor(Criterion):
+    """Magnitude for a number of updates, NaN from then on; no weight and no loss shows it."""
+
+    updates: int
+
+    def init(self, weight):
+        return jnp.int32(0)
+
+    def accumulate(self, state, weight, grad):
+        return state + 1
+
+    def scores(self, weight, state):
+        return jnp.where(state > self.updates, jnp.nan, jnp.abs(weight))
+
+
+def test_a_run_stops_where_scores_are_not_finite_and_saves_nothing_after(tmp_path):
+    transform = rising(0.5, criterion=GoodFor(updates=5), gradient="straight_through", select="b")
+    state = create(weights(), {}, optax.adam(0.05), transform, jax.random.key(0))
+    step = make_train_step(train_step_loss, optax.adam(0.05), transform)
+    settings = FitSettings(steps=12, log_every=4, checkpoint_every=4, progress=False)
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match=r"must be finite(.|\n)*\n  b: 21 scores are NaN or infinite at step 5$"):
+            fit(state, step, np.float32, settings, checkpoints=checkpoints)
+        checkpoints.wait()
+        assert checkpoints.latest_step == 4
+
+
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_init_names_the_leaf_that_is_not_finite(scope):
     params = weights() | {"b": jnp.full((7, 3), jnp.nan)}
@@ -142,7 +173,7 @@ def train_step_loss(params, model_state, batch, key):
 
 def test_masks_survive_a_checkpoint_and_a_change_of_optimiser(tmp_path):
     transform = rising(0.8)
-    state, step = create(weights(), {}, optax.adam(0.05), transform, jax.random.key(0)), None
+    state = create(weights(), {}, optax.adam(0.05), transform, jax.random.key(0))
     step = make_train_step(train_step_loss, optax.adam(0.05), transform)
     for _ in range(3):
         state, _ = step(state, 0)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from lepton_jax import paths
 from lepton_jax.errors import collect
-from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, laid_out_as, masked, masked_straight_through
+from lepton_jax.pruning.masking import Masks, laid_out_as, masked, masked_straight_through
+from lepton_jax.pruning.sparse_training.masked import check_masks
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Step
 

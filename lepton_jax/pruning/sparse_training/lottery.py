@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from lepton_jax import paths
 from lepton_jax.errors import check_fraction, check_whole, collect, is_traced
+from lepton_jax.pruning.masking import Masks, masked
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sanity import Initializer, reinitialize
-from lepton_jax.pruning.sparse_training.masked import Masks, check_masks, masked
+from lepton_jax.pruning.sparse_training.masked import check_masks
 from lepton_jax.pruning.threshold import top_of_groups
 from lepton_jax.typing import Array, Path, PyTree, Select
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax import paths
-from lepton_jax.pruning.sparse_training.masked import masked, masks_of
+from lepton_jax.pruning.masking import masked
+from lepton_jax.pruning.sparse_training.masked import masks_of
 from lepton_jax.typing import PyTree
 
 

@@ -70,6 +70,23 @@ def test_updates_come_by_interval_and_chance() -> None:
         assert abs(int(moved[low:high].sum()) - chance.sum()) < 4 * deviation
 
 
+def test_stacked_states_are_separate_ones() -> None:
+    """Of several keys and thresholds, under one vmap."""
+    weights = [{"w": jnp.asarray(np.random.default_rng(seed).normal(size=(4, 6)), jnp.float32)} for seed in range(3)]
+    make = [dynamic_surgery(0.1 * i, jax.random.key(i), end=9, gamma=1.0) for i in range(3)]
+    states = [transform.init(w)[1] for transform, w in zip(make, weights)]
+    moved = [{"w": w["w"][::-1]} for w in weights]
+    update = jax.jit(jax.vmap(make[0].update, in_axes=(0, 0, 0, None)))
+    stacked, params = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, moved))
+    changed = set()
+    for step in range(4):
+        after = update(params, stacked, params, step)[1].masks["w"]
+        for i, transform in enumerate(make):
+            np.testing.assert_array_equal(after[i], transform.update(moved[i], states[i], moved[i], step)[1].masks["w"])
+            changed.add(bool((after[i] != states[i].masks["w"]).any()))
+    assert changed == {True, False}
+
+
 def test_a_run_prunes_and_splices() -> None:
     """Pruned weights come back as the loss asks for them; one trace."""
     goal = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)

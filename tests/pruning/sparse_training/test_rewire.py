@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lepton_jax import Transform, pack, unpack
+from lepton_jax import Transform, pack, prune, unpack
 from lepton_jax.pruning import allocation, keep_count
+from lepton_jax.pruning.criteria import Random
 from lepton_jax.pruning.sparse_training import RewireState, fixed_masks, masked_moments, rigl, set_
 from lepton_jax.pruning.sparse_training.rewire import rewire
 from lepton_jax.training import Checkpoints, TrainState, create, make_train_step
@@ -200,14 +201,18 @@ def test_sparsities_and_keys_may_be_traced() -> None:
             np.testing.assert_array_equal(stacked.masks[path][i], mask)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "fixed_masks"])
+LIKE_WEIGHTS = {
+    "fixed_masks": fixed_masks({"w": draw(1, 12, 10) > 0}),
+    "random": prune(0.5, criterion=Random(key=jax.random.key(0))),
+    **{name: method(0.5, jax.random.key(0), end=9) for name, method in METHODS.items()},
+}
+
+
+@pytest.mark.parametrize("name", LIKE_WEIGHTS)
 def test_masks_lie_as_the_weights_do(name: str) -> None:
     spread = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
     params = {"w": jax.device_put(draw(0, 12, 10), spread)}
-    transform = (
-        fixed_masks({"w": draw(1, 12, 10) > 0}) if name == "fixed_masks" else METHODS[name](0.5, jax.random.key(0), end=9)
-    )
-    for init in (transform.init, jax.jit(transform.init)):
+    for init in (LIKE_WEIGHTS[name].init, jax.jit(LIKE_WEIGHTS[name].init)):
         assert init(params)[1].masks["w"].sharding.is_equivalent_to(spread, 2)
 
 

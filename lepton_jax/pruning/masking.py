@@ -1,0 +1,60 @@
+"""How a mask hides weights: in a leaf, in a tree, and where it lies."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
+
+from lepton_jax import paths
+from lepton_jax.packed import is_coded
+from lepton_jax.straight_through import straight_through
+from lepton_jax.typing import Array, Path, PyTree
+
+Masks = Mapping[Path, Array]
+"""By path; boolean, True where the weight is kept, of the weight's shape."""
+
+
+def apply_mask(leaf: Any, mask: Array) -> Any:
+    """Return an array or coded leaf with exact zeros where `mask` is False, whatever was there (NaN too).
+
+    Example:
+      >>> apply_mask(jnp.array([1.0, jnp.nan]), jnp.array([True, False])).tolist()
+      [1.0, 0.0]
+    """
+    return leaf.masked(mask) if is_coded(leaf) else jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+
+
+def masked(tree: PyTree, masks: Masks) -> PyTree:
+    """Return `tree` with exact zeros where a mask is False; arrays or coded leaves. Paths that the tree lacks are passed over.
+
+    Example:
+      >>> masked({"a": jnp.array([1.0, jnp.nan]), "b": 1.0}, {"a": jnp.array([True, False])})
+      {'a': Array([1., 0.], dtype=float32), 'b': 1.0}
+    """
+    leaves = paths.flatten(tree, is_coded)
+    return paths.replace(tree, {p: apply_mask(leaves[p], m) for p, m in masks.items() if p in leaves}, is_coded)
+
+
+def masked_straight_through(tree: PyTree, masks: Masks) -> PyTree:
+    """Return what `masked` returns; a hidden weight gets the gradient of the zero that stands for it.
+
+    Example:
+      >>> import jax
+      >>> show = lambda w: masked_straight_through({"a": w}, {"a": jnp.array([True, False])})["a"]
+      >>> jax.grad(lambda w: jnp.sum((show(w) - 1.0) ** 2))(jnp.array([3.0, 7.0])).tolist()
+      [4.0, -2.0]
+    """
+    leaves = paths.flatten(tree)
+    seen = {p: straight_through(leaves[p], apply_mask(leaves[p], m)) for p, m in masks.items() if p in leaves}
+    return paths.replace(tree, seen)
+
+
+def laid_out_as(mask: Array, weight: Array) -> Array:
+    """Return `mask`, spread over the devices as `weight` is, where nothing that it was made from says so.
+
+    Example:
+      >>> laid_out_as(jnp.array([True, False]), jnp.ones(2)).tolist()
+      [True, False]
+    """
+    return shard_alike(mask, weight)[0]
