@@ -3,8 +3,10 @@
 Source: Zhu and Gupta 2017, "To prune, or not to prune", whose tables compare gradual pruning with dense networks; no paper has
 these figures for this set.
 Command: python -m experiments.sparsity --config configs/gradual_pruning.py --seeds 3
-Time: not yet measured.
-Result: not yet run.
+Time: 20 minutes on 2 CPU cores that other work shared.
+Result, mean of 3 seeds: dense 88.83 %; gradual by ERK 88.51 at 90 %, 87.81 at 95 %, 86.49 at 98 %, the best of those that begin
+dense; SET 88.39, 87.92 and 85.90. One sparsity for every layer fails at 98 % (77.34), since the last layer keeps 20 weights.
+Surgery stops short of what is asked, because weights return; RigL is below SET here, as in sparse_training.py.
 """
 
 from experiments.config import Adam, Tfds

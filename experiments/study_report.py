@@ -122,7 +122,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     panels = list(dict.fromkeys(result["panel"] for result in results if result.get("panel"))) or [""]
     columns = 1 if len(panels) == 1 else 2
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(8.5, 5) if len(panels) == 1 else (10, 3.8 * lines), layout="constrained")
+    figure = Figure(figsize=(9, 6.5) if len(panels) == 1 else (10, 3.8 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axis, panel in zip(axes.flat, panels):
         _draw(axis, by_row([result for result in results if result.get("panel", "") in ("", panel)]))
