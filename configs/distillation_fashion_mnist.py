@@ -4,7 +4,8 @@ Source: Hinton, Vinyals, Dean 2015, section 3, for soft targets and small studen
 figures for this set.
 Command: python -m experiments.distillation --config configs/distillation_fashion_mnist.py --seeds 3
 Time: not measured on a free machine.
-Result, mean of 3 seeds, not complete (FitNets, AT, RKD, and T = 8 at 4 bits are not run): labels alone 87.07 %, T = 2 87.11 %, T = 8
+Result, mean of 3 seeds, not complete (FitNets, AT, RKD, and T = 8 at 4 bits are not run):
+labels alone 87.07 %, T = 2 87.11 %, T = 8
 86.65 %, DKD 86.59 %; at 4 bits 86.36 %, T = 2 86.47 %, T = 4 85.85 %; teacher 88.59 %.
 """
 

@@ -4,7 +4,8 @@ Source: Hinton, Vinyals, Dean 2015, section 3, for soft targets and small studen
 figures for this set.
 Command: python -m experiments.distillation --config configs/distillation_mnist.py --seeds 3
 Time: not measured on a free machine.
-Result, mean of 3 seeds, not complete (FitNets, AT and RKD are not run): labels alone 96.69 %, T = 4 96.77 %, DKD 96.55 %; at 4 bits
+Result, mean of 3 seeds, not complete (FitNets, AT and RKD are not run):
+labels alone 96.69 %, T = 4 96.77 %, DKD 96.55 %; at 4 bits
 96.34 %, T = 8 96.60 %; teacher 98.11 %.
 """
 
