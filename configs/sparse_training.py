@@ -15,7 +15,7 @@ from lepton_jax.models import LeNet300
 
 
 def get_config() -> Study:
-    rate = Adam(learning_rate=6e-3)  # of 1e-3, 3e-3 and 6e-3 the best on validation data for all three
+    rate = Adam(learning_rate=6e-3, by_weight=True)  # of 1e-3, 3e-3 and 6e-3 the best on validation data for all three
     return Study(
         name="sparse_training",
         data=Tfds(name="fashion_mnist"),

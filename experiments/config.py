@@ -19,6 +19,7 @@ from flax import linen as nn
 from experiments.methods import Method
 from lepton_jax.data import Dataset, Warp, load_digits, load_tfds
 from lepton_jax.errors import collect
+from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,18 @@ class Adam:
     """Adam with a rate that falls to a hundredth along a cosine over the phase."""
 
     learning_rate: float = 1e-3
+    by_weight: bool = False
+    """Whether bias corrections count each weight's own steps; for weights that grow in the course of training."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"Adam: learning_rate must be positive; got {self.learning_rate}.")
 
     def build(self, steps: int) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.01))
+        rate = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.01)
+        if self.by_weight:
+            return optax.chain(scale_by_adam_by_weight(), optax.scale_by_learning_rate(rate))
+        return optax.adam(rate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

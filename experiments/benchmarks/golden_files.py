@@ -83,7 +83,8 @@ def write(folder: Path) -> None:
         artifact = load(path)
         coders = sorted({name for _, _, _, used in artifact._parts.tensors for name in used})
         outputs = {"x": np.asarray(x), "y": np.asarray(artifact(x)), "coders": np.array(coders)}
-        np.savez_compressed(path.with_suffix(".npz"), **arrays_of(artifact), **outputs)
+        arrays: dict[str, Any] = {**arrays_of(artifact), **outputs}
+        np.savez_compressed(path.with_suffix(".npz"), **arrays)
 
 
 if __name__ == "__main__":

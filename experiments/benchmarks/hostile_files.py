@@ -35,7 +35,24 @@ from lepton_jax.packed import CodebookArray, Sparse, pack_bits
 from lepton_jax.quantization.numerics import Uniform, quantize
 
 _PROGRAM = bytes(range(64)) * 4
-_WORDS = (None, True, -1, 0, 3, 1 << 70, 1.5, float("nan"), float("inf"), "", "-", "5", [], [0], [3, [2, 2], "2,1", "1,2"], {})
+_WORDS: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    3,
+    1 << 70,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "-",
+    "5",
+    [],
+    [0],
+    [3, [2, 2], "2,1", "1,2"],
+    {},
+)
 _TEXTS = (
     "",
     "-",
@@ -154,7 +171,7 @@ def small_leaves(rng: np.random.Generator) -> dict[str, Any]:
         "blocks": jnp.asarray(blocks, jnp.float32),
         "complex": jnp.array([1 + 2j, -0.0j], jnp.complex64),
         "codebook": CodebookArray(
-            pack_bits(few, 3), jnp.asarray(np.sort(rng.normal(size=7)), jnp.float32), 3, (9, 8), "float32"
+            pack_bits(jnp.asarray(few), 3), jnp.asarray(np.sort(rng.normal(size=7)), jnp.float32), 3, (9, 8), "float32"
         ),
         "channels": quantize(
             jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), Uniform(bits=3, symmetric=False, channel_axis=-1)
@@ -182,7 +199,7 @@ def _by_every_coder(rng: np.random.Generator, part: int, parts: int) -> tuple[di
                 stream, values = position_streams(mask, hints)[name], Writer()
                 leaves._put_array(values, np.linspace(-1, 1, int(mask.sum()), dtype=np.float32), hints)
                 body += bytes([symbols.HOLES, 0, 1]) + stream + bytes(values.data)
-                hints.remember(mask.any(0))
+                hints.remember(np.asarray(mask.any(0)))
                 texts[f"{number:02d}_{name}"] = "s 12,16"
     codes = np.minimum(rng.geometric(0.4, 120) - 1, 15).astype(np.uint8)
     for name, stream in symbol_streams(codes, 16).items():
@@ -246,7 +263,8 @@ def _edit(data: bytes, rng: np.random.Generator) -> bytes:
     piece = bytes(out[start:end])
     if kind < 4:
         for place in rng.integers(0, len(out), rng.integers(1, 4)):
-            out[place] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)]) if kind % 2 else out[place] ^ 1 << rng.integers(8)
+            usual = int(rng.choice(np.array([0, 1, 127, 128, 255, rng.integers(256)])))
+            out[place] = usual if kind % 2 else out[place] ^ 1 << int(rng.integers(8))
     elif kind == 4:
         del out[start:end]
     elif kind == 5:

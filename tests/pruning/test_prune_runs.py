@@ -45,7 +45,11 @@ def rising(target, **options):
     return prune(polynomial(target, begin=0, end=6), **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"allocation": erk}, {"scope": "global"}, {"gradient": "straight_through"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"allocation": erk}, {"scope": "global"}, {"gradient": "straight_through"}],
+    ids=["uniform", "erk", "global", "straight_through"],
+)
 def test_states_of_several_sparsities_train_in_one_program(options):
     """Made separately and stacked; mask for mask what separate runs make, one of which asks for other counts than 7 of 42."""
     transforms = [rising(target, **options) for target in (0.5, 0.83, 0.9)]

@@ -4,6 +4,7 @@ Static sparse training is `lepton_jax.prune` by random scores: ``prune(0.9, crit
 """
 
 from lepton_jax.pruning.sparse_training.ac_dc import ac_dc
+from lepton_jax.pruning.sparse_training.adam_by_weight import AdamByWeightState, scale_by_adam_by_weight
 from lepton_jax.pruning.sparse_training.dynamic_surgery import SurgeryState, dynamic_surgery
 from lepton_jax.pruning.sparse_training.fixed_masks import FixedMasksState, fixed_masks
 from lepton_jax.pruning.sparse_training.lottery import (
@@ -23,6 +24,7 @@ from lepton_jax.pruning.sparse_training.set import set_
 from lepton_jax.pruning.sparse_training.soft_threshold import Thresholded, soft_threshold
 
 __all__ = [
+    "AdamByWeightState",
     "FixedMasksState",
     "LotteryRound",
     "RandomReinitialization",
@@ -40,6 +42,7 @@ __all__ = [
     "rate_rewinding",
     "rewind",
     "rigl",
+    "scale_by_adam_by_weight",
     "set_",
     "soft_threshold",
     "sparsity_of",

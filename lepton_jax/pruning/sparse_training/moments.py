@@ -27,7 +27,8 @@ def masked_moments(tx: optax.GradientTransformation) -> optax.GradientTransforma
     A moment is any part of the optimiser's state that is a copy of the parameters' tree (`optax.tree_utils.tree_map_params`)
     and has the weight's shape; factored ones (adafactor) and counts are left. The count that corrects adam's bias is one for
     the whole tree and goes on, so that a grown weight's first step is ``(1 - b1) / sqrt(1 - b2)`` rates long (3.2 at adam's
-    defaults), where it would be one at step 0.
+    defaults), where it would be one at step 0, and the next ones longer still; `scale_by_adam_by_weight` counts for each
+    weight.
 
     Args:
       tx: any optax optimiser; `optax.chain`, `optax.partition` and `optax.masked` inside it too.
