@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.report import aligned, markdown_table, provenance
@@ -15,6 +16,8 @@ Result = dict[str, Any]
 """One cell of the table: its row, sparsity, and figures by seed."""
 
 _MARKERS = "os^vDPX*<>hp"
+_TICKS = (10, 30, 50, 60, 70, 75, 80, 82, 84, 85, 86, 87, 88, 89, 90, 92, 94, 95, 96, 97, 98, 99, 99.5)
+"""Accuracies that may stand at the axis."""
 
 
 def write(run_dir: Path, config: Training, results: Sequence[Result], *, script: str, about: str) -> None:
@@ -129,7 +132,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
         axis.set_title(panel, fontsize=10)
         axis.legend(fontsize=8, **({} if panel else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}))
     figure.supxlabel("sparsity of the kernels (%), by the logarithm of what is left", fontsize=10)
-    figure.supylabel("test accuracy (%)", fontsize=10)
+    figure.supylabel("test accuracy (%), by the logarithm of the error", fontsize=10)
     figure.savefig(path, dpi=120)
 
 
@@ -152,5 +155,17 @@ def _draw(axis: Any, rows: dict[str, dict[float, Result]]) -> None:
     axis.set_xscale("log")
     axis.set_xlim(1.15 * max(left), min(left) / 1.15)
     axis.set_xticks([1 - level for level in sorted(ticks)], [f"{100 * level:.3g}" for level in sorted(ticks)])
+    axis.set_yscale("function", functions=(_by_error, _from_error))
+    low, high = axis.get_ylim()
+    fine = 1 if high - low < 30 else 2
+    axis.set_yticks([tick for tick in _TICKS if low <= tick <= high and (tick < 80 or tick % fine == 0)])
     axis.minorticks_off()
     axis.grid(color="0.92")
+
+
+def _by_error(accuracy: Any) -> Any:
+    return -np.log(np.maximum(100 - np.asarray(accuracy), 0.1))
+
+
+def _from_error(height: Any) -> Any:
+    return 100 - np.exp(-np.asarray(height))
