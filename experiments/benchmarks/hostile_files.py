@@ -35,27 +35,8 @@ from lepton_jax.packed import CodebookArray, Sparse, pack_bits
 from lepton_jax.quantization.numerics import Uniform, quantize
 
 _PROGRAM = bytes(range(64)) * 4
-_WORDS: tuple[Any, ...] = (
-    *(None, True, -1, 0, 3, 1 << 70, 1.5, float("nan"), float("inf")),
-    *("", "-", "5", [], [0], [3, [2, 2], "2,1", "1,2"], {}),
-)
-    None,
-    True,
-    -1,
-    0,
-    3,
-    1 << 70,
-    1.5,
-    float("nan"),
-    float("inf"),
-    "",
-    "-",
-    "5",
-    [],
-    [0],
-    [3, [2, 2], "2,1", "1,2"],
-    {},
-)
+_NUMBERS: tuple[Any, ...] = (None, True, -1, 0, 3, 1 << 70, 1.5, float("nan"), float("inf"))
+_WORDS: tuple[Any, ...] = (*_NUMBERS, "", "-", "5", [], [0], [3, [2, 2], "2,1", "1,2"], {})
 _TEXTS = (
     "",
     "-",
