@@ -16,7 +16,7 @@ from lepton_jax.models import LeNet300
 
 def get_config() -> Study:
     # Chosen on validation data, of adam's rates 1e-3, 3e-3 and 6e-3 and momentum's 0.1, 0.2 and 0.4, the same for all three.
-    adam, momentum = Adam(learning_rate=6e-3), Momentum(learning_rate=0.2)
+    adam, momentum = Adam(learning_rate=6e-3, by_weight=True), Momentum(learning_rate=0.2)
     return Study(
         name="sparse_training",
         data=Tfds(name="fashion_mnist"),
@@ -32,5 +32,7 @@ def get_config() -> Study:
             Row(name="static_adam", method=Static(), optimizer=adam, panel="adam"),
             Row(name="set_adam", method=Set(), optimizer=adam, panel="adam"),
             Row(name="rigl_adam", method=Rigl(), optimizer=adam, panel="adam"),
+            # One count of steps for all weights: those that grow take steps of several rates.
+            Row(name="rigl_plain_adam", method=Rigl(), optimizer=Adam(learning_rate=6e-3), panel="adam"),
         ),
     )
