@@ -256,7 +256,7 @@ def read(path: str | os.PathLike[str]) -> bytes:
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that, whatever happens, its old content or the new one is there.
 
-    The bytes go to a temporary file in the same folder, ``.NAME.XXXXXXXX.lepton-part``, reach the disk, and take the name in
+    The bytes go to a temporary file in the same folder, ``.NAME.*.lepton-part``, reach the disk, and take the name in
     one step. Who is killed before that leaves such a file behind; nothing reads it, and it may be deleted.
 
     Raises:
