@@ -137,30 +137,32 @@ def plot(path: Path, results: Sequence[Result]) -> None:
 
 
 def _draw(axis: Any, rows: dict[str, dict[float, Result]]) -> None:
-    ticks: set[float] = set()
-    left: set[float] = set()
+    sparse = [cell for row, cells in rows.items() if row != "dense" for cell in cells.values()]
+    ticks = sorted({cell["sparsity"] for cell in sparse})
+    left = [1 - level for level in ticks] + [_left(cell) for cell in sparse] or [1.0]
+    axis.set_xscale("log")
+    axis.set_xlim(1.15 * max(left), min(left) / 1.15)  # before there are points, since one alone has no range
     for number, (row, cells) in enumerate((row, cells) for row, cells in rows.items() if row != "dense"):
-        x = [1 - statistics.mean(cell["reached"]) for cell in cells.values()]
         values = [accuracies(cell) for cell in cells.values()]
         means = [statistics.mean(some) for some in values]
         deviations = [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values]
-        marker, style = _MARKERS[number % len(_MARKERS)], ("-", "--", ":")[number // 10 % 3]
-        axis.errorbar(x, means, deviations, label=row, marker=marker, linestyle=style, markersize=5, capsize=3, linewidth=1.2)
-        ticks.update(cells)
-        left.update(x)
-    left |= {1 - level for level in ticks} or {1.0}
+        look = {"marker": _MARKERS[number % len(_MARKERS)], "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        x = [_left(cell) for cell in cells.values()]
+        axis.errorbar(x, means, deviations, label=row, markersize=5, capsize=3, linewidth=1.2, **look)
     if "dense" in rows:
         dense = accuracies(next(iter(rows["dense"].values())))
         axis.axhline(statistics.mean(dense), color="0.4", linestyle="--", linewidth=1, label="dense")
-    axis.set_xscale("log")
-    axis.set_xlim(1.15 * max(left), min(left) / 1.15)
-    axis.set_xticks([1 - level for level in sorted(ticks)], [f"{100 * level:.3g}" for level in sorted(ticks)])
+    axis.set_xticks([1 - level for level in ticks], [f"{100 * level:.3g}" for level in ticks])
     axis.set_yscale("function", functions=(_by_error, _from_error))
     low, high = axis.get_ylim()
     fine = 1 if high - low < 30 else 2
     axis.set_yticks([tick for tick in _TICKS if low <= tick <= high and (tick < 80 or tick % fine == 0)])
     axis.minorticks_off()
     axis.grid(color="0.92")
+
+
+def _left(cell: Result) -> float:
+    return 1 - statistics.mean(cell["reached"])
 
 
 def _by_error(accuracy: Any) -> Any:

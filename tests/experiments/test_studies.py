@@ -14,7 +14,7 @@ from experiments.lottery import Lottery, Tournament
 from experiments.mask_finders import AtInit, OneShot
 from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, SoftThreshold, Surgery
 from experiments.study import Row, Study
-from experiments.study_report import accuracy_table, size_table
+from experiments.study_report import accuracy_table, plot, size_table
 from lepton_jax.data import from_arrays
 from lepton_jax.models import LeNet300
 
@@ -177,6 +177,13 @@ def test_the_tables_of_known_results():
         ("a", "", "80.00 ± 14.14"),
     ]
     assert size_table(results)[2] == ("a", "50 %", "50.00 %", "15", "1,234", "", "2.0")
+
+
+@pytest.mark.parametrize("rows", [("dense",), ("dense", "a"), ("a",)])
+def test_a_figure_of_few_points(tmp_path, rows):
+    cell = {"seeds": [0], "error": [0.1], "reached": [0.9], "sparsity": 0.9}
+    plot(tmp_path / "few.png", [{**cell, "row": row} for row in rows])
+    assert (tmp_path / "few.png").stat().st_size > 0
 
 
 def test_surgery_begins_at_the_sparsity_asked_for():
