@@ -28,7 +28,14 @@ class Decision:
 
 
 class Decisions(tuple[Decision, ...]):
-    """Every operation in program order; printed as a table."""
+    """Every operation in program order; printed as a table.
+
+    Example:
+      >>> exp = Decision(name="exp", mode="wide", reason="table: exp", operands=("float32",), results=("float32",))
+      >>> print(Decisions([exp]))
+      operation  runs  operands  results  rule
+      exp        wide  float32   float32  table: exp
+    """
 
     def __str__(self) -> str:
         heads = ("operation", "runs", "operands", "results", "rule")
