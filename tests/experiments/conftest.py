@@ -1,10 +1,14 @@
-"""Running the command line inside the test process."""
+"""Running the command line inside the test process, on little data."""
 
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import cli, deep_compression
+from experiments.config import Tfds
+from lepton_jax.data import from_arrays
 
 TINY = """
 from experiments.config import Adam, Config, Digits, Phase
@@ -53,3 +57,15 @@ def command(monkeypatch):
         return 0
 
     return run
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """Images of the data sets' shape, so few that a trial takes a moment; compiled without most optimisations."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
+    made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
+    monkeypatch.setattr(Tfds, "load", lambda self: made)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from experiments import cli, distillation, members
-from experiments.config import Adam, Digits, Tfds, load_config
+from experiments.config import Adam, Digits, load_config
 from experiments.distillation_report import accuracy_table, cost_table
 from experiments.distillation_study import Row, Runner, Study
 from lepton_jax.data import from_arrays
@@ -58,18 +58,6 @@ def launch(monkeypatch):
         return 0
 
     return run
-
-
-@pytest.fixture
-def small_images(monkeypatch):
-    """Images of the data sets' shape, so few that a trial takes a moment; compiled without most optimisations."""
-    rng = np.random.default_rng(0)
-    images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
-    made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
-    monkeypatch.setattr(Tfds, "load", lambda self: made)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize(("name", "only"), STUDIES.items())

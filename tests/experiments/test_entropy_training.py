@@ -2,29 +2,14 @@
 
 import json
 
-import jax
-import numpy as np
 import pytest
 
 from experiments import cli, entropy_training
 from experiments.coded_size import EntropyTraining, at_equal_bytes
 from experiments.config import Tfds, load_config, to_json
-from lepton_jax.data import from_arrays
 from lepton_jax.models import LeNet300
 
 CONFIG = cli.ROOT / "configs" / "entropy_training_lenet300.py"
-
-
-@pytest.fixture
-def small_images(monkeypatch):
-    """Few images of the data set's shape; compiled without most optimisations."""
-    rng = np.random.default_rng(0)
-    images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
-    made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
-    monkeypatch.setattr(Tfds, "load", lambda self: made)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_two_steps_of_the_config(small_images, monkeypatch, tmp_path):

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from experiments import cli, lottery_ticket, sparsity
-from experiments.config import Digits, Tfds, load_config, to_json
+from experiments.config import Digits, load_config, to_json
 from experiments.lottery import Lottery, Tournament
 from experiments.mask_finders import AtInit, OneShot
 from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, SoftThreshold, Surgery
 from experiments.study import Row, Study
 from experiments.study_report import accuracy_table, plot, size_table
-from lepton_jax.data import from_arrays
 from lepton_jax.models import LeNet300
 
 CONFIGS = cli.ROOT / "configs"
@@ -71,18 +70,6 @@ def launch(monkeypatch):
         return 0
 
     return run
-
-
-@pytest.fixture
-def small_images(monkeypatch):
-    """Images of the data sets' shape, so few that a trial takes a moment; compiled without most optimisations."""
-    rng = np.random.default_rng(0)
-    images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
-    made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
-    monkeypatch.setattr(Tfds, "load", lambda self: made)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", [*STUDIES, "lottery_ticket"])
