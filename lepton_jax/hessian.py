@@ -4,7 +4,7 @@ For a layer ``y = x W``, the squared error of the output for changed weights is 
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -106,6 +106,38 @@ def second_moments(
             yield path, Moments(totals.pop(path), counts[path], layouts[path])
 
 
+def input_statistics(
+    apply: Apply, selected: Collection[Path], statistic: Callable[[Array], PyTree], variables: PyTree, *inputs: Any
+) -> dict[Path, list[tuple[Use, PyTree]]]:
+    """Return a statistic of what selected layers are fed, for one batch; to be called under jit.
+
+    Args:
+      apply: ``apply(variables, *inputs)``.
+      selected: paths of the layers' weights.
+      statistic: of the rows (rows, inputs) that the weight as a matrix is multiplied by, float32 (float64 under x64).
+      variables: arrays.
+      *inputs: one batch.
+
+    Returns:
+      ``{path: [(use, statistic), ...]}``, one for each use of the leaf. From inside scans, every array of the statistic has
+      a leading axis for each scan around the operation.
+
+    Raises:
+      ValueError: as `weight_uses`.
+
+    Example:
+      >>> found = input_statistics(lambda v, x: x @ v["w"], ["w"], lambda rows: rows.max(0), {"w": jnp.eye(2)}, jnp.eye(2))
+      >>> [(use, largest)] = found["w"]
+      >>> use.name, largest.tolist()
+      ('dot_general', [1.0, 1.0])
+    """
+    traced = trace(apply, variables, *inputs)
+    uses = weight_uses(traced, selected)
+    interpreter = _Statistics(traced, uses, statistic)
+    interpreter.run(traced.flatten(variables, inputs, {}))
+    return {path: [(use, interpreter.emitted[use.name]) for use in several] for path, several in uses.items()}
+
+
 def as_inputs(batch: Any) -> tuple[Any, ...]:
     """Return a batch as the tuple of a model's inputs: a tuple as it is, anything else as the only one.
 
@@ -162,40 +194,38 @@ def inverse_cholesky(hessian: Array, damping: float | Array = 0.01, *, attempts:
     return InverseCholesky(found, used, dead)
 
 
-class _Moments(Interpreter):
-    """Hands out second moments, and numbers of rows, of what the given operations are fed."""
+class _Statistics(Interpreter):
+    """Hands out a statistic of the rows that the given operations are fed."""
 
-    def __init__(self, traced: Traced, uses: Mapping[Path, Sequence[Use]], diagonal: bool):
+    def __init__(self, traced: Traced, uses: Mapping[Path, Sequence[Use]], statistic: Callable[[Array], PyTree]):
         super().__init__(traced)
         self.uses = {use.operation: use for several in uses.values() for use in several}
-        self.diagonal = diagonal
+        self.statistic = statistic
 
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         use = self.uses.get(eqn.path)
         if use is None:
             return None
-        rows = input_rows(use, eqn, values).astype(_accumulator())
-        if self.diagonal:
-            second = jnp.sum(rows**2, axis=0)
-        else:
-            second = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
-        self.emit(use.name, (second, jnp.int32(rows.shape[0])))
+        self.emit(use.name, self.statistic(input_rows(use, eqn, values).astype(_accumulator())))
         return self.default(eqn, values)
+
+
+def _second(diagonal: bool, rows: Array) -> tuple[Array, Array]:
+    """Second moments, or their diagonal, and how many rows there are."""
+    count = jnp.int32(rows.shape[0])
+    if diagonal:
+        return jnp.sum(rows**2, axis=0), count
+    return jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST), count
 
 
 def _step(
     apply: Apply, selected: Collection[Path], diagonal: bool, totals: dict[Path, Array], variables: PyTree, *inputs: Any
 ) -> tuple[dict[Path, Array], dict[Path, Array]]:
     """Add a batch's moments to the totals; return them and how many rows there were."""
-    traced = trace(apply, variables, *inputs)
-    uses = weight_uses(traced, selected)
-    interpreter = _Moments(traced, uses, diagonal)
-    interpreter.run(traced.flatten(variables, inputs, {}))
     totals = dict(totals)
     counts: dict[Path, Array] = {}
-    for path, several in uses.items():
-        for use in several:
-            second, rows = interpreter.emitted[use.name]  # with an axis for each scan around the operation
+    for path, several in input_statistics(apply, selected, partial(_second, diagonal), variables, *inputs).items():
+        for use, (second, rows) in several:
             steps = tuple(axis for axis in range(rows.ndim) if axis not in use.levels)
             totals[path] += jnp.sum(second, axis=steps)
             counts[path] = counts.get(path, jnp.int32(0)) + jnp.sum(rows, axis=steps)
