@@ -1,73 +1,87 @@
 """Low-rank factorization by the singular value decomposition."""
 
+from __future__ import annotations
+
+import dataclasses
 import math
 
 import jax.numpy as jnp
 
-from lepton_jax import packed, paths
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.errors import check_whole
+from lepton_jax.lowrank.method import Method, Rank, as_ranks, working
 from lepton_jax.packed import LowRank
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, PyTree, Select
+from lepton_jax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Svd(Method):
+    """The best approximation of a given rank: ``W = U S V^T``, ``u = U_r sqrt(S_r)``, ``v = sqrt(S_r) V_r^T``.
+
+    The squared error is the sum of the squared singular values left out (Eckart and Young 1936). A convolution's kernel
+    (height, width, in, out) becomes one to r channels and a 1 x 1 convolution to all of them: the channel-wise scheme.
+
+    Args:
+      stacked: leading axes that stack weights; each is decomposed by itself, all at once.
+      rows: how many axes after those are read as rows; None: all but the last. For the kernels (in, heads, head size) of
+        queries, keys and values, 1 keeps what the heads have in common.
+
+    Example:
+      >>> factors = Svd().factorize(jnp.outer(jnp.arange(3.0), jnp.ones(2)), 1)
+      >>> factors.u.shape, factors.v.shape, factors.unpack().round(4).tolist()
+      ((3, 1), (1, 2), [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+
+    Source: Denil et al. 2013, "Predicting parameters in deep learning"; for convolutions Zhang et al. 2016, "Accelerating very
+    deep convolutional networks for classification and detection", section 3.1, without the non-linearity.
+    """
+
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows is not None:
+            check_whole(f"{type(self).__name__}: rows", self.rows, 1)
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        least = 2 if self.rows is None else self.rows + 1
+        axes = len(self.layer(shape))
+        return None if axes >= least else f"has {axes} axes after {self.stacked} stacked ones; at least {least} are needed"
+
+    def sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of the matrix that a leaf, or each of a stack, is read as."""
+        layer = self.layer(shape)
+        cut = len(layer) - 1 if self.rows is None else self.rows
+        return math.prod(layer[:cut]), math.prod(layer[cut:])
+
+    def max_rank(self, shape: tuple[int, ...]) -> int:
+        return min(self.sides(shape))
+
+    def parameters(self, shape: tuple[int, ...], rank: Rank) -> int:
+        return self.layers(shape) * sum(self.sides(shape)) * as_ranks(self, rank, 1)[0]
+
+    def matrix(self, weight: Array) -> Array:
+        """The leaf as (*stack, rows, columns), in the precision in which it is decomposed."""
+        return working(weight).reshape(*weight.shape[: self.stacked], *self.sides(weight.shape))
+
+    def matrices(self, weight: Array) -> tuple[Array, ...]:
+        return (self.matrix(weight),)
+
+    def factorize(self, weight: Array, rank: Rank) -> LowRank:
+        r = as_ranks(self, rank, 1)[0]
+        left, values, right = jnp.linalg.svd(self.matrix(weight), full_matrices=False)
+        root = jnp.sqrt(values[..., :r])
+        u, v = left[..., :r] * root[..., None, :], root[..., :, None] * right[..., :r, :]
+        return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
 
 
 def factorize(weight: Array, rank: int) -> LowRank:
-    """Return the best approximation of a given rank: ``W = U S V^T``, ``u = U_r sqrt(S_r)``, ``v = sqrt(S_r) V_r^T``.
-
-    The squared error is the sum of the squared singular values left out (Eckart and Young 1936).
+    """Return the best approximation of a given rank, all axes but the last read as rows; see `Svd`.
 
     Args:
-      weight: two axes or more; all but the last are read as rows.
+      weight: two axes or more.
       rank: 1 to the smaller side.
 
     Example:
-      >>> factors = factorize(jnp.outer(jnp.arange(3.0), jnp.ones(2)), 1)
-      >>> factors.u.shape, factors.v.shape, factors.unpack().round(4).tolist()
-      ((3, 1), (1, 2), [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+      >>> factorize(jnp.outer(jnp.arange(3.0), jnp.ones(2)), 1).unpack().round(4).tolist()
+      [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
     """
-    left, values, right = jnp.linalg.svd(weight.astype(jnp.float32).reshape(-1, weight.shape[-1]), full_matrices=False)
-    root = jnp.sqrt(values[:rank])
-    u, v = left[:, :rank] * root[None, :], root[:, None] * right[:rank]
-    return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), weight.shape)
-
-
-def low_rank(rank: int, *, select: Select = paths.matrices) -> Transform:
-    """Exchange each selected matrix for two thin trainable ones: ``view = u @ v``.
-
-    The factors are leaves of their own (``Dense_0/kernel/u``): a later transform of a chain may prune or quantize them.
-
-    Args:
-      rank: inner size, 1 to the smaller side of every selected matrix; a convolution's kernel is read as the matrix of
-        (height, width, in) by out.
-      select: which leaves; by default those with two axes or more.
-
-    Raises:
-      ValueError: for a rank that is no whole number or outside that range (all paths together), or a selector that matches
-        nothing.
-
-    Example:
-      >>> transform = low_rank(1)
-      >>> params, state = transform.init({"kernel": jnp.ones((4, 3))})
-      >>> paths.flatten(params)["kernel/u"].shape, transform.view(params, state)["kernel"].shape
-      ((4, 1), (4, 3))
-
-    Source: Denil et al. 2013, "Predicting parameters in deep learning"; factors by truncated SVD.
-    """
-    check_whole("low_rank: rank", rank, 1)
-
-    def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
-        weights = paths.select(params, select)
-        with collect(f"low_rank: cannot factorize with rank {rank}") as problems:
-            for path, weight in weights.items():
-                side = min(math.prod(weight.shape[:-1]), weight.shape[-1]) if weight.ndim >= 2 else 0
-                if not 1 <= rank <= side:
-                    problems.append(f"{path}: shape {weight.shape}; the rank must be 1 to {side}: choose less, or deselect it.")
-        return paths.replace(params, {path: factorize(weight, rank) for path, weight in weights.items()}), ()
-
-    def view(params: PyTree, state: tuple[()]) -> PyTree:
-        return packed.unpack(params)
-
-    def factors(params: PyTree, state: tuple[()]) -> PyTree:
-        return params
-
-    return Transform(init, view, hold, pack=factors, view_leaves=factors)
+    return Svd().factorize(weight, rank)

@@ -1,0 +1,111 @@
+"""What a factorization is: the interface that all methods and all choices of rank share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.errors import check_whole
+from lepton_jax.packed import Packed
+from lepton_jax.typing import Array, Path
+
+Rank = int | tuple[int, ...]
+"""The inner size of a factorization, or its inner sizes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all factorizations.
+
+    Args:
+      stacked: how many leading axes of a leaf are a stack of weights (the layers of a scan), each factorized by itself.
+    """
+
+    stacked: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(f"{type(self).__name__}: stacked", self.stacked, 0)
+
+    def at(self, path: Path) -> Method:
+        """Return the method for the leaf at a path; another one where it depends on what is known of that leaf."""
+        del path
+        return self
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        """Say why a leaf of this shape cannot be factorized in this way; None if it can."""
+        raise TypeError(f"{type(self).__name__} does not say what it can factorize")
+
+    def max_rank(self, shape: tuple[int, ...]) -> Rank:
+        """Return the rank, or ranks, at which any leaf of this shape is reproduced exactly."""
+        raise TypeError(f"{type(self).__name__} does not say what its highest rank is")
+
+    def parameters(self, shape: tuple[int, ...], rank: Rank) -> int:
+        """Return how many numbers the factors have in all, those of every stacked weight counted."""
+        raise TypeError(f"{type(self).__name__} does not say how large its factors are")
+
+    def matrices(self, weight: Array) -> tuple[Array, ...]:
+        """Return one matrix (*stack, m, n) a rank: the one of which that rank keeps so many singular values.
+
+        What is left out of a singular value decomposition of it is the squared error that the method makes, in its own norm.
+        There is none for a method whose error no singular values tell.
+        """
+        raise TypeError(f"{type(self).__name__} does not say which matrices it decomposes")
+
+    def factorize(self, weight: Array, rank: Rank) -> Packed:
+        """Return a factored leaf of the weight's shape and dtype."""
+        raise TypeError(f"{type(self).__name__} does not say how it factorizes")
+
+    def layer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one of the stacked weights."""
+        return tuple(shape[self.stacked :])
+
+    def layers(self, shape: tuple[int, ...]) -> int:
+        """How many stacked weights there are."""
+        return math.prod(shape[: self.stacked])
+
+
+class RankRule(Protocol):
+    """What chooses a rank for every leaf."""
+
+    def ranks(self, weights: Mapping[Path, Array], method: Method) -> Mapping[Path, Rank]:
+        """Return a rank by path; leaves that are left out stay dense."""
+        ...
+
+
+def each_layer(function: Callable[[Array], Any], weight: Array, stacked: int) -> Any:
+    """Map a function of one weight over a stack of them; a leaf that it returns gets the whole stack's shape.
+
+    Example:
+      >>> each_layer(lambda w: w.sum(), jnp.ones((2, 3, 4)), 1).tolist()
+      [12.0, 12.0]
+    """
+    for _ in range(stacked):
+        function = jax.vmap(function)
+    out = function(weight)
+    return dataclasses.replace(out, shape=weight.shape) if isinstance(out, Packed) else out  # type: ignore[type-var]
+
+
+def working(weight: Array) -> Array:
+    """Return a weight in the precision in which it is decomposed: float32 at least."""
+    return weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+
+
+def as_ranks(method: Method, rank: Rank, count: int) -> tuple[int, ...]:
+    """Return as many ranks as a method has; a single number stands for all of them.
+
+    Example:
+      >>> as_ranks(Method(), 3, 2)
+      (3, 3)
+
+    Raises:
+      ValueError: for another number of ranks.
+    """
+    ranks = (rank,) * count if isinstance(rank, int) else tuple(rank)
+    if len(ranks) != count:
+        raise ValueError(f"{type(method).__name__}: takes {count} ranks, or one for all of them; got {rank}.")
+    return ranks

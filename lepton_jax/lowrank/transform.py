@@ -1,0 +1,131 @@
+"""Factors in place of weights, as a transform."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Literal
+
+from lepton_jax import packed, paths
+from lepton_jax.errors import check_whole, collect
+from lepton_jax.lowrank.method import Method, Rank, RankRule
+from lepton_jax.lowrank.svd import Svd
+from lepton_jax.transform import Transform, hold
+from lepton_jax.typing import Array, Path, PyTree, Select
+
+Unsupported = Literal["raise", "skip"]
+
+
+class SkippedWarning(UserWarning):
+    """Some selected leaves could not be factorized, and stay dense."""
+
+
+def low_rank(
+    rank: Rank | Mapping[Path, Rank] | RankRule,
+    *,
+    method: Method = Svd(),
+    select: Select = paths.matrices,
+    unsupported: Unsupported = "raise",
+) -> Transform:
+    """Exchange each selected weight for smaller trainable factors: for a matrix two thin ones, ``view = u @ v``.
+
+    The factors are leaves of their own (``Dense_0/kernel/u``): a later transform of a chain may prune or quantize them, and
+    optimisers, checkpoints and sharding see them as they see any leaf.
+
+    Args:
+      rank: inner size, 1 to the highest of every selected leaf (`Method.max_rank`): one number, or one for each inner size of
+        the method; or a mapping from path to rank, or a rule that chooses it: what they leave out stays dense.
+      method: the factorization. With the default a convolution's kernel is read as the matrix of (height, width, in) by out.
+      select: which leaves; by default those with two axes or more.
+      unsupported: what to do with a leaf that the method cannot factorize: refuse all, or leave it dense and warn.
+
+    Raises:
+      ValueError: for ranks that are no whole numbers or outside that range, or leaves that the method cannot factorize (all
+        paths together), or a selector that matches nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> transform = low_rank(1)
+      >>> params, state = transform.init({"kernel": jnp.ones((4, 3))})
+      >>> paths.flatten(params)["kernel/u"].shape, transform.view(params, state)["kernel"].shape
+      ((4, 1), (4, 3))
+
+    Source: Denil et al. 2013, "Predicting parameters in deep learning"; the methods name their own.
+    """
+    if not isinstance(method, Method):
+        raise TypeError(f"low_rank: method must be a factorization such as Svd(); got {method!r}.")
+    if unsupported not in ("raise", "skip"):
+        raise ValueError(f"low_rank: unsupported must be 'raise' or 'skip'; got {unsupported!r}.")
+    if not isinstance(rank, Mapping) and not hasattr(rank, "ranks"):
+        _check_rank("low_rank: rank", rank)
+
+    def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
+        weights = _supported(paths.select(params, select), method, unsupported)
+        ranks = _ranks(rank, weights, method)
+        return paths.replace(params, factors_of({path: weights[path] for path in ranks}, ranks, method)), ()
+
+    def view(params: PyTree, state: tuple[()]) -> PyTree:
+        return packed.unpack(params)
+
+    def factors(params: PyTree, state: tuple[()]) -> PyTree:
+        return params
+
+    return Transform(init, view, hold, pack=factors, view_leaves=factors)
+
+
+def factors_of(weights: Mapping[Path, Array], ranks: Mapping[Path, Rank], method: Method) -> dict[Path, packed.Packed]:
+    """Return the factors of several leaves, by path.
+
+    Raises:
+      ValueError: with every leaf whose rank is outside its range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> factors_of({"w": jnp.ones((4, 3))}, {"w": 2}, Svd())["w"].v.shape
+      (2, 3)
+    """
+    text = f"rank {next(iter(set(ranks.values())))}" if len(set(ranks.values())) == 1 else "these ranks"
+    with collect(f"low_rank: cannot factorize with {text}") as problems:
+        for path, r in ranks.items():
+            shape = tuple(weights[path].shape)
+            highest = method.at(path).max_rank(shape)
+            if not _within(r, highest):
+                given = "" if text != "these ranks" else f"rank {r}; "
+                limit = f"1 to {highest}" if isinstance(highest, int) else f"from 1 to {highest}, one for each, or one for all"
+                problems.append(f"{path}: {given}shape {shape}; the rank must be {limit}: choose less, or deselect it.")
+    return {path: method.at(path).factorize(weights[path], r) for path, r in ranks.items()}
+
+
+def _supported(weights: dict[Path, Array], method: Method, unsupported: Unsupported) -> dict[Path, Array]:
+    reasons = {path: method.at(path).refusal(tuple(weight.shape)) for path, weight in weights.items()}
+    refused = {path: f"{path}: shape {tuple(weights[path].shape)} {why}" for path, why in reasons.items() if why is not None}
+    name = type(method).__name__
+    if refused and unsupported == "skip":
+        listed = "; ".join(refused.values())
+        warnings.warn(f"{name} leaves {len(refused)} of {len(weights)} leaves dense: {listed}.", SkippedWarning, stacklevel=3)
+    elif refused:
+        with collect(f"low_rank: {name} cannot factorize these; deselect them, or pass unsupported='skip'") as problems:
+            problems.extend(refused.values())
+    return {path: weight for path, weight in weights.items() if path not in refused}
+
+
+def _ranks(rank: Rank | Mapping[Path, Rank] | RankRule, weights: dict[Path, Array], method: Method) -> dict[Path, Rank]:
+    if isinstance(rank, (int, tuple)):
+        return dict.fromkeys(weights, rank)
+    found = dict(rank if isinstance(rank, Mapping) else rank.ranks(weights, method))
+    with collect("low_rank: ranks for leaves that are not selected, or not supported") as problems:
+        problems.extend(f"{path}: there are {', '.join(weights) or 'none'}" for path in found if path not in weights)
+    for path, r in found.items():
+        _check_rank(f"low_rank: rank of {path}", r)
+    return found
+
+
+def _check_rank(name: str, rank: object) -> None:
+    for one in rank if isinstance(rank, tuple) and rank else (rank,):
+        check_whole(name, one, 1)  # type: ignore[arg-type]
+
+
+def _within(rank: Rank, highest: Rank) -> bool:
+    tops = (highest,) if isinstance(highest, int) else highest
+    ranks = (rank,) * len(tops) if isinstance(rank, int) else rank
+    return len(ranks) == len(tops) and all(1 <= one <= top for one, top in zip(ranks, tops))
