@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from lepton_jax import paths
 from lepton_jax.quantization.calibrate import Calibration, MinMax
-from lepton_jax.quantization.numerics import Uniform, calibrated
+from lepton_jax.quantization.formats import Uniform, expand
+from lepton_jax.quantization.numerics import calibrated
 from lepton_jax.typing import Array, PyTree, Select
 
 # Half a count for every level (Krichevsky and Trofimov): what an adaptive coder assumes of a level it has not met, so that
@@ -65,9 +66,10 @@ def entropy_bits(
     total = jnp.float32(0)
     for weights in paths.select(params, select).values():
         if weights.size:
-            scale, zero_point = calibrated(jax.lax.stop_gradient(weights), format, calibration)
+            found = calibrated(jax.lax.stop_gradient(weights), format, calibration)
+            scale, zero_point = (expand(one.astype(jnp.float32), weights.shape, format) for one in found)
             low, high = format.q_range
-            place = weights.astype(jnp.float32) / scale + (zero_point - low).astype(jnp.float32)
+            place = weights.astype(jnp.float32) / scale + (zero_point - low)
             total += level_bits(high - low + 1, place)
     return total
 

@@ -1,76 +1,30 @@
-"""The array mathematics of uniform quantization: formats, `QArray`, `quantize`, `dequantize`. No trees here."""
+"""Arrays in a number format: `QArray`, `quantize`, `dequantize`, and `fake`, which shows what they will give. No trees here."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any, cast
 
 import jax.numpy as jnp
+import numpy as np
 
-from lepton_jax.errors import check_whole
+from lepton_jax.errors import is_traced
 from lepton_jax.packed import Coded, pack_bits, register_packed, unpack_bits
-from lepton_jax.quantization.calibrate import Calibration, MinMax
+from lepton_jax.quantization.calibrate import Calibration
+from lepton_jax.quantization.formats import layout
+from lepton_jax.quantization.formats.base import Format
+from lepton_jax.quantization.formats.uniform import Uniform
+from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Uniform:
-    """Evenly spaced levels: ``x = (q - zero_point) * scale``.
-
-    Symmetric: ``q`` in ``[-(2**(b-1) - 1), 2**(b-1) - 1]``, zero point 0. Affine: ``q`` in ``[0, 2**b - 1]``, zero point
-    inside, so that 0 is exact in both.
-
-    Args:
-      bits: 2 to 8.
-      symmetric: levels symmetric about zero, or a range of their own (affine).
-      channel_axis: the axis whose every index has a scale of its own; None: one scale a tensor.
-
-    Raises:
-      ValueError: for bits outside 2 to 8.
-
-    Example:
-      >>> quantize(jnp.array([-1.0, 0.0, 0.5, 1.0]), Uniform(bits=2)).qvalue.tolist()
-      [-1, 0, 0, 1]
-    """
-
-    bits: int = 8
-    symmetric: bool = True
-    channel_axis: int | None = None
-
-    def __post_init__(self) -> None:
-        check_whole("Uniform: bits", self.bits, 2, 8)
-
-    @property
-    def q_range(self) -> tuple[int, int]:
-        """The lowest and highest integer."""
-        high = 2 ** (self.bits - 1) - 1
-        return (-high, high) if self.symmetric else (0, 2**self.bits - 1)
-
-    def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Return the scale (float32) and zero point (int32) that cover ``[low, high]`` and zero.
-
-        A range of zero width has scale 1: all its values are 0.
-        """
-        low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
-        q_low, q_high = self.q_range
-        width = jnp.maximum(-low, high) if self.symmetric else high - low
-        levels = q_high if self.symmetric else q_high - q_low
-        # A product: compilers make one of a division by a constant, so that jit and eager would differ in the last bit.
-        scale = jnp.where(width > 0, width * (1 / levels), 1).astype(jnp.float32)
-        # A range too narrow for float32 would have a scale of zero.
-        scale = jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
-        if self.symmetric:
-            return scale, jnp.zeros(scale.shape, jnp.int32)
-        return scale, jnp.clip(jnp.round(-low / scale), q_low, q_high).astype(jnp.int32)
 
 
 @register_packed("words", "scale", "zero_point")
 class QArray(Coded):
-    """A quantized array: ``x = (qvalue - zero_point) * scale``.
+    """An array in a number format; of integers, ``x = (qvalue - zero_point) * scale``.
 
     Args:
-      words: the integers less their format's lowest, packed to `bits` bits each; see `pack_bits`.
-      scale: float32; 1 in every axis but the channel's.
-      zero_point: int32, of the scale's shape; zeros if symmetric.
+      words: the codes, packed to `bits` bits each; see `pack_bits`.
+      scale: in the format's layout and `scale_dtype`; see `Format.scale_shape`.
+      zero_point: integers of the scale's shape; where all are zero, one may stand for all.
       format: the number format.
       shape: the dense leaf's.
       output_dtype: the dense leaf's dtype.
@@ -84,66 +38,117 @@ class QArray(Coded):
     words: Array
     scale: Array
     zero_point: Array
-    format: Uniform
+    format: Format
     shape: tuple[int, ...]
     output_dtype: str
 
     @classmethod
-    def from_qvalue(cls, qvalue: Array, scale: Array, zero_point: Array, fmt: Uniform, dtype: jnp.dtype) -> QArray:
-        """Pack integers."""
-        words = pack_bits((qvalue - fmt.q_range[0]).astype(jnp.uint8), fmt.bits)
-        return cls(words, scale, zero_point, fmt, qvalue.shape, jnp.dtype(dtype).name)
+    def from_qvalue(cls, qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
+        """Pack codes.
+
+        Args:
+          qvalue: as `Format.to_codes` gives them, in the dense shape.
+          scale: in the format's layout; rounded to its `scale_dtype`.
+          zero_point: integers, likewise; or of size 1 in every axis.
+          fmt: the number format.
+          dtype: the dense leaf's.
+
+        Raises:
+          ValueError: for scales of another layout, or that are zero or not finite.
+        """
+        expected, found = fmt.scale_shape(qvalue.shape), (jnp.shape(scale), jnp.shape(zero_point))
+        if found[0] != expected or found[1] not in (expected, (1,) * qvalue.ndim):
+            raise ValueError(
+                f"QArray: scale and zero point must have the shape {expected}, which {fmt} gives an array of shape "
+                f"{qvalue.shape}; got {found[0]} and {found[1]}. See `calibrated`, or Format.scale_shape."
+            )
+        scale = jnp.asarray(scale).astype(fmt.scale_dtype)
+        check_scale(scale)
+        return _packed(qvalue, scale, jnp.asarray(zero_point), fmt, dtype)
 
     @property
     def qvalue(self) -> Array:
-        """The integers in the dense shape: int8 if symmetric, uint8 if affine."""
-        low = self.format.q_range[0]
+        """The codes in the dense shape: integers (int8, uint8, int16, uint16), floats of 8 bits, or places in a table."""
         codes = unpack_bits(self.words, self.format.bits, self.size).reshape(self.shape)
-        return (codes.astype(jnp.int16) + low).astype(jnp.int8 if self.format.symmetric else jnp.uint8)
+        return self.format.from_bits(codes)
 
     def unpack(self) -> Array:
         return dequantize(self)
 
     def masked(self, mask: Array) -> QArray:
-        zero = self.zero_point.astype(self.qvalue.dtype)
-        qvalue = jnp.where(mask, self.qvalue, zero)
-        return QArray.from_qvalue(qvalue, self.scale, self.zero_point, self.format, self.dtype)
+        zero = self.format.zero_code(layout.expand(self.zero_point, self.shape, self.format))
+        return _packed(jnp.where(mask, self.qvalue, zero), self.scale, self.zero_point, self.format, self.dtype)
 
 
-def to_integers(x: Array, scale: Array, zero_point: Array, fmt: Uniform) -> Array:
-    """Return ``clip(round(x / scale) + zero_point)``, int32; halves round to even, NaN becomes the zero point."""
-    q_low, q_high = fmt.q_range
-    steps = jnp.nan_to_num(jnp.round(x.astype(jnp.float32) / scale), nan=0.0)
-    return jnp.clip(steps + zero_point, q_low, q_high).astype(jnp.int32)
+def _packed(qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
+    words = pack_bits(fmt.to_bits(qvalue), fmt.bits)
+    return QArray(words, scale, zero_point, fmt, qvalue.shape, jnp.dtype(dtype).name)
 
 
-def from_integers(q: Array, scale: Array, zero_point: Array, dtype: jnp.dtype) -> Array:
-    """Return ``(q - zero_point) * scale``, computed in float32."""
-    return ((q.astype(jnp.int32) - zero_point).astype(jnp.float32) * scale).astype(dtype)
+def check_scale(scale: Array) -> None:
+    """Raise unless every scale is finite and not zero. What is traced passes.
+
+    Raises:
+      ValueError: says how many are not.
+    """
+    if is_traced(scale) or not scale.size:
+        return
+    values = np.asarray(scale, np.float32)
+    wrong = int(np.count_nonzero(~np.isfinite(values) | (values == 0)))
+    if wrong:
+        raise ValueError(
+            f"every scale must be finite and not zero; {wrong} of {scale.size} are not (in {scale.dtype}, as they are stored). "
+            "Calibrate on finite values, or give `scale_dtype` more range."
+        )
 
 
-def calibrated(x: Array, fmt: Uniform, calibration: Calibration) -> tuple[Array, Array]:
-    """Return scale and zero point for one array, with all axes kept."""
-    axis = fmt.channel_axis
-    if axis is not None and not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"Uniform: channel_axis={axis} is out of range for an array of shape {x.shape}.")
-    axes = tuple(i for i in range(x.ndim) if axis is None or i != axis % x.ndim)
-    return fmt.scale_and_zero_point(*calibration(x.astype(jnp.float32), axes))
+def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) -> tuple[Array, Array]:
+    """Return scale and zero point for one array, in the format's layout.
+
+    Args:
+      x: floating array of any shape.
+      fmt: the number format.
+      calibration: finds the range to cover; None: the format's own (`MinMax`; the mean magnitude of `Binary` and `Ternary`).
+
+    Raises:
+      ValueError: if the array has not the axes that the format names, or an axis is shorter than a group.
+
+    Example:
+      >>> x = jnp.array([[1.0, 2.0, 7.0, 14.0, 21.0]])
+      >>> calibrated(x, Uniform(bits=4, group_size=2, group_axis=1))[0].round(3).tolist()
+      [[0.286, 2.0, 3.0]]
+    """
+    ranges = [
+        tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration))
+        for part in layout.parts(x.astype(jnp.float32), fmt)
+    ]
+    if len(ranges) == 1:
+        return fmt.scale_and_zero_point(*ranges[0])
+    axis = layout.grouped_axis(x.shape, fmt)
+    low, high = (jnp.concatenate(bounds, axis) for bounds in zip(*ranges))
+    return fmt.scale_and_zero_point(low, high)
 
 
-def quantize(x: Array, fmt: Uniform, calibration: Calibration = MinMax()) -> QArray:
+def _range(part: layout.Part, fmt: Format, calibration: Calibration | None) -> tuple[Array, Array]:
+    if calibration is None:
+        return fmt.own_range(part.values, part.axes)
+    return calibration(part.values, part.axes, fmt)
+
+
+def quantize(x: Array, fmt: Format, calibration: Calibration | None = None) -> QArray:
     """Quantize an array: calibrate, round, pack.
 
     Args:
       x: floating array of any shape.
       fmt: the number format.
-      calibration: finds the range to cover.
+      calibration: finds the range to cover; None: the format's own, see `calibrated`.
 
     Returns:
       packed leaf of the same shape and dtype.
 
     Raises:
-      ValueError: for a channel axis that the array does not have.
+      TypeError: for what is no number format, or an array that is not of floats.
+      ValueError: if the array has not the axes that the format names, or an axis is shorter than a group.
 
     Example:
       >>> q = quantize(jnp.array([0.0, 1.0, 2.0, 3.0]), Uniform(bits=2, symmetric=False))
@@ -152,15 +157,57 @@ def quantize(x: Array, fmt: Uniform, calibration: Calibration = MinMax()) -> QAr
 
     Source: Jacob et al. 2018, "Quantization and training of neural networks", equation 1.
     """
+    if not isinstance(fmt, Format):
+        raise TypeError(f"quantize: takes a number format, e.g. Uniform(bits=4); got {fmt!r}.")
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"quantize: takes an array of floats; got {x.dtype}, shape {x.shape}. Cast it first.")
     scale, zero_point = calibrated(x, fmt, calibration)
-    return QArray.from_qvalue(to_integers(x, scale, zero_point, fmt), scale, zero_point, fmt, x.dtype)
+    codes = fmt.to_codes(x.astype(jnp.float32), *_expanded(x.shape, scale, zero_point, fmt))
+    return _packed(codes, scale, zero_point, fmt, x.dtype)
 
 
 def dequantize(q: QArray) -> Array:
-    """Return ``(qvalue - zero_point) * scale`` in the dense leaf's dtype.
+    """Return the values in the dense leaf's dtype, computed in float32; of integers, ``(qvalue - zero_point) * scale``.
 
     Example:
       >>> dequantize(quantize(jnp.array([-1.0, 1.0]), Uniform(bits=8))).tolist()
       [-1.0, 1.0]
     """
-    return from_integers(q.qvalue, q.scale, q.zero_point, q.dtype)
+    return q.format.from_codes(q.qvalue, *_expanded(q.shape, q.scale, q.zero_point, q.format)).astype(q.dtype)
+
+
+def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
+    """Return `x` as it will be once quantized, with the gradient of `x`: what every view of quantized values is made of.
+
+    ``dequantize(QArray.from_qvalue(fmt.to_codes(x, ...), scale, zero_point, fmt, x.dtype))`` equals it bit for bit. Scale and
+    zero point get no gradient.
+
+    Args:
+      x: floating array.
+      fmt: the number format.
+      scale: in its layout, see `calibrated`; rounded to its `scale_dtype`.
+      zero_point: integers, likewise.
+
+    Example:
+      >>> x, fmt = jnp.array([0.4, 1.6]), Uniform(bits=4)
+      >>> fake(x, fmt, jnp.array([0.5]), jnp.array([0])).tolist()
+      [0.5, 1.5]
+    """
+    scale, zero_point = _expanded(x.shape, scale.astype(fmt.scale_dtype), zero_point, fmt)
+    codes = fmt.to_codes(x.astype(jnp.float32), scale, zero_point)
+    return straight_through(x, fmt.from_codes(codes, scale, zero_point).astype(x.dtype))
+
+
+def _expanded(shape: tuple[int, ...], scale: Array, zero_point: Array, fmt: Format) -> tuple[Array, Array]:
+    return layout.expand(scale.astype(jnp.float32), shape, fmt), layout.expand(zero_point, shape, fmt)
+
+
+def to_integers(x: Array, scale: Array, zero_point: Array, fmt: Uniform) -> Array:
+    """Return ``clip(round(x / scale) + zero_point)``, int32; halves round to even, NaN becomes the zero point."""
+    return fmt.to_codes(x, layout.expand(scale, x.shape, fmt), layout.expand(zero_point, x.shape, fmt)).astype(jnp.int32)
+
+
+def from_integers(q: Array, scale: Array, zero_point: Array, dtype: Any) -> Array:
+    """Return ``(q - zero_point) * scale``, computed in float32; scale and zero point must broadcast."""
+    return cast(Array, ((q.astype(jnp.int32) - zero_point).astype(jnp.float32) * scale).astype(dtype))
