@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from lepton_jax.graph import _compat
-from lepton_jax.graph.trace import Equation, Traced, join, walk
+from lepton_jax.graph.matching import fits, patterns_of, there_is
+from lepton_jax.graph.trace import Equation, Traced, walk
 
 Kind = Literal["compute", "float32", "follow", "exact"]
 """How an operation is run: in the compute dtype; in float32; in what its operands have; as it is, since it rounds nothing."""
@@ -64,11 +64,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name in ("compute", "float32"):
-            value = getattr(self, name)
-            patterns = (value,) if isinstance(value, str) else tuple(value)
-            if not all(isinstance(pattern, str) for pattern in patterns):
-                raise TypeError(f"autocast: {name} must be glob patterns, e.g. ('Dense_0', 'exp'); got {value!r}.")
-            object.__setattr__(self, name, patterns)
+            object.__setattr__(self, name, patterns_of(f"autocast: {name}", getattr(self, name)))
 
     def check(self, traced: Traced) -> None:
         """Raise unless every pattern matches an operation.
@@ -82,12 +78,8 @@ class Rules:
         for kind in ("compute", "float32"):
             for pattern in getattr(self, kind):
                 if not any(fits(pattern, name, eqn) for name, eqn in equations):
-                    scopes = sorted({eqn.scope for _, eqn in equations if eqn.scope})
-                    primitives = sorted({eqn.primitive for _, eqn in equations})
-                    raise ValueError(
-                        f"autocast: {kind}={pattern!r} matches no operation of {traced.name}. Modules: "
-                        f"{', '.join(scopes) or 'none'}. Operations: {', '.join(primitives)}. Write a glob over these."
-                    )
+                    there = there_is(traced, (eqn for _, eqn in equations))
+                    raise ValueError(f"autocast: {kind}={pattern!r} matches no operation of {traced.name}. {there}")
 
     def __call__(self, eqn: Equation, name: str) -> tuple[Kind, str]:
         """How an operation is run, and which rule says so."""
@@ -124,22 +116,6 @@ def table(eqn: Equation) -> tuple[Kind, str]:
     if name in EXACT:
         return "exact", f"table: {name}"
     return "float32", f"table: {name}"
-
-
-def fits(pattern: str, name: str, eqn: Equation) -> bool:
-    """Whether a pattern matches an operation, by its name, by a module around it, or by its primitive.
-
-    Example:
-      >>> from lepton_jax.graph.trace import trace
-      >>> [eqn] = trace(lambda v, x: jnp.exp(x), {}, jnp.ones(2)).equations()
-      >>> fits("e*", "Net/Dense_0/exp", eqn), fits("Dense_0", "Net/Dense_0/exp", eqn), fits("Dense", "Net/Dense_0/exp", eqn)
-      (True, True, False)
-    """
-    if eqn.primitive == pattern:
-        return True
-    parts = name.split("/")
-    ends = (parts[:stop] for stop in range(1, len(parts) + 1))
-    return any(fnmatchcase(join("", "/".join(end[start:])), pattern) for end in ends for start in range(len(end)))
 
 
 def is_wide(aval: Any) -> bool:
