@@ -15,7 +15,7 @@ from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
 from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
 from lepton_jax.pruning.masks import keep_count
-from lepton_jax.pruning.state import Failure, Goals, PruneState, check_scores, no_failure
+from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
 from lepton_jax.pruning.threshold import top_of_groups
 from lepton_jax.schedules import SparsitySchedule, as_schedule, constant
@@ -157,11 +157,10 @@ class _Pruning:
         else:
             masks, not_finite, thresholds = self._thresholded(scores, state, progress, first, held)
         failed = jnp.any(not_finite > 0)
-        news = failed & jnp.all(state.failure.not_finite == 0)
         old = (state.masks, state.sparsity, state.thresholds)
         new = (masks, _sparsity(goals, progress), thresholds)
         masks, sparsity, thresholds = jax.tree.map(lambda a, b: jnp.where(failed, a, b), old, new)
-        failure = jax.tree.map(lambda a, b: jnp.where(news, a, b), Failure(not_finite, step), state.failure)
+        failure = first_failure(state.failure, not_finite, step)
         return state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
 
     def _thresholded(

@@ -1,4 +1,4 @@
-"""The state of `prune`, and what it says of scores that were not finite."""
+"""The state of `prune`, and what transforms that rank weights say of scores that were not finite."""
 
 from __future__ import annotations
 
@@ -71,6 +71,18 @@ def no_failure(leaves: int) -> Failure:
     return Failure(jnp.zeros(leaves, jnp.int32), jnp.int32(0))
 
 
+def first_failure(failure: Failure, not_finite: Array, step: Array) -> Failure:
+    """Return the failure with an update's counts noted, unless there was one before.
+
+    Example:
+      >>> first_failure(no_failure(2), jnp.array([0, 3]), jnp.int32(7)).step.item()
+      7
+    """
+    news = jnp.any(not_finite > 0) & jnp.all(failure.not_finite == 0)
+    new = Failure(not_finite, jnp.asarray(step, jnp.int32))
+    return jax.tree.map(lambda a, b: jnp.where(news, a, b), new, failure)
+
+
 def check_scores(state: Any) -> None:
     """Raise if an update met scores that are not finite; call it on the host, as often as the losses are looked at.
 
@@ -78,7 +90,7 @@ def check_scores(state: Any) -> None:
     where the scores were not finite, and when; this function reports it. `lepton_jax.training.fit` calls it.
 
     Args:
-      state: of `prune`, or any tree with such states in it: of a chain, of a whole training run, of several seeds at once.
+      state: of `prune`, `set_` or `rigl`, or any tree with such states in it: of a chain, of a whole training run, of several seeds at once.
 
     Raises:
       ValueError: naming the leaves and the step of the first such update.
@@ -94,7 +106,7 @@ def check_scores(state: Any) -> None:
       ValueError: prune: scores must be finite, and were not; the masks are those of before:
         kernel: 4 scores are NaN or infinite at step 7
     """
-    found = [s for s in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(s)]
+    found = [s for s in jax.tree.leaves(state, is_leaf=_ranks) if _ranks(s)]
     failures = jax.device_get([s.failure for s in found])
     with collect("prune: scores must be finite, and were not; the masks are those of before") as problems:
         for pruned, failure in zip(found, failures):
@@ -107,5 +119,6 @@ def check_scores(state: Any) -> None:
                 )
 
 
-def _is_state(node: Any) -> bool:
-    return isinstance(node, PruneState)
+def _ranks(node: Any) -> bool:
+    """True for the states of `prune`, `set_` and `rigl`."""
+    return isinstance(getattr(node, "failure", None), Failure)

@@ -14,6 +14,7 @@ from lepton_jax.pruning.allocation import Shapes
 from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sparse_training.masked import take_slopes
+from lepton_jax.pruning.state import Failure, first_failure, no_failure
 from lepton_jax.pruning.threshold import top_of_groups
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, Path, PyTree, Schedule, Select, Step
@@ -30,13 +31,15 @@ class RewireState(NamedTuple):
     Attributes:
       masks: by path; boolean, True where the weight is kept, of the weight's shape.
       key: a typed random key; step k draws from ``fold_in(key, k)``.
+      failure: weights or growth scores that were not finite; the masks were left as they were. See `check_scores`.
     """
 
     masks: dict[Path, Array]
     key: Array
+    failure: Failure
 
 
-def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Array) -> dict[Path, Array]:
+def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Array) -> tuple[dict[Path, Array], Array]:
     """Exchange a fraction of each leaf's kept weights: drop those of least ``|w|``, grow the highest scores among the pruned.
 
     ``k = min(round(fraction * kept), pruned)`` weights of a leaf are dropped and as many grown, so its count stays. What is
@@ -49,12 +52,13 @@ def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Arra
       fraction: of the kept weights, [0, 1], may be traced.
 
     Returns:
-      the new masks.
+      (the new masks; int32 [leaves], in the order of the sorted paths, how many of what was ranked is NaN or infinite).
 
     Example:
       >>> masks, weights = {"w": jnp.array([True, True, False, False])}, {"w": jnp.array([0.1, -2.0, 0.0, 0.0])}
-      >>> rewire(masks, weights, {"w": jnp.array([9.0, 9.0, 1.0, 3.0])}, 0.5)["w"].tolist()
-      [False, True, False, True]
+      >>> new, not_finite = rewire(masks, weights, {"w": jnp.array([9.0, 9.0, 1.0, 3.0])}, 0.5)
+      >>> new["w"].tolist(), not_finite.tolist()
+      ([False, True, False, True], [0])
     """
     order = sorted(masks)
     kept = jnp.stack([jnp.sum(masks[path], dtype=jnp.int32) for path in order])
@@ -65,8 +69,9 @@ def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Arra
         jnp.concatenate([kept - count, count]),
         groups=tuple(range(2 * len(order))),
         allowed=[*(masks[path] for path in order), *(~masks[path] for path in order)],
-    ).masks
-    return {path: stays | grows for path, stays, grows in zip(order, found[: len(order)], found[len(order) :])}
+    )
+    stays, grows = found.masks[: len(order)], found.masks[len(order) :]
+    return {path: s | g for path, s, g in zip(order, stays, grows)}, jnp.sum(found.not_finite.reshape(2, -1), axis=0)
 
 
 def exchange_schedule(name: str, fraction: float | Schedule, end: int, *, decay: bool) -> Schedule:
@@ -113,7 +118,8 @@ class Rewiring:
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
         keep = jnp.stack([jnp.asarray(keep_count(scores.size, goals[path]), jnp.int32) for path, scores in drawn.items()])
         found = top_of_groups(list(drawn.values()), keep, groups=tuple(range(len(drawn)))).masks
-        return params, RewireState({path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}, later)
+        masks = {path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}
+        return params, RewireState(masks, later, no_failure(len(masks)))
 
     def view(self, params: PyTree, state: RewireState) -> PyTree:
         return (masked_straight_through if self.dense_gradient else masked)(params, state.masks)
@@ -123,20 +129,23 @@ class Rewiring:
         weights = {path: apply_mask(weight, state.masks[path]) for path, weight in weights.items()}
         step = jnp.asarray(step)
 
-        def exchange(weights: Leaves) -> tuple[Leaves, Leaves]:
+        def exchange(weights: Leaves) -> tuple[Leaves, Leaves, Failure]:
             keys = jax.random.split(jax.random.fold_in(state.key, step), len(weights))
             # In sorted order, in which jit hands over dicts: eager draws are the same.
             growth = {path: self.growth(slopes[path], key) for path, key in zip(sorted(weights), keys)}
-            masks = rewire(state.masks, weights, growth, self.fraction(step))
-            return {path: apply_mask(weight, masks[path]) for path, weight in weights.items()}, masks
+            found, not_finite = rewire(state.masks, weights, growth, self.fraction(step))
+            failed = jnp.any(not_finite > 0)
+            masks = {path: jnp.where(failed, state.masks[path], mask) for path, mask in found.items()}
+            failure = first_failure(state.failure, not_finite, step)
+            return {path: apply_mask(weight, masks[path]) for path, weight in weights.items()}, masks, failure
 
-        def stay(weights: Leaves) -> tuple[Leaves, Leaves]:
-            return weights, dict(state.masks)
+        def stay(weights: Leaves) -> tuple[Leaves, Leaves, Failure]:
+            return weights, dict(state.masks), state.failure
 
         due = (step > 0) & (step < self.end) & (step % self.interval == 0)
         # The weights go through it, so that a step that changes no mask does not read them once more.
-        weights, masks = jax.lax.cond(due, exchange, stay, weights)
-        return paths.replace(params, weights), RewireState(masks, state.key)
+        weights, masks, failure = jax.lax.cond(due, exchange, stay, weights)
+        return paths.replace(params, weights), RewireState(masks, state.key, failure)
 
     def pack(self, params: PyTree, state: RewireState) -> PyTree:
         return masked(params, state.masks)

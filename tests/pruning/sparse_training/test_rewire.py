@@ -11,10 +11,11 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lepton_jax import Transform, pack, prune, unpack
-from lepton_jax.pruning import allocation, keep_count
+from lepton_jax.pruning import allocation, check_scores, keep_count
 from lepton_jax.pruning.criteria import Random
 from lepton_jax.pruning.sparse_training import RewireState, fixed_masks, masked_moments, rigl, set_
 from lepton_jax.pruning.sparse_training.rewire import rewire
+from lepton_jax.pruning.state import no_failure
 from lepton_jax.training import Checkpoints, TrainState, create, make_train_step
 
 METHODS = {"rigl": rigl, "set_": set_}
@@ -25,7 +26,7 @@ def mask_of(*bits: int) -> jax.Array:
 
 
 def state_of(mask: jax.Array) -> RewireState:
-    return RewireState({"w": mask}, jax.random.key(0))
+    return RewireState({"w": mask}, jax.random.key(0), no_failure(1))
 
 
 def draw(seed: int, *shape: int) -> jax.Array:
@@ -91,13 +92,36 @@ def test_counts_are_exact_under_ties(equal: str) -> None:
     for kept in (0, 1, 7, 39, 40):
         mask = jax.random.permutation(jax.random.key(kept), jnp.arange(40) < kept)
         for fraction in (0.0, 0.3, 1.0):
-            after = rewire({"w": mask}, {"w": weight}, {"w": jnp.abs(grad)}, fraction)["w"]
+            after, not_finite = rewire({"w": mask}, {"w": weight}, {"w": jnp.abs(grad)}, fraction)
+            after = after["w"]
+            assert not_finite.tolist() == [40 if equal == "nan" else 0]
             exchanged = min(round(fraction * kept), 40 - kept)
             assert int(after.sum()) == kept
             assert int((mask & ~after).sum()) == exchanged
     ones = {"w": jnp.ones(8)}
-    after = rewire({"w": jnp.arange(8) < 4}, ones, ones, 0.5)  # ties: the lower index stays and grows
+    after, _ = rewire({"w": jnp.arange(8) < 4}, ones, ones, 0.5)  # ties: the lower index stays and grows
     assert after["w"].tolist() == [True, True, False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(("name", "where"), [("rigl", "gradient"), ("rigl", "weight"), ("set_", "weight")])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_changes_no_mask_and_is_reported(name: str, where: str, bad: float) -> None:
+    transform = METHODS[name](0.5, jax.random.key(0), end=100, interval=10, fraction=0.4)
+    params, state = transform.init(tree())
+    update = jax.jit(transform.update)
+    place = tuple(np.argwhere(np.asarray(state.masks["b/kernel"]) == (where == "weight"))[0])  # ranked where it stands
+    grads = tree(9)
+    broken = (grads if where == "gradient" else params) | {}
+    broken["b"] = {"kernel": broken["b"]["kernel"].at[place].set(bad)}
+    changed = (params, broken) if where == "gradient" else (broken, grads)
+    after = update(changed[0], state, changed[1], 10)[1]
+    jax.tree.map(np.testing.assert_array_equal, after.masks, state.masks)
+    later = update(params, after, grads, 20)[1]
+    assert any(bool(jnp.any(later.masks[path] != after.masks[path])) for path in after.masks), "20 went well"
+    for found in (after, later):
+        with pytest.raises(ValueError, match=r"must be finite(.|\n)*\n  b/kernel: 1 scores are NaN or infinite at step 10$"):
+            check_scores(found)
+    check_scores(update(params, state, grads, 10)[1])
 
 
 @pytest.mark.parametrize("name", METHODS)
