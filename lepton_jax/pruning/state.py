@@ -90,7 +90,8 @@ def check_scores(state: Any) -> None:
     where the scores were not finite, and when; this function reports it. `lepton_jax.training.fit` calls it.
 
     Args:
-      state: of `prune`, `set_` or `rigl`, or any tree with such states in it: of a chain, of a whole training run, of several seeds at once.
+      state: of `prune`, `set_` or `rigl`, or any tree with such states in it: of a chain, of a whole training run, of several
+        seeds at once.
 
     Raises:
       ValueError: naming the leaves and the step of the first such update.
