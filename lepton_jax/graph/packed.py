@@ -14,6 +14,8 @@ from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.native import Factored, Native, Quantized, native
 from lepton_jax.graph.native_ops import run
+from lepton_jax.graph.native_tensors import Network, network
+from lepton_jax.graph.native_tensors import run as run_network
 from lepton_jax.graph.trace import Apply, Equation, Traced, split_keywords, trace
 from lepton_jax.packed import Packed, is_packed
 from lepton_jax.paths import path_str
@@ -68,7 +70,7 @@ class _Packed(Interpreter):
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         if not any(isinstance(value, Native) for value in values):
             return None
-        outs = None if eqn.bodies else run(eqn, values)
+        outs = None if eqn.bodies else run(eqn, values) or run_network(eqn, values)
         if outs is None:
             self.place = self.name(eqn)
         return outs
@@ -76,7 +78,8 @@ class _Packed(Interpreter):
     def dense(self, value: Any) -> Any:
         if not isinstance(value, Native):
             return value
-        kind = type(value.leaf).__name__ if isinstance(value, _Opaque) else _KINDS[type(value).__name__]
+        kind = type(value.leaf).__name__ if isinstance(value, _Opaque) else _KINDS.get(type(value).__name__, "")
+        kind = value.kind if isinstance(value, Network) else kind
         self.unpacked[Unpacked(path=value.path, kind=kind, operation=self.place)] = None
         return value.dense()
 
@@ -92,6 +95,8 @@ class _Packed(Interpreter):
                 value = replace(value, v=jax.tree.map(lambda part: jnp.broadcast_to(part, (length, *np.shape(part))), value.v))
             u, v = (self.scanned(part, length) for part in (value.u, value.v))
             return super().scanned(replace(value, u=u, v=v), length)
+        if isinstance(value, Network):
+            value = value.layers(length) or value
         return super().scanned(value, length) if not isinstance(value, _Opaque) else self.dense(value)
 
     def run(self, values: Sequence[Any]) -> list[Any]:
@@ -107,6 +112,7 @@ def packed(apply: Apply) -> Apply:
     """Return a function that runs `apply` on packed leaves, without unpacking them where that can be.
 
     * `LowRank`: two thin dots; a convolution to r channels and a dot; rows of u, then a dot.
+    * `Separable`, `Tucker`, `CP`, `TensorTrain`, `TensorTrainMatrix`: one dot, convolution or look-up for each of their parts.
     * `QArray`: the dot, convolution or gather of the integers, the scales applied to the result. Where both sides are
       integers (a packed input too), accumulated in int32; against a floating input the integers are cast, exactly.
     * `BlockSparse`: the blocks that are there, gathered and multiplied; convolutions through patches.
@@ -176,5 +182,5 @@ def _evaluate(apply: Apply, variables: PyTree, inputs: Sequence[Any], static: An
 def _entered(leaf: Any, path: Path) -> Any:
     if not is_packed(leaf):
         return leaf
-    entered = native(leaf, path)
+    entered: Any = network(leaf, path) or native(leaf, path)
     return _Opaque(entered, path) if is_packed(entered) else entered
