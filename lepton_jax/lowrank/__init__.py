@@ -1,7 +1,31 @@
 """Low-rank factorization."""
 
+from lepton_jax.lowrank.guard import Guarded, RankChoice, RankReport, choose_ranks, keep_faster
+from lepton_jax.lowrank.layer_times import dense_macs, layer_times
 from lepton_jax.lowrank.method import Method, Rank, RankRule
+from lepton_jax.lowrank.ranks import Budget, Energy, Evbmf, Fixed, Fraction
 from lepton_jax.lowrank.svd import Svd, factorize
 from lepton_jax.lowrank.transform import SkippedWarning, factors_of, low_rank
 
-__all__ = ["Method", "Rank", "RankRule", "SkippedWarning", "Svd", "factorize", "factors_of", "low_rank"]
+__all__ = [
+    "Budget",
+    "Energy",
+    "Evbmf",
+    "Fixed",
+    "Fraction",
+    "Guarded",
+    "Method",
+    "Rank",
+    "RankChoice",
+    "RankReport",
+    "RankRule",
+    "SkippedWarning",
+    "Svd",
+    "choose_ranks",
+    "dense_macs",
+    "factorize",
+    "factors_of",
+    "keep_faster",
+    "layer_times",
+    "low_rank",
+]
