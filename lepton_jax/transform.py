@@ -100,12 +100,16 @@ def _view_leaves(transforms: tuple[Transform, ...], params: PyTree, states: Stat
 def _masters(params: PyTree, seen: PyTree, after: PyTree) -> PyTree:
     """Return the masters, with what an `init` made of the leaves that it saw put in their places."""
     subtrees = jax.tree.structure(seen).flatten_up_to(after)  # type: ignore[attr-defined]
-    changed = {path: new for (path, leaf), new in zip(paths.flatten(seen).items(), subtrees) if new is not leaf}
+    leaves = jax.tree_util.tree_flatten_with_path(seen)[0]
+    changed = {paths.path_str(keys): (keys, new) for (keys, leaf), new in zip(leaves, subtrees) if new is not leaf}
+    # By their keys: a leaf that was re-parametrised may have one of its new parameters at its old path.
+    places = {keys for keys, _ in jax.tree_util.tree_flatten_with_path(params)[0]}
     masters = paths.flatten(params)
     with collect("chain: a transform wants to re-parametrise what an earlier one already did") as problems:
-        problems.extend(f"{path}: change their order, or deselect it in one of them" for path in changed if path not in masters)
+        wrong = (path for path, (keys, _) in changed.items() if keys not in places)
+        problems.extend(f"{path}: change their order, or deselect it in one of them" for path in wrong)
     # What an earlier view showed in another dtype (`cast`) is still trained in the masters' own.
-    return paths.replace(params, {path: _as_dtype(new, masters[path].dtype) for path, new in changed.items()})
+    return paths.replace(params, {path: _as_dtype(new, masters[path].dtype) for path, (_, new) in changed.items()})
 
 
 def _as_dtype(tree: PyTree, dtype: Any) -> PyTree:

@@ -1,7 +1,7 @@
 """Batch-norm folding: what depends on variables alone is computed once, and scales and shifts go into the weights."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -107,6 +107,50 @@ def fold_batch_norm(apply: Apply, variables: PyTree, *inputs: Any, **static: Any
         return jax.tree.unflatten(tree, outs)
 
     return folded, kept
+
+
+def folding(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[Callable[[PyTree], dict[str, Array]], Apply]:
+    """Make a function that folds any values of the variables, and that can be differentiated; see `fold_batch_norm`.
+
+    For training with folded weights: ``loss(folded(view(fold(variables)), inputs))``.
+
+    Args:
+      apply: an eval-mode function.
+      variables: arrays, of the shapes that will be folded.
+      *inputs: example inputs, or their shapes.
+      **static: its keywords.
+
+    Returns:
+      ``(fold, folded)``: ``fold(variables)`` gives what `fold_batch_norm` makes of them, ``folded`` is its new function.
+
+    Example:
+      >>> def apply(v, x):
+      ...     return (x @ v["kernel"]) * v["scale"][None]
+      >>> v = {"kernel": jnp.ones((1, 2)), "scale": jnp.array([2.0, 3.0])}
+      >>> fold, folded = folding(apply, v, jnp.ones((1, 1)))
+      >>> jax.grad(lambda v: jnp.sum(fold(v)["dot_general/kernel"]))(v)["scale"].tolist()
+      [1.0, 1.0]
+    """
+    folded, example = fold_batch_norm(apply, variables, *inputs, **static)
+    shapes = jax.eval_shape(lambda tree: tree, (variables, example))
+    arrays, _ = split_keywords(static)
+
+    def fold(variables: PyTree) -> dict[str, Array]:
+        leaves = jax.tree.leaves(variables)
+        promised: dict[str, Compute] = {}
+
+        def note(name: str, compute: Compute) -> Array:
+            # Computed below, outside of the tracing of the inputs' part: its values would belong to that trace.
+            promised.setdefault(name, compute)
+            return jnp.zeros(shapes[1][name].shape, shapes[1][name].dtype)
+
+        def discover(*inputs: Any, **arrays: Any) -> list[Any]:
+            return _run(apply, shapes[0], leaves, note, inputs, {**static, **arrays})[0]
+
+        jax.eval_shape(discover, *inputs, **arrays)
+        return {name: jnp.asarray(compute()) for name, compute in promised.items()}
+
+    return fold, folded
 
 
 def _run(

@@ -1,29 +1,75 @@
 """Quantization: number formats, calibration, and training with them."""
 
-from lepton_jax.quantization.calibrate import Calibration, MinMax
+from lepton_jax.quantization.activations import quantize_activations
+from lepton_jax.quantization.batch_norm import re_estimate_batch_norm
+from lepton_jax.quantization.batch_norm_fold import FoldedTraining
+from lepton_jax.quantization.bit_schedule import BitSchedule, delayed, scheduled_quant
+from lepton_jax.quantization.calibrate_activations import calibrate_activations
+from lepton_jax.quantization.calibration import Calibration, Entropy, MinMax, MovingAverage, Mse, Percentile
 from lepton_jax.quantization.codebook import Centroids, Codebook, CodebookState, k_means, look_up
+from lepton_jax.quantization.collection import with_sites
+from lepton_jax.quantization.dorefa import DoReFa, dorefa, dorefa_gradient
 from lepton_jax.quantization.entropy import entropy_bits
+from lepton_jax.quantization.explain import Explanation, explain
 from lepton_jax.quantization.fake_quant import fake_quant
 from lepton_jax.quantization.formats import Format, Uniform, expand, scale_shape
+from lepton_jax.quantization.learned_step import LearnedStep, learned_round
+from lepton_jax.quantization.lsq import LearnedWeight, lsq
 from lepton_jax.quantization.numerics import QArray, calibrated, dequantize, fake, quantize
+from lepton_jax.quantization.pact import Pact
+from lepton_jax.quantization.quantizers import ActivationQuantizer, Dynamic, Static
+from lepton_jax.quantization.rules import Operand, Rule, first_and_last
+from lepton_jax.quantization.stochastic import stochastic_levels, stochastic_quant
+from lepton_jax.quantization.twice_mean import TwiceMean
 
 __all__ = [
+    "ActivationQuantizer",
+    "BitSchedule",
     "Calibration",
     "Centroids",
     "Codebook",
     "CodebookState",
+    "DoReFa",
+    "Dynamic",
+    "Entropy",
+    "Explanation",
+    "FoldedTraining",
     "Format",
+    "LearnedStep",
+    "LearnedWeight",
     "MinMax",
+    "MovingAverage",
+    "Mse",
+    "Operand",
+    "Pact",
+    "Percentile",
     "QArray",
+    "Rule",
+    "Static",
+    "TwiceMean",
     "Uniform",
+    "calibrate_activations",
     "calibrated",
+    "delayed",
     "dequantize",
+    "dorefa",
+    "dorefa_gradient",
     "entropy_bits",
     "expand",
+    "explain",
     "fake",
     "fake_quant",
+    "first_and_last",
     "k_means",
+    "learned_round",
     "look_up",
+    "lsq",
     "quantize",
+    "quantize_activations",
+    "re_estimate_batch_norm",
     "scale_shape",
+    "scheduled_quant",
+    "stochastic_levels",
+    "stochastic_quant",
+    "with_sites",
 ]

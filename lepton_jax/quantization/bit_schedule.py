@@ -1,0 +1,194 @@
+"""Quantization that begins late, or goes from more bits to fewer, in one compiled program."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax import paths
+from lepton_jax.errors import check_whole, collect
+from lepton_jax.packed import is_coded, unpack
+from lepton_jax.quantization.calibration.base import Calibration
+from lepton_jax.quantization.formats import Uniform
+from lepton_jax.quantization.lsq import LearnedWeight
+from lepton_jax.quantization.numerics import calibrated, fake, quantize
+from lepton_jax.straight_through import straight_through
+from lepton_jax.transform import State, Transform, hold
+from lepton_jax.typing import Array, Path, PyTree, Select, Step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BitSchedule:
+    """How many bits there are from which step on; before the first of these steps there is no rounding.
+
+    Args:
+      begin: rising steps.
+      bits: as many, each 2 to 8 (see `Uniform`).
+
+    Raises:
+      ValueError: if the steps do not rise, or the lengths differ.
+
+    Example:
+      >>> schedule = BitSchedule(begin=(10, 20, 30), bits=(8, 4, 3))
+      >>> schedule(jnp.array([9, 10, 29, 99])).tolist()
+      [0, 1, 2, 3]
+    """
+
+    begin: tuple[int, ...]
+    bits: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        with collect("BitSchedule") as problems:
+            if not self.begin or len(self.begin) != len(self.bits):
+                problems.append(f"begin and bits: one step and one width for each stage; got {self.begin} and {self.bits}")
+            if list(self.begin) != sorted(set(self.begin)):
+                problems.append(f"begin: the steps must rise; got {self.begin}")
+        for step in self.begin:
+            check_whole("BitSchedule: begin", step, 0)
+        for bits in self.bits:
+            Uniform(bits)
+
+    def __call__(self, step: Step) -> Array:
+        """Return the number of the stage at a step, int32: 0 before the first."""
+        return jnp.searchsorted(jnp.asarray(self.begin), jnp.asarray(step), side="right").astype(jnp.int32)
+
+
+class BitScheduleState(NamedTuple):
+    """The number of the stage that the view is in, int32; 0: no rounding yet."""
+
+    stage: Array
+
+
+def scheduled_quant(
+    schedule: BitSchedule,
+    *,
+    symmetric: bool = True,
+    channel_axis: int | None = None,
+    calibration: Calibration | None = None,
+    select: Select = paths.matrices,
+) -> Transform:
+    """Show weights at a number of bits that depends on the step; a straight-through uniform quantizer else, as `fake_quant`.
+
+    The view of step s has the bits of ``schedule(s)``, chosen by a `jax.lax.switch`: a run is compiled once. `pack` has the
+    last bits at any time, so what is packed is what was seen from the last stage on.
+
+    Args:
+      schedule: when which bits.
+      symmetric: of the formats.
+      channel_axis: of the formats.
+      calibration: finds the range; by default that of all weights.
+      select: which leaves; by default those with two axes or more.
+
+    Raises:
+      ValueError: for a selector that matches nothing, or an axis that a leaf lacks.
+
+    Example:
+      >>> transform = scheduled_quant(BitSchedule(begin=(1, 2), bits=(8, 2)))
+      >>> params, state = transform.init({"kernel": jnp.array([127.0, 3.25])[None]})
+      >>> for step in range(3):
+      ...     print(transform.view(params, state)["kernel"].tolist())
+      ...     params, state = transform.update(params, state, params, step)
+      [[127.0, 3.25]]
+      [[127.0, 3.0]]
+      [[127.0, 0.0]]
+
+    Source: Jacob et al. 2018, section 3.1 (delayed start: "quantization is disabled at the start of training"); fewer bits step
+    by step: Zhuang et al. 2018, "Towards effective low-bitwidth convolutional neural networks", section 3.2.
+    """
+    formats = [Uniform(bits, symmetric, channel_axis) for bits in schedule.bits]
+
+    def selected(tree: PyTree) -> dict[Path, Any]:
+        found = paths.flatten(tree, is_coded)
+        return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+
+    def rounded(fmt: Uniform, w: Array) -> Array:
+        return fake(w, fmt, *calibrated(w, fmt, calibration)).astype(w.dtype)
+
+    def init(params: PyTree) -> tuple[PyTree, BitScheduleState]:
+        for w in paths.select(params, select).values():
+            calibrated(w, formats[-1], calibration)  # refuses axes that the leaf lacks
+        return params, BitScheduleState(schedule(0))
+
+    def view(params: PyTree, state: BitScheduleState) -> PyTree:
+        stages: list[Callable[[Array], Array]] = [jnp.copy, *(partial(rounded, fmt) for fmt in formats)]
+
+        def seen(w: Array) -> Array:
+            return straight_through(w, jax.lax.switch(state.stage, stages, jax.lax.stop_gradient(w)))
+
+        return paths.replace(params, {p: seen(w) for p, w in selected(params).items()}, is_coded)
+
+    def update(params: PyTree, state: BitScheduleState, grads: PyTree, step: Step) -> tuple[PyTree, BitScheduleState]:
+        return params, BitScheduleState(schedule(jnp.asarray(step) + 1))
+
+    def pack(params: PyTree, state: BitScheduleState) -> PyTree:
+        coded = {p: quantize(w, formats[-1], calibration) for p, w in selected(params).items()}
+        return paths.replace(params, coded, is_coded)
+
+    return Transform(init, view, update, pack)
+
+
+class DelayedState(NamedTuple):
+    """State of `delayed`: the transform's own, and whether its view is shown."""
+
+    inner: State
+    on: Array
+
+
+def delayed(transform: Transform, begin: int) -> Transform:
+    """Show the parameters as they are before step `begin`, and a transform's view from then on; traced, compiled once.
+
+    `pack` is the transform's at any time.
+
+    Args:
+      transform: a quantizer of weights: one that keeps the tree, or `lsq`, whose weights are shown as they are.
+      begin: the first step that has the view.
+
+    Raises:
+      ValueError: for a step that is no whole number, or, when viewed, a transform that took a weight's place.
+
+    Example:
+      >>> from lepton_jax import fake_quant
+      >>> transform = delayed(fake_quant(2), begin=1)
+      >>> params, state = transform.init({"kernel": jnp.array([[1.0, 0.25]])})
+      >>> transform.view(params, state)["kernel"].tolist()
+      [[1.0, 0.25]]
+      >>> params, state = transform.update(params, state, params, 0)
+      >>> transform.view(params, state)["kernel"].tolist()
+      [[1.0, 0.0]]
+
+    Source: Jacob et al. 2018, section 3.1.
+    """
+    check_whole("delayed: begin", begin, 0)
+
+    def init(params: PyTree) -> tuple[PyTree, DelayedState]:
+        params, inner = transform.init(params)
+        return params, DelayedState(inner, jnp.asarray(begin <= 0))
+
+    def view(params: PyTree, state: DelayedState) -> PyTree:
+        plain = jax.tree.map(lambda node: node.value if _is_learned(node) else node, params, is_leaf=_is_learned)
+        seen = transform.view(params, state.inner)
+        if jax.tree.structure(plain) != jax.tree.structure(seen):
+            raise ValueError(
+                "delayed: takes a transform that keeps each weight, as fake_quant, dorefa and lsq do; this one put other "
+                "parameters in weights' places, so there is nothing to show before it begins."
+            )
+        return jax.tree.map(lambda w, late: jnp.where(state.on, late, w.astype(late.dtype)), plain, seen)
+
+    def update(params: PyTree, state: DelayedState, grads: PyTree, step: Step) -> tuple[PyTree, DelayedState]:
+        params, inner = transform.update(params, state.inner, grads, step)
+        return params, DelayedState(inner, jnp.asarray(step) + 1 >= begin)
+
+    def pack(params: PyTree, state: DelayedState) -> PyTree:
+        return (transform.pack or transform.view)(params, state.inner)
+
+    def frozen_update(params: PyTree, state: DelayedState, grads: PyTree, step: Step) -> tuple[PyTree, DelayedState]:
+        return (transform.frozen_update or hold)(params, state.inner, grads, step)[0], state
+
+    return Transform(init, view, update, pack, frozen_update=frozen_update)
+
+
+def _is_learned(node: object) -> bool:
+    return isinstance(node, LearnedWeight)

@@ -1,0 +1,113 @@
+"""Stochastic rounding of weights: up or down by chance, right on average."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax import paths
+from lepton_jax.packed import is_coded, unpack
+from lepton_jax.quantization.calibration.base import Calibration
+from lepton_jax.quantization.formats import Uniform, expand
+from lepton_jax.quantization.numerics import QArray, calibrated, fake, to_integers
+from lepton_jax.straight_through import straight_through
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, Path, PyTree, Select, Step
+
+
+class StochasticState(NamedTuple):
+    """The key of the draws that the view shows until the next update."""
+
+    key: Array
+
+
+def stochastic_levels(x: Array, scale: Array, key: Array, fmt: Uniform) -> Array:
+    """Return each value at the level below or above it: above with the probability of its distance from below.
+
+    ``y = s floor(x / s + u)``, u uniform in [0, 1), so that ``E[y] = x``. Values on a level stay, 0 among them.
+
+    Args:
+      x: floating, any shape.
+      scale: s, in the scale layout.
+      key: a typed random key.
+      fmt: the number format, for its layout.
+
+    Returns:
+      float32; not clipped.
+
+    Example:
+      >>> stochastic_levels(jnp.array([0.0, 2.0, -1.0]), jnp.array([1.0]), jax.random.key(0), Uniform(4)).tolist()
+      [0.0, 2.0, -1.0]
+
+    Source: Gupta et al. 2015, "Deep learning with limited numerical precision", section 3.1.
+    """
+    spread = expand(scale.astype(jnp.float32), x.shape, fmt)
+    place = jnp.nan_to_num(x.astype(jnp.float32) / spread, nan=0.0)
+    low = jnp.floor(place)
+    # Not floor(place + u): that sum is rounded to float32, so that a level could draw the next one.
+    return (low + (jax.random.uniform(key, x.shape) < place - low)) * spread
+
+
+def stochastic_quant(
+    format: Uniform | int, key: Array, *, calibration: Calibration | None = None, select: Select = paths.matrices
+) -> Transform:
+    """Show weights rounded up or down by chance, right on average: ``E[view] = w`` within the range.
+
+    The range is that of the weights as they are at each step; the gradient goes straight through. Each update draws anew; until
+    then, and in `pack`, the draws are the same.
+
+    Args:
+      format: uniform, with any scale layout; or its bits.
+      key: a typed random key; it is kept in the state.
+      calibration: finds the range; by default that of all weights.
+      select: which leaves; by default those with two axes or more.
+
+    Raises:
+      ValueError: for a selector that matches nothing.
+      TypeError: for a format that is not uniform.
+
+    Example:
+      >>> transform = stochastic_quant(2, jax.random.key(0))
+      >>> params, state = transform.init({"kernel": jnp.array([[1.0, -1.0], [0.0, 0.5]])})
+      >>> transform.view(params, state)["kernel"][0].tolist()
+      [1.0, -1.0]
+
+    Source: Gupta et al. 2015, "Deep learning with limited numerical precision", section 3.1. Deviation: masters stay
+    float32.
+    """
+    fmt = Uniform(format) if isinstance(format, int) else format
+    if not isinstance(fmt, Uniform):
+        raise TypeError(f"stochastic_quant: format must be a Uniform, e.g. Uniform(bits=4); got {fmt!r}.")
+
+    def drawn(tree: PyTree, state: StochasticState) -> dict[Path, tuple[Array, Array, Array, Array]]:
+        """By path: the dense weight, its values at their levels, scale and zero point."""
+        found = paths.flatten(tree, is_coded)
+        chosen = {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+        drawn = {}
+        for number, (path, w) in enumerate(chosen.items()):
+            scale, zero_point = calibrated(w, fmt, calibration)
+            levels = stochastic_levels(w, scale, jax.random.fold_in(state.key, number), fmt)
+            drawn[path] = (w, jax.lax.stop_gradient(levels), scale, zero_point)
+        return drawn
+
+    def init(params: PyTree) -> tuple[PyTree, StochasticState]:
+        for w in paths.select(params, select).values():
+            calibrated(w, fmt, calibration)  # refuses axes that the leaf lacks
+        return params, StochasticState(key)
+
+    def view(params: PyTree, state: StochasticState) -> PyTree:
+        def seen(w: Array, levels: Array, scale: Array, zero_point: Array) -> Array:
+            return straight_through(w, fake(levels, fmt, scale, zero_point).astype(w.dtype))
+
+        return paths.replace(params, {p: seen(*each) for p, each in drawn(params, state).items()}, is_coded)
+
+    def update(params: PyTree, state: StochasticState, grads: PyTree, step: Step) -> tuple[PyTree, StochasticState]:
+        return params, StochasticState(jax.random.fold_in(state.key, step))
+
+    def pack(params: PyTree, state: StochasticState) -> PyTree:
+        def coded(w: Array, levels: Array, scale: Array, zero_point: Array) -> QArray:
+            return QArray.from_qvalue(to_integers(levels, scale, zero_point, fmt), scale, zero_point, fmt, w.dtype)
+
+        return paths.replace(params, {p: coded(*each) for p, each in drawn(params, state).items()}, is_coded)
+
+    return Transform(init, view, update, pack)
