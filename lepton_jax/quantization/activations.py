@@ -1,0 +1,159 @@
+"""Quantized operands of dots, convolutions and gathers, by rewriting the graph: in simulation, and with integers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.graph.cost import dense_shapes
+from lepton_jax.graph.native import Native, Quantized
+from lepton_jax.graph.native_ops import opened, run
+from lepton_jax.graph.packed import UnpackedWarning, _entered, _Packed
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
+from lepton_jax.packed import is_packed
+from lepton_jax.paths import path_str
+from lepton_jax.quantization.collection import check_sites, part
+from lepton_jax.quantization.numerics import QArray
+from lepton_jax.quantization.rules import Operand, Rule, decide, rules_of
+from lepton_jax.quantization.simulate import exact
+from lepton_jax.straight_through import straight_through
+from lepton_jax.typing import PyTree
+
+
+def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: bool = False) -> Apply:
+    """Return `apply` with operands of its dots, convolutions and gathers rounded, as the rules say.
+
+    Nothing is patched: the function's graph is evaluated with those operations done otherwise. It is rounded where an operand
+    meets its operation, after whatever was done to it on the way (a weight transposed, cast or scaled).
+
+    In simulation two rounded operands are multiplied as whole numbers in float32, and the scales are applied to the result: as
+    long as sums of products stay below ``2**24`` these are the very numbers that integers give. The derivative is that of the
+    operation on the rounded operands, and goes straight through the rounding as each quantizer has it.
+
+    Weights that are packed (`QArray`) have their format already; rules for weights pass them over. Weights may also be rounded
+    by a transform's view (`fake_quant`) and the operands here.
+
+    Args:
+      apply: a pure function ``apply(variables, *inputs, **static)``.
+      rules: in the order in which they are asked; see `Rule`.
+      native: run in integers what can be: codes of eight bits against codes, accumulated in int32 (eight-bit floats in
+        float32). A rounded operand that meets an operand that is not is multiplied as in simulation.
+
+    Returns:
+      function of the same arguments; it works under jit, grad, vmap and scan. Call it under jit. If a rule's quantizer keeps
+      something (`Static`, learned ones), the variables need the collection "quantization" of `calibrate_activations` beside
+      their own; see `with_sites`.
+
+    Raises:
+      TypeError: for what is no rule.
+      ValueError: when called, for a rule that decides about nothing, a format that an operand has not the axes for, and sites
+        that lack, are zero or not finite; with the operation.
+
+    Example:
+      >>> from lepton_jax.quantization import Dynamic, Uniform
+      >>> rounded = quantize_activations(lambda v, x: x @ v["kernel"], Rule(quantizer=Dynamic(Uniform(2))))
+      >>> jax.jit(rounded)({"kernel": jnp.eye(2)}, jnp.array([[0.9, 3.0]])).tolist()
+      [[0.0, 3.0]]
+
+    Source: Jacob et al. 2018, "Quantization and training of neural networks", sections 2 and 3.
+    """
+    checked = rules_of(rules)
+
+    @wraps(apply)
+    def quantized_apply(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
+        own, sites = part(variables)
+        traced = trace(apply, dense_shapes(own), *dense_shapes(tuple(inputs)), **static)
+        decided = decide(traced, checked)
+        check_sites(sites, decided)
+        interpreter = Quantizing(traced, decided, sites, native)
+        outs = interpreter.run(entered(own, inputs, static))
+        if interpreter.unpacked:
+            warnings.warn(
+                f"{len(interpreter.unpacked)} packed leaves were unpacked where they were used: "
+                f"{'; '.join(map(str, interpreter.unpacked))}. There they are no faster than dense ones.",
+                UnpackedWarning,
+                stacklevel=2,
+            )
+        return jax.tree.unflatten(traced.out_tree, outs)
+
+    return quantized_apply
+
+
+def entered(variables: PyTree, inputs: Sequence[Any], static: Mapping[str, Any]) -> list[Any]:
+    """Return the values of a graph's inputs, packed leaves in the form in which they run."""
+    arrays, _ = split_keywords(static)
+    leaves = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays), is_leaf=is_packed)[0]
+    return [_entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves]
+
+
+class Quantizing(_Packed):
+    """Runs a graph with rounded operands.
+
+    Args:
+      traced: the graph.
+      decided: what is done to its operands.
+      sites: what quantizers keep, by operation and argument.
+      native: whether integers are multiplied as such.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        decided: Mapping[CallPath, Sequence[Operand]],
+        sites: Mapping[str, PyTree],
+        native: bool,
+    ):
+        super().__init__(traced)
+        self.sites = dict(sites)
+        self.decided, self.native = decided, native
+
+    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        operands = self.decided.get(eqn.path, ())
+        if not any(operand.quantizer is not None for operand in operands):
+            return super().handle(eqn, values)
+        site = self.site(eqn) or {}
+        sides = [self._rounded(operand, value, site) for operand, value in zip(operands, values)]
+        if len(sides) == 2 and all(isinstance(side, Quantized) for side in sides):
+            return [self._multiplied(eqn, *sides)]
+        # Alone, a rounded operand is an array like others; a packed one runs as `packed` has it.
+        arrays = [side.seen if isinstance(side, Quantized) and not isinstance(side.seen, tuple) else side for side in sides]
+        values = [*arrays, *values[len(sides) :]]
+        outs = super().handle(eqn, values)
+        return self.bind(eqn, values) if outs is None else outs
+
+    def _rounded(self, operand: Operand, value: Any, site: Mapping[str, Any]) -> Any:
+        """An operand with its codes, if it has any that can be multiplied."""
+        if isinstance(value, Native):
+            return opened(value)
+        quantizer = operand.quantizer
+        if quantizer is None:
+            return value
+        kept = site.get(operand.argument, {})
+        seen = quantizer(value, kept)
+        fmt = quantizer.format
+        if not (fmt.is_integer or jnp.issubdtype(getattr(fmt, "q_dtype", jnp.int8), jnp.floating)) or operand.is_gather:
+            return seen
+        return replace(_codes(quantizer.quantized(value, kept)), seen=seen)
+
+    def _multiplied(self, eqn: Equation, lhs: Quantized, rhs: Quantized) -> Any:
+        if self.native:
+            outs = run(eqn, [lhs, rhs])
+            if outs is not None:
+                return outs[0]
+        [plain] = self.bind(eqn, [lhs.dense(), rhs.dense()])
+        out = exact(eqn, lhs, rhs)
+        return plain if out is None else straight_through(plain, out.astype(plain.dtype))
+
+
+def _codes(codes: QArray | Quantized) -> Quantized:
+    if isinstance(codes, Quantized):
+        return codes
+    fmt = codes.format
+    zero_point = () if fmt.symmetric else codes.zero_point.astype(jnp.int32)
+    return Quantized(codes.qvalue, codes.scale, zero_point, (), fmt, fmt.group_size or 0, codes.output_dtype, "")

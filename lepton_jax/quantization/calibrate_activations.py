@@ -1,0 +1,164 @@
+"""Calibrating the quantizers of a model's operands on batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.errors import collect
+from lepton_jax.graph.cost import dense_shapes
+from lepton_jax.graph.native import Native
+from lepton_jax.graph.packed import _Packed
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
+from lepton_jax.quantization.activations import entered
+from lepton_jax.quantization.calibration import Calibration, MinMax
+from lepton_jax.quantization.collection import part, wrong
+from lepton_jax.quantization.quantizers import joined, spans
+from lepton_jax.quantization.rules import Operand, Rule, decide, rules_of
+from lepton_jax.typing import Array, PyTree
+
+Decided = Mapping[CallPath, Sequence[Operand]]
+
+
+def calibrate_activations(
+    apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, batches: Iterable[Any], **static: Any
+) -> dict[str, dict[str, PyTree]]:
+    """Return the sites of the quantizers that need a range, calibrated on batches: the collection "quantization".
+
+    The model runs unrounded, batch after batch under jit, and every operand's range is followed as its quantizer's
+    `calibration` says. Operations in a scan have a site for every step; those in a branch must run at least once.
+
+    Args:
+      apply: as for `quantize_activations`.
+      rules: likewise.
+      variables: the model's own; a collection "quantization" is left out.
+      batches: each one array or a tuple of inputs. Batches of another shape compile anew.
+      **static: keywords of `apply`.
+
+    Returns:
+      what each quantizer keeps, by operation and argument; put it among the variables by `with_sites`. Empty if no rule needs a
+      range.
+
+    Raises:
+      ValueError: without batches; for rules that do not fit; for operands that never ran, or whose scale is zero or not finite.
+
+    Example:
+      >>> from lepton_jax.quantization import Static, Uniform
+      >>> rule = Rule(quantizer=Static(Uniform(8)))
+      >>> batches = [jnp.array([[1.0, 63.5]]), jnp.array([[127.0, -1.0]])]
+      >>> sites = calibrate_activations(lambda v, x: x @ v, rule, jnp.eye(2), batches)
+      >>> sites["dot_general"]["lhs"]["scale"].tolist()
+      [[1.0]]
+    """
+    checked, (own, _) = rules_of(rules), part(variables)
+    states: dict[str, Any] | None = None
+    decided: Decided = {}
+
+    @jax.jit
+    def step(states: Any, own: PyTree, inputs: tuple[Any, ...]) -> Any:
+        traced = trace(apply, dense_shapes(own), *inputs, **static)
+        observer = _Observer(traced, decide(traced, checked), states)
+        observer.run(entered(own, inputs, static))
+        return {name: _merged(states[name], observer.emitted.get(name, {})) for name in states}
+
+    for batch in batches:
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        if states is None:
+            decided = decide(trace(apply, dense_shapes(own), *inputs, **static), checked)
+            states = _start(decided)
+        states = step(states, own, inputs)
+    if states is None:
+        raise ValueError("calibrate_activations: needs at least one batch, an array or a tuple of inputs; got none.")
+    return _finished(decided, states)
+
+
+def calibration_of(operand: Operand) -> Calibration:
+    """Return how an operand's range is found: as its quantizer says, by default everything."""
+    return getattr(operand.quantizer, "calibration", None) or MinMax()
+
+
+class _Observer(_Packed):
+    """Follows the ranges of operands, and rounds nothing."""
+
+    def __init__(self, traced: Traced, decided: Decided, states: Mapping[str, Any]):
+        super().__init__(traced)
+        self.sites, self.decided = dict(states), decided
+
+    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        states = self.site(eqn)
+        if states is not None and eqn.path in self.decided:
+            new = {}
+            for operand, value in zip(self.decided[eqn.path], values):
+                # A packed operand has its format already.
+                if operand.argument in states:
+                    x = value.dense() if isinstance(value, Native) else value
+                    new[operand.argument] = _observed(operand, states[operand.argument], x)
+            self.emit(self.name(eqn), new)
+        return super().handle(eqn, values)
+
+
+def _observed(operand: Operand, state: tuple[Array, Sequence[Any]], x: Array) -> tuple[Array, list[Any]]:
+    assert operand.quantizer is not None
+    parts = spans(jnp.asarray(x).astype(jnp.float32), operand.quantizer.format, operand.axes)
+    observe = calibration_of(operand).observe
+    return jnp.ones((), bool), [observe(old, part.values, part.axes) for old, part in zip(state[1], parts)]
+
+
+def _start(decided: Decided) -> dict[str, dict[str, Any]]:
+    """The states before the first batch: (whether the operand ran, one state for each of its parts)."""
+    states: dict[str, dict[str, Any]] = {}
+    for operand in (one for operands in decided.values() for one in operands if one.is_static):
+        assert operand.quantizer is not None
+        fmt, calibration = operand.quantizer.format, calibration_of(operand)
+        shapes = jax.eval_shape(
+            lambda x, fmt=fmt, axes=operand.axes: [jnp.sum(p.values, p.axes, keepdims=True) for p in spans(x, fmt, axes)],
+            jax.ShapeDtypeStruct(operand.shape, jnp.float32),
+        )
+        state = (jnp.zeros((), bool), [calibration.init(one.shape) for one in shapes])
+        stacked = jax.tree.map(lambda leaf, loops=operand.loops: jnp.broadcast_to(leaf, (*loops, *leaf.shape)), state)
+        states.setdefault(operand.operation, {})[operand.argument] = stacked
+    return states
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new states where the operand ran, which in a branch not taken it did not."""
+    out = {}
+    for argument, (ran, states) in old.items():
+        if argument not in new:
+            out[argument] = (ran, states)
+            continue
+        now, updated = new[argument]
+        kept = jax.tree.map(
+            lambda a, b, now=now: jnp.where(now.reshape(now.shape + (1,) * (b.ndim - now.ndim)), b, a), states, updated
+        )
+        out[argument] = (ran | now, kept)
+    return out
+
+
+def _finished(decided: Decided, states: Mapping[str, Any]) -> dict[str, dict[str, PyTree]]:
+    sites: dict[str, dict[str, PyTree]] = {}
+    with collect("calibrate_activations: these operands could not be calibrated") as problems:
+        for operand in (one for operands in decided.values() for one in operands if one.is_static):
+            ran, own = states[operand.operation][operand.argument]
+            where = f"{operand.operation}/{operand.argument}"
+            if not bool(jnp.all(ran)):
+                problems.append(f"{where}: never ran on these batches; give some on which its branch is taken, or exclude it")
+                continue
+            finish = partial(_site, operand)
+            for _ in operand.loops:
+                finish = jax.vmap(finish)
+            site = jax.jit(finish)(own)
+            problems += wrong(where, site)
+            sites.setdefault(operand.operation, {})[operand.argument] = site
+    return sites
+
+
+def _site(operand: Operand, states: Sequence[Any]) -> PyTree:
+    quantizer = operand.quantizer
+    assert quantizer is not None
+    ranges = [calibration_of(operand).range(state, quantizer.format) for state in states]
+    return quantizer.init(*joined(ranges, operand.shape, quantizer.format, operand.axes))

@@ -1,0 +1,78 @@
+"""The table of what is quantized, and of what is not and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lepton_jax.graph.cost import dense_shapes
+from lepton_jax.graph.trace import Apply, trace
+from lepton_jax.quantization.collection import part
+from lepton_jax.quantization.rules import Operand, Rule, decide, unseen
+from lepton_jax.typing import PyTree
+
+
+class Explanation(tuple[Operand, ...]):
+    """Every operand of every dot, convolution and gather, in program order; printed as a table.
+
+    Attributes:
+      unseen: operations that hold computations which cannot be looked into.
+    """
+
+    unseen: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        heads = ("operation", "operand", "is", "shape", "rounded by", "rule")
+        rows = [heads, *(_row(operand) for operand in self)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+        lines += [f"{name}: cannot be looked into; nothing in it is rounded" for name in self.unseen]
+        return "\n".join(lines)
+
+
+def explain(apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, *inputs: Any, **static: Any) -> Explanation:
+    """Return what `quantize_activations` does to every operand and why not where nothing; ``print`` it. Nothing is computed.
+
+    Args:
+      apply: as for `quantize_activations`.
+      rules: likewise.
+      variables: shapes and dtypes will do.
+      *inputs: likewise.
+      **static: keywords of `apply`.
+
+    Raises:
+      ValueError: for rules that do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.quantization import Dynamic, Uniform
+      >>> rule = Rule(quantizer=Dynamic(Uniform(4)))
+      >>> print(explain(lambda w, x: x @ w, rule, jnp.ones((2, 2)), jnp.ones((1, 2))))
+      operation    operand  is          shape   rounded by     rule
+      dot_general  lhs      activation  (1, 2)  Dynamic(int4)  0
+      dot_general  rhs      weight      (2, 2)  -              no rule matches
+    """
+    own, _ = part(variables)
+    traced = trace(apply, dense_shapes(own), *dense_shapes(tuple(inputs)), **static)
+    found = Explanation(operand for operands in decide(traced, rules).values() for operand in operands)
+    found.unseen = unseen(traced)
+    return found
+
+
+def _row(operand: Operand) -> tuple[str, ...]:
+    leaves = [leaf for leaf in operand.leaves if leaf]
+    what = f"{operand.kind} {', '.join(leaves)}" if leaves else operand.kind
+    rule = f"{operand.rule}: {operand.reason}" if operand.reason and operand.rule is not None else operand.reason
+    return (operand.operation, operand.argument, what, str(operand.shape), how(operand), rule or str(operand.rule))
+
+
+def how(operand: Operand) -> str:
+    """Return what an operand is rounded by, in short."""
+    quantizer = operand.quantizer
+    if quantizer is None:
+        return "-"
+    fmt = quantizer.format
+    where = f", axis {fmt.channel_axis}" if fmt.channel_axis is not None else ""
+    where += f", groups of {fmt.group_size}" if fmt.group_size is not None else ""
+    where += f", per index of axes but {operand.axes}" if operand.axes is not None else ""
+    return f"{type(quantizer).__name__}({fmt.name}{where})"

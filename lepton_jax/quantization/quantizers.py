@@ -1,0 +1,193 @@
+"""Quantizers of the values in a graph: with ranges found anew each time, or once and for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.graph.native import Quantized
+from lepton_jax.quantization.calibration import Calibration
+from lepton_jax.quantization.calibration.base import Range
+from lepton_jax.quantization.formats import Format, Uniform, layout
+from lepton_jax.quantization.numerics import QArray, fake
+from lepton_jax.typing import Array, PyTree
+
+_INT8 = Uniform(8)
+
+
+class ActivationQuantizer(Protocol):
+    """Rounds an operand of an operation, in training and in simulation, and gives its codes for native execution.
+
+    What it keeps for one operand, a *site*, is a tree of float arrays: nothing if ranges are found anew each time, a scale if
+    they are calibrated, a step if it is learned. An attribute `calibration` says how ranges are calibrated; `MinMax` if there
+    is none.
+    """
+
+    @property
+    def format(self) -> Format:
+        """The number format."""
+
+    def init(self, low: Array, high: Array) -> PyTree:
+        """Return the site for a calibrated range, in the format's scale layout; a tree without leaves if none is needed."""
+
+    def __call__(self, x: Array, site: Any) -> Array:
+        """Return x rounded, of the same shape and dtype; with derivatives with respect to x and the site."""
+
+    def quantized(self, x: Array, site: Any) -> QArray | Quantized:
+        """Return the codes, which are read back as what calling shows, bit for bit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamic:
+    """Round with a range found anew each time: that of the values themselves.
+
+    Args:
+      format: the number format.
+      calibration: finds the range; None: the format's own.
+      axes: which axes one range spans; None: as the format says. See `Rule.free_axes`.
+
+    Raises:
+      TypeError: for what is no number format, or no calibration.
+
+    Example:
+      >>> Dynamic(Uniform(2))(jnp.array([0.9, 3.0]), {}).tolist()
+      [0.0, 3.0]
+    """
+
+    format: Format = _INT8
+    calibration: Calibration | None = None
+    axes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check("Dynamic", self.format, self.calibration)
+
+    def init(self, low: Array, high: Array) -> dict[str, Array]:
+        """Return the empty site."""
+        return {}
+
+    def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
+        return fake(x, self.format, *self._grid(x))
+
+    def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
+        """Return the codes, which are read back as what calling shows."""
+        return coded(x, self.format, *self._grid(x))
+
+    def _grid(self, x: Array) -> tuple[Array, Array]:
+        x = jax.lax.stop_gradient(x).astype(jnp.float32)
+        find: Callable[..., Range] = self.format.own_range if self.calibration is None else self.calibration
+        more = () if self.calibration is None else (self.format,)
+        ranges = [find(part.values, part.axes, *more) for part in spans(x, self.format, self.axes)]
+        return self.format.scale_and_zero_point(*joined(ranges, x.shape, self.format, self.axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """Round with a calibrated range; the site has ``scale`` and, in an affine format, ``zero_point`` (whole numbers).
+
+    Neither is trained. Values beyond the range are clipped.
+
+    Args:
+      format: the number format.
+      calibration: finds the range over batches; None: everything (`MinMax`).
+
+    Raises:
+      TypeError: for what is no number format, or no calibration.
+
+    Example:
+      >>> quantizer = Static(Uniform(2))
+      >>> site = quantizer.init(jnp.array([0.0]), jnp.array([3.0]))
+      >>> site["scale"].tolist(), quantizer(jnp.array([0.9, 9.0]), site).tolist()
+      ([3.0], [0.0, 3.0])
+    """
+
+    format: Format = _INT8
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        check("Static", self.format, self.calibration)
+
+    def init(self, low: Array, high: Array) -> dict[str, Array]:
+        """Return the site for a calibrated range."""
+        scale, zero_point = (part.astype(jnp.float32) for part in self.format.scale_and_zero_point(low, high))
+        return {"scale": scale} if self.format.symmetric else {"scale": scale, "zero_point": zero_point}
+
+    def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
+        return fake(x, self.format, *self._grid(site))
+
+    def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
+        """Return the codes, which are read back as what calling shows."""
+        return coded(x, self.format, *self._grid(site))
+
+    def _grid(self, site: Mapping[str, Array]) -> tuple[Array, Array]:
+        scale = jax.lax.stop_gradient(site["scale"])
+        if self.format.symmetric:
+            return scale, jnp.zeros((1,) * scale.ndim, jnp.int32)
+        return scale, jax.lax.stop_gradient(site["zero_point"]).astype(jnp.int32)
+
+
+def check(name: str, fmt: Any, calibration: Any) -> None:
+    """Raise unless a format is a number format and a calibration, if there is one, is one.
+
+    Example:
+      >>> check("Dynamic", Uniform(4), None)
+    """
+    if not isinstance(fmt, Format):
+        raise TypeError(f"{name}: format must be a number format, e.g. Uniform(bits=8); got {fmt!r}.")
+    if calibration is not None and not (callable(calibration) and hasattr(calibration, "observe")):
+        raise TypeError(f"{name}: calibration must be a Calibration, e.g. Percentile(q=99.9); got {calibration!r}.")
+
+
+def coded(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Quantized:
+    """Return the codes of an array as an operand of native operations.
+
+    Args:
+      x: floating array.
+      fmt: the number format.
+      scale: in its layout, or of any that broadcasts if it has no groups.
+      zero_point: likewise.
+    """
+    scale = scale.astype(fmt.scale_dtype)
+    held = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide = (layout.expand(part, x.shape, fmt) for part in (scale.astype(jnp.float32), zero_point))
+    kept = () if fmt.symmetric else zero_point.astype(jnp.int32)
+    return Quantized(fmt.to_codes(held, *wide), scale, kept, (), fmt, fmt.group_size or 0, x.dtype.name, "")
+
+
+def spans(x: Array, fmt: Format, axes: tuple[int, ...] | None) -> tuple[layout.Part, ...]:
+    """Return the parts of an array that have ranges of their own, and the axes that one range spans.
+
+    Args:
+      x: the array.
+      fmt: says where its scales are;
+      axes: or, if not None, these axes have one range.
+    """
+    if axes is None:
+        return layout.parts(x, fmt)
+    return (layout.Part(x, axes, tuple(1 if axis in axes else length for axis, length in enumerate(x.shape))),)
+
+
+def joined(ranges: Sequence[Range], shape: tuple[int, ...], fmt: Format, axes: tuple[int, ...] | None) -> Range:
+    """Return the ranges of the parts of an array as one, in the scale layout.
+
+    Args:
+      ranges: of the parts that `spans` gives.
+      shape: of the array.
+      fmt: as there.
+      axes: as there.
+    """
+    if axes is not None:
+        [(low, high)] = ranges
+        return low, high
+    whole = fmt.scale_shape(shape)
+    if len(ranges) == 1:
+        [(low, high)] = ranges
+        return low.reshape(whole), high.reshape(whole)
+    axis = layout.grouped_axis(shape, fmt)
+    # The last group is shorter, and a part of its own.
+    shapes = [(*whole[:axis], count, *whole[axis + 1 :]) for count in (whole[axis] - 1, 1)]
+    low, high = (jnp.concatenate([b.reshape(s) for b, s in zip(bounds, shapes)], axis) for bounds in zip(*ranges))
+    return low, high
