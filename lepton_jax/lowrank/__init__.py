@@ -1,14 +1,19 @@
 """Low-rank factorization."""
 
+from lepton_jax.lowrank.cp import CpAls
 from lepton_jax.lowrank.guard import Guarded, RankChoice, RankReport, choose_ranks, keep_faster
 from lepton_jax.lowrank.layer_times import dense_macs, layer_times
 from lepton_jax.lowrank.method import Method, Rank, RankRule
 from lepton_jax.lowrank.ranks import Budget, Energy, Evbmf, Fixed, Fraction
+from lepton_jax.lowrank.spatial import SpatialSvd
 from lepton_jax.lowrank.svd import Svd, factorize
+from lepton_jax.lowrank.tensor_train import TrainMatrixSvd, TrainSvd
 from lepton_jax.lowrank.transform import SkippedWarning, factors_of, low_rank
+from lepton_jax.lowrank.tucker import Tucker2
 
 __all__ = [
     "Budget",
+    "CpAls",
     "Energy",
     "Evbmf",
     "Fixed",
@@ -20,7 +25,11 @@ __all__ = [
     "RankReport",
     "RankRule",
     "SkippedWarning",
+    "SpatialSvd",
     "Svd",
+    "TrainMatrixSvd",
+    "TrainSvd",
+    "Tucker2",
     "choose_ranks",
     "dense_macs",
     "factorize",
