@@ -64,7 +64,8 @@ class FoldedTraining:
         self._fold, self.apply = folding(evaluated, {"params": params, "state": model_state}, inputs)
         before = self.fold(params, model_state)
         after, self.state = transform.init(before)
-        if jax.tree.structure(after) != jax.tree.structure(before):
+        structures: list[Any] = [jax.tree.structure(before), jax.tree.structure(after)]
+        if structures[0] != structures[1]:
             raise ValueError(
                 "FoldedTraining: the transform must keep the folded weights as they are, since they are made of the model's "
                 "own parameters at every step; this one re-parametrises them. Take fake_quant, dorefa or prune."

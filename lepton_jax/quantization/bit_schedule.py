@@ -170,7 +170,7 @@ def delayed(transform: Transform, begin: int) -> Transform:
     def view(params: PyTree, state: DelayedState) -> PyTree:
         plain = jax.tree.map(lambda node: node.value if _is_learned(node) else node, params, is_leaf=_is_learned)
         seen = transform.view(params, state.inner)
-        if jax.tree.structure(plain) != jax.tree.structure(seen):
+        if not _alike(plain, seen):
             raise ValueError(
                 "delayed: takes a transform that keeps each weight, as fake_quant, dorefa and lsq do; this one put other "
                 "parameters in weights' places, so there is nothing to show before it begins."
@@ -188,6 +188,11 @@ def delayed(transform: Transform, begin: int) -> Transform:
         return (transform.frozen_update or hold)(params, state.inner, grads, step)[0], state
 
     return Transform(init, view, update, pack, frozen_update=frozen_update)
+
+
+def _alike(one: PyTree, other: PyTree) -> bool:
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    return bool(structures[0] == structures[1])
 
 
 def _is_learned(node: object) -> bool:

@@ -1,6 +1,7 @@
 """DoReFa-Net: weights squashed by tanh, activations in [0, 1], gradients rounded by chance."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 
 from lepton_jax import paths
 from lepton_jax.errors import check_whole
+from lepton_jax.graph.native import Quantized
 from lepton_jax.packed import is_coded, unpack
 from lepton_jax.quantization.formats import Uniform
 from lepton_jax.quantization.numerics import QArray, fake, to_integers
+from lepton_jax.quantization.quantizers import coded
 from lepton_jax.straight_through import straight_through
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree, Select
@@ -115,16 +118,15 @@ class DoReFa:
         """Return a site without parameters: the range is [0, 1] whatever was seen."""
         return {}
 
-    def __call__(self, x: Array, site: dict[str, Array]) -> Array:
+    def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
         scale, zero_point = self._grid(x)
         inside = (x > 0) & (x < 1)
         clipped = jnp.where(inside, x, jax.lax.stop_gradient(jnp.clip(x, 0, 1)))
         return straight_through(clipped, fake(jax.lax.stop_gradient(x), self.format, scale, zero_point))
 
-    def quantized(self, x: Array, site: dict[str, Array]) -> QArray:
-        """Return the integers, which unpack to what calling shows."""
-        scale, zero_point = self._grid(x)
-        return QArray.from_qvalue(to_integers(x, scale, zero_point, self.format), scale, zero_point, self.format, x.dtype)
+    def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
+        """Return the codes, which are read back as what calling shows."""
+        return coded(x, self.format, *self._grid(x))
 
     def _grid(self, x: Array) -> tuple[Array, Array]:
         shape = (1,) * x.ndim

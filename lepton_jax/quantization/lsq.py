@@ -93,7 +93,7 @@ def lsq(
         return paths.replace(params, nodes), LsqState({path: jnp.copy(node.step) for path, node in nodes.items()})
 
     def laid_out(path: Path, node: Any) -> tuple[Array, Array, Array]:
-        value = unpack_coded(node.value) if isinstance(node, LearnedWeight) else None
+        value: Any = unpack_coded(node.value) if isinstance(node, LearnedWeight) else None
         if not hasattr(value, "dtype") or is_packed(value):
             raise ValueError(
                 f"lsq: {path} must be the weight and step that its init put there; a later transform re-parametrised them. "

@@ -1,13 +1,17 @@
 """PACT: activations clipped at a trained height."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.errors import check_whole
+from lepton_jax.graph.native import Quantized
+from lepton_jax.quantization.calibration.base import Calibration
 from lepton_jax.quantization.formats import Uniform
-from lepton_jax.quantization.numerics import QArray, fake, to_integers
+from lepton_jax.quantization.numerics import fake
+from lepton_jax.quantization.quantizers import coded
 from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import Array
 
@@ -24,6 +28,7 @@ class Pact:
     Args:
       bits: k, 2 to 8.
       signed: for activations without a ReLU before them.
+      calibration: finds the first height; None: everything (`MinMax`).
 
     Raises:
       ValueError: for bits out of range.
@@ -42,6 +47,7 @@ class Pact:
 
     bits: int = 4
     signed: bool = False
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_whole("Pact: bits", self.bits, 2, 8)
@@ -56,17 +62,16 @@ class Pact:
         top = jnp.maximum(-low, high) if self.signed else high
         return {"alpha": jnp.where(top > 0, top, 1).astype(jnp.float32)}
 
-    def __call__(self, x: Array, site: dict[str, Array]) -> Array:
+    def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
         scale, zero_point = self._grid(site)
         rounded = fake(jax.lax.stop_gradient(x), self.format, scale, zero_point)
         return straight_through(_clip(x, site["alpha"], self.signed), jax.lax.stop_gradient(rounded))
 
-    def quantized(self, x: Array, site: dict[str, Array]) -> QArray:
-        """Return the integers, which unpack to what calling shows."""
-        scale, zero_point = self._grid(site)
-        return QArray.from_qvalue(to_integers(x, scale, zero_point, self.format), scale, zero_point, self.format, x.dtype)
+    def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
+        """Return the codes, which are read back as what calling shows."""
+        return coded(x, self.format, *self._grid(jax.lax.stop_gradient(site)))
 
-    def _grid(self, site: dict[str, Array]) -> tuple[Array, Array]:
+    def _grid(self, site: Mapping[str, Array]) -> tuple[Array, Array]:
         scale = jnp.maximum(site["alpha"].astype(jnp.float32) * (1 / self.format.q_range[1]), jnp.finfo(jnp.float32).tiny)
         return scale, jnp.zeros(scale.shape, jnp.int32)
 

@@ -15,7 +15,7 @@ class TwiceMeanState(NamedTuple):
     """Sum of magnitudes and number of values that are not zero, float32, in the shape of a range."""
 
     total: Array
-    count: Array
+    number: Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,14 @@ class TwiceMean:
     def observe(self, state: TwiceMeanState, x: Array, axes: tuple[int, ...]) -> TwiceMeanState:
         """Return the state after one more batch."""
         new = _sums(x, axes)
-        return TwiceMeanState(state.total + new.total, state.count + new.count)
+        return TwiceMeanState(state.total + new.total, state.number + new.number)
 
     def range(self, state: TwiceMeanState, fmt: Format | None = None) -> Range:
         """Return the range of what was observed."""
         fmt = format_of("TwiceMean", fmt)
         if not isinstance(fmt, Uniform) or not fmt.symmetric:
             raise TypeError(f"TwiceMean: takes a symmetric uniform format, e.g. Uniform(4); got {fmt}. Take Mse or MinMax.")
-        high = 2 * state.total / jnp.maximum(state.count, 1) * fmt.q_range[1] ** 0.5
+        high = 2 * state.total / jnp.maximum(state.number, 1) * fmt.q_range[1] ** 0.5
         return -high, high
 
 
