@@ -1,0 +1,106 @@
+"""Singular value decompositions in the norm that counts: of a layer's outputs, or of the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from lepton_jax.lowrank.method import Method, Rank, as_ranks
+from lepton_jax.lowrank.svd import Svd
+from lepton_jax.packed import LowRank
+from lepton_jax.typing import Array, Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WeightedSvd(Svd):
+    """The factors of rank r with the least ``||root (W - u v)||``, for a given root.
+
+    The leading right singular vectors V of ``root W`` give ``u v = W V V^T``: nothing is inverted, so that a root without an
+    inverse does no harm, and at the highest rank W is reproduced whatever the root. Every component has the same norm in u
+    and v.
+
+    Args:
+      root: (*stack, k, rows), or (*stack, rows) for a diagonal one.
+      columns: whether the root stands at the columns instead: ``||(W - u v) root^T||``.
+
+    Example:
+      >>> weight = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> WeightedSvd(root=jnp.array([3.0, 1.0])).factorize(weight, 1).unpack().round(4).tolist()  # the larger is lost
+      [[1.0, 0.0], [0.0, 0.0]]
+
+    Source: Srebro, Jaakkola 2003, "Weighted low-rank approximations", section 2, for weights by rows.
+    """
+
+    root: Array
+    columns: bool = False
+
+    def matrices(self, weight: Array) -> tuple[Array, ...]:
+        matrix = jnp.swapaxes(self.matrix(weight), -1, -2) if self.columns else self.matrix(weight)
+        return (_times(self.root.astype(matrix.dtype), matrix),)
+
+    def factorize(self, weight: Array, rank: Rank) -> LowRank:
+        r = as_ranks(self, rank, 1)[0]
+        matrix = jnp.swapaxes(self.matrix(weight), -1, -2) if self.columns else self.matrix(weight)
+        root = self.root.astype(matrix.dtype)
+        # Within the row space of W, so that at the highest rank none of it is lost to a root that is nearly singular.
+        if matrix.shape[-2] < matrix.shape[-1]:
+            span, triangle = jnp.linalg.qr(jnp.swapaxes(matrix, -1, -2))
+            inner = jnp.linalg.svd(_times(root, jnp.swapaxes(triangle, -1, -2)), full_matrices=False)[2]
+            basis = jnp.matmul(inner, jnp.swapaxes(span, -1, -2), precision="highest")[..., :r, :]
+        else:
+            basis = jnp.linalg.svd(_times(root, matrix), full_matrices=False)[2][..., :r, :]
+        u = jnp.matmul(matrix, jnp.swapaxes(basis, -1, -2), precision="highest")
+        norm = jnp.sqrt(jnp.linalg.norm(u, axis=-2, keepdims=True))
+        u, v = u / jnp.where(norm > 0, norm, 1), basis * jnp.swapaxes(norm, -1, -2)
+        if self.columns:
+            u, v = jnp.swapaxes(v, -1, -2), jnp.swapaxes(u, -1, -2)
+        return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
+
+
+def _times(root: Array, matrix: Array) -> Array:
+    """``root @ matrix``, the root whole or diagonal."""
+    return root[..., :, None] * matrix if root.ndim < matrix.ndim else jnp.matmul(root, matrix, precision="highest")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ByPath(Method):
+    """A method for each leaf, chosen by its path; a leaf that has none is refused.
+
+    Args:
+      methods: by path.
+      missing: what a leaf without one lacks, for the message.
+
+    Example:
+      >>> method = ByPath(methods={"a": Svd()}, missing="method")
+      >>> method.at("a"), method.at("b").refusal((2, 2))
+      (Svd(stacked=0, rows=None), 'has no method')
+    """
+
+    methods: Mapping[Path, Method]
+    missing: str
+
+    def at(self, path: Path) -> Method:
+        return self.methods.get(path) or Refused(reason=f"has no {self.missing}")
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        return f"is not named: {type(self).__name__} has a method for each path, at(path)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refused(Method):
+    """What factorizes no leaf.
+
+    Args:
+      reason: why, as it goes on after the leaf's shape.
+
+    Example:
+      >>> Refused(reason="is too small").refusal((1, 1))
+      'is too small'
+    """
+
+    reason: str
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        return self.reason
