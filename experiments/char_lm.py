@@ -25,6 +25,7 @@ from lepton_jax import identity, paths
 from lepton_jax.errors import collect
 from lepton_jax.interchange import load_npz, save_npz
 from lepton_jax.models import Transformer
+from lepton_jax.precision import LossScale
 from lepton_jax.training import LossFn, Metrics, TrainState, create, cross_entropy, make_train_step
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
@@ -147,14 +148,15 @@ def run_steps(
     *,
     name: str,
     seed: int = 0,
+    loss_scale: LossScale | None = None,
 ) -> TrainState:
     """Train parameters under a transform on all batches that the iterator gives.
 
     Raises:
       FloatingPointError: if the last loss is not finite.
     """
-    step = make_train_step(next_token_loss(apply), optimizer, transform)
-    state = create(params, {}, optimizer, transform, jax.random.key(seed))
+    step = make_train_step(next_token_loss(apply), optimizer, transform, loss_scale=loss_scale)
+    state = create(params, {}, optimizer, transform, jax.random.key(seed), loss_scale=loss_scale)
     loss: Array | float = 0.0
     for batch in tqdm(data, desc=name, unit="step", disable=None):
         state, metrics = step(state, batch)

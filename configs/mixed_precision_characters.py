@@ -1,0 +1,16 @@
+"""A transformer on the characters of Shakespeare in float32, bfloat16 and float16, the latter with every kind of loss scaling.
+
+Source: Micikevicius et al. 2018, "Mixed precision training", section 4.4, compares perplexities in the same way.
+Command: python -m experiments.mixed_precision --config configs/mixed_precision_characters.py --seeds 3 --task.text FILE
+"""
+
+from pathlib import Path
+
+from experiments.char_lm import CharLM
+from experiments.precision_rows import rows
+from experiments.precision_study import Characters, Study
+
+
+def get_config() -> Study:
+    task = Characters(text=Path("tinyshakespeare/input.txt"), model=CharLM(steps=600))
+    return Study(name="mixed_precision_characters", task=task, rows=rows())
