@@ -22,6 +22,7 @@ from flax import nnx
 import lepton_jax
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
 from lepton_jax.distillation import by_part
+from lepton_jax.lowrank import dora, lora, qlora, reduce_rank
 from lepton_jax.packed import is_packed
 from lepton_jax.precision import Policy
 from lepton_jax.pruning import (
@@ -57,9 +58,13 @@ from lepton_jax.pruning.sparse_training import ac_dc, dynamic_surgery, fixed_mas
 from lepton_jax.quantization import (
     BitSchedule,
     Codebook,
+    Entropy,
     MinMax,
+    MovingAverage,
+    Mse,
+    Percentile,
+    TwiceMean,
     Uniform,
-    calibrate,
     delayed,
     dequantize,
     dorefa,
@@ -103,7 +108,14 @@ STRUCTURES = {
     NofM: [NofM(n=1, m=2), NofM(n=1, m=4, axis=-1, pad=True)],
     Unstructured: [Unstructured()],
 }
-CALIBRATIONS = {MinMax: [MinMax()]}
+CALIBRATIONS = {
+    Entropy: [Entropy(bins=64, candidates=20)],
+    MinMax: [MinMax()],
+    MovingAverage: [MovingAverage(decay=0.5)],
+    Mse: [Mse(candidates=20)],
+    Percentile: [Percentile(q=90)],
+    TwiceMean: [TwiceMean()],
+}
 ALLOCATIONS = {
     "Explicit": allocation.Explicit(sparsities={"a/*": 0.7, "b/*": 0.4}),
     "erk": allocation.erk,
@@ -147,6 +159,10 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     | {repr(c): fake_quant(bits=4, calibration=c) for c in itertools.chain(*CALIBRATIONS.values()) if c != MinMax()},
     "train_codebook": {"1 bit": train_codebook(Codebook(bits=1), "b/*")},
     "low_rank": {"2": low_rank(2)},
+    "lora": {"": lora(2, jax.random.key(1), scale=0.5), "biases too": lora(1, jax.random.key(1), select="b/*", train="a/*")},
+    "qlora": {"int4": qlora(2, jax.random.key(1)), "loftq": qlora(1, jax.random.key(1), rounds=2, scale=2.0)},
+    "dora": {"": dora(2, jax.random.key(1))},
+    "reduce_rank": {"half": reduce_rank(3, schedules.polynomial(0.5, begin=1, end=7))},
     "cast": {
         "bfloat16": cast(jnp.bfloat16),
         "float16": cast("float16", select="*/kernel"),
@@ -235,7 +251,11 @@ def test_every_criterion_structure_calibration_allocation_and_schedule_has_a_row
     modules()
     assert subclasses(Criterion) == CRITERIA.keys()
     assert subclasses(Structure) == STRUCTURES.keys()
-    assert {c for c in public(calibrate, type).values() if not getattr(c, "_is_protocol", False)} == CALIBRATIONS.keys()
+    types_ = itertools.chain(*(public(module, type).values() for module in modules()))
+    calibrations = {
+        c for c in types_ if hasattr(c, "observe") and hasattr(c, "range") and not getattr(c, "_is_protocol", False)
+    }
+    assert calibrations == CALIBRATIONS.keys()
     assert public(allocation, (types.FunctionType, type)).keys() == ALLOCATIONS.keys()
     assert {c for c in public(schedules, type).values() if not getattr(c, "_is_protocol", False)} == SCHEDULES.keys()
 
@@ -317,6 +337,7 @@ def assert_sound(name: str, params: object, state: object) -> None:
 
     # Idempotent: what is shown, shown again, is the same. Two roundings to different grids are not, by their nature.
     roundings = sum(kind in name for kind in ("int4", "affine3", "cast"))
+    roundings += 2 * ("TwiceMean" in name)  # a mean of what was rounded is another one
     squashed = name.startswith("dorefa")  # by tanh, and by more the second time
     if roundings <= 1 and not squashed and jax.tree.structure(params) == jax.tree.structure(seen):
         again = transform.view(seen, state)

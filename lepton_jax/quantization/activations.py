@@ -21,7 +21,7 @@ from lepton_jax.paths import path_str
 from lepton_jax.quantization.collection import check_sites, part
 from lepton_jax.quantization.numerics import QArray
 from lepton_jax.quantization.rules import Operand, Rule, decide, rules_of
-from lepton_jax.quantization.simulate import exact
+from lepton_jax.quantization.simulate import casts_of_integers, exact, integers
 from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import PyTree
 
@@ -36,8 +36,8 @@ def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: 
     long as sums of products stay below ``2**24`` these are the very numbers that integers give. The derivative is that of the
     operation on the rounded operands, and goes straight through the rounding as each quantizer has it.
 
-    Weights that are packed (`QArray`) have their format already; rules for weights pass them over. Weights may also be rounded
-    by a transform's view (`fake_quant`) and the operands here.
+    Weights that are packed (`QArray`) have their format already; rules for weights pass them over. They may be given as they
+    are, or through `packed`. Weights may also be rounded by a transform's view (`fake_quant`), and the other operands here.
 
     Args:
       apply: a pure function ``apply(variables, *inputs, **static)``.
@@ -112,8 +112,11 @@ class Quantizing(_Packed):
         super().__init__(traced)
         self.sites = dict(sites)
         self.decided, self.native = decided, native
+        self.casts = casts_of_integers(traced, decided)
 
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        if eqn.path in self.casts and not isinstance(values[0], Native):
+            return [integers(values[0], eqn.params["new_dtype"])]
         operands = self.decided.get(eqn.path, ())
         if not any(operand.quantizer is not None for operand in operands):
             return super().handle(eqn, values)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax import paths
-from lepton_jax.quantization.calibrate import Calibration, MinMax
+from lepton_jax.quantization.calibration import Calibration, MinMax
 from lepton_jax.quantization.formats import Uniform, expand
 from lepton_jax.quantization.numerics import calibrated
 from lepton_jax.typing import Array, PyTree, Select

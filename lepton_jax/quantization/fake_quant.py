@@ -2,40 +2,45 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.errors import collect, is_traced
 from lepton_jax.packed import is_coded, unpack
-from lepton_jax.quantization.calibrate import Calibration, MinMax
+from lepton_jax.quantization.calibration import Calibration
 from lepton_jax.quantization.codebook import Codebook, train_codebook
-from lepton_jax.quantization.numerics import Uniform, calibrated, from_integers, quantize, to_integers
-from lepton_jax.straight_through import straight_through
+from lepton_jax.quantization.formats import Format, Uniform, expand
+from lepton_jax.quantization.formats.layout import problem
+from lepton_jax.quantization.numerics import calibrated, fake, quantize
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def fake_quant(
-    format: Uniform | Codebook | int | None = None,
+    format: Format | Codebook | int | None = None,
     *,
-    calibration: Calibration = MinMax(),
+    calibration: Calibration | None = None,
     select: Select = paths.matrices,
     **uniform: Any,
 ) -> Transform:
     """Show the weights as they will be once quantized.
 
-    Uniform: ``view = dequantize(quantize(w))`` with the range of the weights as they are at each step; the gradient goes
-    straight through. Codebook: the weight's place is taken by trainable centroids, ``view = centroids[codes]``; the codes are
-    found by k-means when the transform is initialised and stay; the gradient of a centroid is the sum over its weights. In
-    every format 0 is exact, so pruned weights stay pruned.
+    In a number format, ``view = dequantize(quantize(w))`` with the range of the weights as they are at each step; the gradient
+    goes straight through. Codebook: the weight's place is taken by trainable centroids, ``view = centroids[codes]``; the codes
+    are found by k-means when the transform is initialised and stay; the gradient of a centroid is the sum over its weights. In
+    every format but `Binary` 0 is exact, so pruned weights stay pruned; `Binary` refuses a leaf with zeros.
 
     Args:
-      format: `Uniform` or `Codebook`; or leave it out and give Uniform's own arguments: ``fake_quant(bits=4)``, of which the
-        first, the bits, may stand here: ``fake_quant(4)``.
-      calibration: finds the range of a uniform format.
+      format: any `Format` (`Uniform`, `Float8`, ...) or `Codebook`; or leave it out and give Uniform's own arguments:
+        ``fake_quant(bits=4)``, of which the first, the bits, may stand here: ``fake_quant(4)``.
+      calibration: finds the range to cover; None: the format's own, see `calibrated`.
       select: which leaves; by default those with two axes or more.
       **uniform: arguments of `Uniform`, in place of `format`.
 
     Raises:
-      ValueError: for a selector that matches nothing, or bits out of range.
+      ValueError: for a selector that matches nothing, bits out of range, axes that a leaf has not or that are shorter than a
+        group, or zeros in a format that has none; from `init`, and, of zeros, from `pack`.
       TypeError: for both a format and a uniform format's arguments, or a calibration with a codebook.
 
     Example:
@@ -53,37 +58,48 @@ def fake_quant(
         raise TypeError(f"fake_quant: give either a format or a uniform format's arguments; got {format} and {uniform}.")
     fmt = Uniform(**uniform) if format is None else format
     if isinstance(fmt, Codebook):
-        if calibration != MinMax():
+        if calibration is not None:
             raise TypeError(f"fake_quant: a codebook is found by k-means and takes no calibration; got {calibration}.")
         return train_codebook(fmt, select)
-    if not isinstance(fmt, Uniform):
-        raise TypeError(f"fake_quant: format must be a Uniform or a Codebook, e.g. Uniform(bits=4); got {fmt!r}.")
-    return _fake_quant_uniform(fmt, calibration, select)
+    if not isinstance(fmt, Format):
+        raise TypeError(f"fake_quant: format must be a Format or a Codebook, e.g. Uniform(bits=4); got {fmt!r}.")
+    return _fake_quant(fmt, calibration, select)
 
 
-def _fake_quant_uniform(fmt: Uniform, calibration: Calibration, select: Select) -> Transform:
+def _fake_quant(fmt: Format, calibration: Calibration | None, select: Select) -> Transform:
     def selected(tree: PyTree) -> dict[Path, Array]:
         leaves = paths.flatten(tree, is_coded)
         return {p: x for p, x in leaves.items() if paths.is_floating(x) and paths.matches(select, p, x)}
 
-    def fake(w: Array) -> Array:
-        scale, zero_point = calibrated(w, fmt, calibration)
-        return straight_through(w, from_integers(to_integers(w, scale, zero_point, fmt), scale, zero_point, w.dtype))
-
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
-        axis = fmt.channel_axis
-        with collect(f"fake_quant: channel_axis={axis} is out of range") as problems:
+        with collect(f"fake_quant: {fmt} does not fit") as problems:
             for path, w in paths.select(params, select).items():
-                if axis is not None and not -w.ndim <= axis < w.ndim:
-                    problems.append(f"{path}: shape {w.shape}; write -{w.ndim} to {w.ndim - 1}, or deselect it.")
+                wrong = problem(w.shape, fmt) or _zeros(w, fmt)
+                problems.extend([f"{path}: {wrong}."] if wrong else [])
         return params, ()
 
     def view(params: PyTree, state: tuple[()]) -> PyTree:
-        return paths.replace(params, {p: fake(w) for p, w in selected(params).items()}, is_coded)
+        def seen(w: Array) -> Array:
+            return fake(w, fmt, *calibrated(jax.lax.stop_gradient(w), fmt, calibration))
+
+        return paths.replace(params, {p: seen(w) for p, w in selected(params).items()}, is_coded)
 
     def pack(params: PyTree, state: tuple[()]) -> PyTree:
         # An earlier transform's coded leaf is quantized anew, as its view is.
-        coded = {p: quantize(unpack(w), fmt, calibration) for p, w in selected(params).items()}
-        return paths.replace(params, coded, is_coded)
+        dense = {p: unpack(w) for p, w in selected(params).items()}
+        with collect(f"fake_quant: {fmt} cannot hold") as problems:
+            problems.extend(f"{p}: {wrong}." for p, w in dense.items() if (wrong := _zeros(w, fmt)))
+        return paths.replace(params, {p: quantize(w, fmt, calibration) for p, w in dense.items()}, is_coded)
 
     return Transform(init, view, hold, pack)
+
+
+def _zeros(w: Array, fmt: Format) -> str | None:
+    """Say that there are zeros which the format has not; what is traced passes."""
+    if fmt.has_zero or is_traced(w):
+        return None
+    scale = expand(calibrated(w, fmt)[0], w.shape, fmt)
+    count = int(jnp.sum((w == 0) & (scale != 0)))
+    if not count:
+        return None
+    return f"{count} of {w.size} weights are zero, and {fmt.name} has no zero; take Ternary or Codebook(bits=1), or deselect it"

@@ -273,7 +273,14 @@ def _idle(traced: Traced, index: int, rule: Rule, matched: bool, decided: Mappin
     leaves = sorted({leaf for operands in decided.values() for operand in operands for leaf in operand.leaves})
     where = f" Parameters in them: {', '.join(leaves) or 'none'}." if rule.path else ""
     names = f" Names: {', '.join(traced.names[eqn.path] for eqn in equations)}." if rule.names else ""
-    return f"rule {index}, {rule}: matches nothing in {traced.name}. {there_is(traced, equations)}{where}{names}"
+    return f"rule {index}, {_short(rule)}: matches nothing in {traced.name}. {there_is(traced, equations)}{where}{names}"
+
+
+def _short(rule: Rule) -> str:
+    """The rule, with what is not by default."""
+    said = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.name != "quantizer"}
+    default = Rule(quantizer=None)
+    return f"Rule({', '.join(f'{name}={value!r}' for name, value in said.items() if value != getattr(default, name))})"
 
 
 def first_and_last(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,14 @@ import numpy as np
 from lepton_jax.graph import _compat
 from lepton_jax.graph.native import Quantized
 from lepton_jax.graph.native_dots import alike, free_expanded, outer
-from lepton_jax.graph.trace import Equation
+from lepton_jax.graph.trace import CallPath, Equation, Traced
+from lepton_jax.quantization.formats import Uniform
 from lepton_jax.typing import Array
+
+if TYPE_CHECKING:
+    from lepton_jax.quantization.rules import Operand
+
+_INT8 = Uniform(8)
 
 
 def exact(eqn: Equation, lhs: Quantized, rhs: Quantized) -> Array | None:
@@ -49,3 +56,33 @@ def _along(scale: Array, axis: int, place: int) -> Array:
     shape = [1] * scale.ndim
     shape[place] = scale.shape[axis]
     return scale.reshape(shape).astype(jnp.float32)
+
+
+def casts_of_integers(traced: Traced, decided: Mapping[CallPath, Sequence[Operand]]) -> set[CallPath]:
+    """Return the casts of int8 weights to floats for dots and convolutions whose other operand is rounded.
+
+    They are what `packed` makes of a packed leaf that meets a float; the integers themselves can be multiplied.
+
+    Args:
+      traced: the graph.
+      decided: what is done to its operands.
+    """
+    casts = {
+        (eqn.jaxpr_path, eqn.outvars[0]): eqn.path
+        for eqn in traced.equations()
+        if eqn.primitive == "convert_element_type" and eqn.in_avals[0].dtype == jnp.int8
+    }
+    found = set()
+    for eqn in traced.equations():
+        operands = decided.get(eqn.path, ())
+        if len(operands) == 2 and any(operand.quantizer is not None for operand in operands):
+            for operand, var in zip(operands, eqn.invars):
+                if operand.kind == "weight" and not _compat.is_literal(var):
+                    found.add(casts.get((eqn.jaxpr_path, var)))
+    return {path for path in found if path is not None}
+
+
+def integers(value: Array, dtype: Any) -> Quantized:
+    """Return int8 numbers as codes of scale one."""
+    scale = jnp.ones((1,) * value.ndim, jnp.float32)
+    return Quantized(value, scale, (), (), _INT8, 0, jnp.dtype(dtype).name, "")
