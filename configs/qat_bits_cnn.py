@@ -1,0 +1,26 @@
+"""Three convolutions with batch norm on Fashion-MNIST, with weights and activations at 8, 4 and 2 bits.
+
+Source: as for configs/qat_bits.py; none has these figures for this network.
+Command: python -m experiments.qat_bits --config configs/qat_bits_cnn.py --seeds 3
+Time: not measured on a free machine.
+Aims: W8A8 within 0.2 points of float32, W4A4 (LSQ) within 0.5, W2A2 (LSQ) within 2.
+"""
+
+from experiments.config import Adam, Tfds
+from experiments.qat_rows import rows
+from experiments.qat_study import Study
+from lepton_jax.models import CNN
+
+
+def get_config() -> Study:
+    return Study(
+        name="qat_bits_cnn",
+        data=Tfds(name="fashion_mnist"),
+        model=CNN(),
+        scan=False,  # convolutions
+        float_epochs=6,
+        epochs=3,
+        float_optimizer=Adam(learning_rate=2e-3),
+        optimizer=Adam(learning_rate=1e-3),
+        rows=rows(),
+    )

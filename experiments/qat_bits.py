@@ -1,0 +1,30 @@
+"""Fine-tune small networks with weights and activations at 8, 4 and 2 bits, from several seeds: one table and one figure.
+
+    python -m experiments.qat_bits --config configs/qat_bits.py --seeds 3
+    python -m experiments.qat_bits --config configs/qat_bits_cnn.py --seeds 3 --only lsq
+    python -m experiments.qat_bits --config configs/qat_bits.py --max-steps 2 --run-dir runs/trial
+    python -m experiments.qat_bits --config configs/qat_bits.py --seeds 3 --resume
+
+All rows of a seed begin at its network in float32. Finished rows are kept in the run's folder, and `--resume` does not run them
+again.
+"""
+
+import dataclasses
+
+from experiments import cli, qat_report
+from experiments.config import to_json
+from experiments.qat_study import Runner, Study
+from experiments.run_dir import claim
+
+
+def main(options: cli.Options[Study]) -> None:
+    """Run the study, and report it."""
+    study = options.setting
+    seeds = range(study.seed, study.seed + options.seeds)
+    # Which rows are run now says nothing about what the others in the folder are.
+    claim(options.folder, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
+    qat_report.write(options.folder, study, Runner(study, seeds, options.folder).run(), script="qat_bits")
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="qat_bits.py", description=__doc__, kind=Study)
