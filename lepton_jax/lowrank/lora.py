@@ -1,0 +1,63 @@
+"""LoRA: train a low-rank correction of fixed weights."""
+
+from lepton_jax import packed, paths
+from lepton_jax.errors import check_whole
+from lepton_jax.lowrank.adapters import AdapterState, check_settings, corrected, put_away, split, start
+from lepton_jax.lowrank.svd import Svd
+from lepton_jax.transform import Transform, hold
+from lepton_jax.typing import Array, PyTree, Select
+
+
+def lora(
+    rank: int,
+    key: Array,
+    *,
+    scale: float = 1.0,
+    select: Select = paths.matrices,
+    train: Select = (),
+    stacked: int = 0,
+) -> Transform:
+    """Train a correction of low rank for each selected weight, and nothing else: ``view = W + scale * u v``.
+
+    u begins normal, v zero: the first view is the model itself. The weights lie in the transform's state, out of reach of any
+    optimiser, its momentum and its decay; so do the leaves that are neither adapted nor in `train`. In the parameters their
+    places are empty, so that gradients and optimiser states are made for u and v alone: no `optax.masked` is needed.
+    ``merge(transform, params, state)`` gives the dense weights.
+
+    Args:
+      rank: of the corrections, 1 to the smaller side of every selected weight.
+      key: a typed random key, for u.
+      scale: alpha / rank of the paper.
+      select: which weights are adapted; those with two axes or more, all but the last read as rows.
+      train: other leaves that are trained as they are, such as ``("*/bias", "*/scale")``; by default none.
+      stacked: leading axes of weights that stack layers, each with a correction of its own.
+
+    Raises:
+      ValueError: for settings out of range, weights that have no such rank, or a pattern that matches nothing.
+      TypeError: for a key that is no typed key.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> transform = lora(1, jax.random.key(0))
+      >>> params, state = transform.init({"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)})
+      >>> sorted(paths.flatten(params)), transform.view(params, state)["kernel"][0].tolist()
+      (['kernel/u', 'kernel/v'], [1.0, 1.0, 1.0])
+
+    Source: Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4.1.
+    """
+    check_whole("lora: rank", rank, 1)
+    check_settings("lora", scale, key)
+    method = Svd(stacked=stacked)
+
+    def init(params: PyTree) -> tuple[PyTree, AdapterState]:
+        weights, held = split("lora", params, rank, select, train, method)
+        return put_away(params, start(key, weights, rank, method), held), AdapterState(weights, held)
+
+    def pack(params: PyTree, state: AdapterState) -> PyTree:
+        return corrected(params, state, scale)
+
+    def view(params: PyTree, state: AdapterState) -> PyTree:
+        return packed.unpack(corrected(params, state, scale))
+
+    return Transform(init, view, hold, pack)

@@ -1,0 +1,84 @@
+"""QLoRA: train a low-rank correction of quantized weights."""
+
+from typing import Any
+
+from lepton_jax import packed, paths
+from lepton_jax.errors import check_whole
+from lepton_jax.lowrank.adapters import AdapterState, check_settings, corrected, put_away, split, start
+from lepton_jax.lowrank.loftq import loftq
+from lepton_jax.lowrank.svd import Svd
+from lepton_jax.packed import LowRank
+from lepton_jax.quantization import Calibration, MinMax, Uniform, quantize
+from lepton_jax.transform import Transform, hold
+from lepton_jax.typing import Array, PyTree, Select
+
+
+def qlora(
+    rank: int,
+    key: Array,
+    *,
+    format: Any = Uniform(bits=4, channel_axis=-1),
+    calibration: Calibration = MinMax(),
+    rounds: int = 0,
+    scale: float = 1.0,
+    select: Select = paths.matrices,
+    train: Select = (),
+    stacked: int = 0,
+) -> Transform:
+    """Quantize each selected weight once, and train a correction of low rank: ``view = dequantize(Q) + scale * u v``.
+
+    As `lora`, with the fixed weight as a `QArray` in the state: for 4 bits an eighth of float32's memory, and a packed form
+    that is stored so. With ``rounds=0`` the correction begins at zero (QLoRA); with more, at what makes up most for the
+    rounding (LoftQ, see `loftq`).
+
+    Args:
+      rank: of the corrections, 1 to the smaller side of every selected weight.
+      key: a typed random key, for u; not drawn from with rounds.
+      format: any that `lepton_jax.quantization.quantize` takes: int4, nf4.
+      calibration: finds the range of the format.
+      rounds: of LoftQ, 0 or more; the paper takes 1 to 5.
+      scale: alpha / rank of the paper.
+      select: which weights are adapted.
+      train: other leaves that are trained as they are; by default none.
+      stacked: leading axes of weights that stack layers, each with a correction of its own.
+
+    Raises:
+      ValueError: for settings out of range, weights that have no such rank, or a pattern that matches nothing.
+      TypeError: for a key that is no typed key.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> transform = qlora(1, jax.random.key(0))
+      >>> params, state = transform.init({"kernel": jnp.array([[7.0, 0.4], [-2.2, 7.0]])})
+      >>> state.base["kernel"].words.size, transform.view(params, state)["kernel"].tolist()
+      (2, [[7.0, 0.0], [-2.0, 7.0]])
+
+    Source: Dettmers et al. 2023, "QLoRA: efficient finetuning of quantized LLMs", section 3, without double quantization and
+    paging; Li et al. 2024, "LoftQ", algorithm 1.
+    """
+    check_whole("qlora: rank", rank, 1)
+    check_whole("qlora: rounds", rounds, 0)
+    check_settings("qlora", scale, key)
+    method = Svd(stacked=stacked)
+
+    def init(params: PyTree) -> tuple[PyTree, AdapterState]:
+        weights, held = split("qlora", params, rank, select, train, method)
+        if rounds:
+            both = {
+                p: loftq(w, rank, format, calibration=calibration, rounds=rounds, method=method) for p, w in weights.items()
+            }
+            corrections = {path: LowRank(leaf.u / scale, leaf.v, leaf.shape) for path, leaf in both.items()}
+            base = {path: leaf.base for path, leaf in both.items()}
+        else:
+            corrections = start(key, weights, rank, method)
+            base = {path: quantize(weight, format, calibration) for path, weight in weights.items()}
+        return put_away(params, corrections, held), AdapterState(base, held)
+
+    def pack(params: PyTree, state: AdapterState) -> PyTree:
+        return corrected(params, state, scale)
+
+    def view(params: PyTree, state: AdapterState) -> PyTree:
+        return packed.unpack(corrected(params, state, scale))
+
+    return Transform(init, view, hold, pack)
