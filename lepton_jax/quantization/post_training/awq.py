@@ -1,0 +1,148 @@
+"""AWQ: scale up the weights of the inputs that matter before rounding, and those inputs down."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax import paths
+from lepton_jax.errors import check_whole
+from lepton_jax.graph.trace import Apply
+from lepton_jax.graph.weights import Layout
+from lepton_jax.quantization.calibration import Calibration
+from lepton_jax.quantization.formats import Format
+from lepton_jax.quantization.numerics import QArray, quantize
+from lepton_jax.quantization.post_training.grid import output_error
+from lepton_jax.quantization.post_training.inputs import layer_inputs
+from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of
+from lepton_jax.typing import Array, Path, PyTree, Select
+
+
+def awq(
+    w: Array, hessian_inputs: Array, fmt: Format, *, candidates: int = 20, calibration: Calibration | None = None
+) -> tuple[QArray, Array]:
+    """Quantize one layer ``y = x w`` as ``(x / s) quantize(s w)``.
+
+    ``s_j = mean|x_j|^a``, with the a in [0, 1) of least output error; a = 0 is rounding to nearest.
+
+    Args:
+      w: (inputs, outputs); floating.
+      hessian_inputs: what the layer is fed, (..., inputs).
+      fmt: the number format.
+      candidates: how many values of a.
+      calibration: finds the range; None: the format's own.
+
+    Returns:
+      (packed leaf of ``s w``, s): ``(x / s) @ dequantize(leaf)``.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+
+    Example:
+      >>> from lepton_jax.quantization import Uniform
+      >>> w, x = jnp.array([[0.3], [1.0]]), jnp.array([[10.0, 0.1]])
+      >>> q, s = awq(w, x, Uniform(bits=2))
+      >>> (
+      ...     bool(jnp.abs((x / s) @ q.unpack() - x @ w) < 0.2),
+      ...     round(float((x @ quantize(w, Uniform(bits=2)).unpack() - x @ w)[0, 0]), 1),
+      ... )
+      (True, -3.0)
+
+    Source: Lin, Tang, Tang, Yang, Dang, Han 2024, "AWQ: Activation-aware weight quantization", equations 4 and 5.
+    """
+    if w.ndim != 2 or hessian_inputs.ndim < 1 or hessian_inputs.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"awq: w must be (inputs, outputs) and hessian_inputs (..., inputs); got {w.shape} and {hessian_inputs.shape}."
+        )
+    rows = hessian_inputs.reshape(-1, w.shape[0]).astype(jnp.float32)
+    hessian = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
+    layout = Layout(shape=w.shape, index=np.arange(w.size).reshape(w.shape))
+    sizes = _candidates(jnp.mean(jnp.abs(rows), axis=0), candidates)
+    each = [_error(factors, hessian, w, layout, fmt, calibration) for factors in sizes]
+    factors = sizes[int(np.argmin(each))]
+    return quantize((w.astype(jnp.float32) * factors[:, None]).astype(w.dtype), fmt, calibration), factors
+
+
+def awq_scale(
+    apply: Apply,
+    variables: PyTree,
+    batches: Iterable[Any],
+    fmt: Format | Mapping[Path, Format],
+    *,
+    select: Select = paths.matrices,
+    candidates: int = 20,
+    calibration: Calibration | None = None,
+) -> tuple[PyTree, dict[Path, str]]:
+    """Scale a model's weights as `awq` does, and what makes their inputs by the inverse; the function stays as it is.
+
+    The layers that share an input (query, key and value) share the factors. Afterwards quantize the result by
+    `quantize_layers`, with `Nearest` or any other method.
+
+    Args:
+      apply: ``apply(variables, *inputs)``, in evaluation mode.
+      variables: arrays.
+      batches: calibration batches, each one array or a tuple of inputs.
+      fmt: the number format, for all layers or by path.
+      select: which layers.
+      candidates: see `awq`.
+      calibration: see `awq`.
+
+    Returns:
+      (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled.
+
+    Raises:
+      ValueError: for no batch, or selected leaves that are no layer's weight or have no format.
+
+    Example:
+      >>> from lepton_jax.quantization import Uniform
+      >>> def apply(v, x):
+      ...     return (x * v["scale"][None]) @ v["w"]
+      >>> v = {"scale": jnp.array([10.0, 0.1]), "w": jnp.array([[0.3], [1.0]])}
+      >>> new, left = awq_scale(apply, v, [jnp.ones((1, 2))], Uniform(bits=2), select="w")
+      >>> bool(new["w"][0, 0] > 0.3), bool(new["scale"][0] < 10), left
+      (True, True, {})
+
+    Source: Lin et al. 2024, section 3.2. Deviation: wherever the graph allows it; ranges are clipped by `quantize_layers`'s
+    `factors`.
+    """
+    check_whole("awq_scale: candidates", candidates, 1)
+    wanted = paths.select(variables, select)
+    batches, scalings, left = scalings_of(apply, variables, batches, list(wanted))
+    formats = dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(wanted, fmt)
+    absent = [path for path in wanted if path not in formats]
+    if absent:
+        raise ValueError(f"awq_scale: no format for {', '.join(absent)}; give one, or exclude them by `select`.")
+    for scaling in scalings:
+        fed = [path for path in scaling.side(-1) if path in wanted]
+        total: Any = 0
+        for path in fed:
+            inputs = layer_inputs(apply, variables, batches, path)
+            channels = row_channels(scaling, inputs.layout, path)
+            if path == fed[0]:
+                sizes = _candidates(per_channel(inputs.size, channels, scaling.channels), candidates)
+            weight = paths.flatten(variables)[path]
+            rows = [factors[channels] for factors in sizes]
+            each = [_error(row, inputs.second, weight, inputs.layout, formats[path], calibration) for row in rows]
+            total += np.asarray(each)
+        variables = scaling.apply(variables, 1 / sizes[int(np.argmin(total))])
+    return variables, left
+
+
+def _candidates(size: Array, count: int) -> list[Array]:
+    """Return the factors of the channels for each exponent."""
+    found = []
+    for place in range(count):
+        factors = jnp.where(size > 0, jnp.where(size > 0, size, 1) ** (place / count), 1)
+        found.append(factors / jnp.sqrt(jnp.max(factors) * jnp.min(factors)))
+    return found
+
+
+def _error(
+    factors: Array, hessian: Array, weight: Array, layout: Layout, fmt: Format, calibration: Calibration | None
+) -> Array:
+    """Return the output error of a weight that is scaled by its inputs' factors, rounded, and scaled back."""
+    matrix = layout.matrix(weight.astype(jnp.float32))
+    scaled = quantize(layout.leaf(matrix * factors[:, None]), fmt, calibration).unpack()
+    return jnp.sum(output_error(layout.matrix(scaled) / factors[:, None] - matrix, hessian))

@@ -1,0 +1,157 @@
+"""Bias correction: give back the mean that rounding took from a layer's outputs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax import paths
+from lepton_jax.graph.flat import FlatGraph
+from lepton_jax.graph.scaling_rules import Channels, alternatives
+from lepton_jax.graph.trace import Apply, Traced, trace
+from lepton_jax.graph.weights import Use, weight_uses
+from lepton_jax.hessian import as_inputs
+from lepton_jax.packed import is_packed, unpack
+from lepton_jax.quantization.post_training.inputs import layer_inputs
+from lepton_jax.typing import Path, PyTree, Select
+
+_THROUGH = ("reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy")
+
+
+class Shift(NamedTuple):
+    """The variable that is added to a layer's output.
+
+    Attributes:
+      path: of the variable.
+      index: of its shape: which output of the layer each of its entries is added to.
+      sign: 1 if it is added (a bias), -1 if it is subtracted (a batch norm's mean).
+    """
+
+    path: Path
+    index: np.ndarray
+    sign: int
+
+
+def correct_biases(
+    apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], *, select: Select = paths.matrices
+) -> tuple[PyTree, dict[Path, str]]:
+    """Shift biases so that the mean of every layer's outputs is that of the float model, layer by layer.
+
+    ``bias += mean(R) W - mean(X) Q``, with R and X the layer's inputs in the float and in the quantized model. A batch norm
+    that follows has its running mean shifted instead.
+
+    Args:
+      apply: ``apply(variables, *inputs)``, in evaluation mode.
+      variables: the float model's, arrays.
+      quantized: the tree with packed leaves (or dense ones) in place of some weights.
+      batches: calibration batches, each one array or a tuple of inputs.
+      select: which layers.
+
+    Returns:
+      (variables, left): the tree `quantized` with other biases, and why by path, for every selected layer without one.
+
+    Raises:
+      ValueError: for no batch, or selected leaves that are no layer's weight.
+
+    Example:
+      >>> def apply(v, x):
+      ...     return x @ v["w"] + v["bias"][None]
+      >>> v = {"bias": jnp.zeros(1), "w": jnp.array([[0.5]])}
+      >>> new, left = correct_biases(apply, v, {**v, "w": jnp.array([[1.0]])}, [jnp.array([[1.0], [3.0]])], select="w")
+      >>> new["bias"].tolist(), left
+      ([-1.0], {})
+
+    Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.2 and
+    appendix D (empirical); the inputs' own shift is counted too.
+    """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("post-training quantization needs at least one calibration batch; got none.")
+    layers = list(paths.select(variables, select))
+    traced = trace(apply, variables, *as_inputs(batches[0]))
+    uses = weight_uses(traced, layers)
+    floats, dense = paths.flatten(variables), unpack(quantized)
+    shifts, left = find_shifts(traced, uses)
+    changed = {}
+    for path, shift in shifts.items():
+        inputs = layer_inputs(apply, dense, batches, path, variables)
+        held = paths.flatten(dense)
+        before, after = (inputs.layout.matrix(leaf.astype(jnp.float32)) for leaf in (floats[path], held[path]))
+        missing = inputs.reference_mean @ before - inputs.mean @ after
+        bias = held[shift.path]
+        changed[shift.path] = (bias.astype(jnp.float32) + shift.sign * missing[shift.index]).astype(bias.dtype)
+        dense = paths.replace(dense, {shift.path: changed[shift.path]})
+    return paths.replace(quantized, changed, is_packed), left
+
+
+def find_shifts(traced: Traced, uses: Mapping[Path, Sequence[Use]]) -> tuple[dict[Path, Shift], dict[Path, str]]:
+    """Find the variable that is added to each layer's output, or say why there is none."""
+    graph = FlatGraph(traced)
+    found: dict[Path, Shift] = {}
+    left: dict[Path, str] = {}
+    for path, several in uses.items():
+        if len(several) > 1 or several[0].operation not in graph.places:
+            left[path] = "it is used several times, or within a scan, a loop or a branch"
+            continue
+        shift = _forwards(graph, several[0])
+        if shift is None:
+            left[path] = "no variable of its own is added to its outputs"
+        elif any(shift.path == other.path for other in found.values()):
+            left[path] = f"{shift.path} is added to another layer's outputs too"
+        else:
+            found[path] = shift
+    return found, left
+
+
+def _forwards(graph: FlatGraph, use: Use) -> Shift | None:
+    """Follow a layer's output to the addition of a variable."""
+    node = graph.nodes[graph.places[use.operation]]
+    value, own = node.results[0], _outputs(node.eqn, use)
+    while True:
+        users = [graph.nodes[i] for i in graph.touching[value] if value in graph.nodes[i].operands]
+        if len(users) != 1 or value in graph.ends:
+            return None
+        [node] = users
+        slot = node.operands.index(value)
+        name = node.eqn.primitive
+        if name in _THROUGH:
+            options = alternatives(node.eqn, {slot: own}, node.fixed)
+            if not options:
+                return None
+            value, own = node.results[0], options[0][-1]
+        elif name in ("add", "sub") and node.fixed[1 - slot] and not (name == "sub" and slot == 1):
+            leaf = _backwards(graph, node.operands[1 - slot], own)
+            return None if leaf is None else Shift(leaf[0], leaf[1], -1 if name == "sub" else 1)
+        else:
+            return None
+
+
+def _outputs(eqn: Any, use: Use) -> Channels:
+    """Number a layer's outputs in the order of its weight's columns."""
+    shape = eqn.out_avals[0].shape
+    if eqn.primitive == "conv_general_dilated":
+        axes: Sequence[int] = (eqn.params["dimension_numbers"].out_spec[1],)
+    else:
+        contracted = len(eqn.params["dimension_numbers"][0][0])
+        width = len(eqn.in_avals[use.operand].shape) - contracted
+        axes = range(width) if use.operand == 0 else range(len(shape) - width, len(shape))
+    sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    return Channels(np.arange(int(np.prod(sizes))).reshape(sizes), 1)
+
+
+def _backwards(graph: FlatGraph, value: int, own: Channels) -> tuple[Path, np.ndarray] | None:
+    """Follow an addend back to the variable that it is, moved."""
+    while value not in graph.leaf_of:
+        makers = [graph.nodes[i] for i in graph.touching.get(value, ()) if value in graph.nodes[i].results]
+        if not makers or makers[0].eqn.primitive not in (*_THROUGH, "broadcast_in_dim"):
+            return None
+        options = alternatives(makers[0].eqn, {-1: own}, makers[0].fixed)
+        if not options:
+            return None
+        value, own = makers[0].operands[0], options[0][0]
+    path = graph.leaf_of[value]
+    place = graph.traced.variables.index(path)
+    if own.index.shape != tuple(graph.traced.in_avals[place].shape) or len(graph.touching[value]) > 1:
+        return None
+    return path, own.index
