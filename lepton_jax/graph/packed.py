@@ -7,12 +7,10 @@ from functools import wraps
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.interpret import Interpreter
-from lepton_jax.graph.native import Factored, Native, Quantized, native
+from lepton_jax.graph.native import Native, Scattered, stored
 from lepton_jax.graph.native_ops import run
 from lepton_jax.graph.native_tensors import Network, network
 from lepton_jax.graph.native_tensors import run as run_network
@@ -66,6 +64,7 @@ class _Packed(Interpreter):
         super().__init__(traced)
         self.unpacked: dict[Unpacked, None] = {}
         self.place = "the outputs"
+        self.shared: dict[Path, Any] = {}
 
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         if not any(isinstance(value, Native) for value in values):
@@ -84,20 +83,18 @@ class _Packed(Interpreter):
         return value.dense()
 
     def scanned(self, value: Any, length: int) -> Any:
-        if isinstance(value, Quantized):
-            # A scale that all layers share is given to each.
-            whole = value.mapped(
-                lambda part: part if part.shape[0] == length else jnp.broadcast_to(part, (length, *part.shape[1:]))
-            )
-            return super().scanned(whole, length)
-        if isinstance(value, Factored):
-            if len(value.v.shape) == 2:
-                value = replace(value, v=jax.tree.map(lambda part: jnp.broadcast_to(part, (length, *np.shape(part))), value.v))
-            u, v = (self.scanned(part, length) for part in (value.u, value.v))
-            return super().scanned(replace(value, u=u, v=v), length)
-        if isinstance(value, Network):
-            value = value.layers(length) or value
-        return super().scanned(value, length) if not isinstance(value, _Opaque) else self.dense(value)
+        if not isinstance(value, Native):
+            return super().scanned(value, length)
+        taken = value.layers(length)
+        if taken is None:
+            return self.dense(value)
+        if isinstance(value, Scattered):
+            # All layers read the same values, each from its own start: they stay outside of the loop.
+            self.shared[value.path] = value.values
+        return taken
+
+    def sliced(self, value: Any) -> Any:
+        return replace(value, values=self.shared[value.path]) if isinstance(value, Scattered) else value
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         outs = self.evaluate(self.traced.jaxpr, self.traced.consts, values)
@@ -105,7 +102,14 @@ class _Packed(Interpreter):
         return [self.dense(value) for value in outs]
 
 
-_KINDS = {"Quantized": "QArray", "Factored": "LowRank", "Blocked": "BlockSparse"}
+_KINDS = {
+    "Quantized": "QArray",
+    "Words": "QArray",
+    "Looked": "CodebookArray",
+    "Scattered": "Sparse",
+    "Factored": "LowRank",
+    "Blocked": "BlockSparse",
+}
 
 
 def packed(apply: Apply) -> Apply:
@@ -182,5 +186,5 @@ def _evaluate(apply: Apply, variables: PyTree, inputs: Sequence[Any], static: An
 def _entered(leaf: Any, path: Path) -> Any:
     if not is_packed(leaf):
         return leaf
-    entered: Any = network(leaf, path) or native(leaf, path)
+    entered: Any = network(leaf, path) or stored(leaf, path)
     return _Opaque(entered, path) if is_packed(entered) else entered
