@@ -6,7 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from lepton_jax.lowrank.method import Method, Rank, as_ranks, each_layer, working
+from lepton_jax.lowrank.method import Method, Rank, as_ranks, working
+from lepton_jax.lowrank.svd import halves
 from lepton_jax.packed_tensors import Separable
 from lepton_jax.typing import Array
 
@@ -46,15 +47,9 @@ class SpatialSvd(Method):
         return (matrix.reshape(*weight.shape[: self.stacked], *self.sides(weight.shape)),)
 
     def factorize(self, weight: Array, rank: Rank) -> Separable:
-        r = as_ranks(self, rank, 1)[0]
         height, width, into, out = self.layer(weight.shape)
-        one = dataclasses.replace(self, stacked=0)
-
-        def factors(kernel: Array) -> Separable:
-            left, values, right = jnp.linalg.svd(one.matrices(kernel)[0], full_matrices=False)
-            root = jnp.sqrt(values[:r])
-            first = (left[:, :r] * root[None, :]).reshape(height, into, r)
-            second = (root[:, None] * right[:r]).reshape(r, width, out).swapaxes(0, 1)
-            return Separable(first.astype(weight.dtype), second.astype(weight.dtype), kernel.shape)
-
-        return each_layer(factors, weight, self.stacked)
+        u, v = halves(self.matrices(weight)[0], as_ranks(self, rank, 1)[0])
+        stack, r = u.shape[:-2], u.shape[-1]
+        first = u.reshape(*stack, height, into, r)
+        second = jnp.swapaxes(v.reshape(*stack, r, width, out), -2, -3)
+        return Separable(first.astype(weight.dtype), second.astype(weight.dtype), tuple(weight.shape))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from lepton_jax.errors import check_whole
@@ -66,11 +68,21 @@ class Svd(Method):
         return (self.matrix(weight),)
 
     def factorize(self, weight: Array, rank: Rank) -> LowRank:
-        r = as_ranks(self, rank, 1)[0]
-        left, values, right = jnp.linalg.svd(self.matrix(weight), full_matrices=False)
-        root = jnp.sqrt(values[..., :r])
-        u, v = left[..., :r] * root[..., None, :], root[..., :, None] * right[..., :r, :]
+        u, v = halves(self.matrix(weight), as_ranks(self, rank, 1)[0])
         return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
+
+
+@partial(jax.jit, static_argnames="rank")
+def halves(matrix: Array, rank: int) -> tuple[Array, Array]:
+    """Return ``U_r sqrt(S_r)`` and ``sqrt(S_r) V_r^T`` of a matrix, or of each of a stack.
+
+    Example:
+      >>> [half.shape for half in halves(jnp.ones((3, 2)), 1)]
+      [(3, 1), (1, 2)]
+    """
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    root = jnp.sqrt(values[..., :rank])
+    return left[..., :rank] * root[..., None, :], root[..., :, None] * right[..., :rank, :]
 
 
 def factorize(weight: Array, rank: int) -> LowRank:

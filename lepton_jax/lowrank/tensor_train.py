@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from lepton_jax.errors import check_whole
@@ -126,7 +128,8 @@ class TrainMatrixSvd(Method):
         return reachable([math.prod(mode) for mode in self.modes(shape)], as_ranks(self, rank, self.cores - 1))
 
 
-def chain(tensor: Array, links: Sequence[int]) -> list[Array]:
+@partial(jax.jit, static_argnames="links")
+def chain(tensor: Array, links: tuple[int, ...]) -> list[Array]:
     """Return cores whose chain is near a tensor: (n0, r0), (r0, n1, r1), ..., (r, n).
 
     Example:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from lepton_jax.errors import check_whole
@@ -68,16 +70,21 @@ class Tucker2(Method):
         a, b = self.ranks(weight.shape, rank)
 
         def factors(kernel: Array) -> Tucker:
-            dense = working(kernel)
-            first, last = _leading(dense, -2, a), _leading(dense, -1, b)
-            for _ in range(self.iterations):
-                first = _leading(_projected(dense, last, "cn,nb->cb"), -2, a)
-                last = _leading(_projected(dense, first, "cn,ca->an"), -1, b)
-            core = _projected(_projected(dense, first, "cn,ca->an"), last, "an,nb->ab")
-            first, core, last = (part.astype(weight.dtype) for part in (first, core, last.T))
+            found = _alternated(working(kernel), a, b, self.iterations)
+            first, core, last = (part.astype(weight.dtype) for part in found)
             return Tucker(first, core, last, kernel.shape)
 
         return each_layer(factors, weight, self.stacked)
+
+
+@partial(jax.jit, static_argnames=("a", "b", "iterations"))
+def _alternated(kernel: Array, a: int, b: int, iterations: int) -> tuple[Array, Array, Array]:
+    first, last = _leading(kernel, -2, a), _leading(kernel, -1, b)
+    for _ in range(iterations):
+        first = _leading(_projected(kernel, last, "cn,nb->cb"), -2, a)
+        last = _leading(_projected(kernel, first, "cn,ca->an"), -1, b)
+    core = _projected(_projected(kernel, first, "cn,ca->an"), last, "an,nb->ab")
+    return first, core, last.T
 
 
 def _unfolded(kernel: Array, axis: int, stacked: int = 0) -> Array:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from lepton_jax.lowrank.method import Method, Rank, as_ranks
@@ -41,22 +43,25 @@ class WeightedSvd(Svd):
         return (_times(self.root.astype(matrix.dtype), matrix),)
 
     def factorize(self, weight: Array, rank: Rank) -> LowRank:
-        r = as_ranks(self, rank, 1)[0]
         matrix = jnp.swapaxes(self.matrix(weight), -1, -2) if self.columns else self.matrix(weight)
-        root = self.root.astype(matrix.dtype)
-        # Within the row space of W, so that at the highest rank none of it is lost to a root that is nearly singular.
-        if matrix.shape[-2] < matrix.shape[-1]:
-            span, triangle = jnp.linalg.qr(jnp.swapaxes(matrix, -1, -2))
-            inner = jnp.linalg.svd(_times(root, jnp.swapaxes(triangle, -1, -2)), full_matrices=False)[2]
-            basis = jnp.matmul(inner, jnp.swapaxes(span, -1, -2), precision="highest")[..., :r, :]
-        else:
-            basis = jnp.linalg.svd(_times(root, matrix), full_matrices=False)[2][..., :r, :]
-        u = jnp.matmul(matrix, jnp.swapaxes(basis, -1, -2), precision="highest")
-        norm = jnp.sqrt(jnp.linalg.norm(u, axis=-2, keepdims=True))
-        u, v = u / jnp.where(norm > 0, norm, 1), basis * jnp.swapaxes(norm, -1, -2)
+        u, v = _cut(matrix, self.root.astype(matrix.dtype), as_ranks(self, rank, 1)[0])
         if self.columns:
             u, v = jnp.swapaxes(v, -1, -2), jnp.swapaxes(u, -1, -2)
         return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
+
+
+@partial(jax.jit, static_argnames="rank")
+def _cut(matrix: Array, root: Array, rank: int) -> tuple[Array, Array]:
+    # Within the row space of W, so that at the highest rank none of it is lost to a root that is nearly singular.
+    if matrix.shape[-2] < matrix.shape[-1]:
+        span, triangle = jnp.linalg.qr(jnp.swapaxes(matrix, -1, -2))
+        inner = jnp.linalg.svd(_times(root, jnp.swapaxes(triangle, -1, -2)), full_matrices=False)[2]
+        basis = jnp.matmul(inner, jnp.swapaxes(span, -1, -2), precision="highest")[..., :rank, :]
+    else:
+        basis = jnp.linalg.svd(_times(root, matrix), full_matrices=False)[2][..., :rank, :]
+    u = jnp.matmul(matrix, jnp.swapaxes(basis, -1, -2), precision="highest")
+    norm = jnp.sqrt(jnp.linalg.norm(u, axis=-2, keepdims=True))
+    return u / jnp.where(norm > 0, norm, 1), basis * jnp.swapaxes(norm, -1, -2)
 
 
 def _times(root: Array, matrix: Array) -> Array:
