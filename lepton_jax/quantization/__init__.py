@@ -12,7 +12,19 @@ from lepton_jax.quantization.dorefa import DoReFa, dorefa, dorefa_gradient
 from lepton_jax.quantization.entropy import entropy_bits
 from lepton_jax.quantization.explain import Explanation, explain
 from lepton_jax.quantization.fake_quant import fake_quant
-from lepton_jax.quantization.formats import Format, Uniform, expand, scale_shape
+from lepton_jax.quantization.formats import (
+    MX,
+    Binary,
+    Float8,
+    Format,
+    NormalFloat4,
+    Ternary,
+    Uniform,
+    expand,
+    mxfp4,
+    mxfp8,
+    scale_shape,
+)
 from lepton_jax.quantization.learned_step import LearnedStep, learned_round
 from lepton_jax.quantization.lsq import LearnedWeight, lsq
 from lepton_jax.quantization.numerics import QArray, calibrated, dequantize, fake, quantize
@@ -38,8 +50,10 @@ from lepton_jax.quantization.stochastic import stochastic_levels, stochastic_qua
 from lepton_jax.quantization.twice_mean import TwiceMean
 
 __all__ = [
+    "MX",
     "ActivationQuantizer",
     "AdaRound",
+    "Binary",
     "BitSchedule",
     "Calibration",
     "Centroids",
@@ -50,6 +64,7 @@ __all__ = [
     "Dynamic",
     "Entropy",
     "Explanation",
+    "Float8",
     "FoldedTraining",
     "Format",
     "Gptq",
@@ -60,12 +75,14 @@ __all__ = [
     "MovingAverage",
     "Mse",
     "Nearest",
+    "NormalFloat4",
     "Operand",
     "Pact",
     "Percentile",
     "QArray",
     "Rule",
     "Static",
+    "Ternary",
     "TwiceMean",
     "Uniform",
     "awq",
@@ -90,6 +107,8 @@ __all__ = [
     "learned_round",
     "look_up",
     "lsq",
+    "mxfp4",
+    "mxfp8",
     "quantize",
     "quantize_activations",
     "quantize_layers",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.errors import is_traced
 from lepton_jax.packed import Coded, pack_bits, register_packed, unpack_bits
-from lepton_jax.quantization.calibrate import Calibration
+from lepton_jax.quantization.calibration import Calibration
 from lepton_jax.quantization.formats import layout
-from lepton_jax.quantization.formats.base import Format
+from lepton_jax.quantization.formats.base import Format, rounded
 from lepton_jax.quantization.formats.uniform import Uniform
 from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import Array
@@ -62,8 +63,9 @@ class QArray(Coded):
                 f"QArray: scale and zero point must have the shape {expected}, which {fmt} gives an array of shape "
                 f"{qvalue.shape}; got {found[0]} and {found[1]}. See `calibrated`, or Format.scale_shape."
             )
-        scale = jnp.asarray(scale).astype(fmt.scale_dtype)
-        check_scale(scale)
+        scale = rounded(jnp.asarray(scale), fmt.scale_dtype)
+        if fmt.has_zero:  # without one, an array of zeros has the scale 0
+            check_scale(scale)
         return _packed(qvalue, scale, jnp.asarray(zero_point), fmt, dtype)
 
     @property
@@ -115,12 +117,11 @@ def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) ->
 
     Example:
       >>> x = jnp.array([[1.0, 2.0, 7.0, 14.0, 21.0]])
-      >>> calibrated(x, Uniform(bits=4, group_size=2, group_axis=1))[0].round(3).tolist()
-      [[0.286, 2.0, 3.0]]
+      >>> calibrated(x, Uniform(bits=2, group_size=2, group_axis=1))[0].tolist()
+      [[2.0, 14.0, 21.0]]
     """
     ranges = [
-        tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration))
-        for part in layout.parts(x.astype(jnp.float32), fmt)
+        tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration)) for part in layout.parts(_finite(x), fmt)
     ]
     if len(ranges) == 1:
         return fmt.scale_and_zero_point(*ranges[0])
@@ -133,6 +134,12 @@ def _range(part: layout.Part, fmt: Format, calibration: Calibration | None) -> t
     if calibration is None:
         return fmt.own_range(part.values, part.axes)
     return calibration(part.values, part.axes, fmt)
+
+
+def _finite(x: Array) -> Array:
+    """Return `x` in float32, infinities as the largest number of its own dtype; NaN is left to the calibration."""
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -largest, largest).astype(jnp.float32)
 
 
 def quantize(x: Array, fmt: Format, calibration: Calibration | None = None) -> QArray:
@@ -194,8 +201,9 @@ def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
       >>> fake(x, fmt, jnp.array([0.5]), jnp.array([0])).tolist()
       [0.5, 1.5]
     """
-    scale, zero_point = _expanded(x.shape, scale.astype(fmt.scale_dtype), zero_point, fmt)
-    codes = fmt.to_codes(x.astype(jnp.float32), scale, zero_point)
+    held, scale = jax.lax.stop_gradient((x.astype(jnp.float32), rounded(scale, fmt.scale_dtype)))
+    scale, zero_point = _expanded(x.shape, scale, zero_point, fmt)
+    codes = fmt.to_codes(held, scale, zero_point)
     return straight_through(x, fmt.from_codes(codes, scale, zero_point).astype(x.dtype))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.errors import check_whole
+from lepton_jax.quantization.calibration.base import extremes
 from lepton_jax.quantization.formats import layout
 from lepton_jax.typing import Array
 
@@ -75,8 +77,7 @@ class Format:
 
     def own_range(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the range (low, high) to cover where no calibration is given, with `axes` kept: all values but NaN."""
-        x = jnp.nan_to_num(x, nan=0.0)
-        return jnp.min(x, axes, keepdims=True, initial=0.0), jnp.max(x, axes, keepdims=True, initial=0.0)
+        return extremes(x, axes)
 
     def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Return scales (`scale_dtype`, positive and finite) and zero points (integers) that cover ``[low, high]`` and zero."""
@@ -118,5 +119,12 @@ def storable(scale: Array, dtype: str, level: float) -> Array:
     """
     info = jnp.finfo(dtype)
     low = max(float(info.smallest_subnormal), float(np.finfo(np.float32).tiny))
-    high = min(float(info.max), float(np.finfo(np.float32).max) / level)
-    return jnp.clip(scale, low, high).astype(dtype)
+    high = min(float(info.max), float(np.finfo(np.float32).max) / level * (1 - float(info.eps)))
+    return rounded(jnp.clip(scale, low, high), dtype)
+
+
+def rounded(scale: Array, dtype: str) -> Array:
+    """Return scales in the dtype in which they are stored, and keep compilers from taking back the rounding."""
+    if scale.dtype == dtype:
+        return scale
+    return jax.lax.optimization_barrier(scale.astype(dtype))

@@ -78,7 +78,7 @@ class Uniform(Format):
 
     @property
     def name(self) -> str:
-        affine = "" if self.symmetric != self.signed else " affine" if self.signed else " symmetric"
+        affine = "" if self.symmetric == self.signed else " affine" if self.signed else " symmetric"
         return f"{'' if self.signed else 'u'}int{self.bits}{affine}"
 
     def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
