@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lepton_jax.artifact.container import Container
@@ -14,8 +15,9 @@ from lepton_jax.artifact.counting import Figures, figures
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.leaves import Spec
 from lepton_jax.artifact.streams import CATEGORIES, Reader
-from lepton_jax.packed import LowRank
+from lepton_jax.packed import LowRank, is_coded
 from lepton_jax.packed_blocks import BlockSparse
+from lepton_jax.packed_tensors import Factors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,6 +226,9 @@ def _factors(leaf: Any) -> Iterable[Any]:
     if isinstance(leaf, LowRank):
         yield from _factors(leaf.u)
         yield from _factors(leaf.v)
+    elif isinstance(leaf, Factors):
+        for part in jax.tree.leaves(leaf, is_leaf=is_coded):
+            yield from _factors(part)
     elif isinstance(leaf, BlockSparse):
         yield from (leaf.blocks, leaf.rows)
     else:

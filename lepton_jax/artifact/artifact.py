@@ -343,6 +343,12 @@ def read_tensors(
         raise ArtifactError(f"{name}: the manifest: {error}") from error
     limit = max(_FREE_BYTES, _MAX_EXPANSION * file_size) if max_bytes is None else max_bytes
     wanted = sum(spec.room for _, spec in specs)
+    factored = 4 * max(structure.dense_sizes(manifest["tree"]), default=0)
+    if factored > limit:
+        raise ArtifactError(
+            f"{name}: a factored tensor of {factored} bytes as a dense one declared, more than the {limit} allowed for a file "
+            f"of {file_size} bytes; if you trust it, give load(..., max_bytes=...)"
+        )
     if wanted > limit:
         path, spec = max(specs, key=lambda one: one[1].room)
         raise ArtifactError(

@@ -1,8 +1,8 @@
 """The shape of the tree in JSON: what holds what, down to the leaves' texts.
 
 A mapping is an object; other nodes are lists that begin with a number: a list, a tuple, a mapping whose keys are not texts, the
-factors of a `LowRank`, the blocks of a `BlockSparse`. A node of another type (an `nnx.State`, a dataclass) is stored as a
-mapping by its keys.
+factors of a `LowRank`, the blocks of a `BlockSparse`, the parts of a network of tensors (`Tucker`, `CP`, ...). A node of
+another type (an `nnx.State`, a dataclass) is stored as a mapping by its keys.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ import jax
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.packed import LowRank, is_coded, is_packed
 from lepton_jax.packed_blocks import BlockSparse, rows_of
+from lepton_jax.packed_tensors import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
 
 _LIST, _TUPLE, _MAPPING, _LOW_RANK, _BLOCKS = range(5)
+# The fields of networks of tensors: several of them, or one that holds a tuple of so many parts.
+_NETWORKS: dict[int, tuple[type[Factors], tuple[str, ...], tuple[int, int]]] = {
+    5: (Separable, ("first", "second"), (2, 2)),
+    6: (Tucker, ("first", "core", "last"), (3, 3)),
+    7: (CP, ("factors",), (2, 5)),
+    8: (TensorTrain, ("cores",), (2, 5)),
+    9: (TensorTrainMatrix, ("cores",), (2, 13)),
+}
 _MAX_DEPTH = 64
 
 
@@ -50,6 +59,11 @@ def describe(tree: Any, leaf_text: Callable[[str, Any], str], path: str = "") ->
         return [_LOW_RANK, list(tree.shape), below("u", tree.u), below("v", tree.v)]
     if isinstance(tree, BlockSparse):
         return [_BLOCKS, list(tree.shape), below("blocks", tree.blocks), below("rows", tree.rows)]
+    for code, (kind, fields, _) in _NETWORKS.items():
+        if type(tree) is kind:
+            values = [getattr(tree, field) for field in fields]
+            parts = values if len(fields) > 1 else values[0]
+            return [code, list(tree.shape), *[below(key, part) for key, part in zip(_keys(fields, len(parts)), parts)]]
     if is_packed(tree):
         raise ArtifactError(f"packed leaves of type {type(tree).__name__} cannot be stored; unpack {path or 'it'} first")
     children = [
@@ -100,6 +114,8 @@ def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
         return _factored(values[0], values[1], tuple(node[1]))
     if node[0] == _BLOCKS:
         return _blocked(values[0], values[1], tuple(node[1]))
+    if node[0] in _NETWORKS:
+        return _network(node[0], values, tuple(node[1]))
     return values if node[0] == _LIST else tuple(values)
 
 
@@ -127,6 +143,45 @@ def _blocked(blocks: Any, rows: Any, shape: tuple[int, ...]) -> BlockSparse:
     return BlockSparse(blocks=blocks, rows=rows, shape=shape)
 
 
+def _network(code: int, parts: list[Any], shape: tuple[int, ...]) -> Factors:
+    kind, fields, _ = _NETWORKS[code]
+    if not all(is_coded(part) or hasattr(part, "dtype") for part in parts):
+        raise ArtifactError(f"the parts of a {kind.__name__} of shape {shape} are no arrays")
+    values = dict(zip(fields, parts)) if len(fields) > 1 else {fields[0]: tuple(parts)}
+    leaf = kind(**values, shape=shape)
+    given = ", ".join(str(tuple(part.shape)) for part in parts)
+    try:
+        # The rank of a kernel follows from its parts' axes; there are letters for three in space.
+        fits = not isinstance(leaf, Tucker) or 0 <= len(leaf.core.shape) - len(leaf.first.shape) <= 3
+        fits = fits and dense_shape(leaf) == shape
+    except ValueError as error:
+        raise ArtifactError(f"a {kind.__name__} of shape {shape}: {error}") from error
+    if not fits:
+        raise ArtifactError(f"parts of shapes {given} make no {kind.__name__} of shape {shape}")
+    return leaf
+
+
+def _keys(fields: tuple[str, ...], count: int) -> list[str]:
+    return list(fields) if len(fields) > 1 else [f"{fields[0]}/{at}" for at in range(count)]
+
+
+def dense_sizes(node: Any, depth: int = 0) -> Iterator[int]:
+    """Yield how many elements every factored leaf has as a dense array; leaves that are none are passed over.
+
+    Raises:
+      ArtifactError: if the JSON is not a tree of this kind.
+    """
+    if node is None or isinstance(node, str):
+        return
+    if depth > _MAX_DEPTH:
+        raise ArtifactError(f"the tree is deeper than {_MAX_DEPTH}")
+    children = _children(node, "")
+    if isinstance(node, list) and node[0] not in (_LIST, _TUPLE, _MAPPING):
+        yield math.prod(node[1])
+    for _, child in children:
+        yield from dense_sizes(child, depth + 1)
+
+
 def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
         return list(node.items())
@@ -139,6 +194,10 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
             return list(zip(keys, node[2::2]))
     if isinstance(node, list) and len(node) == 4 and node[0] in (_LOW_RANK, _BLOCKS) and _is_shape(node[1]):
         return list(zip(("u", "v") if node[0] == _LOW_RANK else ("blocks", "rows"), node[2:]))
+    if isinstance(node, list) and len(node) > 2 and type(node[0]) is int and node[0] in _NETWORKS and _is_shape(node[1]):
+        _, fields, (least, most) = _NETWORKS[node[0]]
+        if least <= len(node) - 2 <= most:
+            return list(zip(_keys(fields, len(node) - 2), node[2:]))
     raise ArtifactError(f"the tree is damaged at {path or 'its root'}: {str(node)[:60]}")
 
 

@@ -13,6 +13,7 @@ from lepton_jax.graph import _compat
 from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
 from lepton_jax.packed import LowRank, is_packed, unpack
+from lepton_jax.packed_tensors import Factors
 from lepton_jax.paths import flatten
 from lepton_jax.typing import Path, PyTree
 
@@ -257,6 +258,8 @@ def _stored(path: Path, leaf: Any) -> ParameterCost:
 def _nonzeros(leaf: Any) -> int:
     if isinstance(leaf, LowRank):
         return _nonzeros(leaf.u) + _nonzeros(leaf.v)
+    if isinstance(leaf, Factors):
+        return sum(_nonzeros(part) for part in leaf.parts)
     dense = unpack(leaf)
     return dense.size if jnp.issubdtype(dense.dtype, jax.dtypes.prng_key) else int(jnp.count_nonzero(dense))
 
