@@ -266,9 +266,7 @@ def summed_axes(eqn: Equation, place: int) -> tuple[int, ...]:
 
 def _idle(traced: Traced, index: int, rule: Rule, matched: bool, decided: Mapping[Any, Sequence[Operand]]) -> str:
     if matched:
-        return (
-            f"rule {index}, {rule}: decides about nothing, since earlier rules match all that it matches. Put it before them."
-        )
+        return f"rule {index}, {_short(rule)}: earlier rules decide about all that it matches. Put it before them."
     equations = [eqn for eqn in traced.equations() if eqn.primitive in OPERANDS]
     leaves = sorted({leaf for operands in decided.values() for operand in operands for leaf in operand.leaves})
     where = f" Parameters in them: {', '.join(leaves) or 'none'}." if rule.path else ""

@@ -1,0 +1,244 @@
+"""Quantized activations: values against float64, integers against simulation, models of every kind, derivatives."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from lepton_jax.graph import packed
+from lepton_jax.quantization import (
+    Dynamic,
+    LearnedStep,
+    MovingAverage,
+    Percentile,
+    Rule,
+    Static,
+    Uniform,
+    calibrate_activations,
+    quantize,
+    quantize_activations,
+    with_sites,
+)
+
+WEIGHTS = Rule(argument="weight", quantizer=Dynamic(Uniform(8)), free_axes=True)
+
+
+def draw(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def rounded(x: np.ndarray, fmt: Uniform, axes: tuple, low: object = None, high: object = None) -> np.ndarray:
+    """Float64: quantize and dequantize with a range of its own, or a given one."""
+    low = np.minimum(x.min(axes, keepdims=True), 0) if low is None else low
+    high = np.maximum(x.max(axes, keepdims=True), 0) if high is None else high
+    q_low, q_high = fmt.q_range
+    scale = np.maximum(-low, high) / q_high if fmt.symmetric else (high - low) / (q_high - q_low)
+    zero = 0 if fmt.symmetric else np.clip(np.round(-low / scale) + q_low, q_low, q_high)
+    return (np.clip(np.round(x / scale) + zero, q_low, q_high) - zero) * scale
+
+
+def close(actual: object, expected: object, tolerance: float = 1e-6) -> None:
+    """Within a tolerance relative to the largest value."""
+    expected = np.asarray(expected)
+    assert np.abs(np.asarray(actual) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def dense(v: dict, x: jax.Array) -> jax.Array:
+    return x @ v["w"].T
+
+
+@pytest.mark.parametrize("fmt", [Uniform(8), Uniform(4, False)])
+def test_dynamic_values_against_float64(fmt: Uniform) -> None:
+    w, x = draw(0, 5, 7), draw(1, 3, 7)
+    wide_w, wide_x = np.asarray(w, np.float64), np.asarray(x, np.float64)
+    for rules, expected in (
+        (Rule(quantizer=Dynamic(fmt)), rounded(wide_x, fmt, (0, 1)) @ wide_w.T),
+        (Rule(quantizer=Dynamic(fmt), free_axes=True), rounded(wide_x, fmt, (1,)) @ wide_w.T),
+        (Rule(argument="rhs", quantizer=Dynamic(fmt)), wide_x @ rounded(wide_w, fmt, (0, 1)).T),
+        ([Rule(quantizer=Dynamic(fmt)), WEIGHTS], rounded(wide_x, fmt, (0, 1)) @ rounded(wide_w, Uniform(8), (1,)).T),
+    ):
+        close(quantize_activations(dense, rules)({"w": w}, x), expected)
+
+
+def test_static_ranges_over_batches_against_float64() -> None:
+    w, batches = draw(0, 5, 7), [draw(1, 4, 7), 3 * draw(2, 2, 7)]
+    wide = [np.asarray(b, np.float64) for b in batches]
+    x, fmt = draw(3, 6, 7), Uniform(6, False)
+    ends = np.array([[min(b.min(), 0), max(b.max(), 0)] for b in wide])
+    averaged = 0.75 * ends[0] + 0.25 * ends[1]
+    for calibration, (low, high) in ((None, (ends[:, 0].min(), ends[:, 1].max())), (MovingAverage(decay=0.75), averaged)):
+        rule = Rule(quantizer=Static(fmt, calibration))
+        sites = calibrate_activations(dense, rule, {"w": w}, iter(batches))
+        assert {name: sorted(site["lhs"]) for name, site in sites.items()} == {"dot_general": ["scale", "zero_point"]}
+        variables = with_sites({"w": w}, sites)
+        expected = rounded(np.asarray(x, np.float64), fmt, (), low, high) @ np.asarray(w, np.float64).T
+        close(quantize_activations(dense, rule)(variables, x), expected)
+
+
+def test_groups_along_the_summed_axis_and_channels() -> None:
+    w, x, fmt = draw(0, 4, 6), draw(1, 3, 6), Uniform(4, group_size=4, group_axis=-1)
+    rules = [Rule(quantizer=Static(fmt)), Rule(argument="weight", quantizer=Dynamic(Uniform(4, group_size=4, group_axis=0)))]
+    sites = calibrate_activations(dense, rules, {"w": w}, [x, 0.5 * x])
+    assert sites["dot_general"]["lhs"]["scale"].shape == (3, 2)
+
+    def parts(a: jax.Array) -> np.ndarray:
+        a = np.asarray(a, np.float64)
+        return np.concatenate([rounded(a[:, :4], Uniform(4), (1,)), rounded(a[:, 4:], Uniform(4), (1,))], 1)
+
+    variables, expected = with_sites({"w": w}, sites), parts(x) @ parts(w).T
+    close(quantize_activations(dense, rules)(variables, x), expected)
+    close(quantize_activations(dense, rules, native=True)(variables, x), expected)
+
+
+def tower(v: dict, x: jax.Array) -> jax.Array:
+    """Dots in a scan with remat, in a branch, in an einsum; weights transposed, cast and scaled."""
+    h = jax.nn.relu(x @ v["first"].T)
+    h, _ = jax.lax.scan(jax.checkpoint(lambda h, w: (jnp.tanh(h @ (2 * w)), None)), h, v["layers"])
+    h = jax.lax.cond(jnp.sum(x) > -1e9, lambda h: h @ v["branch"], lambda h: h, h)
+    return jnp.einsum("bi,ohi->boh", h, v["heads"].astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def tower_variables() -> dict:
+    shapes = {"first": (8, 6), "layers": (2, 8, 8), "branch": (8, 8), "heads": (3, 2, 8)}
+    return {name: draw(seed, *shape) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+@pytest.mark.parametrize("fmt", [Uniform(8), Uniform(8, False)])
+def test_integers_are_the_simulation(fmt: Uniform) -> None:
+    v, x = tower_variables(), draw(9, 5, 6)
+    rules = [Rule(quantizer=Static(fmt, Percentile(q=99))), WEIGHTS]
+    sites = calibrate_activations(tower, rules, v, [x])
+    assert sorted(site["lhs"]["scale"].shape for site in sites.values()) == [(1, 1), (1, 1), (1, 1), (2, 1, 1)]
+    variables = with_sites(v, sites)
+    simulated = jax.jit(quantize_activations(tower, rules))(variables, x)
+    native = jax.jit(quantize_activations(tower, rules, native=True))
+    np.testing.assert_array_equal(native(variables, x), simulated)
+    assert 0 < np.abs(simulated - tower(v, x)).max() < 0.1 * np.abs(tower(v, x)).max()
+    assert native.lower(variables, x).as_text().count("(tensor<5x8xi8>, ") >= 2
+
+
+def test_integers_meet_packed_weights() -> None:
+    v, x = tower_variables(), draw(9, 5, 6)
+    del v["branch"], v["heads"]
+
+    def apply(v: dict, x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ v["first"].T, v["layers"])[0]
+
+    leaves = {"first": quantize(v["first"], Uniform(4, channel_axis=0)), "layers": quantize(v["layers"], Uniform(8, False))}
+    rules = [Rule(quantizer=Static(Uniform(8, False)))]
+    sites = calibrate_activations(apply, rules, v, [x])
+    shown = with_sites({name: leaf.unpack() for name, leaf in leaves.items()}, sites)
+    simulated = jax.jit(quantize_activations(apply, rules))(shown, x)
+    compressed = with_sites(leaves, sites)
+    as_they_are = quantize_activations(apply, rules, native=True)
+    for function in (as_they_are, quantize_activations(packed(apply), rules, native=True)):
+        lowered = jax.jit(function).lower(compressed, x)
+        assert "(tensor<5x6xi8>, tensor<6x8xi8>) -> tensor<5x8xi32>" in lowered.as_text()
+        close(lowered.compile()(compressed, x), simulated)
+    np.testing.assert_array_equal(
+        jax.jit(as_they_are)(compressed, x), jax.jit(quantize_activations(apply, rules))(compressed, x)
+    )
+    # A rule for weights passes packed ones over: they have been rounded once.
+    with_weights = [*rules, Rule(argument="weight", quantizer=Dynamic(Uniform(2)))]
+    np.testing.assert_array_equal(quantize_activations(apply, with_weights)(compressed, x), as_they_are(compressed, x))
+
+
+def test_gradients_go_straight_through_and_to_learned_steps() -> None:
+    w, x = draw(0, 5, 7), draw(1, 3, 7)
+    rules = [Rule(quantizer=LearnedStep(Uniform(4))), Rule(argument="weight", quantizer=Dynamic(Uniform(4)))]
+    sites = calibrate_activations(dense, rules, {"w": w}, [x])
+    f = quantize_activations(dense, rules)
+
+    def loss(variables: dict, x: jax.Array) -> jax.Array:
+        return jnp.sum(f(variables, x) ** 2)
+
+    grads, dx = jax.jit(jax.grad(loss, (0, 1)))(with_sites({"w": w}, sites), x)
+    step = np.asarray(sites["dot_general"]["lhs"]["step"], np.float64)
+    place = np.asarray(x, np.float64) / step
+    qx, qw = np.clip(np.round(place), -7, 7) * step, rounded(np.asarray(w, np.float64), Uniform(4), (0, 1))
+    out = 2 * (qx @ qw.T)
+    close(grads["w"], out.T @ qx, 1e-5)
+    close(dx, np.where(np.abs(place) < 7, out @ qw, 0), 1e-5)
+    slope = np.where(np.abs(place) < 7, np.round(place) - place, np.sign(place) * 7)
+    factor = 1 / np.sqrt(7 * 7)  # 7 features share the step, whose highest integer is 7
+    close(grads["quantization"]["dot_general"]["lhs"]["step"], factor * np.sum((out @ qw) * slope).reshape(1, 1), 1e-4)
+
+
+def test_vmap_jit_and_a_warm_cache_change_nothing() -> None:
+    w, x = {"w": draw(0, 5, 7)}, draw(1, 4, 3, 7)
+    inner = jax.jit(dense)
+    inner(w, x[0]).block_until_ready()
+    f = quantize_activations(inner, [Rule(quantizer=Dynamic(Uniform(3))), WEIGHTS])
+    each = [f(w, one) for one in x]
+    np.testing.assert_array_equal(jax.jit(f)(w, x[0]), each[0])
+    np.testing.assert_array_equal(jax.vmap(f, (None, 0))(w, x), jnp.stack(each))
+    assert np.abs(each[0] - inner(w, x[0])).max() > 0.01
+    np.testing.assert_array_equal(inner(w, x[0]), dense(w, x[0]))
+
+
+class Tied(nn.Module):
+    """A convolution over embeddings, which are also the last weights."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(9, 4)
+        return embed.attend(nn.relu(nn.Conv(4, (3,))(embed(tokens))))
+
+
+def test_linen_convolution_and_tied_embeddings() -> None:
+    model, tokens = Tied(), jnp.arange(10).reshape(2, 5) % 9
+    v = model.init(jax.random.key(0), tokens)
+    fmt = Uniform(8)
+    rules = [
+        Rule(operation=("gather", "*attend"), argument="weight", quantizer=Dynamic(fmt)),
+        Rule(quantizer=Static(Uniform(8, False))),
+        WEIGHTS,
+    ]
+    variables = with_sites(v, calibrate_activations(model.apply, rules, v, [tokens]))
+    simulated = jax.jit(quantize_activations(model.apply, rules))(variables, tokens)
+    np.testing.assert_array_equal(jax.jit(quantize_activations(model.apply, rules, native=True))(variables, tokens), simulated)
+    # The same rounded table looked up, and as the last weight.
+    table = jnp.asarray(rounded(np.asarray(v["params"]["Embed_0"]["embedding"], np.float64), fmt, (0, 1)), jnp.float32)
+    tied = jax.tree.map(lambda leaf: table if leaf.shape == table.shape else leaf, v)
+    as_is = Rule(operation="*attend", argument="weight", quantizer=None)
+    shown = quantize_activations(model.apply, [as_is, *rules[1:]])(with_sites(tied, variables["quantization"]), tokens)
+    close(shown, simulated)
+
+
+def test_nnx_and_plain_functions_of_several_inputs() -> None:
+    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(model)
+    rules = [Rule(quantizer=Static(Uniform(8))), WEIGHTS]
+    x = draw(1, 4, 6)
+
+    def apply(state: nnx.State, x: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(x)
+
+    variables = with_sites(state, calibrate_activations(apply, rules, state, [x]))
+    assert isinstance(variables, nnx.State)
+    kernel, bias = (np.asarray(part[...], np.float64) for part in (model.kernel, model.bias))
+    expected = rounded(np.asarray(x, np.float64), Uniform(8), (0, 1)) @ rounded(kernel, Uniform(8), (0,)) + bias
+    close(quantize_activations(apply, rules)(variables, x), expected)
+
+    def two(_: dict, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.einsum("bi,ci->bc", x, y)
+
+    rule = Rule(quantizer=Dynamic(Uniform(8)))
+    expected = np.einsum("bi,ci->bc", *(rounded(np.asarray(a, np.float64), Uniform(8), (0, 1)) for a in (x, x[::-1])))
+    close(quantize_activations(two, rule, native=True)({}, x, x[::-1]), expected)
+
+
+def test_half_precision_keeps_its_dtype_and_other_formats_are_simulated() -> None:
+    w, x = {"w": draw(0, 5, 7).astype(jnp.bfloat16)}, draw(1, 3, 7).astype(jnp.bfloat16)
+    rules = [Rule(quantizer=Dynamic(Uniform(8))), WEIGHTS]
+    assert quantize_activations(dense, rules)(w, x).dtype == jnp.bfloat16
+    wide = [Rule(quantizer=Dynamic(Uniform(16))), WEIGHTS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = quantize_activations(dense, wide, native=True)({"w": draw(0, 5, 7)}, draw(1, 3, 7))
+    expected = np.asarray(draw(1, 3, 7), np.float64) @ rounded(np.asarray(draw(0, 5, 7), np.float64), Uniform(8), (1,)).T
+    close(out, expected, 1e-4)
