@@ -11,7 +11,7 @@ _PIECE = 1 << 16
 
 
 def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
-    """Pack codes of `width` bits, 1 to 8, low bits first.
+    """Pack codes of `width` bits, 1 to 8 or 16, low bits first.
 
     Args:
       codes: flat unsigned integers below ``2**width``.
@@ -26,6 +26,8 @@ def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
     """
     if width == 8:
         return codes.astype(np.uint8)
+    if width == 16:
+        return codes.astype("<u2").view(np.uint8)
     out = np.empty((codes.size * width + 7) // 8, np.uint8)
     shifts = np.arange(width, dtype=np.uint8)
     for start in range(0, codes.size, _PIECE):
@@ -36,7 +38,7 @@ def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
 
 
 def unpack_codes(words: Any, width: int, count: int) -> np.ndarray:
-    """Return the `count` codes that `pack_codes` packed, as uint8.
+    """Return the `count` codes that `pack_codes` packed, as uint8 (uint16 if they have 16 bits).
 
     Example:
       >>> unpack_codes(np.array([57], np.uint8), 2, 4).tolist()
@@ -45,6 +47,8 @@ def unpack_codes(words: Any, width: int, count: int) -> np.ndarray:
     words = np.asarray(words)
     if width == 8:
         return words[:count]
+    if width == 16:
+        return np.ascontiguousarray(words[: 2 * count]).view("<u2")
     out = np.empty(count, np.uint8)
     shifts = np.arange(width, dtype=np.uint8)
     for start in range(0, count, _PIECE):

@@ -15,6 +15,7 @@ from lepton_jax.packed import CodebookArray, Sparse
 from lepton_jax.quantization.numerics import QArray
 
 _PIECE = 1 << 18
+_unpack = jax.jit(QArray.unpack)
 
 
 class Figures(NamedTuple):
@@ -58,7 +59,7 @@ def figures(leaf: Any) -> Figures:
         return _figures(codes != 0, nonzeros, counts, leaf.shape, width, leaf.bits, extra)
     if isinstance(leaf, QArray):
         codes = unpack_codes(leaf.words, leaf.format.bits, leaf.size)
-        kept = np.asarray(leaf.unpack()).reshape(-1) != 0
+        kept = np.asarray(_unpack(leaf)).reshape(-1) != 0
         extra = leaf.scale.nbytes + (0 if leaf.format.symmetric else leaf.zero_point.nbytes)
         counts = histogram(codes, 2**leaf.format.bits)
         return _figures(kept, int(kept.sum()), counts, leaf.shape, leaf.format.bits, leaf.format.bits, extra)

@@ -6,6 +6,7 @@ into a codebook); the dtype is float32 unless said. The kind's letter is followe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -13,17 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.artifact import arrays, tensor_codes
+from lepton_jax.artifact import arrays, formats, tensor_codes
 from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.sparse_index import Hints, matrix_shape
 from lepton_jax.artifact.streams import Reader, Writer
-from lepton_jax.packed import CodebookArray, Coded, Packed, Sparse
-from lepton_jax.quantization.numerics import QArray, Uniform
+from lepton_jax.packed import CodebookArray, Coded, LowRank, Packed, Sparse
+from lepton_jax.quantization.formats import Format, Uniform, layout
+from lepton_jax.quantization.numerics import QArray
 
-_KIND_NAMES = {"": "array", "c": "codebook", "q": "quantized", "s": "sparse", "k": "key"}
-# Axes count from either end; this many says that there is none.
-_NO_AXIS = 99
+_KIND_NAMES = {"": "array", "c": "codebook", "q": "quantized", "g": "quantized", "s": "sparse", "k": "key"}
 _DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint8", "float64")
 
 
@@ -80,13 +80,15 @@ def parse_spec(text: str) -> Spec:
         shape_text, dtype = (*parts, "float32")[:2]
         shape = () if shape_text == "-" else tuple(int(n) for n in shape_text.split(","))
         spec = Spec(kind, tuple(int(n) for n in numbers.split(",") if n), shape, dtype)
-        expected = {"": 0, "c": 1, "q": 3, "s": 0, "k": 0}[kind]
+        expected = {"": 0, "c": 1, "q": 3, "g": len(spec.numbers), "s": 0, "k": 0}[kind]
     except (ValueError, KeyError) as error:
-        raise ArtifactError(f"{text!r} does not describe a leaf") from error
+        raise ArtifactError(f"{text!r} does not describe a leaf; a newer version may read it") from error
     if len(parts) > 2 or len(spec.numbers) != expected or min(shape, default=0) < 0 or len(shape) > 32:
         raise ArtifactError(f"{text!r} does not describe a leaf")
     if kind in "cq" and kind and not 1 <= spec.numbers[0] <= 8:
         raise ArtifactError(f"{text!r} describes codes of {spec.numbers[0]} bits; 1 to 8 are allowed")
+    if kind == "g":
+        formats.format_of(spec.numbers)
     if kind != "k":
         arrays.dtype_of(dtype)
     return spec
@@ -155,13 +157,7 @@ def _encode_coded(leaf: Coded, writer: Writer, hints: Hints) -> Spec:
         _remember(hints, codes != 0, leaf.shape)
         return Spec("c", (leaf.bits,), leaf.shape, leaf.output_dtype)
     if isinstance(leaf, QArray):
-        codes, fmt = unpack_codes(leaf.words, leaf.format.bits, size), leaf.format
-        _put_array(writer, np.asarray(leaf.scale), hints)
-        _put_array(writer, np.asarray(leaf.zero_point), hints)
-        writer.put(tensor_codes.encode(codes, 2**fmt.bits, leaf.shape, hints).data)
-        _remember(hints, codes != -fmt.q_range[0], leaf.shape)
-        axis = _NO_AXIS if fmt.channel_axis is None else fmt.channel_axis
-        return Spec("q", (fmt.bits, int(fmt.symmetric), axis), leaf.shape, leaf.output_dtype)
+        return _encode_quantized(leaf, writer, hints)
     if isinstance(leaf, Sparse):
         mask = unpack_codes(leaf.mask, 1, size)
         writer.put(tensor_codes.encode(mask, 2, leaf.shape, hints).data)
@@ -169,6 +165,29 @@ def _encode_coded(leaf: Coded, writer: Writer, hints: Hints) -> Spec:
         _remember(hints, mask != 0, leaf.shape)
         return Spec("s", (), leaf.shape, leaf.output_dtype)
     raise ArtifactError(f"packed leaves of type {type(leaf).__name__} cannot be stored by this version; unpack them first")
+
+
+def _encode_quantized(leaf: QArray, writer: Writer, hints: Hints) -> Spec:
+    codes, fmt = unpack_codes(leaf.words, leaf.format.bits, math.prod(leaf.shape)), leaf.format
+    zero_point, plain = np.asarray(leaf.zero_point), formats.is_plain(leaf)
+    _put_array(writer, np.asarray(leaf.scale), hints)
+    if not plain:
+        writer.put(bytes([not _is_no_zero_point(zero_point, len(leaf.shape))]))
+    if plain or not _is_no_zero_point(zero_point, len(leaf.shape)):
+        _put_array(writer, zero_point, hints)
+    if fmt.bits > 8:
+        writer.put(arrays.encode(codes, codes.dtype, leaf.shape, hints).data)
+    else:
+        writer.put(tensor_codes.encode(codes, 2**fmt.bits, leaf.shape, hints).data)
+    _remember(hints, codes != formats.quiet_code(fmt), leaf.shape)
+    if not plain:
+        return Spec("g", formats.numbers_of(fmt), leaf.shape, leaf.output_dtype)
+    axis = formats.NO_AXIS if fmt.channel_axis is None else fmt.channel_axis
+    return Spec("q", (fmt.bits, int(fmt.symmetric), axis), leaf.shape, leaf.output_dtype)
+
+
+def _is_no_zero_point(zero_point: np.ndarray, ndim: int) -> bool:
+    return zero_point.shape == (1,) * ndim and zero_point.dtype == np.int32 and not zero_point.any()
 
 
 def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
@@ -200,17 +219,8 @@ def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
         codes = tensor_codes.decode(reader, alphabet, spec.shape, hints)
         _remember(hints, codes != 0, spec.shape)
         return CodebookArray(_pack_codes(codes, spec.numbers[0]), codebook, spec.numbers[0], spec.shape, spec.dtype)
-    if spec.kind == "q":
-        width, symmetric, axis = spec.numbers
-        fmt = Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if axis == _NO_AXIS else axis)
-        scale, zero_point = (_take_array(reader, limit, hints, "scales") for _ in range(2))
-        ndim, real = len(spec.shape), _is_real(scale) and _is_real(zero_point)
-        along = scale.ndim in (0, ndim) and all(length in (1, of) for length, of in zip(scale.shape, spec.shape))
-        fits = real and along and scale.shape == zero_point.shape and (axis == _NO_AXIS or -ndim <= axis < ndim)
-        _require(fits, f"scales of shapes {scale.shape} and {zero_point.shape} along axis {axis} of {spec.shape}", reader)
-        codes = tensor_codes.decode(reader, 2**width, spec.shape, hints)
-        _remember(hints, codes != -fmt.q_range[0], spec.shape)
-        return QArray(_pack_codes(codes, width), scale, zero_point, fmt, spec.shape, spec.dtype)
+    if spec.kind in ("q", "g"):
+        return _decode_quantized(reader, spec, limit, hints)
     mask = tensor_codes.decode(reader, 2, spec.shape, hints, "positions")
     values = _take_array(reader, limit, hints, "values")
     _require(values.shape == (int(mask.sum()),), f"{values.shape} values for {int(mask.sum())} positions", reader)
@@ -218,8 +228,46 @@ def decode(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Any:
     return Sparse(values, _pack_codes(mask, 1), spec.shape, spec.dtype)
 
 
+def _decode_quantized(reader: Reader, spec: Spec, limit: int, hints: Hints) -> QArray:
+    fmt, ndim, scale = _format(spec), len(spec.shape), _take_array(reader, limit, hints, "scales")
+    given = spec.kind == "q" or reader.take(1)[0]
+    zero_point = _take_array(reader, limit, hints, "scales") if given else jnp.zeros((1,) * ndim, jnp.int32)
+    axis, real = fmt.channel_axis, _is_real(scale) and _is_real(zero_point)
+    if spec.kind == "q":
+        along = scale.ndim in (0, ndim) and all(length in (1, of) for length, of in zip(scale.shape, spec.shape))
+        fits = along and scale.shape == zero_point.shape and (axis is None or -ndim <= axis < ndim)
+    else:
+        expected = None if layout.problem(spec.shape, fmt) else fmt.scale_shape(spec.shape)
+        fits = scale.shape == expected and zero_point.shape in (expected, (1,) * ndim) and scale.dtype == fmt.scale_dtype
+    _require(real and fits, f"scales of shapes {scale.shape} and {zero_point.shape} for {fmt} of {spec.shape}", reader)
+    if fmt.bits > 8:
+        codes = arrays.decode(reader, np.dtype(np.uint16), spec.shape, hints, "values")
+    else:
+        codes = tensor_codes.decode(reader, 2**fmt.bits, spec.shape, hints)
+    _remember(hints, codes != formats.quiet_code(fmt), spec.shape)
+    return QArray(_pack_codes(codes, fmt.bits), scale, zero_point, fmt, spec.shape, spec.dtype)
+
+
+def _format(spec: Spec) -> Format:
+    if spec.kind == "g":
+        return formats.format_of(spec.numbers)
+    width, symmetric, axis = spec.numbers
+    return Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if axis == formats.NO_AXIS else axis)
+
+
+_unpack_quantized = jax.jit(QArray.unpack)
+
+
 def dense(leaf: Any) -> Any:
-    """Unpack one leaf as its own `unpack` does; where that only selects, in numpy, which compiles nothing."""
+    """Unpack one leaf as its own `unpack` does; where that only selects, in numpy, which compiles nothing.
+
+    What is quantized is unpacked by one compiled program; factors are unpacked before their product, so that it has the same
+    bits whatever they are stored in.
+    """
+    if isinstance(leaf, QArray):
+        return _unpack_quantized(leaf)
+    if isinstance(leaf, LowRank):
+        return dataclasses.replace(leaf, u=dense(leaf.u), v=dense(leaf.v)).unpack()
     if isinstance(leaf, CodebookArray) and leaf.codebook.dtype == leaf.dtype:
         table = np.concatenate([np.zeros(1, leaf.dtype), np.asarray(leaf.codebook)])
         codes = unpack_codes(leaf.index, leaf.bits, leaf.size)

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
-from lepton_jax.artifact import arrays, leaves
+from lepton_jax.artifact import ArtifactError, arrays, counting, leaves
 from lepton_jax.artifact.bit_packing import pack_codes
 from lepton_jax.artifact.sparse_index import Hints
 from lepton_jax.artifact.streams import Reader
 from lepton_jax.packed import CodebookArray, Sparse
-from lepton_jax.quantization.numerics import QArray, Uniform
+from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
+from lepton_jax.quantization.formats import layout
+from lepton_jax.quantization.numerics import QArray
 
 DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "int8", "int32", "uint8", "bool", "complex64")
 SHAPES = numpy_strategies.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
@@ -88,6 +90,107 @@ def test_quantized(shape, bits, kind, seed, symmetric, data):
     scale = jnp.asarray(rng.normal(size=scales).astype(np.float32))
     zero = jnp.asarray(np.zeros(scales, np.int32) if symmetric else rng.integers(low, high + 1, scales).astype(np.int32))
     check_leaf(QArray(packed(codes, bits), scale, zero, fmt, shape, "float32"))
+
+
+GRANULAR = st.sampled_from([None, 1, 3, 32])
+LARGE = {
+    "uniform": lambda size, axis: Uniform(4, True, None, size, group_axis=axis, scale_dtype="float16"),
+    "affine": lambda size, axis: Uniform(3, False, None, size, group_axis=axis, scale_dtype="bfloat16"),
+    "unsigned": lambda size, axis: Uniform(8, True, None, size, group_axis=axis, signed=False),
+    "signed": lambda size, axis: Uniform(5, False, None, size, group_axis=axis, signed=True),
+    "int16": lambda size, axis: Uniform(16, True, None, size, group_axis=axis),
+    "uint16": lambda size, axis: Uniform(16, False, None, size, group_axis=axis),
+    "binary": lambda size, axis: Binary(group_size=size, group_axis=axis, scale_dtype="float16"),
+    "ternary": lambda size, axis: Ternary(group_size=size, group_axis=axis),
+    "e4m3": lambda size, axis: Float8("float8_e4m3fn", None, size, group_axis=axis),
+    "e5m2": lambda size, axis: Float8("float8_e5m2", None, size, group_axis=axis, scale_dtype="bfloat16"),
+    "nf4": lambda size, axis: NormalFloat4(group_size=size or 64, group_axis=axis, scale_dtype="float16"),
+    "mxfp4": lambda size, axis: mxfp4(group_axis=axis),
+    "mxfp8": lambda size, axis: mxfp8("float8_e5m2", group_axis=axis),
+}
+
+
+@quick
+@given(shape=SHAPES, size=GRANULAR, name=st.sampled_from(sorted(LARGE)), kind=SPREADS, seed=SEEDS, data=st.data())
+def test_every_number_format(shape, size, name, kind, seed, data):
+    size = size if shape else None
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1)) if size else None
+    fmt, rng = LARGE[name](size, axis), np.random.default_rng(seed)
+    assume(layout.problem(shape, fmt) is None)
+    scales = fmt.scale_shape(shape)
+    codes = spread(rng, kind, 2**fmt.bits - 1, shape)
+    scale = jnp.asarray(np.exp2(rng.integers(-20, 16, scales)).astype(arrays.dtype_of(fmt.scale_dtype)))
+    zero = np.zeros((1,) * len(shape), np.int32)
+    if not fmt.symmetric or rng.random() < 0.2:  # zero points where none are needed come back, too
+        zero = np.asarray(rng.integers(*fmt.q_range, scales) if not fmt.symmetric else np.zeros(scales), np.int16)
+    check_leaf(QArray(packed(codes, fmt.bits), scale, jnp.asarray(zero), fmt, shape, "bfloat16"))
+
+
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_what_is_quantized_is_loaded_bit_for_bit_and_counted(name):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(7, 5)), jnp.float32)
+    leaf = jax.jit(quantize, static_argnums=1)(x, LARGE[name](3, 0))
+    check_leaf(leaf)
+    spec, data = leaves.encode(leaf, Hints())
+    reader = Reader(data)
+    back = leaves.decode(reader, spec, 1 << 20, Hints())
+    dense = np.asarray(leaf.unpack())
+    np.testing.assert_array_equal(leaves.dense(back), dense)
+    assert reader.bytes["scales"] > 0
+    found = counting.figures(leaf)
+    extra = leaf.scale.nbytes + (0 if leaf.format.symmetric else leaf.zero_point.nbytes)
+    assert found.packed_bytes <= 35 * leaf.format.bits / 8 + extra
+    assert found.nonzeros == np.count_nonzero(dense)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g 3,4",  # no numbers
+        "g9,99,0,99,0 3,4",  # no such format
+        "g-1,99,0,99,0 3,4",
+        "g0,99,0,99,0,9,1,1 3,4",  # 9 bits
+        "g0,99,0,99,0,1,1,1 3,4",
+        "g0,99,0,99,9,4,1,1 3,4",  # no such scales
+        "g0,99,0,99,3,4,1,1 3,4",  # scales of another format
+        "g0,99,-2,99,0,4,1,1 3,4",  # groups of -2
+        "g0,99,0,1,0,4,1,1 3,4",  # an axis of groups without groups
+        "g0,99,0,99,0,4,1 3,4",  # a number too few
+        "g3,99,0,99,0,6 3,4",  # fp8 of 4 bits
+        "g5,99,0,99,3,6 3,4",  # no block
+    ],
+)
+def test_texts_of_formats_that_there_are_not(text):
+    with pytest.raises(ArtifactError, match=r"describe no number format|does not describe a leaf"):
+        leaves.parse_spec(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"numbers": (0, 99, 5, 99, 1, 4, 1, 1)},  # a group longer than its axis
+        {"numbers": (0, 99, 2, 1, 1, 4, 1, 1)},  # along the other axis
+        {"numbers": (0, 99, 2, 7, 1, 4, 1, 1)},  # along an axis that is not there
+        {"numbers": (0, 99, 2, 0, 0, 4, 1, 1)},  # of another dtype
+        {"shape": (5, 6)},
+        {"shape": ()},
+    ],
+)
+def test_scales_that_do_not_fit(change):
+    scale = jnp.ones((2, 6), jnp.float16)
+    fmt = Uniform(4, group_size=2, group_axis=0, scale_dtype="float16")
+    leaf = QArray(jnp.zeros(12, jnp.uint8), scale, jnp.zeros((1, 1), jnp.int32), fmt, (4, 6), "float32")
+    spec, data = leaves.encode(leaf, Hints())
+    with pytest.raises(ArtifactError, match="scales of shapes"):
+        leaves.decode(Reader(data), spec._replace(**change), 1 << 20, Hints())
+
+
+def test_a_format_of_another_package_is_refused():
+    class Mine(Ternary):
+        pass
+
+    with pytest.raises(ArtifactError, match=r"Mine.*cannot be stored by this version; unpack them first"):
+        leaves.encode(QArray(jnp.zeros(1, jnp.uint8), jnp.ones(1), jnp.zeros(1, jnp.int32), Mine(), (4,), "float32"), Hints())
 
 
 @quick
