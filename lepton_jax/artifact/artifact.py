@@ -339,11 +339,12 @@ def read_tensors(
     try:
         # Every leaf has a byte at least: a longer list is not read to its end.
         specs = [(path, leaves.parse_spec(text)) for path, text in itertools.islice(texts, len(section.data) + 1)]
+        readable = len(specs) <= len(section.data)
+        factored = 4 * max(structure.dense_sizes(manifest["tree"]), default=0) if readable else 0
     except ArtifactError as error:
         raise ArtifactError(f"{name}: the manifest: {error}") from error
     limit = max(_FREE_BYTES, _MAX_EXPANSION * file_size) if max_bytes is None else max_bytes
     wanted = sum(spec.room for _, spec in specs)
-    factored = 4 * max(structure.dense_sizes(manifest["tree"]), default=0)
     if factored > limit:
         raise ArtifactError(
             f"{name}: a factored tensor of {factored} bytes as a dense one declared, more than the {limit} allowed for a file "

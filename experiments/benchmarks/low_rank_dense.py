@@ -1,0 +1,152 @@
+"""Factors against dense weights: forward times, interleaved, and bytes in memory and in a file.
+
+    python -m experiments.benchmarks.low_rank_dense --out experiments/results/low_rank_dense.md
+
+First a dense layer of 1024 x 4096 at a quarter of the rank (256 of 1024). Then every factorization of a convolution of a
+residual network, at about the parameters asked for. Every ratio is printed, good or bad; errors are of random weights, which no
+factorization suits: they say that a method does what it does, not what a trained network loses.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.timing import interleaved
+from lepton_jax import save
+from lepton_jax.graph import packed
+from lepton_jax.lowrank import CpAls, Method, Rank, SpatialSvd, Svd, TrainSvd, Tucker2
+
+Apply = Callable[[Any, jax.Array], jax.Array]
+
+
+def dense_layer(v: Any, x: jax.Array) -> jax.Array:
+    """A matrix product."""
+    return x @ v["w"]
+
+
+def convolution(v: Any, x: jax.Array) -> jax.Array:
+    """A convolution as residual networks have them."""
+    return jax.lax.conv_general_dilated(x, v["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def times(apply: Apply, leaves: Mapping[str, Any], x: jax.Array, rounds: int) -> dict[str, float]:
+    """Median seconds of one call with each leaf."""
+    runs = {}
+    for name, leaf in leaves.items():
+        run = jax.jit(packed(apply) if name != "dense" else apply).lower({"w": leaf}, x).compile()
+        runs[name] = partial(run, {"w": leaf}, x)
+    return interleaved(runs, rounds=rounds, warmup=5)
+
+
+def file_bytes(apply: Apply, leaf: Any, x: jax.Array) -> int:
+    """The size of a file that holds the layer."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(f"{folder}/layer.lepton", apply, {"w": leaf}, x, native=True)
+        return os.path.getsize(f"{folder}/layer.lepton")
+
+
+def memory(leaf: Any) -> int:
+    """Bytes of all its arrays."""
+    return sum(part.nbytes for part in jax.tree.leaves(leaf))
+
+
+def largest_rank(method: Method, shape: tuple[int, ...], share: float) -> Rank:
+    """The highest rank, the same share of each highest one, whose parameters are no more than a share of the dense ones."""
+    highest = method.max_rank(shape)
+    tops = (highest,) if isinstance(highest, int) else highest
+    found: Rank = 1
+    for percent in range(1, 101):
+        ranks = tuple(max(1, top * percent // 100) for top in tops)
+        rank = ranks[0] if isinstance(highest, int) else ranks
+        if method.parameters(shape, rank) <= share * np.prod(shape):
+            found = rank
+    return found
+
+
+def measure_dense(shape: tuple[int, int], rank: int, batches: list[int], rounds: int) -> list[str]:
+    """Lines of the table of the dense layer."""
+    weight = jnp.asarray(np.random.default_rng(0).standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
+    leaves = {"dense": weight, "rank": Svd().factorize(weight, rank)}
+    example = jnp.ones((1, shape[0]))
+    stored = {name: (memory(leaf), file_bytes(dense_layer, leaf, example)) for name, leaf in leaves.items()}
+    lines = [
+        f"Dense {shape[0]} x {shape[1]}, rank {rank} of {min(shape)}",
+        "",
+        "| | dense | factors | ratio |",
+        "|---|---:|---:|---:|",
+    ]
+    for batch in batches:
+        x = jnp.asarray(np.random.default_rng(batch).standard_normal((batch, shape[0])), jnp.float32)
+        taken = times(dense_layer, leaves, x, rounds)
+        ratio = taken["dense"] / taken["rank"]
+        lines.append(f"| batch {batch}, ms | {1e3 * taken['dense']:.3f} | {1e3 * taken['rank']:.3f} | {ratio:.2f}x |")
+    for place, name in enumerate(("bytes in memory", "bytes of the file")):
+        dense, factors = stored["dense"][place], stored["rank"][place]
+        lines.append(f"| {name} | {dense:,} | {factors:,} | {dense / factors:.2f}x |")
+    return lines
+
+
+def measure_convolution(channels: int, size: int, batch: int, share: float, rounds: int) -> list[str]:
+    """Lines of the table of one convolution."""
+    shape = (3, 3, channels, channels)
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal(shape) / np.sqrt(9 * channels), jnp.float32)
+    methods: list[Method] = [Svd(), SpatialSvd(), Tucker2(), CpAls(iterations=10), TrainSvd()]
+    ranks = {type(method).__name__: largest_rank(method, shape, share) for method in methods}
+    leaves = {"dense": kernel} | {
+        type(method).__name__: method.factorize(kernel, ranks[type(method).__name__]) for method in methods
+    }
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((batch, size, size, channels)), jnp.float32)
+    taken = times(convolution, leaves, x, rounds)
+    lines = [
+        f"Convolution 3 x 3, {channels} to {channels} channels, {size} x {size} positions, batch {batch}, at most "
+        f"{share:.0%} of the parameters; dense {1e3 * taken['dense']:.3f} ms",
+        "",
+        "| method | rank | parameters | ms | faster | fewer bytes | error of random weights |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, rank in ranks.items():
+        leaf = leaves[name]
+        used = sum(part.size for part in jax.tree.leaves(leaf))
+        error = float(jnp.linalg.norm(leaf.unpack() - kernel) / jnp.linalg.norm(kernel))
+        text = rank if isinstance(rank, int) else ", ".join(map(str, rank))
+        lines.append(
+            f"| {name} | {text} | {used:,} | {1e3 * taken[name]:.3f} | {taken['dense'] / taken[name]:.2f}x | "
+            f"{memory(kernel) / memory(leaf):.2f}x | {error:.3f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Measure, print, and write if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=int, nargs=2, default=[1024, 4096])
+    parser.add_argument("--rank", type=int, default=256)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--channels", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--share", type=float, default=0.25, help="of the dense parameters, for the convolutions")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--out", type=Path, help="a Markdown file")
+    args = parser.parse_args()
+    engine = f"JAX {jax.__version__}, {jax.default_backend()}, {os.cpu_count()} cores, {platform.machine()}, float32"
+    lines = ["# Low rank against dense", "", f"Medians of {args.rounds} interleaved calls. {engine}.", ""]
+    lines += measure_dense(tuple(args.shape), args.rank, args.batches, args.rounds)
+    for channels in args.channels:
+        size = 2048 // channels if channels < 256 else 8
+        lines += ["", *measure_convolution(channels, min(size, 32), 8, args.share, args.rounds)]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
