@@ -165,7 +165,7 @@ def delayed(transform: Transform, begin: int) -> Transform:
 
     def init(params: PyTree) -> tuple[PyTree, DelayedState]:
         params, inner = transform.init(params)
-        return params, DelayedState(inner, jnp.asarray(begin <= 0))
+        return params, DelayedState(inner, jnp.asarray(begin <= 0, bool))
 
     def view(params: PyTree, state: DelayedState) -> PyTree:
         plain = jax.tree.map(lambda node: node.value if _is_learned(node) else node, params, is_leaf=_is_learned)
@@ -179,7 +179,7 @@ def delayed(transform: Transform, begin: int) -> Transform:
 
     def update(params: PyTree, state: DelayedState, grads: PyTree, step: Step) -> tuple[PyTree, DelayedState]:
         params, inner = transform.update(params, state.inner, grads, step)
-        return params, DelayedState(inner, jnp.asarray(step) + 1 >= begin)
+        return params, DelayedState(inner, jnp.asarray(jnp.asarray(step) + 1 >= begin, bool))
 
     def pack(params: PyTree, state: DelayedState) -> PyTree:
         return (transform.pack or transform.view)(params, state.inner)
