@@ -151,14 +151,18 @@ def _finished(decided: Decided, states: Mapping[str, Any]) -> dict[str, dict[str
             finish = partial(_site, operand)
             for _ in operand.loops:
                 finish = jax.vmap(finish)
-            site = jax.jit(finish)(own)
+            site, finite = jax.jit(finish)(own)
+            if not bool(jnp.all(finite)):
+                problems.append(f"{where}: met infinite values; calibrate on finite batches, or by a Percentile")
             problems += wrong(where, site)
             sites.setdefault(operand.operation, {})[operand.argument] = site
     return sites
 
 
-def _site(operand: Operand, states: Sequence[Any]) -> PyTree:
+def _site(operand: Operand, states: Sequence[Any]) -> tuple[PyTree, Array]:
+    """The site, and whether its range is finite."""
     quantizer = operand.quantizer
     assert quantizer is not None
     ranges = [calibration_of(operand).range(state, quantizer.format) for state in states]
-    return quantizer.init(*joined(ranges, operand.shape, quantizer.format, operand.axes))
+    low, high = joined(ranges, operand.shape, quantizer.format, operand.axes)
+    return quantizer.init(low, high), jnp.all(jnp.isfinite(low) & jnp.isfinite(high))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import jax
+
 from lepton_jax.graph.cost import dense_shapes
-from lepton_jax.graph.trace import Apply, trace
+from lepton_jax.graph.native import Native
+from lepton_jax.graph.packed import _Packed
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
+from lepton_jax.quantization.activations import entered
 from lepton_jax.quantization.collection import part
+from lepton_jax.quantization.formats import Format
 from lepton_jax.quantization.rules import Operand, Rule, decide, unseen
 from lepton_jax.typing import PyTree
 
@@ -54,9 +61,29 @@ def explain(apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, *inpu
     """
     own, _ = part(variables)
     traced = trace(apply, dense_shapes(own), *dense_shapes(tuple(inputs)), **static)
-    found = Explanation(operand for operands in decide(traced, rules).values() for operand in operands)
+    decided = decide(traced, rules)
+    looking = _Looking(traced, decided)
+    jax.eval_shape(lambda own, *inputs: looking.run(entered(own, inputs, static)), own, *inputs)
+    found = Explanation(looking.found.get((o.operation, o.argument), o) for operands in decided.values() for o in operands)
     found.unseen = unseen(traced)
     return found
+
+
+class _Looking(_Packed):
+    """Notes the operands that are packed."""
+
+    def __init__(self, traced: Traced, decided: Mapping[CallPath, Sequence[Operand]]):
+        super().__init__(traced)
+        self.decided, self.found = decided, dict[tuple[str, str], Operand]()
+
+    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        for operand, value in zip(self.decided.get(eqn.path, ()), values):
+            if isinstance(value, Native):
+                fmt = getattr(value, "format", None)
+                reason = f"is packed already, {fmt.name if isinstance(fmt, Format) else type(value).__name__}"
+                packed = replace(operand, quantizer=None, reason=reason)
+                self.found[operand.operation, operand.argument] = packed
+        return super().handle(eqn, values)
 
 
 def _row(operand: Operand) -> tuple[str, ...]:

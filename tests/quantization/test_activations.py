@@ -10,15 +10,21 @@ from flax import linen as nn
 from flax import nnx
 
 from lepton_jax.graph import packed
+from lepton_jax.packed import LowRank
+from lepton_jax.precision import Policy, autocast
 from lepton_jax.quantization import (
     Dynamic,
+    Float8,
     LearnedStep,
     MovingAverage,
+    Pact,
     Percentile,
     Rule,
     Static,
     Uniform,
     calibrate_activations,
+    calibrated,
+    fake,
     quantize,
     quantize_activations,
     with_sites,
@@ -242,3 +248,44 @@ def test_half_precision_keeps_its_dtype_and_other_formats_are_simulated() -> Non
         out = quantize_activations(dense, wide, native=True)({"w": draw(0, 5, 7)}, draw(1, 3, 7))
     expected = np.asarray(draw(1, 3, 7), np.float64) @ rounded(np.asarray(draw(0, 5, 7), np.float64), Uniform(8), (1,)).T
     close(out, expected, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [Pact(4), LearnedStep(Uniform(4, signed=False)), LearnedStep(Uniform(3, False)), Static(Float8())],
+    ids=["pact", "learned", "learned affine", "float8"],
+)
+def test_every_quantizer_runs_natively_as_it_is_simulated(quantizer: object) -> None:
+    w, x = {"w": draw(0, 5, 7)}, jnp.abs(draw(1, 3, 7))
+    fmt = Float8() if isinstance(quantizer.format, Float8) else Uniform(8)
+    rules = [Rule(quantizer=quantizer), Rule(argument="weight", quantizer=Dynamic(fmt))]
+    variables = with_sites(w, calibrate_activations(dense, rules, w, [0.9 * x]))
+    native = quantize_activations(dense, rules, native=True)(variables, x)
+    close(native, quantize_activations(dense, rules)(variables, x), 0 if fmt.is_integer else 1e-6)
+    site = variables["quantization"]["dot_general"]["lhs"]
+    seen_w = fake(w["w"], fmt, *calibrated(w["w"], fmt))
+    close(native, np.asarray(quantizer(x, site), np.float64) @ np.asarray(seen_w, np.float64).T)
+
+
+def test_with_bfloat16_low_rank_and_scans_in_scans() -> None:
+    def nested(v: dict, x: jax.Array) -> jax.Array:
+        def outer(x: jax.Array, ws: jax.Array) -> tuple:
+            return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0], None
+
+        return jax.lax.scan(outer, x, v["w"])[0]
+
+    v, x = {"w": draw(0, 2, 3, 4, 4)}, draw(1, 5, 4)
+    rules = [Rule(quantizer=Static(Uniform(8))), WEIGHTS]
+    half = autocast(nested, Policy(compute_dtype="bfloat16"))
+    sites = calibrate_activations(half, rules, v, [x])
+    [scale] = [site["lhs"]["scale"] for site in sites.values()]
+    assert scale.shape == (2, 3, 1, 1)
+    close(scale[0, 0], np.abs(x.astype(jnp.bfloat16)).max().astype(jnp.float32).reshape(1, 1) / 127)
+    out = quantize_activations(half, rules)(with_sites(v, sites), x)
+    close(out, half(v, x), 0.1)
+
+    leaf = LowRank(draw(2, 6, 2), quantize(draw(3, 2, 5), Uniform(8)), (6, 5))
+    rule = Rule(quantizer=Dynamic(Uniform(8)))
+    expected = rounded(np.asarray(draw(4, 3, 6), np.float64), Uniform(8), (0, 1)) @ np.asarray(leaf.unpack(), np.float64)
+    for native in (False, True):
+        close(quantize_activations(lambda v, x: x @ v, rule, native=native)(leaf, draw(4, 3, 6)), expected)

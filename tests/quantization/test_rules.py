@@ -168,6 +168,25 @@ def test_calibration_that_fails_names_the_operand() -> None:
     assert np.isfinite(extreme["layer_a/dot_general"]["lhs"]["scale"]).all()
 
 
+def test_explain_of_packed_leaves_and_of_what_cannot_be_looked_into() -> None:
+    leaves = V | {"a": {"kernel": quantize(V["a"]["kernel"], Uniform(4))}}
+    found = chosen(Rule(argument="any", quantizer=EIGHT), mlp, leaves)
+    assert found["layer_a/dot_general", "rhs"] == (0, None, "is packed already, int4")
+    assert found["layer_b/dot_general", "rhs"] == (0, EIGHT, "")
+
+    def solving(v: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.custom_linear_solve(lambda y: v @ y, (x @ v).T, lambda _, b: jnp.linalg.inv(v) @ b)
+
+    table = explain(solving, Rule(operation="dot_general", quantizer=EIGHT), jnp.eye(3), X)
+    assert table.unseen == ("custom_linear_solve",)
+    assert str(table).splitlines()[-1] == "custom_linear_solve: cannot be looked into; nothing in it is rounded"
+
+
+def test_infinite_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="layer_a/dot_general/lhs: met infinite values; calibrate on finite batches"):
+        calibrate_activations(mlp, Rule(operation="layer_a", quantizer=Static()), V, [X, X.at[0, 0].set(jnp.inf)])
+
+
 def test_constant_and_empty_ranges_have_scales() -> None:
     rule = Rule(operation="layer_a", quantizer=Static())
     sites = calibrate_activations(mlp, rule, V, [0 * X])
