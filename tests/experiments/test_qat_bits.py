@@ -1,0 +1,165 @@
+"""Studies of bits: every config runs, rows are kept, all rows begin at one network, and what the table says is so."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cli, qat_bits
+from experiments.config import Digits, load_config
+from experiments.qat_methods import DoReFaNet, Lsq, LsqPlus, PactAndDoReFa, StraightThrough
+from experiments.qat_report import accuracy_table, cost_table
+from experiments.qat_study import Row, Runner, Study
+from lepton_jax.models import LeNet300
+from lepton_jax.quantization import LearnedWeight, QArray
+
+CONFIGS = cli.ROOT / "configs"
+# The rows are the same in both.
+STUDIES = {"qat_bits": ("lsq",), "qat_bits_cnn": ("straight_through", "pact")}
+
+TINY = """
+from experiments.config import Digits
+from experiments.qat_methods import Lsq
+from experiments.qat_study import Row, Study
+from lepton_jax.models import LeNet300
+
+
+def get_config():
+    return Study(
+        name="tiny",
+        data=Digits(),
+        model=LeNet300(hidden=(12, 8)),
+        float_epochs=2,
+        epochs=1,
+        rows=(Row(name="plain", bits=8), Row(name="lsq", bits=3, method=Lsq())),
+    )
+"""
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """Run the command line in this process; return the exit status."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["qat_bits", *map(str, arguments)])
+        try:
+            cli.run(qat_bits.main, default_config="qat_bits.py", description=qat_bits.__doc__, kind=Study)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "only"), STUDIES.items())
+def test_every_study_two_steps(launch, name, only, tmp_path, capsys, small_images):
+    folder = tmp_path / "run"
+    trial = ("--max-steps", 2, "--no-files", "--batch-size", 16, "--calibration-batches", 1, "--run-dir", folder)
+    assert launch("--config", CONFIGS / f"{name}.py", *trial, "--only", *only) == 0, capsys.readouterr().err
+    config = load_config(CONFIGS / f"{name}.py", Study)
+    results = json.loads((folder / "summary.json").read_text())["results"]
+    rows = [(row.name, row.bits) for row in config.rows if row.name in only]
+    assert [(result["row"], result["bits"]) for result in results] == [("float32", None), *rows]
+    assert (folder / "accuracy.png").stat().st_size > 0
+
+
+def test_finished_rows_are_kept_and_missing_ones_run_again(launch, tmp_path, capsys):
+    config, folder = tmp_path / "tiny.py", tmp_path / "run"
+    config.write_text(TINY)
+    arguments = ("--config", config, "--run-dir", folder, "--seeds", 2)
+    assert launch(*arguments) == 0, capsys.readouterr().err
+    rows = {path.stem: path for path in (folder / "rows").iterdir()}
+    assert sorted(rows) == ["float32", "lsq-3bit", "plain-8bit"]
+    before = {name: json.loads(path.read_text()) for name, path in rows.items()}
+    written = {name: path.stat().st_mtime_ns for name, path in rows.items()}
+    # 64 x 12 + 12 x 8 + 8 x 10 weights of a byte each or less; the middle layer has 3 bits.
+    sizes = {name: result["file_bytes"] for name, result in before.items()}
+    assert sizes["lsq-3bit"] < sizes["plain-8bit"] < 0.6 * sizes["float32"]
+    rows["lsq-3bit"].unlink()
+    (folder / "summary.json").unlink()
+    assert launch(*arguments, "--resume") == 0, capsys.readouterr().err
+    assert {name for name, path in rows.items() if path.stat().st_mtime_ns != written[name]} == {"lsq-3bit"}
+    again = json.loads(rows["lsq-3bit"].read_text())
+    for key in ("error", "validation_error", "file_bytes"):
+        assert again[key] == before["lsq-3bit"][key]
+
+
+def test_layers_and_what_is_done_to_them(tmp_path):
+    """The first and the last layer have 8 bits, those between the row's; inputs that are never negative are unsigned."""
+    made = study(rows=(Row(name="a", bits=2, method=Lsq()),), max_steps=1)
+    runner = Runner(made, [3], tmp_path)
+    before = runner._before()
+    state, apply, transform = runner.train(made.rows[0], before)
+    sites = state.params["sites"]
+    assert [sorted(site["lhs"]) for site in sites.values()] == [["scale"], ["step"], ["scale"]]
+    assert [isinstance(layer["kernel"], LearnedWeight) for layer in state.params["net"].values()] == [False, True, False]
+    one = jax.tree.map(lambda leaf: leaf[0], (state.params, state.tstate))
+    packed = transform.pack(*one)["net"]
+    assert [packed[f"Dense_{number}"]["kernel"].format.bits for number in range(3)] == [8, 2, 8]
+    assert all(isinstance(layer["kernel"], QArray) for layer in packed.values())
+
+    # The rounded network, written out for one image.
+    net, x = transform.view(*one)["net"], np.asarray(runner.dataset.test.images[:1], np.float64).reshape(1, -1)
+    for number, ((_, site), top) in enumerate(zip(sites.items(), (255, 3, 255))):
+        [scale] = [np.asarray(leaf[0], np.float64).item() for leaf in jax.tree.leaves(site)]
+        x = np.clip(np.round(x / scale), 0, top) * scale
+        layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), net[f"Dense_{number}"])
+        x = x @ layer["kernel"] + layer["bias"]
+        x = np.maximum(x, 0) if number < 2 else x
+    seen = transform.view(*one)
+    logits, _ = apply(seen, {}, jnp.asarray(runner.dataset.test.images[:1]), train=False, key=None)
+    np.testing.assert_allclose(logits, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "method", [StraightThrough(), Lsq(), LsqPlus(), PactAndDoReFa(), DoReFaNet()], ids=lambda m: type(m).__name__
+)
+def test_every_method_learns(method, tmp_path):
+    made = study(rows=(Row(name="a", bits=4, method=method),), epochs=6, float_epochs=6)
+    runner = Runner(made, [0], tmp_path)
+    plain, rounded = runner.run()
+    assert rounded["error"][0] < plain["error"][0] + 0.06 < 0.3
+
+
+def test_the_tables_of_known_results():
+    cell = {"seeds": [0, 1], "seconds": 4.0, "validation_error": [0.5, 0.5]}
+    plain = {**cell, "row": "float32", "bits": None, "error": [0.1, 0.2]}
+    results = [
+        {**cell, "row": "a", "bits": 2, "error": [0.2, 0.2]},
+        {**cell, "row": "b", "bits": 8, "error": [0.1, 0.1], "file_bytes": 1234},
+    ]
+    assert accuracy_table(plain, results) == [
+        ("method", "W8A8", "gap", "W2A2", "gap"),
+        ("a", "", "", "80.00 ± 0.00", "-5.00"),
+        ("b", "90.00 ± 0.00", "+5.00", "", ""),
+    ]
+    assert cost_table([plain, *results])[1:] == [
+        ("float32", "32", "50.00 ± 0.00", "", "2.0"),
+        ("a", "2", "50.00 ± 0.00", "", "2.0"),
+        ("b", "8", "50.00 ± 0.00", "1,234", "2.0"),
+    ]
+
+
+def study(**changes) -> Study:
+    base = {"name": "s", "data": Digits(), "model": LeNet300(hidden=(24, 16)), "epochs": 1, "float_epochs": 1, "files": False}
+    return Study(**{**base, "rows": (Row(name="a", bits=4),), **changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Row(name="a b", bits=4), "must be a word"),
+        (lambda: Row(name="float32", bits=4), "other than 'float32'"),
+        (lambda: Row(name="a", bits=1), "bits"),
+        (lambda: study(rows=(Row(name="a", bits=4),) * 2), "no name and bits twice"),
+        (lambda: study(only=("b",)), "no row 'b'"),
+        (lambda: study(float_epochs=0), "float_epochs"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
