@@ -59,7 +59,13 @@ class _Opaque(Native):
 jax.tree_util.register_dataclass(_Opaque, data_fields=["leaf"], meta_fields=["path"])
 
 
-class _Packed(Interpreter):
+class PackedInterpreter(Interpreter):
+    """Evaluates a graph on packed leaves, in the form that `entered` gives them; `unpacked` is what it needed dense.
+
+    Args:
+      traced: the graph, of dense leaves.
+    """
+
     def __init__(self, traced: Traced):
         super().__init__(traced)
         self.unpacked: dict[Unpacked, None] = {}
@@ -178,13 +184,14 @@ def _evaluate(apply: Apply, variables: PyTree, inputs: Sequence[Any], static: An
     traced = trace(apply, dense_shapes(variables), *dense_shapes(tuple(inputs)), **static)
     arrays, _ = split_keywords(static)
     leaves = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays), is_leaf=is_packed)[0]
-    interpreter = _Packed(traced)
-    outs = interpreter.run([_entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves])
+    interpreter = PackedInterpreter(traced)
+    outs = interpreter.run([entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves])
     return outs, traced.out_tree, list(interpreter.unpacked)
 
 
-def _entered(leaf: Any, path: Path) -> Any:
+def entered(leaf: Any, path: Path) -> Any:
+    """Return a packed leaf in the form in which it runs; any other as it is."""
     if not is_packed(leaf):
         return leaf
-    entered: Any = network(leaf, path) or stored(leaf, path)
-    return _Opaque(entered, path) if is_packed(entered) else entered
+    value: Any = network(leaf, path) or stored(leaf, path)
+    return _Opaque(value, path) if is_packed(value) else value

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.native import Native, Quantized
 from lepton_jax.graph.native_ops import opened, run
-from lepton_jax.graph.packed import UnpackedWarning, _entered, _Packed
+from lepton_jax.graph.packed import PackedInterpreter, UnpackedWarning, entered
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
 from lepton_jax.packed import is_packed
 from lepton_jax.paths import path_str
 from lepton_jax.quantization.collection import check_sites, part
+from lepton_jax.quantization.formats import Float8
 from lepton_jax.quantization.numerics import QArray
 from lepton_jax.quantization.rules import Operand, Rule, decide, rules_of
 from lepton_jax.quantization.simulate import casts_of_integers, exact, integers
@@ -26,7 +27,9 @@ from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import PyTree
 
 
-def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: bool = False) -> Apply:
+def quantize_activations(
+    apply: Apply, rules: Rule | Sequence[Rule], *, native: bool = False, derivative: Literal["rounded", "unrounded"] = "rounded"
+) -> Apply:
     """Return `apply` with operands of its dots, convolutions and gathers rounded, as the rules say.
 
     Nothing is patched: the function's graph is evaluated with those operations done otherwise. It is rounded where an operand
@@ -44,6 +47,8 @@ def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: 
       rules: in the order in which they are asked; see `Rule`.
       native: run in integers what can be: codes of eight bits against codes, accumulated in int32 (eight-bit floats in
         float32). A rounded operand that meets an operand that is not is multiplied as in simulation.
+      derivative: of a native product of operands that are rounded straight through: that of the product of the rounded
+        operands, as in simulation, or of the operands before they are rounded, which is a little faster.
 
     Returns:
       function of the same arguments; it works under jit, grad, vmap and scan. Call it under jit. If a rule's quantizer keeps
@@ -64,6 +69,8 @@ def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: 
     Source: Jacob et al. 2018, "Quantization and training of neural networks", sections 2 and 3.
     """
     checked = rules_of(rules)
+    if derivative not in ("rounded", "unrounded"):
+        raise ValueError(f'quantize_activations: derivative must be "rounded" or "unrounded"; got {derivative!r}.')
 
     @wraps(apply)
     def quantized_apply(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
@@ -71,8 +78,8 @@ def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: 
         traced = trace(apply, dense_shapes(own), *dense_shapes(tuple(inputs)), **static)
         decided = decide(traced, checked)
         check_sites(sites, decided)
-        interpreter = Quantizing(traced, decided, sites, native)
-        outs = interpreter.run(entered(own, inputs, static))
+        interpreter = Quantizing(traced, decided, sites, native, derivative)
+        outs = interpreter.run(values_of(own, inputs, static))
         if interpreter.unpacked:
             warnings.warn(
                 f"{len(interpreter.unpacked)} packed leaves were unpacked where they were used: "
@@ -85,14 +92,14 @@ def quantize_activations(apply: Apply, rules: Rule | Sequence[Rule], *, native: 
     return quantized_apply
 
 
-def entered(variables: PyTree, inputs: Sequence[Any], static: Mapping[str, Any]) -> list[Any]:
+def values_of(variables: PyTree, inputs: Sequence[Any], static: Mapping[str, Any]) -> list[Any]:
     """Return the values of a graph's inputs, packed leaves in the form in which they run."""
     arrays, _ = split_keywords(static)
     leaves = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays), is_leaf=is_packed)[0]
-    return [_entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves]
+    return [entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves]
 
 
-class Quantizing(_Packed):
+class Quantizing(PackedInterpreter):
     """Runs a graph with rounded operands.
 
     Args:
@@ -100,6 +107,7 @@ class Quantizing(_Packed):
       decided: what is done to its operands.
       sites: what quantizers keep, by operation and argument.
       native: whether integers are multiplied as such.
+      derivative: see `quantize_activations`.
     """
 
     def __init__(
@@ -108,10 +116,11 @@ class Quantizing(_Packed):
         decided: Mapping[CallPath, Sequence[Operand]],
         sites: Mapping[str, PyTree],
         native: bool,
+        derivative: str = "rounded",
     ):
         super().__init__(traced)
         self.sites = dict(sites)
-        self.decided, self.native = decided, native
+        self.decided, self.native, self.derivative = decided, native, derivative
         self.casts = casts_of_integers(traced, decided)
 
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
@@ -121,30 +130,36 @@ class Quantizing(_Packed):
         if not any(operand.quantizer is not None for operand in operands):
             return super().handle(eqn, values)
         site = self.site(eqn) or {}
-        sides = [self._rounded(operand, value, site) for operand, value in zip(operands, values)]
-        if len(sides) == 2 and all(isinstance(side, Quantized) for side in sides):
-            return [self._multiplied(eqn, *sides)]
+        if eqn.primitive != "gather":  # of which rows are looked up before they are unpacked
+            values = [opened(value) if isinstance(value, Native) else value for value in values]
+        pairs = list(zip(operands, values))
+        if len(pairs) == 2 and all(_has_codes(*pair) for pair in pairs):
+            return [self._multiplied(eqn, *(self._coded(*pair, site) for pair in pairs))]
         # Alone, a rounded operand is an array like others; a packed one runs as `packed` has it.
-        arrays = [side.seen if isinstance(side, Quantized) and not isinstance(side.seen, tuple) else side for side in sides]
-        values = [*arrays, *values[len(sides) :]]
+        values = [*(self._rounded(*pair, site) for pair in pairs), *values[len(pairs) :]]
         outs = super().handle(eqn, values)
         return self.bind(eqn, values) if outs is None else outs
 
     def _rounded(self, operand: Operand, value: Any, site: Mapping[str, Any]) -> Any:
-        """An operand with its codes, if it has any that can be multiplied."""
-        if isinstance(value, Native):
-            return opened(value)
+        if isinstance(value, Native) or operand.quantizer is None:
+            return value
+        return operand.quantizer(value, site.get(operand.argument, {}))
+
+    def _coded(self, operand: Operand, value: Any, site: Mapping[str, Any]) -> Quantized:
+        """An operand as codes, and what has its derivative: if that goes straight through, the operand itself."""
         quantizer = operand.quantizer
-        if quantizer is None:
+        if isinstance(value, Quantized) or quantizer is None:
             return value
         kept = site.get(operand.argument, {})
-        seen = quantizer(value, kept)
-        fmt = quantizer.format
-        if not (fmt.is_integer or jnp.issubdtype(getattr(fmt, "q_dtype", jnp.int8), jnp.floating)) or operand.is_gather:
-            return seen
-        return replace(_codes(quantizer.quantized(value, kept)), seen=seen)
+        straight = self.native and getattr(quantizer, "is_straight", False)
+        return replace(_codes(quantizer.quantized(value, kept)), seen=value if straight else quantizer(value, kept))
 
     def _multiplied(self, eqn: Equation, lhs: Quantized, rhs: Quantized) -> Any:
+        if self.native and self.derivative == "unrounded":
+            seen = [side.dense() if isinstance(side.seen, tuple) else side.seen for side in (lhs, rhs)]
+            outs = run(eqn, [replace(side, seen=()) for side in (lhs, rhs)])
+            if outs is not None:
+                return straight_through(*self.bind(eqn, seen), outs[0])
         if self.native:
             outs = run(eqn, [lhs, rhs])
             if outs is not None:
@@ -152,6 +167,14 @@ class Quantizing(_Packed):
         [plain] = self.bind(eqn, [lhs.dense(), rhs.dense()])
         out = exact(eqn, lhs, rhs)
         return plain if out is None else straight_through(plain, out.astype(plain.dtype))
+
+
+def _has_codes(operand: Operand, value: Any) -> bool:
+    """Whether an operand is packed in codes, or is to be rounded to codes that can be multiplied."""
+    if isinstance(value, Native) or operand.quantizer is None or operand.is_gather:
+        return isinstance(value, Quantized)
+    fmt = operand.quantizer.format
+    return fmt.is_integer or isinstance(fmt, Float8)
 
 
 def _codes(codes: QArray | Quantized) -> Quantized:

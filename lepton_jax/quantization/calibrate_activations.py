@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from lepton_jax.errors import collect
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.native import Native
-from lepton_jax.graph.packed import _Packed
+from lepton_jax.graph.packed import PackedInterpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
-from lepton_jax.quantization.activations import entered
+from lepton_jax.quantization.activations import values_of
 from lepton_jax.quantization.calibration import Calibration, MinMax
 from lepton_jax.quantization.collection import part, wrong
 from lepton_jax.quantization.quantizers import joined, spans
@@ -62,7 +62,7 @@ def calibrate_activations(
     def step(states: Any, own: PyTree, inputs: tuple[Any, ...]) -> Any:
         traced = trace(apply, dense_shapes(own), *inputs, **static)
         observer = _Observer(traced, decide(traced, checked), states)
-        observer.run(entered(own, inputs, static))
+        observer.run(values_of(own, inputs, static))
         return {name: _merged(states[name], observer.emitted.get(name, {})) for name in states}
 
     for batch in batches:
@@ -81,7 +81,7 @@ def calibration_of(operand: Operand) -> Calibration:
     return getattr(operand.quantizer, "calibration", None) or MinMax()
 
 
-class _Observer(_Packed):
+class _Observer(PackedInterpreter):
     """Follows the ranges of operands, and rounds nothing."""
 
     def __init__(self, traced: Traced, decided: Decided, states: Mapping[str, Any]):

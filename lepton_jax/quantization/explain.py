@@ -10,9 +10,9 @@ import jax
 
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.native import Native
-from lepton_jax.graph.packed import _Packed
+from lepton_jax.graph.packed import PackedInterpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
-from lepton_jax.quantization.activations import entered
+from lepton_jax.quantization.activations import values_of
 from lepton_jax.quantization.collection import part
 from lepton_jax.quantization.formats import Format
 from lepton_jax.quantization.rules import Operand, Rule, decide, unseen
@@ -63,13 +63,13 @@ def explain(apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, *inpu
     traced = trace(apply, dense_shapes(own), *dense_shapes(tuple(inputs)), **static)
     decided = decide(traced, rules)
     looking = _Looking(traced, decided)
-    jax.eval_shape(lambda own, *inputs: looking.run(entered(own, inputs, static)), own, *inputs)
+    jax.eval_shape(lambda own, *inputs: looking.run(values_of(own, inputs, static)), own, *inputs)
     found = Explanation(looking.found.get((o.operation, o.argument), o) for operands in decided.values() for o in operands)
     found.unseen = unseen(traced)
     return found
 
 
-class _Looking(_Packed):
+class _Looking(PackedInterpreter):
     """Notes the operands that are packed."""
 
     def __init__(self, traced: Traced, decided: Mapping[CallPath, Sequence[Operand]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class ActivationQuantizer(Protocol):
 
     What it keeps for one operand, a *site*, is a tree of float arrays: nothing if ranges are found anew each time, a scale if
     they are calibrated, a step if it is learned. An attribute `calibration` says how ranges are calibrated; `MinMax` if there
-    is none.
+    is none. A true attribute `is_straight` says that the derivative is that of x itself: native execution needs no simulation.
     """
 
     @property
@@ -45,6 +45,8 @@ class ActivationQuantizer(Protocol):
 class Dynamic:
     """Round with a range found anew each time: that of the values themselves.
 
+    In a symmetric format a NaN makes all that shares its range NaN: a diverging run shows it, as it would without rounding.
+
     Args:
       format: the number format.
       calibration: finds the range; None: the format's own.
@@ -57,6 +59,8 @@ class Dynamic:
       >>> Dynamic(Uniform(2))(jnp.array([0.9, 3.0]), {}).tolist()
       [0.0, 3.0]
     """
+
+    is_straight: ClassVar[bool] = True
 
     format: Format = _INT8
     calibration: Calibration | None = None
@@ -78,10 +82,21 @@ class Dynamic:
 
     def _grid(self, x: Array) -> tuple[Array, Array]:
         x = jax.lax.stop_gradient(x).astype(jnp.float32)
-        find: Callable[..., Range] = self.format.own_range if self.calibration is None else self.calibration
+        find: Callable[..., Range] = _magnitudes if self._is_by_magnitude else self.format.own_range
+        find = find if self.calibration is None else self.calibration
         more = () if self.calibration is None else (self.format,)
         ranges = [find(part.values, part.axes, *more) for part in spans(x, self.format, self.axes)]
         return self.format.scale_and_zero_point(*joined(ranges, x.shape, self.format, self.axes))
+
+    @property
+    def _is_by_magnitude(self) -> bool:
+        return isinstance(self.format, Uniform) and self.format.symmetric and bool(self.format.signed)
+
+
+def _magnitudes(x: Array, axes: tuple[int, ...]) -> Range:
+    """The range of symmetric levels, in one pass. NaN stays NaN."""
+    largest = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0.0)
+    return -largest, largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +118,8 @@ class Static:
       >>> site["scale"].tolist(), quantizer(jnp.array([0.9, 9.0]), site).tolist()
       ([3.0], [0.0, 3.0])
     """
+
+    is_straight: ClassVar[bool] = True
 
     format: Format = _INT8
     calibration: Calibration | None = None

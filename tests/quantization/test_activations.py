@@ -260,7 +260,10 @@ def test_every_quantizer_runs_natively_as_it_is_simulated(quantizer: object) -> 
     fmt = Float8() if isinstance(quantizer.format, Float8) else Uniform(8)
     rules = [Rule(quantizer=quantizer), Rule(argument="weight", quantizer=Dynamic(fmt))]
     variables = with_sites(w, calibrate_activations(dense, rules, w, [0.9 * x]))
-    native = quantize_activations(dense, rules, native=True)(variables, x)
+    function = quantize_activations(dense, rules, native=True)
+    native = function(variables, x)
+    kind = "i8" if fmt.is_integer else "f8E4M3FN"
+    assert f"(tensor<3x7x{kind}>, tensor<7x5x{kind}>)" in jax.jit(function).lower(variables, x).as_text()
     close(native, quantize_activations(dense, rules)(variables, x), 0 if fmt.is_integer else 1e-6)
     site = variables["quantization"]["dot_general"]["lhs"]
     seen_w = fake(w["w"], fmt, *calibrated(w["w"], fmt))
