@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lepton_jax.graph.native import Factored, Native
 from lepton_jax.graph.trace import Equation
@@ -220,6 +221,8 @@ def _conv_step(x: Array, kernel: Array, own: Sequence[bool], by_channel: bool, i
         return jnp.einsum("...c,cn->...n", x, kernel.reshape(kernel.shape[-2:]), precision=precision)
     if inner and groups > 1:
         kernel = jnp.tile(kernel, (*(1,) * (kernel.ndim - 1), groups))
+    if by_channel:
+        return _shifted(x, kernel, own, params)
     layout = (0, count + 1, *range(1, count + 1))
     return jax.lax.conv_general_dilated(
         x,
@@ -229,9 +232,30 @@ def _conv_step(x: Array, kernel: Array, own: Sequence[bool], by_channel: bool, i
         lhs_dilation=[n if mine else 1 for n, mine in zip(params["lhs_dilation"], own)],
         rhs_dilation=[n if mine else 1 for n, mine in zip(params["rhs_dilation"], own)],
         dimension_numbers=jax.lax.ConvDimensionNumbers(layout, (count + 1, count, *range(count)), layout),
-        feature_group_count=kernel.shape[-1] if by_channel else groups,
+        feature_group_count=groups,
         precision=precision,
     )
+
+
+def _shifted(x: Array, kernel: Array, own: Sequence[bool], params: Any) -> Array:
+    """Convolve every channel by itself: a sum of shifted images, several times faster on CPU than a grouped convolution."""
+    edges, reach, steps = [(0, 0, 0)], [], []
+    for axis, mine in enumerate(own):
+        low, high = params["padding"][axis]
+        edges.append((low, high, params["lhs_dilation"][axis] - 1) if mine else (0, 0, 0))
+        reach.append(params["rhs_dilation"][axis] if mine else 1)
+        steps.append(params["window_strides"][axis] if mine else 1)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
+    sizes = kernel.shape[: len(own)]
+    spans = [
+        max(0, length - dilation * (size - 1)) for length, dilation, size in zip(x.shape[1:], reach, sizes)
+    ]  # of the positions that the first element of the kernel visits
+    out = jnp.zeros((), x.dtype)
+    for place in np.ndindex(*sizes):
+        start = [0, *(at * dilation for at, dilation in zip(place, reach)), 0]
+        limit = [x.shape[0], *(begin + span for begin, span in zip(start[1:], spans)), x.shape[-1]]
+        out = out + jax.lax.slice(x, start, limit, (1, *steps, 1)) * kernel[place].reshape((1,) * (x.ndim - 1) + (-1,))
+    return out
 
 
 def _gather(table: Any, indices: Any, params: Any) -> Array | None:
