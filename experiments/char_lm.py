@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,19 +207,19 @@ def cross_entropy_of(apply: Apply, variables: PyTree, tokens: np.ndarray, length
       length: of the windows; a character is predicted from those before it in its own window.
       batch_size: windows a call.
     """
-
-    @jax.jit
-    def total(variables: PyTree, batch: Array, count: Array) -> Array:
-        losses = jnp.sum(cross_entropy(apply(variables, batch[:, :-1]), batch[:, 1:]), axis=1)
-        return jnp.sum(jnp.where(jnp.arange(len(batch)) < count, losses, 0))
-
     rows = windows(tokens, length)
     sums = 0.0
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0)))
-        sums += float(total(variables, padded, jnp.int32(len(batch))))
+        sums += float(_total(apply, variables, padded, jnp.int32(len(batch))))
     return sums / (len(rows) * length)
+
+
+@partial(jax.jit, static_argnums=0)
+def _total(apply: Apply, variables: PyTree, batch: Array, count: Array) -> Array:
+    losses = jnp.sum(cross_entropy(apply(variables, batch[:, :-1]), batch[:, 1:]), axis=1)
+    return jnp.sum(jnp.where(jnp.arange(len(batch)) < count, losses, 0))
 
 
 def perplexity(apply: Apply, variables: PyTree, tokens: np.ndarray, length: int, *, batch_size: int = 32) -> float:

@@ -115,6 +115,8 @@ def test_evbmf_of_a_decaying_spectrum() -> None:
         values = np.sort(rng.uniform(0.1, 1, 20) * rng.uniform(0.7, 0.99) ** np.arange(20))[::-1] * 7
         assert evbmf_rank(values, long) == reference_evbmf(values, long)
     assert evbmf_rank(np.zeros(4), 4) == 0
+    tree = {"w": jnp.diag(jnp.array([50.0, 40.0, *[1.0] * 8]))}
+    assert [Evbmf(weaken=w).ranks(tree, Svd())["w"] for w in (0.0, 0.25, 1.0)] == [2, 4, 10]
 
 
 # -------------------------------------------------------------------------------------------------------------------- budget
@@ -215,6 +217,7 @@ def test_no_ranks_inside_jit(rule: object) -> None:
         (lambda: Fixed(rank=0), "from 1 up; got 0"),
         (lambda: Fraction(fraction=0.0), r"\(0, 1\].*got 0.0"),
         (lambda: Energy(energy=1.5), r"\(0, 1\].*got 1.5"),
+        (lambda: Evbmf(weaken=1.5), r"weaken must be in \[0, 1\]; got 1.5"),
         (lambda: Evbmf(multiple=0), "multiple must be a whole number from 1 up"),
         (lambda: Budget(), "either fraction or total"),
         (lambda: Budget(fraction=0.5, total=3), "either fraction or total"),

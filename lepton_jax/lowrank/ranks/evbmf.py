@@ -19,14 +19,16 @@ class Evbmf:
 
     ``W = U V + noise`` of unknown variance, estimated by the free energy; a component stays if its singular value is above
     ``sqrt(M sigma^2 (1 + t) (1 + a / t))`` with ``a = L / M`` (L the smaller side) and t the zero of
-    ``f(t) + f(t / a)``, ``f(z) = log(z + 1) / z - 1/2``. Nothing to set; at least 1. The rank of stacked layers is the largest
+    ``f(t) + f(t / a)``, ``f(z) = log(z + 1) / z - 1/2``. At least 1. The rank of stacked layers is the largest
     of theirs.
 
     Args:
+      weaken: how far to go back from there to the largest rank, in [0, 1]: ``r + weaken * (largest - r)``. What was trained for
+        long keeps much that looks like noise, and loses by the ranks found.
       multiple: of what ranks shall be multiples, where one fits; rounded up.
 
     Raises:
-      ValueError: for a multiple below 1.
+      ValueError: for settings out of range.
       TypeError: of `ranks`, inside jit, or for a method whose error no singular values tell.
 
     Example:
@@ -39,12 +41,16 @@ class Evbmf:
 
     Source: Nakajima, Sugiyama, Babacan, Tomioka 2013, "Global analytic solution of fully-observed variational Bayesian matrix
     factorization", theorem 2 and corollary 1 for the threshold, equation 30 for the free energy; for choosing ranks of layers,
-    Kim et al. 2016. The threshold's t is solved for, not taken from the approximation 2.5129 sqrt(a).
+    Kim et al. 2016; for going back, Gusak et al. 2019, "Automated multi-stage compression of neural networks". The threshold's
+    t is solved for, not taken from the approximation 2.5129 sqrt(a).
     """
 
+    weaken: float = 0.0
     multiple: int = 1
 
     def __post_init__(self) -> None:
+        if not 0 <= self.weaken <= 1:
+            raise ValueError(f"Evbmf: weaken must be in [0, 1]; got {self.weaken}.")
         check_multiple("Evbmf", self.multiple)
 
     def ranks(self, weights: Weights, method: Method) -> Ranks:
@@ -53,7 +59,8 @@ class Evbmf:
 
     def _choose(self, spectrum: Spectrum) -> int:
         layers = spectrum.values.reshape(-1, spectrum.values.shape[-1])
-        return max(evbmf_rank(layer, spectrum.long) for layer in layers)
+        found = max(evbmf_rank(layer, spectrum.long) for layer in layers)
+        return round(found + self.weaken * (layers.shape[-1] - found))
 
 
 def evbmf_rank(values: np.ndarray, long: int) -> int:

@@ -1,0 +1,79 @@
+"""The study of low rank: a trial of its transformer, and its settings."""
+
+import json
+
+import jax
+import pytest
+
+from experiments import cli, low_rank
+from experiments.char_lm import CharLM, load_text, perplexity, train
+from experiments.config import load_config, to_json
+from experiments.low_rank_study import Study
+from experiments.low_rank_tasks import Characters
+
+CONFIG = cli.ROOT / "configs" / "low_rank.py"
+TINY = """
+from experiments.char_lm import CharLM
+from experiments.low_rank_study import Study
+from experiments.low_rank_tasks import Characters
+
+
+def get_config():
+    model = CharLM(depth=1, width=16, heads=2, mlp=32, length=8, batch_size=4, steps=60, learning_rate=1e-2)
+    return Study(name="tiny", tasks={"char_lm": Characters(model=model, calibration=32, tuning_steps=3)}, fractions=(0.5,))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a short text, and a config file; compiled without most optimisations."""
+    (tmp_path / "data" / "tinyshakespeare").mkdir(parents=True)
+    (tmp_path / "data" / "tinyshakespeare" / "input.txt").write_text("to be or not to be, that is the question. " * 60)
+    (tmp_path / "tiny.py").write_text(TINY)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield tmp_path
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_trial_of_the_transformer(folder, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    arguments = ["--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", folder / "run", "--max-steps", "2"]
+    monkeypatch.setattr("sys.argv", ["low_rank", *map(str, arguments)])
+    cli.run(low_rank.main, default_config=CONFIG.name, description="", kind=Study)
+    results = json.loads((folder / "run" / "summary.json").read_text())["results"]
+    dense, curve, rules = ({r["row"]: r for r in results if r["part"] == part} for part in ("dense", "methods", "rules"))
+    assert dense["dense"]["macs"] == 1
+    assert set(curve) == {"plain", "activation-aware", "Fisher-weighted"}
+    for row in curve.values():
+        assert row["macs"] < 1
+        assert row["parameters"] < dense["dense"]["parameters"]
+        assert row["ranks"]
+    assert set(rules) == {"EVBMF", "energy", "budget", "uniform"}
+    assert all(row["macs"] <= curve["plain"]["macs"] + 1e-9 for row in rules.values())  # the same budget
+    text = (folder / "run" / "low_rank.md").read_text()
+    assert "| activation-aware | 50 % |" in text
+    assert "| energy |" in text
+    assert (folder / "run" / "low_rank.png").exists()
+
+
+def test_a_trained_model_is_read_back(folder):
+    config = CharLM(depth=1, width=8, heads=1, mlp=8, length=8, batch_size=2, steps=2)
+    text = load_text(folder / "data" / "tinyshakespeare" / "input.txt")
+    first = train(0, config, text, folder / "kept")
+    [file] = (folder / "kept").iterdir()
+    written = file.stat().st_mtime_ns
+    again = train(0, config, text, folder / "kept")
+    assert file.stat().st_mtime_ns == written
+    apply = config.model(len(text.characters)).apply
+    both = [perplexity(apply, variables, text.test, config.length) for variables in (first, again)]
+    assert both[0] == both[1] < 1.5 * len(text.characters)
+    train(1, config, text, folder / "kept")
+    assert len(list((folder / "kept").iterdir())) == 2
+
+
+def test_the_config_is_data():
+    study = load_config(CONFIG, Study)
+    assert json.loads(json.dumps(to_json(study)))["name"] == CONFIG.stem
+    assert isinstance(study.tasks["char_lm"], Characters)
+    with pytest.raises(ValueError, match=r"only: there is no task 'x'(.|\n)*fractions, rules_fraction: must be in"):
+        Study(name="s", tasks=study.tasks, only=("x",), fractions=(1.5,))
