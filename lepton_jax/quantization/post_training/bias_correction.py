@@ -24,12 +24,12 @@ class Shift(NamedTuple):
 
     Attributes:
       path: of the variable.
-      index: of its shape: which output of the layer each of its entries is added to.
+      outputs: of its shape: which output of the layer each of its entries is added to.
       sign: 1 if it is added (a bias), -1 if it is subtracted (a batch norm's mean).
     """
 
     path: Path
-    index: np.ndarray
+    outputs: np.ndarray
     sign: int
 
 
@@ -80,7 +80,7 @@ def correct_biases(
         before, after = (inputs.layout.matrix(leaf.astype(jnp.float32)) for leaf in (floats[path], held[path]))
         missing = inputs.reference_mean @ before - inputs.mean @ after
         bias = held[shift.path]
-        changed[shift.path] = (bias.astype(jnp.float32) + shift.sign * missing[shift.index]).astype(bias.dtype)
+        changed[shift.path] = (bias.astype(jnp.float32) + shift.sign * missing[shift.outputs]).astype(bias.dtype)
         dense = paths.replace(dense, {shift.path: changed[shift.path]})
     return paths.replace(quantized, changed, is_packed), left
 

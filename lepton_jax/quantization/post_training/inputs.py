@@ -55,13 +55,12 @@ def layer_inputs(
       >>> found.mean.tolist(), found.largest.tolist(), found.second.tolist()
       ([2.0, -1.0], [3.0, 2.0], [[5.0, -1.0], [-1.0, 2.0]])
     """
-    step = jax.jit(partial(_step, apply, path), donate_argnums=0)
     totals, layout = None, None
     for batch in batches:
         if totals is None:
             layout = weight_uses(trace(apply, variables, *as_inputs(batch)), [path])[path][0].layout
             totals = _zeros(layout)
-        totals = step(totals, variables, reference, *as_inputs(batch))
+        totals = _step(apply, path, totals, variables, reference, *as_inputs(batch))
     if totals is None or layout is None:
         raise ValueError(f"{path}: post-training quantization needs at least one calibration batch; got none.")
     second, shift, mean, reference_mean, size, largest, rows = totals
@@ -76,6 +75,7 @@ def _zeros(layout: Layout) -> tuple[Array, ...]:
     return (matrix, jnp.zeros_like(matrix), *(jnp.zeros_like(vector) for _ in range(4)), jnp.zeros(layout.stacked, jnp.int32))
 
 
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _step(
     apply: Apply, path: Path, totals: tuple[Array, ...], variables: PyTree, reference: PyTree | None, *inputs: Any
 ) -> tuple[Array, ...]:

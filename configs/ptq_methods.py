@@ -1,0 +1,29 @@
+"""A published ResNet-20 for CIFAR-10, quantized after training to 8, 4 and 3 bits by every method.
+
+Source: Nagel et al. 2021, "A white paper on neural network quantization", compares such methods; no paper has these figures.
+Command: python -m experiments.ptq_methods --data FOLDER
+Result: see experiments/results/ptq_methods.md.
+"""
+
+from experiments.ptq_rows import CLIPPED, Recipe
+from experiments.ptq_study import PtqMethods
+from lepton_jax.quantization import AdaRound, Gptq, Mse
+
+
+def get_config() -> PtqMethods:
+    ordered = Gptq(activation_order=True)
+    return PtqMethods(
+        name="ptq_methods",
+        rows=(
+            Recipe(name="nearest", sequential=False),
+            Recipe(name="nearest, MSE range", sequential=False, calibration=Mse()),
+            Recipe(name="nearest, range by output error", sequential=False, factors=CLIPPED),
+            Recipe(name="equalised, bias corrected", sequential=False, equalize=True, correct=True),
+            Recipe(name="AWQ", sequential=False, awq=True, factors=CLIPPED),
+            Recipe(name="low rank 4", sequential=False, rank=4),
+            Recipe(name="GPTQ", sequential=True, method=Gptq()),
+            Recipe(name="AdaRound", method=AdaRound()),
+            Recipe(name="AdaRound, range, biases", method=AdaRound(), factors=CLIPPED, centred=True, correct=True),
+            Recipe(name="GPTQ, order, range, biases", method=ordered, factors=CLIPPED, centred=True, correct=True),
+        ),
+    )

@@ -1,0 +1,26 @@
+"""Post-training quantization of a ResNet-20: every method at 8, 4 and 3 bits, with 8-bit activations.
+
+    python -m experiments.ptq_methods --data FOLDER
+    python -m experiments.ptq_methods --data FOLDER --images 16 --batch-size 16 --held-out 16 --test-images 16 --only nearest
+
+FOLDER holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`. Nothing is trained.
+"""
+
+from experiments import cli
+from experiments.config import to_json
+from experiments.ptq_study import PtqMethods, Runner, write
+from experiments.run_dir import claim
+
+AIMS = {8: 91.0, 4: 91.0, 3: 88.0}
+"""Accuracies to reach, in percent, by bits of the weights."""
+
+
+def main(options: cli.Options[PtqMethods]) -> None:
+    """Run the rows, and report them."""
+    config, run_dir = options.setting, options.folder
+    claim(run_dir, to_json(config), resume=options.resume)
+    write(run_dir, config, Runner(config, run_dir).run(), AIMS)
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="ptq_methods.py", description=__doc__, kind=PtqMethods)
