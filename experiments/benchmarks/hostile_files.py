@@ -32,9 +32,14 @@ from lepton_jax.artifact.sparse_index import Hints
 from lepton_jax.artifact.streams import Writer
 from lepton_jax.artifact.symbol_bits import code_symbols
 from lepton_jax.packed import CodebookArray, Sparse, pack_bits
-from lepton_jax.quantization.numerics import Uniform, quantize
+from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
 
 _PROGRAM = bytes(range(64)) * 4
+_FORMATS = (
+    Uniform(4, False, None, 4, scale_dtype="float16"),
+    Uniform(16),
+    *(Binary(channel_axis=1), Ternary(), Float8(), NormalFloat4(), mxfp4(), mxfp8("float8_e5m2")),
+)
 _NUMBERS: tuple[Any, ...] = (None, True, -1, 0, 3, 1 << 70, 1.5, float("nan"), float("inf"))
 _WORDS: tuple[Any, ...] = (*_NUMBERS, "", "-", "5", [], [0], [3, [2, 2], "2,1", "1,2"], {})
 _TEXTS = (
@@ -136,6 +141,9 @@ def symbol_streams(codes: np.ndarray, alphabet: int) -> dict[str, bytes]:
     return {name: bytes(writer.data) for name, writer in writers.items()}
 
 
+quantized = jax.jit(quantize, static_argnums=1)
+
+
 def small_leaves(rng: np.random.Generator) -> dict[str, Any]:
     """Leaves that the writer codes by itself; together they take every kind of leaf and every coder of arrays."""
     few = np.where(rng.random((9, 8)) < 0.2, rng.integers(1, 8, (9, 8)), 0).astype(np.uint8)
@@ -163,6 +171,7 @@ def small_leaves(rng: np.random.Generator) -> dict[str, Any]:
         "tensor": quantize(jnp.asarray(rng.normal(size=(5, 5)), jnp.float32), Uniform(bits=4)),
         "sparse": Sparse.from_dense(jnp.asarray(np.eye(9), jnp.bfloat16)),
         "keys": jax.random.split(jax.random.key(3), 2),
+        **{fmt.name: quantized(jnp.asarray(rng.normal(size=(6, 5)), jnp.float32), fmt) for fmt in _FORMATS},
     }
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +143,12 @@ def _look_up_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, None]:
 look_up.defvjp(_look_up_fwd, _look_up_bwd)
 
 
+def coded(fmt: Codebook, centroids: Array, codes: Array, dtype: Any) -> CodebookArray:
+    """Return codes and their table as a packed leaf."""
+    bits = fmt.bits + 1
+    return CodebookArray(pack_bits(codes, bits), centroids, bits, codes.shape, jnp.dtype(dtype).name)
+
+
 class CodebookState(NamedTuple):
     """State of a trained codebook: codes by path, uint8, of the weights' shapes."""
 
@@ -172,10 +178,8 @@ def train_codebook(fmt: Codebook, select: Select) -> Transform:
         return paths.replace(params, {p: seen(t, state.codes[p]) for p, t in tables(params, state).items()}, is_leaf)
 
     def pack(params: PyTree, state: CodebookState) -> PyTree:
-        def coded(table: Centroids, codes: Array) -> CodebookArray:
-            bits = fmt.bits + 1
-            return CodebookArray(pack_bits(codes, bits), table.centroids, bits, codes.shape, table.output_dtype)
-
-        return paths.replace(params, {p: coded(t, state.codes[p]) for p, t in tables(params, state).items()}, is_leaf)
+        found = tables(params, state).items()
+        leaves = {p: coded(fmt, table.centroids, state.codes[p], table.output_dtype) for p, table in found}
+        return paths.replace(params, leaves, is_leaf)
 
     return Transform(init, view, hold, pack)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.errors import is_traced
-from lepton_jax.packed import Coded, pack_bits, register_packed, unpack_bits
+from lepton_jax.packed import CodebookArray, Coded, pack_bits, register_packed, unpack_bits
 from lepton_jax.quantization.calibration import Calibration
+from lepton_jax.quantization.codebook import Codebook, coded, k_means
 from lepton_jax.quantization.formats import layout
 from lepton_jax.quantization.formats.base import Format, rounded
 from lepton_jax.quantization.formats.uniform import Uniform
@@ -142,12 +143,20 @@ def _finite(x: Array) -> Array:
     return jnp.clip(x, -largest, largest).astype(jnp.float32)
 
 
-def quantize(x: Array, fmt: Format, calibration: Calibration | None = None) -> QArray:
+@overload
+def quantize(x: Array, fmt: Format, calibration: Calibration | None = None) -> QArray: ...
+
+
+@overload
+def quantize(x: Array, fmt: Codebook, calibration: None = None) -> CodebookArray: ...
+
+
+def quantize(x: Array, fmt: Format | Codebook, calibration: Calibration | None = None) -> QArray | CodebookArray:
     """Quantize an array: calibrate, round, pack.
 
     Args:
       x: floating array of any shape.
-      fmt: the number format.
+      fmt: the number format; or a codebook, which is found by k-means.
       calibration: finds the range to cover; None: the format's own, see `calibrated`.
 
     Returns:
@@ -164,23 +173,30 @@ def quantize(x: Array, fmt: Format, calibration: Calibration | None = None) -> Q
 
     Source: Jacob et al. 2018, "Quantization and training of neural networks", equation 1.
     """
-    if not isinstance(fmt, Format):
+    if not isinstance(fmt, (Format, Codebook)):
         raise TypeError(f"quantize: takes a number format, e.g. Uniform(bits=4); got {fmt!r}.")
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"quantize: takes an array of floats; got {x.dtype}, shape {x.shape}. Cast it first.")
+    if isinstance(fmt, Codebook):
+        if calibration is not None:
+            raise TypeError(f"quantize: a codebook is found by k-means and takes no calibration; got {calibration}.")
+        table, places = k_means(x.astype(jnp.float32), fmt.centroids)
+        return coded(fmt, table, places, x.dtype)
     scale, zero_point = calibrated(x, fmt, calibration)
     codes = fmt.to_codes(x.astype(jnp.float32), *_expanded(x.shape, scale, zero_point, fmt))
     return _packed(codes, scale, zero_point, fmt, x.dtype)
 
 
-def dequantize(q: QArray) -> Array:
+def dequantize(q: QArray | CodebookArray) -> Array:
     """Return the values in the dense leaf's dtype, computed in float32; of integers, ``(qvalue - zero_point) * scale``.
 
     Example:
       >>> dequantize(quantize(jnp.array([-1.0, 1.0]), Uniform(bits=8))).tolist()
       [-1.0, 1.0]
     """
+    if isinstance(q, CodebookArray):
+        return q.unpack()
     return q.format.from_codes(q.qvalue, *_expanded(q.shape, q.scale, q.zero_point, q.format)).astype(q.dtype)
 
 

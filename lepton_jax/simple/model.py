@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lepton_jax.artifact import leaves, load, save
-from lepton_jax.packed import LowRank, is_packed
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.packed import is_packed
 from lepton_jax.simple.report import report
 from lepton_jax.typing import Path, PyTree
 
@@ -118,7 +117,7 @@ class Model:
     def dense(self) -> PyTree:
         """The variables without packed leaves."""
         with jax.ensure_compile_time_eval():  # what is kept must hold no tracers of a caller's jit
-            return jax.tree.map(_dense, self.variables, is_leaf=is_packed)
+            return jax.tree.map(leaves.dense, self.variables, is_leaf=is_packed)
 
     @cached_property
     def _run(self) -> Callable[..., Any]:
@@ -164,13 +163,6 @@ class Model:
     def __repr__(self) -> str:
         name = getattr(self.apply, "__qualname__", type(self.apply).__name__)
         return f"Model({name}, {len(jax.tree.leaves(self.dense))} leaves)"
-
-
-def _dense(leaf: Any) -> Any:
-    """Unpack a leaf to the bits of a loaded file: the dot of factors is not compiled together with their decoding."""
-    if isinstance(leaf, LowRank):
-        return dataclasses.replace(leaf, u=_dense(leaf.u), v=_dense(leaf.v)).unpack()
-    return jax.jit(QArray.unpack)(leaf) if isinstance(leaf, QArray) else leaves.dense(leaf)
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *example: Any, native: bool = False) -> Model:

@@ -88,7 +88,8 @@ def _aligned(figure: str, width: int) -> str:
 
 def _stored_as(leaf: Any) -> str:
     if isinstance(leaf, QArray):
-        return f"{'int' if leaf.format.symmetric else 'uint'}{leaf.format.bits}"
+        groups = leaf.format.group_size
+        return leaf.format.name if groups is None else f"{leaf.format.name}, groups of {groups}"
     if isinstance(leaf, CodebookArray):
         return f"{leaf.codebook.size} centroids"
     if isinstance(leaf, LowRank):

@@ -15,7 +15,7 @@ from lepton_jax.errors import collect
 from lepton_jax.lowrank.svd import factorize
 from lepton_jax.packed import LowRank, Sparse, is_coded, is_packed, unpack, unpack_coded
 from lepton_jax.pruning.prune import apply_mask, prune
-from lepton_jax.quantization import Codebook, Uniform, fake_quant, quantize
+from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quantize
 from lepton_jax.quantization.numerics import QArray
 from lepton_jax.simple.model import Applied, Model
 from lepton_jax.typing import Array, Path, PyTree, Select
@@ -82,20 +82,20 @@ def prune_model(
     return _changed(model, leaves, f"prune(threshold={threshold:g})", tuple(leaves))
 
 
-def quantize_model(model: Model, precision: int | Uniform | Codebook = 8, *, select: Select = paths.matrices) -> Model:
+def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, select: Select = paths.matrices) -> Model:
     """Return the model with its weights in few bits.
 
     A number of bits is a symmetric format with one scale for each index of the last axis (a dense layer's output, a
-    convolution's channel). Zero is exact in every format, so pruned weights stay pruned. What was quantized before is
-    quantized anew; of a low-rank leaf the factors are.
+    convolution's channel). Zero is exact in every format but `Binary`, so pruned weights stay pruned; `Binary` refuses them.
+    What was quantized before is quantized anew; of a low-rank leaf the factors are.
 
     Args:
       model: any; not changed.
-      precision: bits, 2 to 8; or a format.
+      precision: bits, 2 to 8 or 16; or any number format, or a codebook.
       select: which leaves; by default those with two axes or more.
 
     Raises:
-      ValueError: for bits out of range or a selector that matches nothing.
+      ValueError: for bits out of range, a selector that matches nothing, or leaves that the format does not fit.
 
     Example:
       >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.0], [1.0], [-2.0]])})
@@ -103,7 +103,7 @@ def quantize_model(model: Model, precision: int | Uniform | Codebook = 8, *, sel
       >>> packed.qvalue.tolist(), packed.unpack().tolist()
       ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
     """
-    fmt = precision if isinstance(precision, (Uniform, Codebook)) else Uniform(bits=precision, channel_axis=-1)
+    fmt = precision if isinstance(precision, (Format, Codebook)) else Uniform(bits=precision, channel_axis=-1)
     transform = fake_quant(fmt, select=select)
 
     def quantized(variables: PyTree) -> dict[Path, Any]:
@@ -112,8 +112,11 @@ def quantize_model(model: Model, precision: int | Uniform | Codebook = 8, *, sel
         made = dict(zip(paths.flatten(seen), jax.tree.structure(seen).flatten_up_to(packed)))  # type: ignore[attr-defined]
         return {path: made[path] for path in paths.select(seen, select)}
 
+    if isinstance(fmt, Format) and not fmt.has_zero:
+        transform.init(unpack_coded(model.variables))  # refuses zeros, which a compiled function cannot see
     chosen = _compiled(quantized, model.variables)
-    return _changed(model, chosen, f"quantize({fmt.bits} bits{', codebook' if isinstance(fmt, Codebook) else ''})")
+    text = "codebook" if isinstance(fmt, Codebook) else fmt.name
+    return _changed(model, chosen, f"quantize({fmt.bits} bits{'' if isinstance(fmt, Uniform) else f', {text}'})")
 
 
 def compress_model(model: Model, rank: float, *, select: Select = paths.matrices) -> Model:

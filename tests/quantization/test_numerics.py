@@ -63,16 +63,16 @@ def test_packed_bytes(bits: int) -> None:
             assert q.qvalue.shape == dequantize(q).shape == shape
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("bits", [*range(1, 9), 16])
 def test_pack_bits_against_numpy(bits: int) -> None:
-    codes = np.random.default_rng(bits).integers(0, 2**bits, size=(5, 7)).astype(np.uint8)
+    codes = np.random.default_rng(bits).integers(0, 2**bits, size=(5, 7)).astype(np.uint16 if bits > 8 else np.uint8)
     stream = [(int(code) >> place) & 1 for code in codes.reshape(-1) for place in range(bits)]
     expected = np.packbits(np.array(stream, np.uint8), bitorder="little")
     words = pack_bits(jnp.asarray(codes), bits)
     assert words.dtype == jnp.uint8
     np.testing.assert_array_equal(words, expected)
     back = unpack_bits(words, bits, codes.size)
-    assert back.dtype == jnp.uint8
+    assert back.dtype == codes.dtype
     np.testing.assert_array_equal(back.reshape(codes.shape), codes)
 
 

@@ -1,0 +1,397 @@
+"""Every number format and granularity, against numpy, float64 and ml_dtypes."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lepton_jax import chain, fake_quant, pack, prune, unpack
+from lepton_jax.packed import CodebookArray
+from lepton_jax.quantization import (
+    MX,
+    Binary,
+    Codebook,
+    Float8,
+    Format,
+    MinMax,
+    NormalFloat4,
+    QArray,
+    Ternary,
+    Uniform,
+    calibrated,
+    dequantize,
+    fake,
+    mxfp4,
+    mxfp8,
+    quantize,
+)
+from lepton_jax.schedules import polynomial
+
+FORMATS = {
+    "int4 groups": Uniform(4, True, None, 8, scale_dtype="float16"),
+    "uint4 groups": Uniform(4, False, None, 8, scale_dtype="bfloat16"),
+    "int8 groups along the last": Uniform(8, True, None, 3, group_axis=-1),
+    "int3 affine": Uniform(3, False, signed=True),
+    "uint2 symmetric": Uniform(2, True, -1, signed=False),
+    "int16": Uniform(16),
+    "uint16": Uniform(16, False, 0),
+    "binary": Binary(),
+    "binary groups": Binary(group_size=5, scale_dtype="float16"),
+    "ternary": Ternary(channel_axis=-1),
+    "ternary groups": Ternary(group_size=4),
+    "e4m3": Float8(channel_axis=-1),
+    "e5m2": Float8("float8_e5m2", None, 4),
+    "nf4": NormalFloat4(),
+    "nf4 groups": NormalFloat4(group_size=6, scale_dtype="float16"),
+    "mxfp4": mxfp4(),
+    "mxfp8": mxfp8(group_axis=-1),
+    "mxfp8 e5m2": mxfp8("float8_e5m2"),
+}
+NAMES = list(FORMATS)
+VIEW = jax.jit(lambda x, fmt: fake(x, fmt, *calibrated(x, fmt)), static_argnums=1)
+PACK = jax.jit(quantize, static_argnums=1)
+UNPACK = jax.jit(dequantize)
+
+
+def drawn(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def same(a: jax.Array, b: jax.Array) -> None:
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+# --------------------------------------------------------------------------------------------------------------- references
+
+
+# Dettmers et al. 2023, appendix E.
+NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334),
+    *(-0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+
+
+def grouped(x: np.ndarray, fmt: Format) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The index of each element's scale, and the scales' shape: by loops."""
+    shape = list(x.shape) if fmt.group_size else [1] * x.ndim
+    where = list(np.indices(x.shape))
+    if fmt.group_size:
+        axis = (x.ndim - 2 if fmt.group_axis is None else fmt.group_axis) % x.ndim
+        shape[axis] = math.ceil(x.shape[axis] / fmt.group_size)
+        where[axis] = where[axis] // fmt.group_size
+    else:
+        for axis in range(x.ndim):
+            if fmt.channel_axis is not None and axis == fmt.channel_axis % x.ndim:
+                shape[axis] = x.shape[axis]
+            else:
+                where[axis] = where[axis] * 0
+    return np.ravel_multi_index(where, shape), tuple(shape)
+
+
+def levels(fmt: Format) -> np.ndarray:
+    """All values at scale 1, in float64."""
+    if isinstance(fmt, NormalFloat4):
+        return np.array(NF4)
+    if isinstance(fmt, Binary):
+        return np.array([-1.0, 1.0])
+    if isinstance(fmt, Ternary):
+        return np.array([-1.0, 0.0, 1.0])
+    name = fmt.dtype if isinstance(fmt, Float8) else fmt.element
+    codes = np.arange(16 if "4_" in name else 256, dtype=np.uint8)
+    values = codes.view(getattr(ml_dtypes, name)).astype(np.float64)
+    return np.unique(values[np.isfinite(values)])
+
+
+def reference_scale(x: np.ndarray, fmt: Format) -> float:
+    """The scale of one group, float64."""
+    largest = np.abs(x).max()
+    if isinstance(fmt, MX):
+        return 2.0 ** (math.floor(math.log2(largest)) - math.floor(math.log2(levels(fmt).max())))
+    if isinstance(fmt, Binary):
+        return np.abs(x).mean()
+    if isinstance(fmt, Ternary):
+        return np.abs(x)[np.abs(x) > 0.7 * np.abs(x).mean()].mean()
+    if isinstance(fmt, Uniform):
+        low, high = min(x.min(), 0), max(x.max(), 0)
+        if not fmt.symmetric:
+            return (high - low) / (2**fmt.bits - 1)
+        return largest / (2 ** (fmt.bits - 1) - 1) if fmt.signed else high / (2**fmt.bits - 1)
+    return largest / levels(fmt).max()
+
+
+def nearest(x: np.ndarray, scale: float, fmt: Format) -> np.ndarray:
+    """The values of one group, float64, under a scale."""
+    if isinstance(fmt, Uniform):
+        low, high = fmt.q_range
+        zero = 0.0 if fmt.symmetric else np.round(-min(x.min(), 0) / scale) + low
+        return (np.clip(np.round(x / scale) + zero, low, high) - zero) * scale
+    table = levels(fmt) * scale
+    return table[np.abs(x[:, None] - table).argmin(1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_against_float64(name: str) -> None:
+    fmt, x = FORMATS[name], drawn((21, 7))
+    q = PACK(x, fmt)
+    index, shape = grouped(np.asarray(x), fmt)
+    assert q.scale.shape == fmt.scale_shape(x.shape) == shape
+    assert q.scale.dtype == fmt.scale_dtype
+    values, seen = np.asarray(x, np.float64), np.asarray(UNPACK(q))
+    found = np.asarray(q.scale).astype(np.float64).reshape(-1)
+    for group in range(math.prod(shape)):
+        inside = values[index == group]
+        expected = reference_scale(inside, fmt)
+        # Half a unit of the scale's own dtype; means are of 15 bits.
+        tolerance = {"float32": 2e-5, "float16": 2**-10, "bfloat16": 2**-8, "float8_e8m0fnu": 0}[fmt.scale_dtype]
+        np.testing.assert_allclose(found[group], expected, rtol=tolerance)
+        np.testing.assert_allclose(seen[index == group], nearest(inside, found[group], fmt), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("shape", "dtype"), [((21, 7), "float32"), ((2, 3, 10, 4), "bfloat16")], ids=["float32", "bfloat16"])
+def test_what_is_unpacked_is_what_was_seen(name: str, shape: tuple[int, ...], dtype: str) -> None:
+    fmt, x = FORMATS[name], drawn(shape, dtype)
+    q, seen = PACK(x, fmt), VIEW(x, fmt)
+    assert seen.dtype == x.dtype
+    same(UNPACK(q), seen)
+    assert (q.words.dtype, q.words.nbytes) == (jnp.uint8, math.ceil(x.size * fmt.bits / 8))
+    assert 0 < float(jnp.mean(jnp.abs(seen - x).astype(jnp.float32))) < 1
+
+
+@pytest.mark.parametrize("name", ["int4 groups", "uint4 groups", "binary groups", "ternary groups", "e5m2", "nf4", "mxfp4"])
+def test_without_jit_under_vmap_and_in_a_scan(name: str) -> None:
+    fmt, x = FORMATS[name], drawn((2, 10, 3))
+    seen = VIEW(x[0], fmt)
+    same(quantize(x[0], fmt).unpack(), seen)
+    both = jax.vmap(lambda w: fake(w, fmt, *calibrated(w, fmt)))(x)
+    same(both[0], seen)
+    packed = jax.vmap(lambda w: quantize(w, fmt))(x)
+    same(jax.vmap(dequantize)(packed), both)
+    same(jax.lax.scan(lambda carry, q: (carry, dequantize(q)), 0, packed)[1], both)
+    slope = jnp.arange(30.0).reshape(10, 3)
+    grad = jax.grad(lambda w: jnp.sum(slope * fake(w, fmt, *calibrated(w, fmt))))(x[0])
+    np.testing.assert_array_equal(grad, slope)
+
+
+# ------------------------------------------------------------------------------------------------------------- golden errors
+
+# Mean squared error over the matrix's own mean square: computed once in float64 by the references above, and written down.
+MATRIX = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
+GOLDEN = {
+    **dict(zip([Uniform(b) for b in (2, 3, 4, 8, 16)], (0.861831, 0.14371, 0.0265, 8.02919e-05, 1.157e-09))),
+    **dict(
+        zip(
+            [Uniform(b, True, None, 32, scale_dtype="float16") for b in (2, 3, 4, 8)],
+            (0.427034, 0.0509103, 0.00954793, 2.82266e-05),
+        )
+    ),
+    **dict(
+        zip(
+            [Uniform(b, False, None, 32, scale_dtype="float16") for b in (2, 3, 4, 8)],
+            (0.16299, 0.0287397, 0.00649471, 2.26913e-05),
+        )
+    ),
+    Binary(): 0.355054,
+    Ternary(): 0.189192,
+    NormalFloat4(): 0.00901591,
+    mxfp4(): 0.0134477,
+    Float8(): 0.000727703,
+    Float8("float8_e5m2"): 0.00285091,
+    mxfp8(): 0.000939305,
+    mxfp8("float8_e5m2"): 0.00286592,
+}
+
+
+@pytest.mark.parametrize("fmt", GOLDEN, ids=lambda fmt: f"{fmt.name} {fmt.group_size}")
+def test_golden_error(fmt: Format) -> None:
+    seen = np.asarray(VIEW(jnp.asarray(MATRIX), fmt)).astype(np.float64)
+    error = np.mean((seen - MATRIX) ** 2) / np.mean(MATRIX.astype(np.float64) ** 2)
+    np.testing.assert_allclose(error, GOLDEN[fmt], rtol=1e-4)
+
+
+def test_errors_fall_with_bits_and_with_smaller_groups() -> None:
+    errors = list(GOLDEN.values())
+    for family in (errors[:5], errors[5:9], errors[9:13]):
+        assert all(more > 2 * fewer for more, fewer in itertools.pairwise(family))
+    assert all(whole > groups for whole, groups in zip(errors[:4], errors[5:9]))
+
+
+# --------------------------------------------------------------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize(
+    ("fmt", "smaller"),
+    [
+        (Uniform(8, channel_axis=-1), 3.9),
+        (Uniform(4, group_size=32, scale_dtype="float16"), 6.9),
+        (Uniform(4, channel_axis=-1), 7.9),
+        (mxfp4(), 7.5),
+        (NormalFloat4(scale_dtype="float16"), 7.5),
+        (Binary(channel_axis=-1), 30),
+    ],
+    ids=repr,
+)
+def test_bytes_in_memory(fmt: Format, smaller: float) -> None:
+    """Of all arrays: words, scales, zero points."""
+    q = jax.eval_shape(lambda x: quantize(x, fmt), jax.ShapeDtypeStruct((1024, 1024), jnp.float32))
+    assert q.words.size == 1024 * 1024 * fmt.bits // 8
+    assert 4 * 1024 * 1024 / sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(q)) >= smaller
+
+
+# --------------------------------------------------------------------------------------------------------- special arrays
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_special_arrays(name: str) -> None:
+    """Zeros, a column of zeros, a constant, NaN and infinities, all in arrays of one shape (and one compilation)."""
+    fmt, x = FORMATS[name], np.asarray(drawn((21, 7), seed=3)).copy()
+    zeros = np.asarray(UNPACK(PACK(jnp.zeros((21, 7)), fmt)))
+    assert zeros.tobytes() == bytes(zeros.nbytes)  # and none is -0
+    constant = np.asarray(UNPACK(PACK(jnp.full((21, 7), 0.7), fmt)))
+    np.testing.assert_allclose(constant, 0.7, rtol=0.17)  # of mxfp4: 0.75
+    assert len(np.unique(constant)) == 1
+    x[:, 2] = 0
+    seen = np.asarray(UNPACK(PACK(jnp.asarray(x), fmt)))
+    if fmt.has_zero or fmt.group_size:
+        np.testing.assert_array_equal(seen[:, 2] if fmt.group_axis is None else 0, 0)
+    clean, x[4, 5] = x.copy(), np.nan
+    clean[4, 5] = 0
+    np.testing.assert_array_equal(UNPACK(PACK(jnp.asarray(x), fmt)), UNPACK(PACK(jnp.asarray(clean), fmt)))
+    for infinite in (np.inf, -np.inf):
+        x[4, 5] = infinite
+        seen = np.asarray(UNPACK(PACK(jnp.asarray(x), fmt)))
+        assert np.isfinite(seen).all()
+        unsigned = isinstance(fmt, Uniform) and fmt.symmetric and not fmt.signed
+        assert np.sign(seen[4, 5]) == (0 if unsigned and infinite < 0 else np.sign(infinite))
+
+
+@pytest.mark.parametrize("name", ["int4 groups", "uint16", "binary", "ternary groups", "e4m3", "nf4", "mxfp4"])
+def test_empty_arrays_and_single_elements(name: str) -> None:
+    fmt = FORMATS[name]
+    if fmt.group_size is None or fmt.short_groups:
+        one = quantize(jnp.array([[-2.5]]), fmt)
+        np.testing.assert_allclose(one.unpack(), [[-2.5]], rtol=0.21)
+    empty = quantize(jnp.zeros((0, 4)), fmt)
+    assert (empty.shape, empty.words.size, empty.unpack().shape) == ((0, 4), 0, (0, 4))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if FORMATS[n].has_zero])
+def test_zero_is_exact_and_masks_are_kept(name: str) -> None:
+    fmt, keep = FORMATS[name], np.random.default_rng(1).random((21, 7)) < 0.5
+    x = np.where(keep, np.asarray(drawn((21, 7))) + 0.5, 0).astype(np.float32)
+    q = PACK(jnp.asarray(x), fmt)
+    assert not np.asarray(UNPACK(q))[~keep].any()
+    again = np.random.default_rng(2).random((21, 7)) < 0.5
+    masked = jax.jit(lambda q, mask: q.masked(mask))(q, jnp.asarray(again))
+    np.testing.assert_array_equal(UNPACK(masked), np.where(again, UNPACK(q), 0))
+
+
+# ----------------------------------------------------------------------------------------------------------------- transforms
+
+
+@pytest.mark.parametrize("name", ["int4 groups", "uint4 groups", "ternary", "e4m3", "nf4", "mxfp4"])
+def test_after_pruning_zeros_stay(name: str) -> None:
+    transform = chain(prune(0.5), fake_quant(FORMATS[name]))
+    params, state = transform.init({"w": drawn((21, 7))})
+    seen = jax.jit(transform.view)(params, state)["w"]
+    leaf = pack(transform, params, state)["w"]
+    assert isinstance(leaf, QArray)
+    assert leaf.format == FORMATS[name]
+    same(leaf.unpack(), seen)
+    assert float(jnp.mean(seen == 0)) >= 0.5
+
+
+def test_binary_refuses_pruned_leaves() -> None:
+    with pytest.raises(ValueError, match=r"w: 74 of 147 weights are zero, and binary has no zero; take Ternary or Codebook"):
+        chain(prune(0.5), fake_quant(Binary())).init({"w": drawn((21, 7))})
+    later = chain(prune(polynomial(0.5, begin=0, end=2)), fake_quant(Binary()))
+    params, state = later.init({"w": drawn((21, 7))})
+    params, state = later.update(params, state, params, 2)
+    with pytest.raises(ValueError, match=r"w: 7\d of 147 weights are zero"):
+        pack(later, params, state)
+    first = chain(fake_quant(Binary()), prune(0.5))
+    with pytest.raises(ValueError, match="Binary: has no zero, so its arrays cannot be masked"):
+        pack(first, *first.init({"w": drawn((21, 7))}))
+
+
+def test_a_range_may_be_given() -> None:
+    x = jnp.array([0.1, -0.2, 1.0])
+    np.testing.assert_array_equal(quantize(x, Binary(), MinMax()).unpack(), [1.0, -1.0, 1.0])
+    one = chain(fake_quant(Ternary(), calibration=MinMax()))
+    seen = one.view(*one.init({"w": x[None]}))["w"]
+    np.testing.assert_array_equal(seen, [[0.0, 0.0, 1.0]])
+
+
+def test_a_codebook_is_a_format_too() -> None:
+    x = drawn((21, 7))
+    leaf = quantize(x, Codebook(bits=2))
+    assert isinstance(leaf, CodebookArray)
+    transform = fake_quant(Codebook(bits=2))
+    same(dequantize(leaf), unpack(pack(transform, *transform.init({"w": x}))["w"]))
+
+
+# ------------------------------------------------------------------------------------------------------------------- misuse
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Uniform(17), "Uniform: bits must be a whole number from 2 to 8; got 17. 16 may be written, too"),
+        (lambda: Uniform(group_size=0), "Uniform: group_size must be a whole number from 1 up; got 0"),
+        (lambda: Uniform(group_axis=1), "Uniform: group_axis=1 needs a group_size"),
+        (lambda: Uniform(scale_dtype="int8"), "Uniform: scale_dtype must be one of float32, float16, bfloat16; got 'int8'"),
+        (lambda: MX("float8_e4m3"), "MX: element must be one of float4_e2m1fn, float8_e4m3fn, float8_e5m2"),
+        (lambda: MX(group_size=None), "MX: group_size must be a whole number"),
+        (lambda: Float8("float16"), "Float8: dtype must be one of float8_e4m3fn, float8_e5m2; got 'float16'"),
+        (
+            lambda: quantize(jnp.ones((8, 3)), Uniform(group_size=9)),
+            r"group_size=9 is larger than axis 0 .* \(8, 3\); write 8 or",
+        ),
+        (
+            lambda: quantize(jnp.ones((8, 3)), Uniform(group_size=2, group_axis=2)),
+            "group_axis=2 is out of range.*write -2 to 1",
+        ),
+        (lambda: quantize(jnp.float32(1), Uniform(group_size=2)), "groups need an axis"),
+        (
+            lambda: fake_quant(Uniform(4, group_size=8)).init(
+                {"a": jnp.ones((4, 4)), "b": jnp.ones((8, 2)), "c": jnp.ones((3, 2))}
+            ),
+            r"does not fit:\n  a: group_size=8 is larger than axis 0.*\n  c: group_size=8",
+        ),
+        (
+            lambda: QArray.from_qvalue(jnp.ones((2, 2), jnp.int8), jnp.ones((1, 2)), jnp.zeros((1, 2)), Uniform(), "float32"),
+            r"must have the shape \(1, 1\)",
+        ),
+    ],
+)
+def test_bad_settings(make, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.parametrize("scale", [0.0, np.inf, np.nan])
+def test_a_scale_that_is_none(scale: float) -> None:
+    codes, zero = jnp.ones((2, 2), jnp.int8), jnp.zeros((1, 1), jnp.int32)
+    with pytest.raises(
+        ValueError, match=r"every scale must be finite and not zero; 1 of 1 are not .* Calibrate on finite values"
+    ):
+        QArray.from_qvalue(codes, jnp.full((1, 1), scale), zero, Uniform(), "float32")
+
+
+@pytest.mark.parametrize("fmt", ["int8", 8, None])
+def test_no_format(fmt: object) -> None:
+    with pytest.raises(TypeError, match=r"quantize: takes a number format, e.g. Uniform\(bits=4\); got"):
+        quantize(jnp.ones(3), fmt)
+
+
+def test_integers_and_axes_that_are_none() -> None:
+    with pytest.raises(TypeError, match=r"takes an array of floats; got int32, shape \(3,\)"):
+        quantize(jnp.arange(3), Uniform())
+    with pytest.raises(TypeError, match=r"channel_axis must be a whole number or None; got 1\.0"):
+        Uniform(channel_axis=1.0)
