@@ -22,7 +22,22 @@ from flax import nnx
 import lepton_jax
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, paths, prune, schedules, unpack
 from lepton_jax.distillation import by_part
-from lepton_jax.lowrank import dora, lora, qlora, reduce_rank
+from lepton_jax.lowrank import (
+    ByPath,
+    CpAls,
+    Method,
+    SpatialSvd,
+    Svd,
+    TrainMatrixSvd,
+    TrainSvd,
+    Tucker2,
+    WeightedSvd,
+    dora,
+    lora,
+    qlora,
+    reduce_rank,
+)
+from lepton_jax.lowrank.weighted import Refused
 from lepton_jax.packed import is_packed
 from lepton_jax.precision import Policy
 from lepton_jax.pruning import (
@@ -56,19 +71,32 @@ from lepton_jax.pruning.criteria import (
 )
 from lepton_jax.pruning.sparse_training import ac_dc, dynamic_surgery, fixed_masks, masks_of, rigl, set_, soft_threshold
 from lepton_jax.quantization import (
+    MX,
+    ActivationQuantizer,
+    Binary,
     BitSchedule,
     Codebook,
+    DoReFa,
+    Dynamic,
     Entropy,
+    Float8,
+    Format,
+    LearnedStep,
     MinMax,
     MovingAverage,
     Mse,
+    NormalFloat4,
+    Pact,
     Percentile,
+    Static,
+    Ternary,
     TwiceMean,
     Uniform,
     delayed,
     dequantize,
     dorefa,
     lsq,
+    mxfp4,
     quantize,
     scheduled_quant,
     stochastic_quant,
@@ -80,8 +108,16 @@ from lepton_jax.quantization.codebook import train_codebook
 UNIFORM_FORMATS = [
     Uniform(bits=bits, symmetric=symmetric, channel_axis=axis)
     for bits, symmetric, axis in [(2, True, None), (3, False, -1), (5, True, 0), (8, False, None)]
-]
-FORMATS = {Uniform: UNIFORM_FORMATS, Codebook: [Codebook(bits=1), Codebook(bits=3)]}
+] + [Uniform(4, group_size=3, group_axis=0, scale_dtype="float16")]
+FORMATS = {
+    Binary: [Binary()],
+    Codebook: [Codebook(bits=1), Codebook(bits=3)],
+    Float8: [Float8("float8_e5m2")],
+    MX: [mxfp4()],
+    NormalFloat4: [NormalFloat4(group_size=2)],
+    Ternary: [Ternary(channel_axis=-1)],
+    Uniform: UNIFORM_FORMATS,
+}
 CRITERIA = {
     BatchNormScale: [BatchNormScale(scales={"a/kernel": "a/bias"})],
     Fisher: [Fisher()],
@@ -116,6 +152,13 @@ CALIBRATIONS = {
     Percentile: [Percentile(q=90)],
     TwiceMean: [TwiceMean()],
 }
+QUANTIZERS = {
+    DoReFa: [DoReFa(3)],
+    Dynamic: [Dynamic(Uniform(4, False)), Dynamic(Uniform(8), Percentile(q=90), axes=(1,))],
+    LearnedStep: [LearnedStep(Uniform(3)), LearnedStep(Uniform(4, False))],
+    Pact: [Pact(2), Pact(4, signed=True)],
+    Static: [Static(Uniform(8)), Static(Uniform(5, False, channel_axis=1), MovingAverage())],
+}
 ALLOCATIONS = {
     "Explicit": allocation.Explicit(sparsities={"a/*": 0.7, "b/*": 0.4}),
     "erk": allocation.erk,
@@ -127,6 +170,16 @@ SCHEDULES = {
     schedules.one_shot: [schedules.one_shot(0.6, begin=3)],
     schedules.periodic: [schedules.periodic(0.6, begin=1, end=8, compressed=2, dense=1)],
     schedules.polynomial: [schedules.polynomial(0.7, begin=1, end=7), schedules.polynomial(0.5, begin=0, end=4, power=1)],
+}
+FACTORIZATIONS = {
+    ByPath: [ByPath(methods={"w": Svd()}, missing="method")],
+    CpAls: [CpAls(iterations=3)],
+    SpatialSvd: [SpatialSvd(), SpatialSvd(stacked=1)],
+    Svd: [Svd(), Svd(rows=1), Svd(stacked=1)],
+    TrainMatrixSvd: [TrainMatrixSvd(cores=2)],
+    TrainSvd: [TrainSvd()],
+    Tucker2: [Tucker2(iterations=1), Tucker2(stacked=1)],
+    WeightedSvd: [WeightedSvd(root=jnp.arange(1.0, 7.0), rows=1), WeightedSvd(root=jnp.eye(4), columns=True)],
 }
 GRADIENTS = ("masked", "straight_through")
 
@@ -158,7 +211,12 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "fake_quant": {repr(f): fake_quant(f) for f in itertools.chain(*FORMATS.values())}
     | {repr(c): fake_quant(bits=4, calibration=c) for c in itertools.chain(*CALIBRATIONS.values()) if c != MinMax()},
     "train_codebook": {"1 bit": train_codebook(Codebook(bits=1), "b/*")},
-    "low_rank": {"2": low_rank(2)},
+    "low_rank": {
+        "2": low_rank(2),
+        "by path": low_rank({"b/kernel": 3}),
+        "matrix train": low_rank(2, method=TrainMatrixSvd(cores=2)),
+        "weighted": low_rank(2, method=WeightedSvd(root=jnp.arange(1.0, 7.0)), select="a/*"),
+    },
     "lora": {"": lora(2, jax.random.key(1), scale=0.5), "biases too": lora(1, jax.random.key(1), select="b/*", train="a/*")},
     "qlora": {"int4": qlora(2, jax.random.key(1)), "loftq": qlora(1, jax.random.key(1), rounds=2, scale=2.0)},
     "dora": {"": dora(2, jax.random.key(1))},
@@ -260,10 +318,20 @@ def test_every_criterion_structure_calibration_allocation_and_schedule_has_a_row
     assert {c for c in public(schedules, type).values() if not getattr(c, "_is_protocol", False)} == SCHEDULES.keys()
 
 
+def test_every_quantizer_of_activations_has_a_row() -> None:
+    found = {c for c in itertools.chain(*(public(module, type).values() for module in modules())) if hasattr(c, "quantized")}
+    assert {c for c in found if not getattr(c, "_is_protocol", False)} == QUANTIZERS.keys()
+
+
+def test_every_factorization_has_a_row() -> None:
+    assert subclasses(Method) - {Refused} == FACTORIZATIONS.keys()
+
+
 def test_every_number_format_has_a_row() -> None:
     annotation = typing.get_type_hints(fake_quant)["format"]
     short = {type(None), int}  # no format, and the bits of a uniform one
-    assert set(typing.get_args(annotation)) - short == FORMATS.keys()
+    assert set(typing.get_args(annotation)) - short == {Format, Codebook}
+    assert subclasses(Format) | {Codebook} == FORMATS.keys()
 
 
 # ------------------------------------------------------------------------------------------------------------------- helpers
@@ -482,3 +550,45 @@ def test_quantizers_pack_every_selected_leaf(name: str) -> None:
     assert is_packed(tree["a"]["kernel"])
     assert is_packed(tree["b"]["kernel"])
     assert not is_packed(tree["a"]["bias"])
+
+
+@pytest.mark.parametrize("quantizer", [one for rows in QUANTIZERS.values() for one in rows], ids=repr)
+def test_quantizers_of_activations(quantizer: ActivationQuantizer) -> None:
+    """Its codes are read back as what it shows; jit changes nothing; derivatives are finite; what it shows stays as it is."""
+    x = jnp.asarray(np.random.default_rng(11).normal(size=(6, 4)), jnp.float32)
+    axes = {axis for axis in range(2) if getattr(quantizer.format, "channel_axis", None) != axis}
+    low, high = MinMax()(x, tuple(axes))
+    site = quantizer.init(low, high)
+    shown = quantizer(x, site)
+    assert_same(jax.jit(quantizer)(x, site), shown)
+    assert quantizer(x.astype(jnp.bfloat16), site).dtype == jnp.bfloat16
+    codes = quantizer.quantized(x, site)
+    assert_same((codes.dense() if hasattr(codes, "dense") else codes.unpack()) + 0.0, shown + 0.0)
+    grads = jax.grad(lambda x, site: jnp.sum(quantizer(x, site) ** 2), (0, 1))(x, site)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
+    np.testing.assert_allclose(quantizer(shown, site), shown, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", [*itertools.chain(*FACTORIZATIONS.values())], ids=lambda method: repr(method)[:60])
+def test_factorizations(method: Method) -> None:
+    """The highest rank is exact; parameters are as many as counted; jit changes nothing; shape and dtype are kept."""
+    method = method.at("w")
+    layer = (6, 4) if isinstance(method, TrainMatrixSvd) else (6, 2, 3, 4)
+    shape = (2,) * method.stacked + layer
+    weight = jnp.asarray(np.random.default_rng(12).normal(size=shape), jnp.float32)
+    assert method.refusal(shape) is None
+    assert method.refusal((3,)) is not None
+    highest = method.max_rank(shape)
+    for rank in (1, highest):
+        leaf = method.factorize(weight, rank)
+        assert (leaf.shape, leaf.dtype) == (shape, weight.dtype)
+        assert sum(part.size for part in jax.tree.leaves(leaf)) == method.parameters(shape, rank)
+        compiled = jax.jit(method.factorize, static_argnums=1)(weight, rank)
+        assert jax.tree.structure(compiled) == jax.tree.structure(leaf)
+        np.testing.assert_allclose(unpack(compiled), unpack(leaf), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(unpack(leaf), weight, rtol=1e-5, atol=1e-5)
+    matrices = method.matrices(weight)
+    tops = (highest,) if isinstance(highest, int) else highest
+    assert len(matrices) in (0, len(tops))
+    assert all(min(matrix.shape[-2:]) == top for matrix, top in zip(matrices, tops))
+    assert method.factorize(weight.astype(jnp.bfloat16), 1).dtype == jnp.bfloat16

@@ -8,6 +8,7 @@ from lepton_jax.quantization.calibrate_activations import calibrate_activations
 from lepton_jax.quantization.calibration import Calibration, Entropy, MinMax, MovingAverage, Mse, Percentile
 from lepton_jax.quantization.codebook import Centroids, Codebook, CodebookState, k_means, look_up
 from lepton_jax.quantization.collection import with_sites
+from lepton_jax.quantization.decide import first_and_last
 from lepton_jax.quantization.dorefa import DoReFa, dorefa, dorefa_gradient
 from lepton_jax.quantization.entropy import entropy_bits
 from lepton_jax.quantization.explain import Explanation, explain
@@ -45,7 +46,7 @@ from lepton_jax.quantization.post_training import (
     smooth_quant,
 )
 from lepton_jax.quantization.quantizers import ActivationQuantizer, Dynamic, Static
-from lepton_jax.quantization.rules import Operand, Rule, first_and_last
+from lepton_jax.quantization.rules import Operand, Rule
 from lepton_jax.quantization.stochastic import stochastic_levels, stochastic_quant
 from lepton_jax.quantization.twice_mean import TwiceMean
 

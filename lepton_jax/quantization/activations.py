@@ -19,9 +19,10 @@ from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keyw
 from lepton_jax.packed import is_packed
 from lepton_jax.paths import path_str
 from lepton_jax.quantization.collection import check_sites, part
+from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.formats import Float8
 from lepton_jax.quantization.numerics import QArray
-from lepton_jax.quantization.rules import Operand, Rule, decide, rules_of
+from lepton_jax.quantization.rules import Operand, Rule, rules_of
 from lepton_jax.quantization.simulate import casts_of_integers, exact, integers
 from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import PyTree

@@ -17,8 +17,9 @@ from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.quantization.activations import values_of
 from lepton_jax.quantization.calibration import Calibration, MinMax
 from lepton_jax.quantization.collection import part, wrong
+from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.quantizers import joined, spans
-from lepton_jax.quantization.rules import Operand, Rule, decide, rules_of
+from lepton_jax.quantization.rules import Operand, Rule, rules_of
 from lepton_jax.typing import Array, PyTree
 
 Decided = Mapping[CallPath, Sequence[Operand]]

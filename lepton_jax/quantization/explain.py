@@ -14,8 +14,9 @@ from lepton_jax.graph.packed import PackedInterpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.quantization.activations import values_of
 from lepton_jax.quantization.collection import part
+from lepton_jax.quantization.decide import decide, unseen
 from lepton_jax.quantization.formats import Format
-from lepton_jax.quantization.rules import Operand, Rule, decide, unseen
+from lepton_jax.quantization.rules import Operand, Rule
 from lepton_jax.typing import PyTree
 
 
@@ -24,6 +25,12 @@ class Explanation(tuple[Operand, ...]):
 
     Attributes:
       unseen: operations that hold computations which cannot be looked into.
+
+    Example:
+      >>> from lepton_jax.quantization import Dynamic
+      >>> found = explain(lambda w, x: x @ w, Rule(quantizer=Dynamic()), jax.numpy.eye(2), jax.numpy.ones((1, 2)))
+      >>> [operand.argument for operand in found if operand.quantizer is None]
+      ['rhs']
     """
 
     unseen: tuple[str, ...] = ()
