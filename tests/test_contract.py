@@ -215,7 +215,7 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
         "2": low_rank(2),
         "by path": low_rank({"b/kernel": 3}),
         "matrix train": low_rank(2, method=TrainMatrixSvd(cores=2)),
-        "weighted": low_rank(2, method=WeightedSvd(root=jnp.arange(1.0, 7.0)), select="a/*"),
+        "weighted": low_rank(2, method=WeightedSvd(root=jnp.arange(1.0, 7.0)), select="a/kernel"),
     },
     "lora": {"": lora(2, jax.random.key(1), scale=0.5), "biases too": lora(1, jax.random.key(1), select="b/*", train="a/*")},
     "qlora": {"int4": qlora(2, jax.random.key(1)), "loftq": qlora(1, jax.random.key(1), rounds=2, scale=2.0)},
