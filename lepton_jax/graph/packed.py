@@ -59,6 +59,19 @@ class _Opaque(Native):
 jax.tree_util.register_dataclass(_Opaque, data_fields=["leaf"], meta_fields=["path"])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnPacked:
+    """How a rewritten function runs on packed leaves, by which `packed` then runs it; among its attributes, as `on_packed`.
+
+    Args:
+      of: the function. One that wraps it has its attributes, but is another.
+      run: runs it.
+    """
+
+    of: Apply
+    run: Apply
+
+
 class PackedInterpreter(Interpreter):
     """Evaluates a graph on packed leaves, in the form that `entered` gives them; `unpacked` is what it needed dense.
 
@@ -144,6 +157,10 @@ def packed(apply: Apply) -> Apply:
       >>> packed(lambda v, x: x @ v["kernel"])({"kernel": leaf}, jnp.ones((1, 3))).tolist()
       [[6.0, 6.0]]
     """
+
+    own = getattr(apply, "on_packed", None)
+    if isinstance(own, OnPacked) and own.of is apply:
+        return own.run
 
     @wraps(apply)
     def packed_apply(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.native import Native, Quantized
 from lepton_jax.graph.native_ops import opened, run
-from lepton_jax.graph.packed import PackedInterpreter, UnpackedWarning, entered
+from lepton_jax.graph.packed import OnPacked, PackedInterpreter, UnpackedWarning, entered
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
 from lepton_jax.packed import is_packed
 from lepton_jax.paths import path_str
@@ -41,7 +41,8 @@ def quantize_activations(
     operation on the rounded operands, and goes straight through the rounding as each quantizer has it.
 
     Weights that are packed (`QArray`) have their format already; rules for weights pass them over. They may be given as they
-    are, or through `packed`. Weights may also be rounded by a transform's view (`fake_quant`), and the other operands here.
+    are; ``packed`` of the result runs natively, and so does the native program of an artifact. Weights may also be rounded by a
+    transform's view (`fake_quant`), and the other operands here.
 
     Args:
       apply: a pure function ``apply(variables, *inputs, **static)``.
@@ -90,6 +91,8 @@ def quantize_activations(
             )
         return jax.tree.unflatten(traced.out_tree, outs)
 
+    run = quantized_apply if native else quantize_activations(apply, checked, native=True, derivative=derivative)
+    quantized_apply.__dict__["on_packed"] = OnPacked(of=quantized_apply, run=run)
     return quantized_apply
 
 

@@ -141,7 +141,8 @@ def test_integers_meet_packed_weights() -> None:
     simulated = jax.jit(quantize_activations(apply, rules))(shown, x)
     compressed = with_sites(leaves, sites)
     as_they_are = quantize_activations(apply, rules, native=True)
-    for function in (as_they_are, quantize_activations(packed(apply), rules, native=True)):
+    around = packed(quantize_activations(apply, rules))
+    for function in (as_they_are, around, quantize_activations(packed(apply), rules, native=True)):
         lowered = jax.jit(function).lower(compressed, x)
         assert "(tensor<5x6xi8>, tensor<6x8xi8>) -> tensor<5x8xi32>" in lowered.as_text()
         close(lowered.compile()(compressed, x), simulated)
