@@ -27,6 +27,14 @@ from lepton_jax.graph import packed
 from lepton_jax.lowrank import CpAls, Method, Rank, SpatialSvd, Svd, TrainSvd, Tucker2
 
 REPEATS, LAYERS = 100, 8
+READING = (
+    "    python -m experiments.benchmarks.low_rank_dense --out experiments/results/low_rank_dense.md",
+    "",
+    "A quarter of the rank is 3.2 times fewer bytes and multiplications. Where the same layer runs again and again, as in a",
+    "recurrent network or a server, the factors (5 MB) are nearer in the cache than the dense weights (17 MB), and the gain is",
+    "larger. Where every layer is read from memory anew, a single row gains less: products of one row are bound by memory, and",
+    "the thin ones keep fewer cores reading. A call by itself adds the same dispatch to both.",
+)
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
@@ -162,7 +170,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a Markdown file")
     args = parser.parse_args()
     engine = f"JAX {jax.__version__}, {jax.default_backend()}, {os.cpu_count()} cores, {platform.machine()}, float32"
-    lines = ["# Low rank against dense", "", f"Medians of {args.rounds} interleaved calls. {engine}.", ""]
+    lines = ["# Low rank against dense", "", f"Medians of {args.rounds} interleaved calls. {engine}.", "", *READING, ""]
     lines += measure_dense(tuple(args.shape), args.rank, args.batches, args.rounds)
     for channels in args.channels:
         size = 2048 // channels if channels < 256 else 8

@@ -171,11 +171,13 @@ def test_attention_kernels_with_columns_of_two_axes() -> None:
     check(lambda v, x: jnp.einsum("bd,dhk->bhk", x, v["w"]), {"w": leaf}, draw(5, 6))
     check(lambda v, x: (x @ v["w"].reshape(6, 8)).sum(1), {"w": leaf}, draw(5, 6))
     stacked = LowRank(draw(3, 6, 2), draw(3, 2, 8), (3, 6, 2, 4))
-    apply = (
-        lambda v, x: jax.lax.scan(  # noqa: E731
-            lambda c, w: (jnp.tanh(jnp.einsum("bd,dhk->bhk", c, w).reshape(5, 8)[:, :6]), None), x, v["w"]
-        )[0]
-    )
+
+    def apply(v, x):
+        def layer(c, w):
+            return jnp.tanh(jnp.einsum("bd,dhk->bhk", c, w).reshape(5, 8)[:, :6]), None
+
+        return jax.lax.scan(layer, x, v["w"])[0]
+
     check(apply, {"w": stacked}, draw(5, 6))
 
 
@@ -211,9 +213,30 @@ def test_no_kernel_is_formed(kind: str) -> None:
     assert memory.temp_size_in_bytes < 4 * leaf.size / 2
 
 
+@pytest.mark.parametrize("kind", ["tucker", "cp", "train", "low rank", "low rank of columns"])
+def test_no_layer_is_formed_inside_a_scan(kind: str) -> None:
+    """Neither in the graph nor in what the compiled program takes room for: less than one dense layer beside the parts."""
+    n, shape = 96, (3, 96, 96)
+    leaf = {
+        "tucker": Tucker(draw(3, n, 2), draw(3, 2, 2), draw(3, 2, n), shape),
+        "cp": CP((draw(3, n, 2), draw(3, n, 2)), shape),
+        "train": TensorTrainMatrix((draw(3, 12, 8, 2), draw(3, 2, 8, 12)), shape),
+        "low rank": LowRank(draw(3, n, 2), draw(3, 2, n), shape),
+        "low rank of columns": LowRank(draw(3, n, 2), draw(3, 2, n), (3, n, 8, 12)),
+    }[kind]
+    apply = lambda v, x: jax.lax.scan(lambda c, w: (jnp.tanh(c @ w.reshape(n, n)), None), x, v["w"])[0]  # noqa: E731
+    variables, x = {"w": leaf}, draw(1, n)
+    assert unpacked(apply, variables, x) == ()
+    parts = sum(part.size for part in jax.tree.leaves(leaf))
+    assert largest(apply, variables, x) <= parts < n * n
+    assert jax.jit(packed(apply)).lower(variables, x).compile().memory_analysis().temp_size_in_bytes < 4 * n * n / 2
+    dense = jax.jit(apply).lower(unpack(variables), x).compile().memory_analysis()
+    assert dense.argument_size_in_bytes > 4 * 3 * n * n
+
+
 @pytest.mark.parametrize("kind", matrices())
 def test_no_matrix_is_formed(kind: str) -> None:
-    leaf = jax.tree.map(lambda part: part, matrices()[kind])
+    leaf = matrices()[kind]
     assert largest(lambda v, x: x @ v["w"], {"w": leaf}, draw(1, 12)) < leaf.size
 
 
