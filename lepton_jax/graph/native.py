@@ -14,6 +14,7 @@ import numpy as np
 from lepton_jax.packed import CodebookArray, LowRank, Packed, Sparse, unpack_bits
 from lepton_jax.packed_blocks import BlockSparse
 from lepton_jax.quantization.numerics import QArray
+from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import Array, Path
 
 
@@ -46,7 +47,7 @@ class Quantized(Native):
     """Codes and scales; where `is_linear`, ``(qvalue - zero_point) * scale``.
 
     The scale has the axes of `qvalue`, each of size 1, whole, or one for every `group` neighbours. `zero_point` is () if all
-    zero. `seen` is what a quantized activation was in the simulation, which has its derivative, or ().
+    zero. `seen` is what an operand was before it was rounded, or in the simulation: it has the derivative; or ().
     """
 
     qvalue: Array
@@ -95,10 +96,9 @@ class Quantized(Native):
         return jax.lax.slice_in_dim(_repeated(part, self.group, axis), 0, self.shape[axis], axis=axis)
 
     def dense(self) -> Array:
-        if not isinstance(self.seen, tuple):
-            return self.seen
         zero = jnp.int32(0) if isinstance(self.zero_point, tuple) else self.expanded(self.zero_point)
-        return self.format.from_codes(self.qvalue, self.expanded(self.scale), zero).astype(self.dtype)
+        out = self.format.from_codes(self.qvalue, self.expanded(self.scale), zero).astype(self.dtype)
+        return out if isinstance(self.seen, tuple) else straight_through(self.seen, out)
 
     def mapped(self, change: Callable[[Array], Array]) -> Quantized:
         """The same with `change` applied to codes, scale and zero point alike."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from lepton_jax.graph.native import Quantized
-from lepton_jax.straight_through import straight_through
 from lepton_jax.typing import Array
 
 Numbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
@@ -30,17 +31,55 @@ def dot(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Array:
     * Codes against floats: the codes are cast, exactly, and scaled before or after, whichever is smaller.
     * Anything else is decoded here, where it is used.
 
-    The result's derivative is that of the dot of what the operands were in the simulation (`Quantized.seen`).
+    The result's derivative is that of the dot of what the codes stand for, with respect to what the operands were in the
+    simulation (`Quantized.seen`).
     """
-    numbers = params["dimension_numbers"]
-    out = None
     if isinstance(lhs, Quantized) and isinstance(rhs, Quantized):
-        out = _coded(lhs, rhs, numbers)
-        if out is not None and differentiable(lhs, rhs):
-            out = straight_through(_float_dot(decoded(lhs), decoded(rhs), params), out)
+        numbers = params["dimension_numbers"]
+        if _coded_shape(lhs, rhs, numbers):
+            return differentiated(
+                functools.partial(_coded, numbers=numbers), functools.partial(_float_dot, params=params), lhs, rhs
+            )
     elif isinstance(lhs, Quantized) or isinstance(rhs, Quantized):
         out = _mixed(lhs, rhs, params)
-    return _float_dot(decoded(lhs), decoded(rhs), params) if out is None else out
+        if out is not None:
+            return out
+    return _float_dot(decoded(lhs), decoded(rhs), params)
+
+
+def differentiated(
+    coded: Callable[[Quantized, Quantized], Array], plain: Callable[[Array, Array], Array], lhs: Quantized, rhs: Quantized
+) -> Array:
+    """Return ``coded(lhs, rhs)``, with the derivative of a product of `seen`, at what the codes stand for.
+
+    ``plain(d seen_l, (a - p) s_a) + plain((b - q) s_b, d seen_r)``: what `seen` is itself is never computed for it.
+
+    Args:
+      coded: the product of codes.
+      plain: the product of arrays.
+      lhs: codes; `seen` is () if there is no derivative.
+      rhs: likewise.
+    """
+    if not differentiable(lhs, rhs):
+        return coded(lhs, rhs)
+    bare = [replace(side, seen=()) for side in (lhs, rhs)]
+
+    @jax.custom_jvp
+    def product(seen: tuple[Any, Any], sides: list[Quantized]) -> Array:
+        return coded(*sides)
+
+    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        (_, (left, right)), ((from_left, from_right), _) = primals, tangents
+        out, parts = product(*primals), []
+        if not isinstance(from_left, tuple | SymbolicZero):
+            parts.append(plain(from_left, right.dense()))
+        if not isinstance(from_right, tuple | SymbolicZero):
+            parts.append(plain(left.dense(), from_right))
+        parts = [part.astype(out.dtype) for part in parts]
+        return out, functools.reduce(jnp.add, parts) if parts else jnp.zeros_like(out)
+
+    product.defjvp(rule, symbolic_zeros=True)
+    return product((lhs.seen, rhs.seen), bare)
 
 
 def decoded(value: Any) -> Any:
@@ -97,14 +136,14 @@ def _float_dot(lhs: Array, rhs: Array, params: Mapping[str, Any]) -> Array:
     return jax.lax.dot_general(lhs, rhs, params["dimension_numbers"], **wide)
 
 
-def _coded(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> Array | None:
-    """The scaled dot of codes with codes; None if their kinds or the places of their scales allow none."""
-    if not alike(lhs, rhs):
-        return None
-    split = _in_groups(lhs, rhs, numbers)
-    if split is None:
-        return None
-    lhs, rhs, inner = split
+def _coded_shape(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> bool:
+    """Whether the kinds of codes and the places of their scales allow a dot of codes with codes."""
+    return alike(lhs, rhs) and _group(lhs, rhs, numbers) is not None
+
+
+def _coded(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> Array:
+    """The scaled dot of codes with codes."""
+    lhs, rhs, inner = _in_groups(lhs, rhs, numbers)
     scales = outer(lhs.scale.astype(jnp.float32), rhs.scale.astype(jnp.float32), inner)
     if lhs.is_float8:
         out = jax.lax.dot_general(lhs.qvalue, rhs.qvalue, inner, preferred_element_type=jnp.float32)
@@ -127,30 +166,37 @@ def _integers(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> Array:
     return out
 
 
-def _in_groups(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> tuple[Quantized, Quantized, Numbers] | None:
-    """The operands with the summed axis in which scales differ split into groups, which are the first batch axis.
+def _group(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> tuple[int, int, int] | tuple[()] | None:
+    """(an axis of each side, size of groups) of the summed axes in which scales differ; () if there is none.
 
-    None if there are several such axes, groups that are not the same on both sides, or groups too small to be worth it.
+    None if there are several, groups that are not the same on both sides, or groups too small to be worth it.
     """
-    (summed_l, summed_r), _ = numbers
-    lhs, rhs = free_expanded(lhs, summed_l), free_expanded(rhs, summed_r)
-    pairs = [(a, b) for a, b in zip(summed_l, summed_r) if lhs.scale.shape[a] != 1 or rhs.scale.shape[b] != 1]
+    pairs = [(a, b) for a, b in zip(*numbers[0]) if lhs.scale.shape[a] != 1 or rhs.scale.shape[b] != 1]
     if not pairs:
-        return lhs, rhs, numbers
+        return ()
     [(a, b), *more] = pairs
-    sizes = {side.group for side, axis in ((lhs, a), (rhs, b)) if side.scale.shape[axis] != 1}
-    whole = any(side.scale.shape[axis] == side.shape[axis] for side, axis in ((lhs, a), (rhs, b)))
+    scaled = [(side, axis) for side, axis in ((lhs, a), (rhs, b)) if side.scale.shape[axis] != 1]
+    sizes = {side.group for side, axis in scaled}
+    whole = any(side.scale.shape[axis] == side.shape[axis] for side, axis in scaled)
     if more or whole or len(sizes) > 1 or min(sizes) < _SMALLEST_GROUP:
         return None
     [size] = sizes
-    short = lhs.shape[a] % size
-    if short and not (isinstance(lhs.zero_point, tuple) and isinstance(rhs.zero_point, tuple)):
-        return None
+    symmetric = isinstance(lhs.zero_point, tuple) and isinstance(rhs.zero_point, tuple)
+    # A short group is filled up with zeros, which codes with a zero point of their own have no one code for.
+    return (a, b, size) if symmetric or lhs.shape[a] % size == 0 else None
+
+
+def _in_groups(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> tuple[Quantized, Quantized, Numbers]:
+    """The operands with the summed axis in which scales differ split into groups, which are the first batch axis."""
+    found = _group(lhs, rhs, numbers)
+    lhs, rhs = (free_expanded(side, summed) for side, summed in zip((lhs, rhs), numbers[0]))
+    if not found:
+        return lhs, rhs, numbers
     parts = []
-    for side, own, axis in ((lhs, 0, a), (rhs, 1, b)):
+    for side, own, axis in ((lhs, 0, found[0]), (rhs, 1, found[1])):
         summed, batch = (tuple(i + (i > axis) for i in axes[own]) for axes in numbers)
         summed = tuple(axis + 1 if i == axis else i for i in summed)
-        parts.append((_split(side, axis, size), summed, (axis, *batch)))
+        parts.append((_split(side, axis, found[2]), summed, (axis, *batch)))
     (left, summed_l, batch_l), (right, summed_r, batch_r) = parts
     return left, right, ((summed_l, summed_r), (batch_l, batch_r))
 
@@ -197,7 +243,7 @@ def _mixed(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Array | None:
     codes, ones = value.integers(other.dtype), jnp.ones((1,) * other.ndim, jnp.float32)
     scale = value.scale.astype(jnp.float32)
     sides, factors = ((codes, other), (scale, ones)) if own == 0 else ((other, codes), (ones, scale))
-    return _float_dot(*sides, params) * outer(*factors, numbers)
+    return _float_dot(sides[0], sides[1], params) * outer(factors[0], factors[1], numbers)
 
 
 def _across(scale: Array, axes: Sequence[int], other_axes: Sequence[int], ndim: int) -> Array:

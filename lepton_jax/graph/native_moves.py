@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.graph import _compat
-from lepton_jax.graph.native import Factored, Looked, Quantized, Words
+from lepton_jax.graph.native import Factored, Looked, Quantized, Scattered, Words
 from lepton_jax.graph.trace import Equation
 from lepton_jax.typing import Array
 
@@ -35,6 +35,8 @@ def moved(eqn: Equation, values: Sequence[Any]) -> list[Any] | None:
             weight = weight.opened() if isinstance(weight, Words) else weight
             if isinstance(weight, Quantized):
                 out = _moved_codes(eqn, weight)
+            elif isinstance(weight, Scattered):
+                out = _compat.bind(eqn.raw, [weight.dense()])[0]
             elif isinstance(weight, Looked):
                 out = weight.mapped(lambda part: _compat.bind(eqn.raw, [part])[0])
             elif isinstance(weight, Factored) and eqn.primitive == "transpose" and len(weight.shape) == 2:

@@ -26,9 +26,9 @@ def run(eqn: Equation, values: Sequence[Any]) -> list[Any] | None:
     """
     match eqn.primitive:
         case "dot_general":
-            out = _dot(*map(opened, values), eqn.params)
+            out = _dot(opened(values[0]), opened(values[1]), eqn.params)
         case "conv_general_dilated":
-            out = _conv(*map(opened, values), eqn.params)
+            out = _conv(opened(values[0]), opened(values[1]), eqn.params)
         case "gather":
             out = _gather(values[0], values[1], eqn.params)
         case _:

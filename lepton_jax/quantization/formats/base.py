@@ -16,6 +16,10 @@ from lepton_jax.typing import Array
 _SCALES = ("float32", "float16", "bfloat16")
 
 
+# Its reciprocal is a normal float32, too.
+_LARGEST_SCALE = 2.0**125
+
+
 class Format:
     """A number format: how an array of floats is written in few bits, and where its scales are.
 
@@ -119,8 +123,17 @@ def storable(scale: Array, dtype: str, level: float) -> Array:
     """
     info = jnp.finfo(dtype)
     low = max(float(info.smallest_subnormal), float(np.finfo(np.float32).tiny))
-    high = min(float(info.max), float(np.finfo(np.float32).max) / level * (1 - float(info.eps)))
-    return rounded(jnp.clip(scale, low, high), dtype)
+    high = min(float(info.max), float(np.finfo(np.float32).max) / level * (1 - float(info.eps)), _LARGEST_SCALE)
+    return rounded(jax.lax.clamp(jnp.float32(low), scale.astype(jnp.float32), jnp.float32(high)), dtype)
+
+
+def in_steps(x: Array, scale: Array) -> Array:
+    """Return ``x * (1 / scale)``, float32.
+
+    The reciprocal is written out: a compiler that sees that many elements share a scale takes it by itself, and where it does
+    not see it divides, so that the same array would have other codes in another program.
+    """
+    return x.astype(jnp.float32) * (1 / scale.astype(jnp.float32))
 
 
 def rounded(scale: Array, dtype: str) -> Array:

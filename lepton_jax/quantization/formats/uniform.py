@@ -6,9 +6,11 @@ import dataclasses
 import numbers
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lepton_jax.quantization.formats.base import Format, storable
+from lepton_jax.quantization.formats.base import Format, in_steps, storable
 from lepton_jax.typing import Array
 
 
@@ -81,6 +83,17 @@ class Uniform(Format):
         affine = "" if self.symmetric == self.signed else " affine" if self.signed else " symmetric"
         return f"{'' if self.signed else 'u'}int{self.bits}{affine}"
 
+    def own_range(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        """Return the range (low, high) to cover where no calibration is given: all values but NaN.
+
+        Of signed symmetric levels minus and plus the largest magnitude, which is all that their scale depends on.
+        """
+        if not (self.symmetric and self.signed):
+            return super().own_range(x, axes)
+        # One pass over the values; a minimum and a maximum are two, and a copy without NaN before them.
+        largest = jnp.max(jax.lax.select(x == x, jnp.abs(x), jnp.zeros_like(x)), axes, keepdims=True, initial=0.0)
+        return -largest, largest
+
     def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Return the scale (`scale_dtype`) and zero point (int32; int16 in groups) that cover ``[low, high]`` and zero.
 
@@ -92,16 +105,21 @@ class Uniform(Format):
         levels = q_high if self.symmetric else q_high - q_low
         width = high - low if not self.symmetric else jnp.maximum(-low, high) if self.signed else high
         # A product: compilers make one of a division by a constant, so that jit and eager would differ in the last bit.
-        scale = storable(jnp.where(width > 0, width * (1 / levels), 1).astype(jnp.float32), self.scale_dtype, levels)
+        width = width.astype(jnp.float32)
+        scale = storable(jax.lax.select(width == 0, jnp.ones_like(width), width * (1 / levels)), self.scale_dtype, levels)
         if self.symmetric:
             return scale, self._no_zero_point(scale) if self.group_size else jnp.zeros(scale.shape, jnp.int32)
         zero_point = jnp.clip(jnp.round(-low / scale.astype(jnp.float32)) + q_low, q_low, q_high)
         return scale, zero_point.astype(jnp.int16 if self.group_size and self.bits <= 8 else jnp.int32)
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
-        """Return ``clip(round(x / scale) + zero_point)``; halves round to even, NaN becomes the zero point."""
-        steps = jnp.nan_to_num(jnp.round(x.astype(jnp.float32) / scale.astype(jnp.float32)), nan=0.0)
-        return jnp.clip(steps + zero_point, *self.q_range).astype(self.q_dtype)
+        """Return ``clip(round(x / scale) + zero_point)``; halves round to even, NaN becomes the zero point; see `in_steps`."""
+        # Few operations, none of them a call: this is most of what a quantized training step has to compile.
+        steps = jax.lax.round(in_steps(x, scale), jax.lax.RoundingMethod.TO_NEAREST_EVEN)
+        steps = jax.lax.select(steps == steps, steps, jnp.zeros_like(steps))
+        steps = steps if self.symmetric else steps + zero_point
+        low, high = (jnp.float32(bound) for bound in self.q_range)
+        return jax.lax.clamp(low, steps, high).astype(self.q_dtype)
 
     def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
         return (qvalue.astype(jnp.int32) - zero_point).astype(jnp.float32) * scale.astype(jnp.float32)
@@ -110,8 +128,18 @@ class Uniform(Format):
         return zero_point.astype(self.q_dtype)
 
     def to_bits(self, qvalue: Array) -> Array:
-        unsigned = jnp.uint16 if self.bits > 8 else jnp.uint8
-        return (qvalue.astype(jnp.int32) - self.q_range[0]).astype(unsigned)
+        unsigned = jax.lax.bitcast_convert_type(qvalue.astype(self.q_dtype), self._words)
+        return unsigned - self._lowest
 
     def from_bits(self, codes: Array) -> Array:
-        return (codes.astype(jnp.int32) + self.q_range[0]).astype(self.q_dtype)
+        # In the width of the codes, where the sum may wrap: a pass over bytes, which runs before every product of integers.
+        return jax.lax.bitcast_convert_type(codes.astype(self._words) + self._lowest, self.q_dtype)
+
+    @property
+    def _words(self) -> jnp.dtype:
+        return jnp.dtype(f"uint{8 * self.q_dtype.itemsize}")
+
+    @property
+    def _lowest(self) -> np.ndarray:
+        """The lowest integer, as the word of the same bits."""
+        return np.array(self.q_range[0], self.q_dtype).view(self._words)
