@@ -143,7 +143,10 @@ def _outputs(eqn: Any, use: Use) -> Channels:
 def _backwards(graph: FlatGraph, value: int, own: Channels) -> tuple[Path, np.ndarray] | None:
     """Follow an addend back to the variable that it is, moved."""
     while value not in graph.leaf_of:
-        makers = [graph.nodes[i] for i in graph.touching.get(value, ()) if value in graph.nodes[i].results]
+        touching = [graph.nodes[i] for i in graph.touching.get(value, ())]
+        makers = [node for node in touching if value in node.results]
+        if len(touching) - len(makers) > 1:
+            return None
         if not makers or makers[0].eqn.primitive not in (*_THROUGH, "broadcast_in_dim"):
             return None
         options = alternatives(makers[0].eqn, {-1: own}, makers[0].fixed)

