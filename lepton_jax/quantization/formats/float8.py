@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.quantization.formats.base import Format
+from lepton_jax.quantization.formats.base import Format, in_steps
 from lepton_jax.typing import Array
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
@@ -78,7 +78,7 @@ class Float8(Format):
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the nearest numbers, of `dtype`."""
-        return to_float8(x.astype(jnp.float32) / scale.astype(jnp.float32), self.dtype)
+        return to_float8(in_steps(x, scale), self.dtype)
 
     def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
         return qvalue.astype(jnp.float32) * scale.astype(jnp.float32)

@@ -25,11 +25,11 @@ def mean_magnitude(x: Array, axes: tuple[int, ...], above: Array | float = -1.0)
       >>> mean_magnitude(jnp.array([[1.0, -2.0, 3.0]]), (1,)).tolist()
       [[2.0]]
     """
-    magnitude = jnp.abs(jnp.nan_to_num(x, nan=0.0))
+    magnitude = jnp.minimum(jnp.abs(jnp.nan_to_num(x, nan=0.0)), 2.0**125)  # whose reciprocal is a normal float32
     largest = jnp.max(magnitude, axes, keepdims=True, initial=0.0)
     safe = jnp.where(largest > 0, largest, 1)
     kept = magnitude > above
-    whole = jnp.where(kept, jnp.round(magnitude / safe * 2**_BITS), 0).astype(jnp.uint32)
+    whole = jnp.where(kept, jnp.round(magnitude * (1 / safe) * 2**_BITS), 0).astype(jnp.uint32)
     total, count = jnp.zeros(largest.shape), jnp.sum(kept, axes, keepdims=True, dtype=jnp.int32)
     for shift in range(0, _BITS + 1, _DIGIT):
         digits = jnp.sum(whole >> shift & (2**_DIGIT - 1), axes, keepdims=True, dtype=jnp.uint32)

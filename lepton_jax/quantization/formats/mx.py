@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.quantization.formats.base import Format, rounded
+from lepton_jax.quantization.formats.base import Format, in_steps, rounded
 from lepton_jax.quantization.formats.float8 import FLOAT8, to_float8
 from lepton_jax.quantization.formats.normal_float import look_up
 from lepton_jax.typing import Array
@@ -96,7 +96,7 @@ class MX(Format):
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the nearest numbers, halves to even: of the element's dtype, or codes of four bits, uint8."""
-        scaled = jnp.nan_to_num(x.astype(jnp.float32) / scale.astype(jnp.float32), nan=0.0)
+        scaled = jnp.nan_to_num(in_steps(x, scale), nan=0.0)
         if self.element in FLOAT8:
             return to_float8(scaled, self.element)
         magnitude, codes = jnp.abs(scaled), jnp.zeros(x.shape, jnp.uint8)

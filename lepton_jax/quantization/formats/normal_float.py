@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.quantization.formats.base import Format
+from lepton_jax.quantization.formats.base import Format, in_steps
 from lepton_jax.typing import Array
 
 _LEVELS = (
@@ -72,7 +72,7 @@ class NormalFloat4(Format):
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the places of the nearest levels, uint8; half-way between two, the lower."""
         levels = np.asarray(_LEVELS, np.float32)
-        place = jnp.nan_to_num(x.astype(jnp.float32) / scale.astype(jnp.float32), nan=0.0)
+        place = jnp.nan_to_num(in_steps(x, scale), nan=0.0)
         codes = jnp.zeros(x.shape, jnp.uint8)
         for boundary in (levels[1:] + levels[:-1]) / 2:
             codes += (place > boundary).astype(jnp.uint8)

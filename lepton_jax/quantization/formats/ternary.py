@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from lepton_jax.quantization.formats.base import Format
+from lepton_jax.quantization.formats.base import Format, in_steps
 from lepton_jax.quantization.formats.mean import mean_magnitude
 from lepton_jax.typing import Array
 
@@ -65,7 +65,7 @@ class Ternary(Format):
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the nearest of -1, 0 and 1, int8; halves become 0."""
-        steps = jnp.nan_to_num(jnp.round(x.astype(jnp.float32) / scale.astype(jnp.float32)), nan=0.0)
+        steps = jnp.nan_to_num(jnp.round(in_steps(x, scale)), nan=0.0)
         return jnp.clip(steps, -1, 1).astype(jnp.int8)
 
     def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
