@@ -2,6 +2,7 @@
 
 from lepton_jax.lowrank.activation_aware import ActivationAware, Covariance, SingularCovarianceWarning, activation_aware
 from lepton_jax.lowrank.adapted import Adapted, Directed, Held
+from lepton_jax.lowrank.adapters import AdapterState
 from lepton_jax.lowrank.cp import CpAls
 from lepton_jax.lowrank.dora import dora
 from lepton_jax.lowrank.fisher_weighted import fisher_weighted, squared_gradients
@@ -25,6 +26,7 @@ from lepton_jax.lowrank.weighted import ByPath, WeightedSvd
 __all__ = [
     "ActivationAware",
     "Adapted",
+    "AdapterState",
     "Budget",
     "ByPath",
     "Covariance",

@@ -1,11 +1,11 @@
 """A quantized weight and a low-rank correction that makes up for the rounding."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from lepton_jax.errors import check_whole
 from lepton_jax.lowrank.adapted import Adapted
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.quantization import Calibration, MinMax, dequantize, quantize
+from lepton_jax.quantization import Calibration, Format, MinMax, dequantize, quantize
 from lepton_jax.typing import Array
 
 First = Literal["quantized", "low_rank"]
@@ -14,7 +14,7 @@ First = Literal["quantized", "low_rank"]
 def loftq(
     weight: Array,
     rank: int,
-    format: Any,
+    format: Format,
     *,
     calibration: Calibration = MinMax(),
     rounds: int = 5,

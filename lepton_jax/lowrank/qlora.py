@@ -1,14 +1,12 @@
 """QLoRA: train a low-rank correction of quantized weights."""
 
-from typing import Any
-
 from lepton_jax import packed, paths
 from lepton_jax.errors import check_whole
 from lepton_jax.lowrank.adapters import AdapterState, check_settings, corrected, put_away, split, start
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd
 from lepton_jax.packed import LowRank
-from lepton_jax.quantization import Calibration, MinMax, Uniform, quantize
+from lepton_jax.quantization import Calibration, Format, MinMax, Uniform, quantize
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, PyTree, Select
 
@@ -17,7 +15,7 @@ def qlora(
     rank: int,
     key: Array,
     *,
-    format: Any = Uniform(bits=4, channel_axis=-1),
+    format: Format = Uniform(bits=4, channel_axis=-1),
     calibration: Calibration = MinMax(),
     rounds: int = 0,
     scale: float = 1.0,

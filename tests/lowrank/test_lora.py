@@ -12,7 +12,7 @@ from lepton_jax import Transform, chain, fake_quant, pack, paths, unpack
 from lepton_jax.lowrank import dora, loftq, lora, merge, qlora
 from lepton_jax.lowrank.adapted import Adapted, Held
 from lepton_jax.packed import LowRank, is_packed
-from lepton_jax.quantization import QArray, Uniform, dequantize, quantize
+from lepton_jax.quantization import NormalFloat4, QArray, Uniform, dequantize, quantize
 from lepton_jax.training import Checkpoints, create, make_train_step
 
 RNG = np.random.default_rng(0)
@@ -175,6 +175,21 @@ def test_loftq_makes_up_for_the_rounding(first: str) -> None:
         assert max(errors) < alone
     exact = loftq(weight, 16, Uniform(bits=2))
     np.testing.assert_allclose(exact.unpack(), weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", [NormalFloat4(group_size=16), Uniform(bits=4, group_size=8)], ids=["nf4", "grouped"])
+def test_other_formats_of_the_base(fmt: object) -> None:
+    params = {"w": jnp.asarray(RNG.normal(size=(32, 8)), jnp.float32)}
+    errors = []
+    for rounds in (0, 2):
+        transform = qlora(2, KEY, format=fmt, rounds=rounds)
+        masters, state = jax.jit(transform.init)(params)
+        seen = transform.view(masters, state)
+        assert bits(unpack(pack(transform, masters, state))) == bits(seen) == bits(jax.jit(transform.view)(masters, state))
+        errors.append(float(jnp.sum((seen["w"] - params["w"]) ** 2)))
+    alone = dequantize(quantize(params["w"], fmt))
+    np.testing.assert_allclose(errors[0], jnp.sum((alone - params["w"]) ** 2), rtol=1e-5)
+    assert errors[1] < errors[0]
 
 
 def test_the_first_view_of_qlora_with_rounds_is_loftq() -> None:
