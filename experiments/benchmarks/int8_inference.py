@@ -2,12 +2,13 @@
 
     python -m experiments.benchmarks.int8_inference [--batches 128 1] [--rounds 30] [--out FILE.md]
 
-W8A8: weights packed in int8, a scale for each output channel; activations rounded to int8 with a scale for each example found
-anew (dynamic), or one calibrated before (static); multiplied as int8, summed in int32. Weight-only: packed weights, float32
-activations. Qwix (PyPI `qwix`, of the extra `bench`) does the dynamic kind by its `PtqProvider`; without it installed its row
-is left out. All programs run in turns in one process. Printed: the median time, of its ratio to float32's of the same turn, the
-bytes of the weights, the largest difference of an output from float32's, relative to the largest output, and how many rows keep
-their largest output where it is. To reach: 0.65x of float32's time, W8A8 at batch 128.
+W8A8: weights in int8, a scale for each output channel, `ready` or as words that every call unpacks; activations rounded to int8
+with a scale for each example found anew (dynamic), or one calibrated before (static); multiplied as int8, summed in int32.
+Weight-only: packed weights, float32 activations. Qwix (PyPI `qwix`, of the extra `bench`) does the dynamic kind by its
+`PtqProvider`; without it installed its row is left out. All programs run in turns in one process. Printed: the median time, of
+its ratio to float32's of the same turn, the bytes of the weights, the largest difference of an output from float32's, relative
+to the largest output, and how many rows keep their largest output where it is. To reach: 0.65x of float32's time, W8A8 at batch
+128.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from flax import linen as nn
 from experiments.benchmarks.int8_training import batches, revision
 from experiments.benchmarks.pruning_step import MLP
 from lepton_jax.graph.packed import packed
+from lepton_jax.graph.ready import ready
 from lepton_jax.paths import flatten, replace
 from lepton_jax.quantization import (
     Dynamic,
@@ -63,10 +65,12 @@ def programs(module: nn.Module, variables: Any, images: Any) -> dict[str, Progra
     dynamic = Rule(quantizer=Dynamic(Uniform(8)), free_axes=True)
     static = Rule(quantizer=Static(Uniform(8)))
     sites = calibrate_activations(module.apply, static, variables, [(batch,) for batch in np.split(images, 4)])
+    at_hand = ready(channels)
     found = {
         "float32": (module.apply, variables),
-        "W8A8 dynamic": (quantize_activations(module.apply, dynamic, native=True), channels),
-        "W8A8 static": (quantize_activations(module.apply, static, native=True), with_sites(channels, sites)),
+        "W8A8 dynamic": (quantize_activations(module.apply, dynamic, native=True), at_hand),
+        "W8A8 static": (quantize_activations(module.apply, static, native=True), with_sites(at_hand, sites)),
+        "W8A8 static, packed words": (quantize_activations(module.apply, static, native=True), with_sites(channels, sites)),
         "int8 weights": (packed(module.apply), channels),
         "int4 weights, groups of 32": (packed(module.apply), packed_in(variables, Uniform(4, group_size=32))),
     }

@@ -6,6 +6,7 @@ from lepton_jax.graph.flow import origins
 from lepton_jax.graph.fold import fold_batch_norm
 from lepton_jax.graph.interpret import Interpreter, rewrite
 from lepton_jax.graph.packed import Unpacked, UnpackedWarning, packed, unpacked
+from lepton_jax.graph.ready import Ready, ready
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import Equation, Traced, trace, walk
 from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses
@@ -17,6 +18,7 @@ __all__ = [
     "Layout",
     "OperationCost",
     "ParameterCost",
+    "Ready",
     "Traced",
     "Unpacked",
     "UnpackedWarning",
@@ -27,6 +29,7 @@ __all__ = [
     "input_rows",
     "origins",
     "packed",
+    "ready",
     "rewrite",
     "summary",
     "trace",

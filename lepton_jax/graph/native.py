@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.graph.ready import Ready
 from lepton_jax.packed import CodebookArray, LowRank, Packed, Sparse, unpack_bits
 from lepton_jax.packed_blocks import BlockSparse
 from lepton_jax.quantization.numerics import QArray
@@ -271,9 +272,12 @@ def _layers(part: Array, length: int, group: int) -> Array:
 
 def stored(leaf: Any, path: Path) -> Any:
     """Return a packed leaf in the form in which it waits for its operation: as `native`, but codes are not unpacked yet."""
-    if not isinstance(leaf, QArray):
+    if not isinstance(leaf, QArray | Ready):
         return native(leaf, path)
     zero_point = () if leaf.format.symmetric else leaf.zero_point
+    if isinstance(leaf, Ready):
+        group = leaf.format.group_size or 0
+        return Quantized(leaf.qvalue, leaf.scale, zero_point, (), leaf.format, group, leaf.output_dtype, path)
     return Words(leaf.words, leaf.scale, zero_point, leaf.format, leaf.shape, leaf.output_dtype, path)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lepton_jax.graph.native import Quantized, native, stored
 from lepton_jax.graph.packed import packed, unpacked
+from lepton_jax.graph.ready import ready
 from lepton_jax.packed import CodebookArray, Sparse, pack_bits, unpack
 from lepton_jax.quantization import Uniform, quantize
 from lepton_jax.quantization.formats import MX, Binary, Float8, NormalFloat4, Ternary, mxfp4, mxfp8
@@ -328,6 +329,17 @@ def test_a_simulated_operand_gives_the_derivative():
     np.testing.assert_allclose(value, other, rtol=1e-6)
     for a, b in zip(grads, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fmt", [Uniform(8, channel_axis=1), Uniform(4, False, group_size=3), NormalFloat4(group_size=4)])
+def test_codes_unpacked_once_run_as_packed_ones_do(fmt):
+    w, x = quantize(values(1, 8, 5), fmt), values(2, 3, 8)
+    once = ready({"w": w, "b": x})
+    np.testing.assert_array_equal(unpack(once)["w"], w.unpack())
+    assert once["b"] is x
+    assert (once["w"].shape, once["w"].dtype) == (w.shape, w.dtype)
+    run = jax.jit(packed(lambda v, x: x @ v["w"]))
+    np.testing.assert_array_equal(run(once, x), run({"w": w}, x))
 
 
 def test_stored_and_running_forms_agree():
