@@ -202,10 +202,10 @@ def test_equalisation_with_a_norm_between_says_so():
     class Normed(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(3)(nn.BatchNorm(use_running_average=True)(nn.Dense(4)(x)))
+            return nn.Dense(3)(nn.BatchNorm(use_running_average=True)(nn.Dense(4)(x)))  # the outer one is made first
 
     x = normal(6, 2, 5)
     variables = Normed().init(jax.random.key(0), x)
     new, left = equalize(Normed().apply, variables, x, select=kernels)
-    assert left["params/Dense_1/kernel"].startswith("no selected layer makes its input, but ")
-    np.testing.assert_array_equal(new["params"]["Dense_1"]["kernel"], variables["params"]["Dense_1"]["kernel"])
+    assert left["params/Dense_0/kernel"].startswith("no selected layer makes its input, but ")
+    np.testing.assert_array_equal(new["params"]["Dense_0"]["kernel"], variables["params"]["Dense_0"]["kernel"])
