@@ -122,7 +122,20 @@ def looked_up(weight: Any, index: Array) -> Array:
     """Some indices of the first axis, decoded: nothing else is."""
     if isinstance(weight, Looked):
         return weight.table[jnp.take(weight.codes, index, axis=0, mode="clip")].astype(weight.dtype)
-    return jax.tree.map(lambda part: jnp.take(part, index, axis=0, mode="clip"), weight.layers(weight.shape[0])).dense()
+    length, group = weight.shape[0], weight.format.group_size or 0
+
+    def taken(part: Array) -> Array:
+        if part.shape[0] == 1 and length != 1:
+            return part  # a scale of all rows
+        place = index if part.shape[0] == length else index // group
+        return jnp.take(part, place, axis=0, mode="clip")
+
+    words = weight.rows(length) if isinstance(weight, Words) else None
+    if words is None:
+        return (weight.opened() if isinstance(weight, Words) else weight).mapped(taken).dense()
+    zero_point = weight.zero_point if isinstance(weight.zero_point, tuple) else taken(weight.zero_point)
+    rows = replace(weight, words=taken(words), scale=taken(weight.scale), zero_point=zero_point, layout=weight.layout[1:])
+    return rows.dense()
 
 
 def filled(out: Array, weight: Any, indices: Array, params: Any) -> Array:

@@ -55,9 +55,9 @@ def ready(tree: PyTree) -> PyTree:
 
     Example:
       >>> from lepton_jax.quantization import Uniform, quantize
-      >>> leaf = ready({"kernel": quantize(jnp.array([[1.0, -2.0]]), Uniform(4))})["kernel"]
-      >>> leaf.qvalue.tolist(), leaf.unpack().round(2).tolist()
-      ([[4, -7]], [[1.14, -2.0]])
+      >>> leaf = ready({"kernel": quantize(jnp.array([[2.9, -7.0]]), Uniform(4))})["kernel"]
+      >>> leaf.qvalue.tolist(), leaf.unpack().tolist()
+      ([[3, -7]], [[3.0, -7.0]])
     """
 
     def made(leaf: Any) -> Any:

@@ -343,7 +343,7 @@ def test_codes_unpacked_once_run_as_packed_ones_do(fmt):
 
 
 def test_stored_and_running_forms_agree():
-    leaf = quantize(values(1, 3, 5), Uniform(3, group_size=2))
+    leaf = quantize(values(1, 3, 5), Uniform(3, channel_axis=1))
     assert stored(leaf, "w").shape == native(leaf, "w").shape == (3, 5)
     np.testing.assert_array_equal(stored(leaf, "w").dense(), leaf.unpack())
     np.testing.assert_array_equal(native(leaf, "w").dense(), leaf.unpack())
