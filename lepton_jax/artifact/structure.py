@@ -148,7 +148,7 @@ def _network(code: int, parts: list[Any], shape: tuple[int, ...]) -> Factors:
     if not all(is_coded(part) or hasattr(part, "dtype") for part in parts):
         raise ArtifactError(f"the parts of a {kind.__name__} of shape {shape} are no arrays")
     values = dict(zip(fields, parts)) if len(fields) > 1 else {fields[0]: tuple(parts)}
-    leaf = kind(**values, shape=shape)
+    leaf: Any = kind(**values, shape=shape)  # type: ignore[call-arg]
     given = ", ".join(str(tuple(part.shape)) for part in parts)
     try:
         # The rank of a kernel follows from its parts' axes; there are letters for three in space.

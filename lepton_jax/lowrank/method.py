@@ -24,6 +24,11 @@ class Method:
 
     Args:
       stacked: how many leading axes of a leaf are a stack of weights (the layers of a scan), each factorized by itself.
+
+    Example:
+      >>> from lepton_jax.lowrank import Svd
+      >>> isinstance(Svd(), Method), Svd().max_rank((6, 4)), Svd().parameters((6, 4), rank=2)
+      (True, 4, 20)
     """
 
     stacked: int = 0

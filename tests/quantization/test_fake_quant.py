@@ -99,7 +99,8 @@ def test_misuse() -> None:
         fake_quant(bits=12)
     with pytest.raises(ValueError, match=r"matches no floating leaf.*a/bias, a/kernel, b/kernel"):
         fake_quant(select="*/kernels").init(PARAMS)
-    with pytest.raises(ValueError, match=r"a/kernel: channel_axis=2 is out of range .* shape \(6, 5\); write -2 to 1(.|\n)*b/kernel"):
+    says = r"a/kernel: channel_axis=2 is out of range .* shape \(6, 5\); write -2 to 1(.|\n)*b/kernel"
+    with pytest.raises(ValueError, match=says):
         fake_quant(channel_axis=2).init(PARAMS)
 
 

@@ -31,6 +31,12 @@ class Format:
       group_size: how many neighbours share a scale; None: no groups. The last group of an axis may be shorter.
       group_axis: along which axis groups run; None: the axis before the last, or the last if that one is `channel_axis`.
       scale_dtype: of the stored scales: float32, float16 or bfloat16.
+
+    Example:
+      >>> from lepton_jax.quantization import Uniform
+      >>> format = Uniform(bits=4, channel_axis=-1, group_size=32)
+      >>> isinstance(format, Format), format.bits, format.scale_shape((64, 10))
+      (True, 4, (2, 10))
     """
 
     channel_axis: int | None

@@ -51,6 +51,10 @@ class LayerReport:
       nearest: the same, had every weight been rounded to nearest on the calibration's own range.
       damping: what the Hessian took, times the mean of its diagonal; 0 for methods that factor none.
       dead: how many inputs were always zero.
+
+    Example:
+      >>> LayerReport(error=0.01, nearest=0.02, damping=0.01, dead=0).error
+      0.01
     """
 
     error: float
