@@ -23,6 +23,12 @@ class Ready(Packed):
       zero_point: likewise.
       format: likewise.
       output_dtype: likewise.
+
+    Example:
+      >>> from lepton_jax.quantization import Uniform, quantize
+      >>> q = quantize(jnp.array([2.9, -7.0]), Uniform(4))
+      >>> Ready(q.qvalue, q.scale, q.zero_point, q.format, "float32").unpack().tolist()
+      [3.0, -7.0]
     """
 
     qvalue: Array
