@@ -175,6 +175,26 @@ def test_gradients_go_straight_through_and_to_learned_steps() -> None:
     close(grads["quantization"]["dot_general"]["lhs"]["step"], factor * np.sum((out @ qw) * slope).reshape(1, 1), 1e-4)
 
 
+@pytest.mark.parametrize("derivative", ["rounded", "unrounded"])
+def test_the_derivative_is_at_the_rounded_operands_or_at_the_given_ones(derivative: str) -> None:
+    w, x, slope = draw(0, 5, 7), draw(1, 3, 7), draw(2, 3, 5)
+    rules = [Rule(quantizer=Dynamic(Uniform(3))), Rule(argument="weight", quantizer=Dynamic(Uniform(3)))]
+    apply = quantize_activations(dense, rules, native=True, derivative=derivative)
+    loss, (dw, dx) = jax.jit(jax.value_and_grad(lambda w, x: jnp.sum(slope * apply({"w": w}, x)), argnums=(0, 1)))(w, x)
+    wide = [np.asarray(a, np.float64) for a in (w, x, slope)]
+    held = [rounded(a, Uniform(3), (0, 1)) for a in wide[:2]]
+    close(loss, np.sum(wide[2] * (held[1] @ held[0].T)), 1e-5)
+    seen = held if derivative == "rounded" else wide[:2]
+    close(dw, wide[2].T @ seen[1], 1e-5)
+    close(dx, wide[2] @ seen[0], 1e-5)
+
+
+def test_nan_is_seen_in_all_that_shares_its_range() -> None:
+    w, x = draw(0, 5, 7), draw(1, 3, 7).at[1, 2].set(jnp.nan)
+    out = quantize_activations(dense, Rule(quantizer=Dynamic(Uniform(8)), free_axes=True))({"w": w}, x)
+    assert jnp.isnan(out).all(1).tolist() == [False, True, False]
+
+
 def test_vmap_jit_and_a_warm_cache_change_nothing() -> None:
     w, x = {"w": draw(0, 5, 7)}, draw(1, 4, 3, 7)
     inner = jax.jit(dense)
