@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -116,7 +117,7 @@ class Runner:
         """Run what is missing; return all results."""
         cells: list[tuple[str, int, Callable[[], PyTree]]] = [("float", 32, lambda: self.variables)]
         for row in self.config.chosen:
-            cells += [(row.name, bits, lambda row=row, bits=bits: self._quantized(row, bits)) for bits in self.config.bits]
+            cells += [(row.name, bits, partial(self._quantized, row, bits)) for bits in self.config.bits]
         return [self._cell(*cell) for cell in cells]
 
     def _quantized(self, row: Row, bits: int) -> PyTree:
