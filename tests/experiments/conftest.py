@@ -1,13 +1,15 @@
 """Running the command line inside the test process, on little data."""
 
 import sys
+from functools import partial
+from types import ModuleType
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import cli, deep_compression
-from experiments.config import Tfds
+from experiments.config import Config, Tfds
 from lepton_jax.data import from_arrays
 
 TINY = """
@@ -44,19 +46,25 @@ def tiny(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch):
-    """Run ``python -m experiments.deep_compression`` with the given arguments; return the exit status."""
+def run_script(monkeypatch):
+    """Run an experiment's command line in this process; return the exit status."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
 
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["deep_compression", *map(str, arguments)])
+    def run(script: ModuleType, kind: type, *arguments: object, default_config: str = "deep_compression_digits.py") -> int:
+        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
         try:
-            cli.run(deep_compression.main, default_config="deep_compression_digits.py", description=deep_compression.__doc__)
+            cli.run(script.main, default_config=default_config, description=script.__doc__, kind=kind)
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0
 
     return run
+
+
+@pytest.fixture
+def command(run_script):
+    """Run ``python -m experiments.deep_compression`` with the given arguments; return the exit status."""
+    return partial(run_script, deep_compression, Config)
 
 
 @pytest.fixture

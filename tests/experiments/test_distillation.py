@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,19 +45,9 @@ def get_config():
 
 
 @pytest.fixture
-def launch(monkeypatch):
+def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["distillation", *map(str, arguments)])
-        try:
-            cli.run(distillation.main, default_config="distillation_mnist.py", description=distillation.__doc__, kind=Study)
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
+    return partial(run_script, distillation, Study)
 
 
 @pytest.mark.parametrize(("name", "only"), STUDIES.items())

@@ -12,12 +12,10 @@ from lepton_jax.models import LeNet300
 CONFIG = cli.ROOT / "configs" / "entropy_training_lenet300.py"
 
 
-def test_two_steps_of_the_config(small_images, monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+def test_two_steps_of_the_config(small_images, run_script, tmp_path):
     trial = ("--max-steps", "2", "--batch-size", "16", "--run-dir", str(tmp_path / "run"))
     rows = ("--rates", "1e-6", "1e-3", "--fewer-bits", "3", "--sparsities", "0.9")
-    monkeypatch.setattr("sys.argv", ["entropy_training", "--config", str(CONFIG), *trial, *rows, "--no-files"])
-    cli.run(entropy_training.main, default_config=CONFIG.name, description="", kind=EntropyTraining)
+    assert run_script(entropy_training, EntropyTraining, "--config", CONFIG, *trial, *rows, "--no-files") == 0
     results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
     assert [result["row"] for result in results] == ["rate 1e-06", "rate 0.001", "4 bits", "3 bits", "90 % zero"]
     # The rate reaches the loss: every bit more than the answers are worth sends weights to zero.

@@ -35,11 +35,9 @@ def folder(tmp_path):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_a_trial_of_the_transformer(folder, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    arguments = ["--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", folder / "run", "--max-steps", "2"]
-    monkeypatch.setattr("sys.argv", ["low_rank", *map(str, arguments)])
-    cli.run(low_rank.main, default_config=CONFIG.name, description="", kind=Study)
+def test_a_trial_of_the_transformer(folder, run_script):
+    arguments = ("--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", folder / "run", "--max-steps", 2)
+    assert run_script(low_rank, Study, *arguments) == 0
     results = json.loads((folder / "run" / "summary.json").read_text())["results"]
     dense, curve, rules = ({r["row"]: r for r in results if r["part"] == part} for part in ("dense", "methods", "rules"))
     assert dense["dense"]["macs"] == 1

@@ -1,7 +1,7 @@
 """Studies of mixed precision: every config runs, rows are kept, and what the table says is so."""
 
 import json
-import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,9 @@ CONFIGS = cli.ROOT / "configs"
 
 
 @pytest.fixture
-def launch(monkeypatch):
+def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["mixed_precision", *map(str, arguments)])
-        default = "mixed_precision_fashion_mnist.py"
-        try:
-            cli.run(mixed_precision.main, default_config=default, description=mixed_precision.__doc__, kind=Study)
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
+    return partial(run_script, mixed_precision, Study)
 
 
 def test_images_two_steps_and_a_finished_row_is_kept(launch, tmp_path, capsys, small_images):

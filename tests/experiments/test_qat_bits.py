@@ -1,7 +1,7 @@
 """Studies of bits: every config runs, rows are kept, all rows begin at one network, and what the table says is so."""
 
 import json
-import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,19 +40,9 @@ def get_config():
 
 
 @pytest.fixture
-def launch(monkeypatch):
+def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["qat_bits", *map(str, arguments)])
-        try:
-            cli.run(qat_bits.main, default_config="qat_bits.py", description=qat_bits.__doc__, kind=Study)
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
+    return partial(run_script, qat_bits, Study)
 
 
 @pytest.mark.parametrize(("name", "only"), STUDIES.items())

@@ -1,7 +1,6 @@
 """Studies of sparsity: every config runs, finished cells are kept, and what the table says is so."""
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -56,22 +55,6 @@ def get_config():
 """
 
 
-@pytest.fixture
-def launch(monkeypatch):
-    """Run a script's command line in this process; return the exit status."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-
-    def run(script, kind, *arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
-        try:
-            cli.run(script.main, default_config="gradual_pruning.py", description=script.__doc__, kind=kind)
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
-    return run
-
-
 @pytest.mark.parametrize("name", [*STUDIES, "lottery_ticket"])
 def test_every_config_is_data(name):
     config = load_config(CONFIGS / f"{name}.py", Lottery if name == "lottery_ticket" else Study)
@@ -79,10 +62,10 @@ def test_every_config_is_data(name):
 
 
 @pytest.mark.parametrize(("name", "rows"), STUDIES.items(), ids=STUDIES)
-def test_every_study_two_steps(launch, name, rows, tmp_path, capsys, small_images):
+def test_every_study_two_steps(run_script, name, rows, tmp_path, capsys, small_images):
     folder = tmp_path / "run"
     trial = ("--max-steps", 2, "--sparsities", 0.9, "--no-files", "--batch-size", 16, "--only", *rows)
-    status = launch(sparsity, Study, "--config", CONFIGS / f"{name}.py", "--run-dir", folder, *trial)
+    status = run_script(sparsity, Study, "--config", CONFIGS / f"{name}.py", "--run-dir", folder, *trial)
     assert status == 0, capsys.readouterr().err
     results = json.loads((folder / "summary.json").read_text())["results"]
     config = load_config(CONFIGS / f"{name}.py", Study)
@@ -94,20 +77,20 @@ def test_every_study_two_steps(launch, name, rows, tmp_path, capsys, small_image
     assert (folder / "accuracy.png").stat().st_size > 0
 
 
-def test_the_lottery_two_steps(launch, tmp_path, capsys, small_images):
+def test_the_lottery_two_steps(run_script, tmp_path, capsys, small_images):
     folder = tmp_path / "run"
     trial = ("--config", CONFIGS / "lottery_ticket.py", "--max-steps", 2, "--rounds", 1, "--no-files", "--run-dir", folder)
-    assert launch(lottery_ticket, Lottery, *trial) == 0, capsys.readouterr().err
+    assert run_script(lottery_ticket, Lottery, *trial) == 0, capsys.readouterr().err
     results = json.loads((folder / "summary.json").read_text())["results"]
     assert [result["row"] for result in results] == ["dense", "weight_rewinding", "rate_rewinding", "random_reinit"]
     assert [result["reached"] for result in results[1:]] == [[pytest.approx(0.5, abs=1e-4)]] * 3
 
 
-def test_finished_cells_are_kept_and_missing_ones_run_again(launch, tmp_path, capsys):
+def test_finished_cells_are_kept_and_missing_ones_run_again(run_script, tmp_path, capsys):
     config, folder = tmp_path / "tiny.py", tmp_path / "run"
     config.write_text(TINY)
     arguments = (sparsity, Study, "--config", config, "--run-dir", folder, "--seeds", 2)
-    assert launch(*arguments) == 0, capsys.readouterr().err
+    assert run_script(*arguments) == 0, capsys.readouterr().err
     cells = sorted((folder / "rows").iterdir())
     assert [cell.name for cell in cells] == ["dense-0.json", "one_shot-50.json", "one_shot-90.json"]
     before = {cell: json.loads(cell.read_text()) for cell in cells}
@@ -115,9 +98,9 @@ def test_finished_cells_are_kept_and_missing_ones_run_again(launch, tmp_path, ca
 
     cells[1].unlink()
     (folder / "summary.json").unlink()
-    assert launch(*arguments) == 1
+    assert run_script(*arguments) == 1
     assert "add --resume" in capsys.readouterr().err
-    assert launch(*arguments, "--resume") == 0, capsys.readouterr().err
+    assert run_script(*arguments, "--resume") == 0, capsys.readouterr().err
     assert [cell for cell in cells if cell.stat().st_mtime_ns != written[cell]] == [cells[1]]
     again = json.loads(cells[1].read_text())
     for name in ("error", "validation_error", "nonzeros", "reached", "file_bytes"):
@@ -131,11 +114,11 @@ def test_finished_cells_are_kept_and_missing_ones_run_again(launch, tmp_path, ca
     assert sizes[0.9]["file_bytes"] < sizes[0.5]["file_bytes"] < sizes[0.0]["file_bytes"]
 
 
-def test_an_interrupted_lottery_ends_in_the_same_tickets(launch, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_lottery_ends_in_the_same_tickets(run_script, tmp_path, capsys, monkeypatch):
     config, whole, cut = tmp_path / "ticket.py", tmp_path / "whole", tmp_path / "cut"
     config.write_text(TICKET)
     arguments = (lottery_ticket, Lottery, "--config", config, "--seeds", 2, "--run-dir")
-    assert launch(*arguments, whole) == 0, capsys.readouterr().err
+    assert run_script(*arguments, whole) == 0, capsys.readouterr().err
 
     real, calls = Tournament._round, []
 
@@ -146,8 +129,8 @@ def test_an_interrupted_lottery_ends_in_the_same_tickets(launch, tmp_path, capsy
         return real(self, number, *rest)
 
     monkeypatch.setattr(Tournament, "_round", stops)
-    assert launch(*arguments, cut) == 130
-    assert launch(*arguments, cut, "--resume") == 0, capsys.readouterr().err
+    assert run_script(*arguments, cut) == 130
+    assert run_script(*arguments, cut, "--resume") == 0, capsys.readouterr().err
     one, other = (json.loads((folder / "summary.json").read_text())["results"] for folder in (whole, cut))
     assert len(one) == 1 + 2 * 3
     for mine, theirs in zip(one, other, strict=True):
