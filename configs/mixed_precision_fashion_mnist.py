@@ -2,6 +2,9 @@
 
 Source: Micikevicius et al. 2018, "Mixed precision training", whose table 1 compares accuracies in the same way, on ImageNet.
 Command: python -m experiments.mixed_precision --config configs/mixed_precision_fashion_mnist.py --seeds 3
+Time: 3 minutes on 2 CPU cores that other work shared.
+Result, mean of 3 seeds: float32 89.10 %, bfloat16 89.17, float16 unscaled 89.16, with a static scale 89.05, with a dynamic one
+89.10 (12 or 13 steps skipped); the seeds of one precision differ by 0.04 to 0.17.
 """
 
 from experiments.config import Adam, Tfds
