@@ -152,6 +152,7 @@ def packed(apply: Apply) -> Apply:
       function of the same arguments, whose variables and inputs may have packed leaves. Call it under jit.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from lepton_jax.packed import LowRank
       >>> leaf = LowRank(jnp.ones((3, 1)), jnp.full((1, 2), 2.0), (3, 2))
       >>> packed(lambda v, x: x @ v["kernel"])({"kernel": leaf}, jnp.ones((1, 3))).tolist()
@@ -181,6 +182,7 @@ def unpacked(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tu
     """Return what `packed` would unpack, and where; nothing is computed.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from lepton_jax.packed import LowRank
       >>> leaf = LowRank(jnp.ones((3, 1)), jnp.ones((1, 2)), (3, 2))
       >>> [str(one) for one in unpacked(lambda v, x: jnp.sin(v["kernel"]) * x, {"kernel": leaf}, 1.0)]

@@ -91,7 +91,7 @@ BOMBS = {
     "more_codes_than_bits": ("c2 4", TABLE[:-1] + b"\x07" + CONSTANT, "for 8 codes"),
     "a_false_flag": ("3 bool", bytes([arrays.CODERS.index("raw"), 1, 2, 0]), "a flag is neither 0 nor 1"),
     "scales_of_another_shape": ("q4,1,99 6,4", (b"\0\2\1\7" + b"\0" * 29) * 2, "scales of shapes|cannot hold|declared"),
-    "an_axis_that_is_not_there": ("q4,1,7 2", (b"\0\1\1\0" + b"\0" * 4 + b"\3\1\1\0" + b"\0" * 5 + b"\0"), "along axis 7"),
+    "an_axis_that_is_not_there": ("q4,1,7 2", (b"\0\1\1\0" + b"\0" * 4 + b"\3\1\1\0" + b"\0" * 5 + b"\0"), "channel_axis=7"),
     "compressed": ("4000000", bytes([arrays.CODERS.index("compressed"), 2, 3]) + b"abc", "cannot be decompressed"),
 }
 

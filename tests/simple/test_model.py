@@ -206,7 +206,7 @@ def test_the_report_counts_what_is_there():
         (lambda m: prune_model(m, 9.0), ValueError, r"params/Dense_0/kernel: its largest magnitude is 0\."),
         (lambda m: prune_model(m, 0.1, scope="global"), TypeError, "scope goes with sparsity="),
         (lambda m: prune_model(m, sparsity=1.5), ValueError, "sparsity must be in"),
-        (lambda m: quantize_model(m, 16), ValueError, "bits must be a whole number from 2 to 8; got 16"),
+        (lambda m: quantize_model(m, 17), ValueError, "bits must be a whole number from 2 to 8; got 17"),
         (lambda m: quantize_model(m, select="no*"), ValueError, "matches no floating leaf"),
         (lambda m: compress_model(m, 0), ValueError, "rank must be a whole number from 1, or a fraction"),
         (lambda m: compress_model(m, 200), ValueError, r"makes no selected leaf smaller: params/Dense_0/kernel \(10, 24\)"),

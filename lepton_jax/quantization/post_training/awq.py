@@ -45,7 +45,7 @@ def awq(
       >>> w, x = jnp.array([[0.3], [1.0]]), jnp.array([[10.0, 0.1]])
       >>> q, s = awq(w, x, Uniform(bits=2))
       >>> (
-      ...     bool(jnp.abs((x / s) @ q.unpack() - x @ w) < 0.2),
+      ...     bool(jnp.abs((x / s[None, :]) @ q.unpack() - x @ w)[0, 0] < 0.2),
       ...     round(float((x @ quantize(w, Uniform(bits=2)).unpack() - x @ w)[0, 0]), 1),
       ... )
       (True, -3.0)
