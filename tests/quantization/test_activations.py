@@ -47,7 +47,7 @@ def rounded(x: np.ndarray, fmt: Uniform, axes: tuple, low: object = None, high: 
     return (np.clip(np.round(x / scale) + zero, q_low, q_high) - zero) * scale
 
 
-def close(actual: object, expected: object, tolerance: float = 1e-6) -> None:
+def assert_close(actual: object, expected: object, tolerance: float = 1e-6) -> None:
     """Within a tolerance relative to the largest value."""
     expected = np.asarray(expected)
     assert np.abs(np.asarray(actual) - expected).max() <= tolerance * np.abs(expected).max()
@@ -67,7 +67,7 @@ def test_dynamic_values_against_float64(fmt: Uniform) -> None:
         (Rule(argument="rhs", quantizer=Dynamic(fmt)), wide_x @ rounded(wide_w, fmt, (0, 1)).T),
         ([Rule(quantizer=Dynamic(fmt)), WEIGHTS], rounded(wide_x, fmt, (0, 1)) @ rounded(wide_w, Uniform(8), (1,)).T),
     ):
-        close(quantize_activations(dense, rules)({"w": w}, x), expected)
+        assert_close(quantize_activations(dense, rules)({"w": w}, x), expected)
 
 
 def test_static_ranges_over_batches_against_float64() -> None:
@@ -82,7 +82,7 @@ def test_static_ranges_over_batches_against_float64() -> None:
         assert {name: sorted(site["lhs"]) for name, site in sites.items()} == {"dot_general": ["scale", "zero_point"]}
         variables = with_sites({"w": w}, sites)
         expected = rounded(np.asarray(x, np.float64), fmt, (), low, high) @ np.asarray(w, np.float64).T
-        close(quantize_activations(dense, rule)(variables, x), expected)
+        assert_close(quantize_activations(dense, rule)(variables, x), expected)
 
 
 def test_groups_along_the_summed_axis_and_channels() -> None:
@@ -96,8 +96,8 @@ def test_groups_along_the_summed_axis_and_channels() -> None:
         return np.concatenate([rounded(a[:, :4], Uniform(4), (1,)), rounded(a[:, 4:], Uniform(4), (1,))], 1)
 
     variables, expected = with_sites({"w": w}, sites), parts(x) @ parts(w).T
-    close(quantize_activations(dense, rules)(variables, x), expected)
-    close(quantize_activations(dense, rules, native=True)(variables, x), expected)
+    assert_close(quantize_activations(dense, rules)(variables, x), expected)
+    assert_close(quantize_activations(dense, rules, native=True)(variables, x), expected)
 
 
 def tower(v: dict, x: jax.Array) -> jax.Array:
@@ -145,7 +145,7 @@ def test_integers_meet_packed_weights() -> None:
     for function in (as_they_are, around, quantize_activations(packed(apply), rules, native=True)):
         lowered = jax.jit(function).lower(compressed, x)
         assert "(tensor<5x6xi8>, tensor<6x8xi8>) -> tensor<5x8xi32>" in lowered.as_text()
-        close(lowered.compile()(compressed, x), simulated)
+        assert_close(lowered.compile()(compressed, x), simulated)
     np.testing.assert_array_equal(
         jax.jit(as_they_are)(compressed, x), jax.jit(quantize_activations(apply, rules))(compressed, x)
     )
@@ -168,11 +168,11 @@ def test_gradients_go_straight_through_and_to_learned_steps() -> None:
     place = np.asarray(x, np.float64) / step
     qx, qw = np.clip(np.round(place), -7, 7) * step, rounded(np.asarray(w, np.float64), Uniform(4), (0, 1))
     out = 2 * (qx @ qw.T)
-    close(grads["w"], out.T @ qx, 1e-5)
-    close(dx, np.where(np.abs(place) < 7, out @ qw, 0), 1e-5)
+    assert_close(grads["w"], out.T @ qx, 1e-5)
+    assert_close(dx, np.where(np.abs(place) < 7, out @ qw, 0), 1e-5)
     slope = np.where(np.abs(place) < 7, np.round(place) - place, np.sign(place) * 7)
     factor = 1 / np.sqrt(7 * 7)  # 7 features share the step, whose highest integer is 7
-    close(grads["quantization"]["dot_general"]["lhs"]["step"], factor * np.sum((out @ qw) * slope).reshape(1, 1), 1e-4)
+    assert_close(grads["quantization"]["dot_general"]["lhs"]["step"], factor * np.sum((out @ qw) * slope).reshape(1, 1), 1e-4)
 
 
 @pytest.mark.parametrize("derivative", ["rounded", "unrounded"])
@@ -183,10 +183,10 @@ def test_the_derivative_is_at_the_rounded_operands_or_at_the_given_ones(derivati
     loss, (dw, dx) = jax.jit(jax.value_and_grad(lambda w, x: jnp.sum(slope * apply({"w": w}, x)), argnums=(0, 1)))(w, x)
     wide = [np.asarray(a, np.float64) for a in (w, x, slope)]
     held = [rounded(a, Uniform(3), (0, 1)) for a in wide[:2]]
-    close(loss, np.sum(wide[2] * (held[1] @ held[0].T)), 1e-5)
+    assert_close(loss, np.sum(wide[2] * (held[1] @ held[0].T)), 1e-5)
     seen = held if derivative == "rounded" else wide[:2]
-    close(dw, wide[2].T @ seen[1], 1e-5)
-    close(dx, wide[2] @ seen[0], 1e-5)
+    assert_close(dw, wide[2].T @ seen[1], 1e-5)
+    assert_close(dx, wide[2] @ seen[0], 1e-5)
 
 
 def test_nan_is_seen_in_all_that_shares_its_range() -> None:
@@ -233,7 +233,7 @@ def test_linen_convolution_and_tied_embeddings() -> None:
     tied = jax.tree.map(lambda leaf: table if leaf.shape == table.shape else leaf, v)
     as_is = Rule(operation="*attend", argument="weight", quantizer=None)
     shown = quantize_activations(model.apply, [as_is, *rules[1:]])(with_sites(tied, variables["quantization"]), tokens)
-    close(shown, simulated)
+    assert_close(shown, simulated)
 
 
 def test_nnx_and_plain_functions_of_several_inputs() -> None:
@@ -249,14 +249,14 @@ def test_nnx_and_plain_functions_of_several_inputs() -> None:
     assert isinstance(variables, nnx.State)
     kernel, bias = (np.asarray(part[...], np.float64) for part in (model.kernel, model.bias))
     expected = rounded(np.asarray(x, np.float64), Uniform(8), (0, 1)) @ rounded(kernel, Uniform(8), (0,)) + bias
-    close(quantize_activations(apply, rules)(variables, x), expected)
+    assert_close(quantize_activations(apply, rules)(variables, x), expected)
 
     def two(_: dict, x: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.einsum("bi,ci->bc", x, y)
 
     rule = Rule(quantizer=Dynamic(Uniform(8)))
     expected = np.einsum("bi,ci->bc", *(rounded(np.asarray(a, np.float64), Uniform(8), (0, 1)) for a in (x, x[::-1])))
-    close(quantize_activations(two, rule, native=True)({}, x, x[::-1]), expected)
+    assert_close(quantize_activations(two, rule, native=True)({}, x, x[::-1]), expected)
 
 
 def test_half_precision_keeps_its_dtype_and_other_formats_are_simulated() -> None:
@@ -268,7 +268,7 @@ def test_half_precision_keeps_its_dtype_and_other_formats_are_simulated() -> Non
         warnings.simplefilter("error")
         out = quantize_activations(dense, wide, native=True)({"w": draw(0, 5, 7)}, draw(1, 3, 7))
     expected = np.asarray(draw(1, 3, 7), np.float64) @ rounded(np.asarray(draw(0, 5, 7), np.float64), Uniform(8), (1,)).T
-    close(out, expected, 1e-4)
+    assert_close(out, expected, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -285,10 +285,10 @@ def test_every_quantizer_runs_natively_as_it_is_simulated(quantizer: object) -> 
     native = function(variables, x)
     kind = "i8" if fmt.is_integer else "f8E4M3FN"
     assert f"(tensor<3x7x{kind}>, tensor<7x5x{kind}>)" in jax.jit(function).lower(variables, x).as_text()
-    close(native, quantize_activations(dense, rules)(variables, x), 0 if fmt.is_integer else 1e-6)
+    assert_close(native, quantize_activations(dense, rules)(variables, x), 0 if fmt.is_integer else 1e-6)
     site = variables["quantization"]["dot_general"]["lhs"]
     seen_w = fake(w["w"], fmt, *calibrated(w["w"], fmt))
-    close(native, np.asarray(quantizer(x, site), np.float64) @ np.asarray(seen_w, np.float64).T)
+    assert_close(native, np.asarray(quantizer(x, site), np.float64) @ np.asarray(seen_w, np.float64).T)
 
 
 def test_with_bfloat16_low_rank_and_scans_in_scans() -> None:
@@ -304,12 +304,12 @@ def test_with_bfloat16_low_rank_and_scans_in_scans() -> None:
     sites = calibrate_activations(half, rules, v, [x])
     [scale] = [site["lhs"]["scale"] for site in sites.values()]
     assert scale.shape == (2, 3, 1, 1)
-    close(scale[0, 0], np.abs(x.astype(jnp.bfloat16)).max().astype(jnp.float32).reshape(1, 1) / 127)
+    assert_close(scale[0, 0], np.abs(x.astype(jnp.bfloat16)).max().astype(jnp.float32).reshape(1, 1) / 127)
     out = quantize_activations(half, rules)(with_sites(v, sites), x)
-    close(out, half(v, x), 0.1)
+    assert_close(out, half(v, x), 0.1)
 
     leaf = LowRank(draw(2, 6, 2), quantize(draw(3, 2, 5), Uniform(8)), (6, 5))
     rule = Rule(quantizer=Dynamic(Uniform(8)))
     expected = rounded(np.asarray(draw(4, 3, 6), np.float64), Uniform(8), (0, 1)) @ np.asarray(leaf.unpack(), np.float64)
     for native in (False, True):
-        close(quantize_activations(lambda v, x: x @ v, rule, native=native)(leaf, draw(4, 3, 6)), expected)
+        assert_close(quantize_activations(lambda v, x: x @ v, rule, native=native)(leaf, draw(4, 3, 6)), expected)
