@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.char_lm import CharLM, load_text, perplexity, train, windows
 from experiments.ptq_rows import Recipe
 from experiments.report import aligned, markdown_table, provenance, revision
-from experiments.study_report import spread
+from experiments.study_report import save_report, save_result, spread
 from lepton_jax import unpack
 from lepton_jax.errors import collect
 from lepton_jax.quantization import (
@@ -112,8 +112,7 @@ class Runner:
         value = perplexity(apply, variables, self.test, self.config.model.length)
         result: Result = {"row": row.name, "seed": self.seed, "perplexity": value, "seconds": time.perf_counter() - begun}
         result["revision"] = revision()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        save_result(path, result)
         print(f"seed {self.seed}, {row.name}: {value:.4f} ({result['seconds']:.0f} s)", flush=True)
         return result
 
@@ -167,8 +166,7 @@ def write(run_dir: Path, config: LmPtq, results: Sequence[Result]) -> None:
         "![perplexity lost](lm_ptq.png)",
         provenance({result["revision"] for result in results}, "lm_ptq"),
     ]
-    (run_dir / "lm_ptq.md").write_text("\n\n".join(text) + "\n")
-    (run_dir / "summary.json").write_text(json.dumps({"name": config.name, "results": list(results)}, indent=2) + "\n")
+    save_report(run_dir / "lm_ptq.md", config.name, text, results)
     print("\n".join(aligned(lines)))
 
 

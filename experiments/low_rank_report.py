@@ -1,6 +1,5 @@
 """The report of the study of low rank: a table for each task, and one figure."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.low_rank_study import METHODS, RULES, Result, Study, mean
 from experiments.report import aligned, markdown_table, provenance
+from experiments.study_report import save_report
 
 _ERRORS = {"resnet20": "test error (%)", "char_lm": "perplexity a character"}
 _COLORS = ("tab:blue", "tab:orange", "tab:green")
@@ -38,8 +38,7 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
         )
     minutes = sum(result["seconds"] for result in results) / 60
     text.append(f"{provenance({result['revision'] for result in results}, 'low_rank')} It took {minutes:.1f} minutes.")
-    (run_dir / "low_rank.md").write_text("\n\n".join(text) + "\n")
-    (run_dir / "summary.json").write_text(json.dumps({"name": study.name, "results": list(results)}, indent=2) + "\n")
+    save_report(run_dir / "low_rank.md", study.name, text, results)
 
 
 def _figures(results: Sequence[Result]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from experiments.config import to_json
 from experiments.precision_study import Study, run_row
 from experiments.report import aligned, markdown_table, provenance
 from experiments.run_dir import claim
-from experiments.study_report import Result, save_result, spread
+from experiments.study_report import Result, save_report, save_result, spread
 
 
 def table(results: Sequence[Result], figure: str) -> list[tuple[str, ...]]:
@@ -86,8 +86,7 @@ def main(options: cli.Options[Study]) -> None:
         f"![{study.task.figure} by precision](figure.png)",
         provenance({result["revision"] for result in results}, "mixed_precision"),
     ]
-    (folder / "report.md").write_text("\n\n".join(text) + "\n")
-    (folder / "summary.json").write_text(json.dumps({"name": study.name, "results": results}, indent=2) + "\n")
+    save_report(folder / "report.md", study.name, text, results)
     print("\n".join(aligned(lines)))
     print(f"report in {folder / 'report.md'}")
 

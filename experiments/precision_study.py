@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from experiments.report import revision
 from experiments.study_report import Result
 from experiments.training_settings import Training
 from lepton_jax import identity
-from lepton_jax.data import steps_per_epoch
+from lepton_jax.data import Dataset, steps_per_epoch
 from lepton_jax.errors import collect
 from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale, autocast
 from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
@@ -60,10 +60,14 @@ class Images:
 
     figure = "test accuracy (%)"
 
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return self.data.load()
+
     def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> tuple[list[float], list[TrainState], float]:
         """Return every seed's figure and trained state, and the seconds of training, compilation included."""
         config = Training(name=row.name, data=self.data, model=self.model, epochs=self.epochs, max_steps=max_steps)
-        dataset, plain = self.data.load(), identity()
+        dataset, plain = self._dataset, identity()
         steps = self.epochs * steps_per_epoch(dataset.train, config.batch_size)
         tx = self.optimizer.build(steps if max_steps is None else min(steps, max_steps))
         apply = row.seen(linen_apply(self.model))
@@ -88,9 +92,13 @@ class Characters:
 
     figure = "test perplexity a character"
 
+    @cached_property
+    def _text(self) -> char_lm.Text:
+        return char_lm.load_text(self.text)
+
     def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> tuple[list[float], list[TrainState], float]:
         """Return every seed's figure and trained state, and the seconds of training, compilation included."""
-        config, text = self.model, char_lm.load_text(self.text)
+        config, text = self.model, self._text
         module = config.model(len(text.characters))
         apply, steps = row.seen(module.apply), min(config.steps, max_steps or config.steps)
         figures, runs, seconds = [], [], 0.0

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.ptq_rows import Recipe
 from experiments.report import aligned, markdown_table, provenance, revision
+from experiments.study_report import save_report, save_result
 from lepton_jax import unpack
 from lepton_jax.data import load_cifar10_subset, standardize
 from lepton_jax.errors import collect
@@ -136,8 +137,7 @@ class Runner:
         for split, (images, labels) in self.splits.items():
             result[split] = self._accuracy(self.apply, variables, images, labels)
             result[f"{split}, activations"] = self._accuracy(rounded, with_sites(variables, sites), images, labels)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        save_result(path, result)
         print(
             f"{name}, {bits} bits: {result['test']:.1f} %, with {self.config.activation_bits}-bit activations "
             f"{result['test, activations']:.1f} % ({seconds:.0f} s)",
@@ -207,8 +207,7 @@ def write(run_dir: Path, config: PtqMethods, results: Sequence[Result], wanted: 
         provenance({result["revision"] for result in results}, "ptq_methods")
         + f" Quantizing took {sum(result['seconds'] for result in results) / 60:.1f} minutes.",
     ]
-    (run_dir / "ptq_methods.md").write_text("\n\n".join(text) + "\n")
-    (run_dir / "summary.json").write_text(json.dumps({"name": config.name, "results": list(results)}, indent=2) + "\n")
+    save_report(run_dir / "ptq_methods.md", config.name, text, results)
     print("\n".join(aligned(lines)))
     print("\n".join(aligned(aims(config, results, wanted))))
 

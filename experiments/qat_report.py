@@ -1,6 +1,5 @@
 """The report of a study of bits: one table of accuracies, one of sizes, one figure."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.qat_study import PLAIN, Study
 from experiments.report import aligned, markdown_table, provenance
-from experiments.study_report import Result, accuracies, spread
+from experiments.study_report import Result, accuracies, save_report, spread
 
 
 def write(run_dir: Path, config: Study, results: Sequence[Result], script: str) -> None:
@@ -43,8 +42,7 @@ def write(run_dir: Path, config: Study, results: Sequence[Result], script: str) 
         "\n".join(markdown_table(cost_table(results))),
         f"{provenance({result['revision'] for result in results}, script)} Training took {seconds / 60:.1f} minutes.",
     ]
-    (run_dir / "report.md").write_text("\n\n".join(text) + "\n")
-    (run_dir / "summary.json").write_text(json.dumps({"name": config.name, "results": list(results)}, indent=2) + "\n")
+    save_report(run_dir / "report.md", config.name, text, results)
     print("\n".join(aligned(lines)))
     print(f"{reference}; {seconds:.0f} s; report in {run_dir / 'report.md'}")
 

@@ -47,10 +47,15 @@ def write(run_dir: Path, config: Training, results: Sequence[Result], *, script:
         "\n".join(markdown_table(size_table(results))),
         f"{provenance({result['revision'] for result in results}, script)} Training took {seconds / 60:.1f} minutes.",
     ]
-    (run_dir / "report.md").write_text("\n\n".join(text) + "\n")
-    (run_dir / "summary.json").write_text(json.dumps({"name": config.name, "results": list(results)}, indent=2) + "\n")
+    save_report(run_dir / "report.md", config.name, text, results)
     print("\n".join(aligned(lines)))
     print(f"{seconds:.0f} s; report in {run_dir / 'report.md'}")
+
+
+def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Result]) -> None:
+    """Write a report of paragraphs, and `summary.json` beside it."""
+    path.write_text("\n\n".join(text) + "\n")
+    path.with_name("summary.json").write_text(json.dumps({"name": name, "results": list(results)}, indent=2) + "\n")
 
 
 def save_result(path: Path, result: Result) -> None:
