@@ -1,16 +1,17 @@
 """What LoRA, DoRA and QLoRA share: what is trained stays in the parameters, what is not goes into the state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
+from lepton_jax import packed, paths
 from lepton_jax.errors import collect
 from lepton_jax.lowrank.adapted import Adapted, Held
 from lepton_jax.lowrank.svd import Svd
 from lepton_jax.packed import LowRank, is_packed
+from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree, Select
 
 
@@ -120,3 +121,27 @@ def corrected(params: PyTree, state: AdapterState, scale: float) -> PyTree:
         path: Adapted(base, leaves[path].u * scale, leaves[path].v, leaves[path].shape) for path, base in state.base.items()
     }
     return shown(params, state, adapted)
+
+
+def adapter(init: Callable[[PyTree], tuple[PyTree, AdapterState]], scale: float) -> Transform:
+    """Return the transform whose view is ``base + scale * u v``, and whose packed form keeps the two apart.
+
+    Args:
+      init: parts the parameters into corrections and state.
+      scale: of the corrections.
+
+    Example:
+      >>> def init(params):
+      ...     return start(jax.random.key(0), params, 1, Svd()), AdapterState(params, {})
+      >>> params, state = adapter(init, 2.0).init({"w": jnp.eye(2)})
+      >>> adapter(init, 2.0).view(params, state)["w"].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    def pack(params: PyTree, state: AdapterState) -> PyTree:
+        return corrected(params, state, scale)
+
+    def view(params: PyTree, state: AdapterState) -> PyTree:
+        return packed.unpack(pack(params, state))
+
+    return Transform(init, view, hold, pack)

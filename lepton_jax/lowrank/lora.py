@@ -1,10 +1,10 @@
 """LoRA: train a low-rank correction of fixed weights."""
 
-from lepton_jax import packed, paths
+from lepton_jax import paths
 from lepton_jax.errors import check_whole
-from lepton_jax.lowrank.adapters import AdapterState, check_settings, corrected, put_away, split, start
+from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.transform import Transform, hold
+from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree, Select
 
 
@@ -54,10 +54,4 @@ def lora(
         weights, held = split("lora", params, rank, select, train, method)
         return put_away(params, start(key, weights, rank, method), held), AdapterState(weights, held)
 
-    def pack(params: PyTree, state: AdapterState) -> PyTree:
-        return corrected(params, state, scale)
-
-    def view(params: PyTree, state: AdapterState) -> PyTree:
-        return packed.unpack(corrected(params, state, scale))
-
-    return Transform(init, view, hold, pack)
+    return adapter(init, scale)

@@ -1,13 +1,13 @@
 """QLoRA: train a low-rank correction of quantized weights."""
 
-from lepton_jax import packed, paths
+from lepton_jax import paths
 from lepton_jax.errors import check_whole
-from lepton_jax.lowrank.adapters import AdapterState, check_settings, corrected, put_away, split, start
+from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd
 from lepton_jax.packed import LowRank
 from lepton_jax.quantization import Calibration, Format, MinMax, Uniform, quantize
-from lepton_jax.transform import Transform, hold
+from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree, Select
 
 
@@ -73,10 +73,4 @@ def qlora(
             base = {path: quantize(weight, format, calibration) for path, weight in weights.items()}
         return put_away(params, corrections, held), AdapterState(base, held)
 
-    def pack(params: PyTree, state: AdapterState) -> PyTree:
-        return corrected(params, state, scale)
-
-    def view(params: PyTree, state: AdapterState) -> PyTree:
-        return packed.unpack(corrected(params, state, scale))
-
-    return Transform(init, view, hold, pack)
+    return adapter(init, scale)
