@@ -61,7 +61,7 @@ def drawn(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> jax.
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def same(a: jax.Array, b: jax.Array) -> None:
+def assert_same(a: jax.Array, b: jax.Array) -> None:
     assert (a.dtype, a.shape) == (b.dtype, b.shape)
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
@@ -159,7 +159,7 @@ def test_what_is_unpacked_is_what_was_seen(name: str, shape: tuple[int, ...], dt
     fmt, x = FORMATS[name], drawn(shape, dtype)
     q, seen = PACK(x, fmt), VIEW(x, fmt)
     assert seen.dtype == x.dtype
-    same(UNPACK(q), seen)
+    assert_same(UNPACK(q), seen)
     assert (q.words.dtype, q.words.nbytes) == (jnp.uint8, math.ceil(x.size * fmt.bits / 8))
     assert 0 < float(jnp.mean(jnp.abs(seen - x).astype(jnp.float32))) < 1
 
@@ -168,12 +168,12 @@ def test_what_is_unpacked_is_what_was_seen(name: str, shape: tuple[int, ...], dt
 def test_without_jit_under_vmap_and_in_a_scan(name: str) -> None:
     fmt, x = FORMATS[name], drawn((2, 10, 3))
     seen = VIEW(x[0], fmt)
-    same(quantize(x[0], fmt).unpack(), seen)
+    assert_same(quantize(x[0], fmt).unpack(), seen)
     both = jax.vmap(lambda w: fake(w, fmt, *calibrated(w, fmt)))(x)
-    same(both[0], seen)
+    assert_same(both[0], seen)
     packed = jax.vmap(lambda w: quantize(w, fmt))(x)
-    same(jax.vmap(dequantize)(packed), both)
-    same(jax.lax.scan(lambda carry, q: (carry, dequantize(q)), 0, packed)[1], both)
+    assert_same(jax.vmap(dequantize)(packed), both)
+    assert_same(jax.lax.scan(lambda carry, q: (carry, dequantize(q)), 0, packed)[1], both)
     slope = jnp.arange(30.0).reshape(10, 3)
     grad = jax.grad(lambda w: jnp.sum(slope * fake(w, fmt, *calibrated(w, fmt))))(x[0])
     np.testing.assert_array_equal(grad, slope)
@@ -188,8 +188,8 @@ def test_half_way_between_two_levels_no_program_differs_from_another() -> None:
     zero = jnp.zeros((1, 1), jnp.int32)
     inside = jax.jit(lambda x, scale: fake(x, fmt, scale, zero))(x, scale)
     outside = fmt.from_codes(fmt.to_codes(x, jnp.asarray(wide), zero), jnp.asarray(wide), zero)
-    same(inside, outside)
-    same(QArray.from_qvalue(fmt.to_codes(x, jnp.asarray(wide), zero), scale, zero, fmt, "float32").unpack(), inside)
+    assert_same(inside, outside)
+    assert_same(QArray.from_qvalue(fmt.to_codes(x, jnp.asarray(wide), zero), scale, zero, fmt, "float32").unpack(), inside)
 
 
 # ------------------------------------------------------------------------------------------------------------- golden errors
@@ -316,7 +316,7 @@ def test_after_pruning_zeros_stay(name: str) -> None:
     leaf = pack(transform, params, state)["w"]
     assert isinstance(leaf, QArray)
     assert leaf.format == FORMATS[name]
-    same(leaf.unpack(), seen)
+    assert_same(leaf.unpack(), seen)
     assert float(jnp.mean(seen == 0)) >= 0.5
 
 
@@ -346,7 +346,7 @@ def test_a_codebook_is_a_format_too() -> None:
     leaf = quantize(x, Codebook(bits=2))
     assert isinstance(leaf, CodebookArray)
     transform = fake_quant(Codebook(bits=2))
-    same(dequantize(leaf), unpack(pack(transform, *transform.init({"w": x}))["w"]))
+    assert_same(dequantize(leaf), unpack(pack(transform, *transform.init({"w": x}))["w"]))
 
 
 # ------------------------------------------------------------------------------------------------------------------- misuse
