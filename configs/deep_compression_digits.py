@@ -6,8 +6,8 @@ Time: 34 s cold, 20 s warm on 2 CPU cores.
 Result, mean of 3 seeds: 83.8x (46.7x with the program) at 2.59 % error, dense 2.78 %.
 """
 
-from experiments.config import Adam, Config, Digits, Phase
-from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from experiments.common.config import Adam, Config, Digits, Phase
+from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
 from lepton_jax.data import Warp
 from lepton_jax.models import LeNet300
 

@@ -6,8 +6,8 @@ Time: 14 minutes a seed on 2 busy CPU cores.
 Result, mean of 3 seeds: 200.6x (157.3x with the program) at 0.70 % error, dense 0.78 %.
 """
 
-from experiments.config import Adam, Config, Phase, Tfds
-from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from experiments.common.config import Adam, Config, Phase, Tfds
+from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
 from lepton_jax.data import Warp
 from lepton_jax.models import LeNet5
 

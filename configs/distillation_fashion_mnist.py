@@ -8,9 +8,9 @@ Result, mean of 3 seeds: labels alone 87.07 %, T = 1, 2, 4, 8: 87.02, 87.11, 86.
 transfer 87.42, RKD 86.68; at 4 bits 86.36, and 85.64, 86.47, 85.85, 86.14; teacher 88.59 %.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.distillation_rows import rows
-from experiments.distillation_study import Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.distillation.rows import rows
+from experiments.studies.distillation.study import Study
 from lepton_jax.models import LeNet300
 
 

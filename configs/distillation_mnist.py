@@ -8,9 +8,9 @@ Result, mean of 3 seeds: labels alone 96.69 %, T = 1, 2, 4, 8: 96.67, 96.62, 96.
 transfer 96.75, RKD 96.86; at 4 bits 96.34, and 96.02, 96.32, 96.11, 96.60; teacher 98.11 %.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.distillation_rows import rows
-from experiments.distillation_study import Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.distillation.rows import rows
+from experiments.studies.distillation.study import Study
 from lepton_jax.models import LeNet300
 
 

@@ -7,8 +7,8 @@ Result, mean of 3 seeds: rate 3e-7 takes the 4-bit file from 78,071 to 50,467 by
 41,028 bytes at 2.37 %. Larger rates do worse than magnitude pruning; see experiments/results/entropy_training.md.
 """
 
-from experiments.coded_size import EntropyTraining
-from experiments.config import Adam, Tfds
+from experiments.common.config import Adam, Tfds
+from experiments.studies.coded_size import EntropyTraining
 from lepton_jax.models import LeNet300
 
 

@@ -9,10 +9,10 @@ dense; SET 88.39, 87.92 and 85.90. One sparsity for every layer fails at 98 % (7
 Surgery stops short of what is asked, because weights return; RigL is below SET here, as in sparse_training.py.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.mask_finders import OneShot, Static
-from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
-from experiments.study import Row, Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.sparsity.mask_finders import OneShot, Static
+from experiments.studies.sparsity.methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
+from experiments.studies.sparsity.study import Row, Study
 from lepton_jax.models import LeNet300
 
 PENALTIES = {0.5: 4.4e-4, 0.8: 6.5e-3, 0.9: 2e-2, 0.95: 6e-2, 0.98: 0.26}

@@ -9,10 +9,10 @@ Result, mean of 3 seeds, two epochs, at 90 and 95 %: dense 90.15 %; gradual prun
 86.66 and 85.03; static 86.36 and 84.57. Dynamic surgery reached 77 and 81 % only.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.mask_finders import OneShot, Static
-from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
-from experiments.study import Row, Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.sparsity.mask_finders import OneShot, Static
+from experiments.studies.sparsity.methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
+from experiments.studies.sparsity.study import Row, Study
 from lepton_jax.models import LeNet5
 
 PENALTIES = {0.9: 4.9e-2, 0.95: 0.107}

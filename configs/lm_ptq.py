@@ -5,9 +5,9 @@ Command: python -m experiments.lm_ptq --text FOLDER/tinyshakespeare/input.txt --
 Result: see experiments/results/lm_ptq.md.
 """
 
-from experiments.char_lm import CharLM
-from experiments.lm_ptq_study import LmPtq, LmRow
-from experiments.ptq_rows import CLIPPED, Recipe
+from experiments.common.char_lm import CharLM
+from experiments.studies.ptq.lm_study import LmPtq, LmRow
+from experiments.studies.ptq.rows import CLIPPED, Recipe
 from lepton_jax.quantization import AdaRound, Gptq, Static, Uniform
 
 

@@ -8,8 +8,8 @@ Result, mean of 3 seeds: dense 89.08 %; at 93.75 % sparsity weights gone back to
 87.24; at 98.4 % 87.41, 85.93 and 84.87. Rewound networks are above the dense one up to 87.5 %, those drawn anew only at 50 %.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.lottery import Lottery
+from experiments.common.config import Adam, Tfds
+from experiments.studies.sparsity.lottery import Lottery
 from lepton_jax.models import LeNet300
 
 

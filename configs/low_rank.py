@@ -8,8 +8,8 @@ activation-aware 14.3 and 11.4, Fisher-weighted 42.3 and 10.5; at 50 %: 75.0 and
 50 %, tuned: budget 21.2, energy 24.3, uniform 30.2, EVBMF 64.4. The transformer is not run yet.
 """
 
-from experiments.low_rank_study import Study
-from experiments.low_rank_tasks import Characters, ResNet20
+from experiments.studies.low_rank.study import Study
+from experiments.studies.low_rank.tasks import Characters, ResNet20
 
 
 def get_config() -> Study:

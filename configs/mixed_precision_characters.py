@@ -9,9 +9,9 @@ static scale 7.65, with a dynamic one 7.65 (no step skipped); the seeds of one p
 
 from pathlib import Path
 
-from experiments.char_lm import CharLM
-from experiments.precision_rows import rows
-from experiments.precision_study import Characters, Study
+from experiments.common.char_lm import CharLM
+from experiments.studies.precision.rows import rows
+from experiments.studies.precision.study import Characters, Study
 
 
 def get_config() -> Study:

@@ -7,9 +7,9 @@ Result, mean of 3 seeds: float32 89.10 %, bfloat16 89.17, float16 unscaled 89.16
 89.10 (12 or 13 steps skipped); the seeds of one precision differ by 0.04 to 0.17.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.precision_rows import rows
-from experiments.precision_study import Images, Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.precision.rows import rows
+from experiments.studies.precision.study import Images, Study
 from lepton_jax.models import LeNet300
 
 

@@ -11,10 +11,10 @@ As in the paper, shuffling each layer's mask or taking that of another initialis
 
 import dataclasses
 
-from experiments.config import Adam, Tfds
-from experiments.mask_finders import Ablation, AtInit
-from experiments.sparse_methods import Dense
-from experiments.study import Row, Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.sparsity.mask_finders import Ablation, AtInit
+from experiments.studies.sparsity.methods import Dense
+from experiments.studies.sparsity.study import Row, Study
 from lepton_jax.models import LeNet300
 
 RATE = Adam(learning_rate=6e-3)

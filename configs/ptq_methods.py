@@ -5,8 +5,8 @@ Command: python -m experiments.ptq_methods --data FOLDER
 Result: see experiments/results/ptq_methods.md.
 """
 
-from experiments.ptq_rows import CLIPPED, Recipe
-from experiments.ptq_study import PtqMethods
+from experiments.studies.ptq.rows import CLIPPED, Recipe
+from experiments.studies.ptq.study import PtqMethods
 from lepton_jax.quantization import AdaRound, Gptq, Mse
 
 

@@ -6,9 +6,9 @@ Time: not measured on a free machine.
 Aims: W8A8 within 0.2 points of float32, W4A4 (LSQ) within 0.5, W2A2 (LSQ) within 2.
 """
 
-from experiments.config import Adam, Tfds
-from experiments.qat_rows import rows
-from experiments.qat_study import Study
+from experiments.common.config import Adam, Tfds
+from experiments.studies.qat.rows import rows
+from experiments.studies.qat.study import Study
 from lepton_jax.models import CNN
 
 

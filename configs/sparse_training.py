@@ -9,10 +9,10 @@ weight's steps 87.89, 87.73 and 87.56. RigL is not above SET here, nor either we
 interval, fraction and end were varied on validation data, to no effect. With adam's one count for all weights RigL has 86.97.
 """
 
-from experiments.config import Adam, Momentum, Tfds
-from experiments.mask_finders import Static
-from experiments.sparse_methods import Dense, Rigl, Set
-from experiments.study import Row, Study
+from experiments.common.config import Adam, Momentum, Tfds
+from experiments.studies.sparsity.mask_finders import Static
+from experiments.studies.sparsity.methods import Dense, Rigl, Set
+from experiments.studies.sparsity.study import Row, Study
 from lepton_jax.models import LeNet300
 
 

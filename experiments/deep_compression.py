@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import cli, measure, report
-from experiments.config import Config, to_json
-from experiments.phases import train
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import Config, to_json
+from experiments.common.run_dir import claim
+from experiments.studies.deep_compression import measure, report
+from experiments.studies.deep_compression.phases import train
 
 
 def main(options: cli.Options) -> None:

@@ -11,10 +11,11 @@ Finished rows are kept in the run's folder, and `--resume` does not run them aga
 
 import dataclasses
 
-from experiments import cli, distillation_report
-from experiments.config import to_json
-from experiments.distillation_study import Runner, Study
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.distillation import report as distillation_report
+from experiments.studies.distillation.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:

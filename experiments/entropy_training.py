@@ -9,10 +9,10 @@ All rows begin at the same dense weights, train as long, and are coded by the sa
 Source: Oktay et al. 2020 and Wiedemann et al. 2020 (DeepCABAC), for the idea; neither has these figures.
 """
 
-from experiments import cli
-from experiments.coded_size import Comparison, EntropyTraining, write
-from experiments.config import to_json
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.coded_size import Comparison, EntropyTraining, write
 
 
 def main(options: cli.Options[EntropyTraining]) -> None:

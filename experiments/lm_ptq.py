@@ -6,10 +6,10 @@
 Trained weights are kept in the run's folder. Perplexity is per character.
 """
 
-from experiments import cli
-from experiments.config import to_json
-from experiments.lm_ptq_study import LmPtq, Runner, write
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.ptq.lm_study import LmPtq, Runner, write
 
 
 def main(options: cli.Options[LmPtq]) -> None:

@@ -12,10 +12,11 @@ masks of weight_rewinding, weights drawn anew, trained from the start.
 Source: Frankle and Carbin 2019; Frankle et al. 2020 (rewinding to an early step); Renda, Frankle, Carbin 2020 (rate rewinding).
 """
 
-from experiments import cli, study_report
-from experiments.config import to_json
-from experiments.lottery import Lottery, Tournament
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.sparsity import report
+from experiments.studies.sparsity.lottery import Lottery, Tournament
 
 ABOUT = (
     "weight_rewinding and rate_rewinding prune what they trained themselves, a fraction of what is left each round; "
@@ -29,7 +30,7 @@ def main(options: cli.Options[Lottery]) -> None:
     seeds = range(config.seed, config.seed + options.seeds)
     claim(run_dir, {**to_json(config), "seeds": list(seeds)}, resume=options.resume)
     results = Tournament(config, seeds, run_dir, config.data.load()).run(resume=options.resume)
-    study_report.write(run_dir, config, results, script="lottery_ticket", about=ABOUT)
+    report.write(run_dir, config, results, script="lottery_ticket", about=ABOUT)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ Finished rows are kept in the run's folder, and `--resume` does not run them aga
 
 import dataclasses
 
-from experiments import cli, low_rank_report
-from experiments.config import to_json
-from experiments.low_rank_study import Runner, Study
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.low_rank import report as low_rank_report
+from experiments.studies.low_rank.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import cli
-from experiments.config import to_json
-from experiments.precision_study import Study, run_row
-from experiments.report import aligned, markdown_table, provenance
-from experiments.run_dir import claim
-from experiments.study_report import Result, save_report, save_result, spread
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.results import Result, save_report, save_result, spread
+from experiments.common.run_dir import claim
+from experiments.common.tables import aligned, markdown_table, provenance
+from experiments.studies.precision.study import Study, run_row
 
 
 def table(results: Sequence[Result], figure: str) -> list[tuple[str, ...]]:

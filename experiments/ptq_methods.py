@@ -6,10 +6,10 @@
 FOLDER holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`. Nothing is trained.
 """
 
-from experiments import cli
-from experiments.config import to_json
-from experiments.ptq_study import PtqMethods, Runner, write
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.ptq.study import PtqMethods, Runner, write
 
 AIMS = {8: 91.0, 4: 91.0, 3: 88.0}
 """Accuracies to reach, in percent, by bits of the weights."""

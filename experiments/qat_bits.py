@@ -11,10 +11,11 @@ again.
 
 import dataclasses
 
-from experiments import cli, qat_report
-from experiments.config import to_json
-from experiments.qat_study import Runner, Study
-from experiments.run_dir import claim
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.qat import report as qat_report
+from experiments.studies.qat.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:

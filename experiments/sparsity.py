@@ -11,10 +11,11 @@ Finished cells of the table are kept in the run's folder, and `--resume` does no
 
 import dataclasses
 
-from experiments import cli, study_report
-from experiments.config import to_json
-from experiments.run_dir import claim
-from experiments.study import Runner, Study
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.sparsity import report
+from experiments.studies.sparsity.study import Runner, Study
 
 ABOUT = "Every method has the same epochs, dense ones included."
 
@@ -26,7 +27,7 @@ def main(options: cli.Options[Study]) -> None:
     run_dir = options.folder
     # Which rows are run now says nothing about what the others in the folder are.
     claim(run_dir, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
-    study_report.write(run_dir, study, Runner(study, seeds, run_dir).run(), script="sparsity", about=ABOUT)
+    report.write(run_dir, study, Runner(study, seeds, run_dir).run(), script="sparsity", about=ABOUT)
 
 
 if __name__ == "__main__":

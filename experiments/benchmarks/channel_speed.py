@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.timing import interleaved
+from experiments.common.timing import interleaved
 from lepton_jax.models import ResNet, ResNetCifar
 from lepton_jax.pruning.channels import Plan, Random, plan
 from lepton_jax.typing import PyTree

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import zstandard
 
-from experiments.timing import interleaved
+from experiments.common.timing import interleaved
 from lepton_jax.artifact import container, gaps, huffman, load, mask_classes, mask_rows, rans, save
 from lepton_jax.artifact.artifact import read_manifest, read_tensors
 from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes

@@ -25,11 +25,11 @@ import numpy as np
 import zstandard
 from PIL import Image
 
-from experiments import members
-from experiments.config import Adam, Tfds
-from experiments.measuring import Measure
-from experiments.report import aligned, markdown_table, provenance, revision
-from experiments.training_settings import Training
+from experiments.common import members
+from experiments.common.config import Adam, Tfds
+from experiments.common.measuring import Measure
+from experiments.common.tables import aligned, markdown_table, provenance, revision
+from experiments.common.training_settings import Training
 from lepton_jax import identity
 from lepton_jax.data import Dataset, Split, load_cifar10_subset, load_digits, load_fashion_mnist, steps_per_epoch
 from lepton_jax.data.compressed import Lossless, PatchPCA, open_dataset, write_dataset

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.timing import interleaved
+from experiments.common.timing import interleaved
 from lepton_jax import save, unpack
 from lepton_jax.graph import packed
 from lepton_jax.lowrank import CpAls, Method, Rank, SpatialSvd, Svd, TrainSvd, Tucker2

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, deep_compression
-from experiments.config import Config, Tfds
+from experiments import deep_compression
+from experiments.common import cli
+from experiments.common.config import Config, Tfds
 from lepton_jax.data import from_arrays
 
 TINY = """
-from experiments.config import Adam, Config, Digits, Phase
-from experiments.methods import FakeQuant, Prune, TrainedCodebook
+from experiments.common.config import Adam, Config, Digits, Phase
+from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
 from lepton_jax.models import LeNet300
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from flax import linen as nn
 
-from experiments.config import Adam, Config, Digits, Phase, load_config, load_sweep, to_json
-from experiments.methods import Prune
+from experiments.common.config import Adam, Config, Digits, Phase, load_config, load_sweep, to_json
+from experiments.common.methods import Prune
 from lepton_jax.models import LeNet300
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("deep_compression_*.py"))

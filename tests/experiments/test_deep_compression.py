@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import lepton_jax
-from experiments import cli
-from experiments.config import load_sweep
+from experiments.common import cli
+from experiments.common.config import load_sweep
 from lepton_jax.data import load_digits
 
 CONFIGS = sorted((cli.ROOT / "configs").glob("deep_compression_*.py"))
@@ -63,7 +63,7 @@ SMALL = """
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.config import load_sweep
+from experiments.common.config import load_sweep
 
 
 def get_config():

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import cli, distillation, members
-from experiments.config import Adam, Digits, load_config
-from experiments.distillation_report import accuracy_table, cost_table
-from experiments.distillation_study import Row, Runner, Study
+from experiments import distillation
+from experiments.common import cli, members
+from experiments.common.config import Adam, Digits, load_config
+from experiments.studies.distillation.report import accuracy_table, cost_table
+from experiments.studies.distillation.study import Row, Runner, Study
 from lepton_jax.data import from_arrays
 from lepton_jax.distillation import Distill, FeatureTerm, Linear, LogitTerm, Outputs, hints
 from lepton_jax.models import LeNet300
@@ -23,8 +24,8 @@ CONFIGS = cli.ROOT / "configs"
 STUDIES = {"distillation_fashion_mnist": ("none", "hinton_t4", "dkd", "fitnets", "at", "rkd"), "distillation_mnist": ("none",)}
 
 TINY = """
-from experiments.config import Digits
-from experiments.distillation_study import Row, Study
+from experiments.common.config import Digits
+from experiments.studies.distillation.study import Row, Study
 from lepton_jax.distillation import Distill, LogitTerm
 from lepton_jax.models import LeNet300
 

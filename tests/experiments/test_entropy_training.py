@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from experiments import cli, entropy_training
-from experiments.coded_size import EntropyTraining, at_equal_bytes
-from experiments.config import Tfds, load_config, to_json
+from experiments import entropy_training
+from experiments.common import cli
+from experiments.common.config import Tfds, load_config, to_json
+from experiments.studies.coded_size import EntropyTraining, at_equal_bytes
 from lepton_jax.models import LeNet300
 
 CONFIG = cli.ROOT / "configs" / "entropy_training_lenet300.py"

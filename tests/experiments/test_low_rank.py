@@ -5,17 +5,18 @@ import json
 import jax
 import pytest
 
-from experiments import cli, low_rank
-from experiments.char_lm import CharLM, load_text, perplexity, train
-from experiments.config import load_config, to_json
-from experiments.low_rank_study import Study
-from experiments.low_rank_tasks import Characters
+from experiments import low_rank
+from experiments.common import cli
+from experiments.common.char_lm import CharLM, load_text, perplexity, train
+from experiments.common.config import load_config, to_json
+from experiments.studies.low_rank.study import Study
+from experiments.studies.low_rank.tasks import Characters
 
 CONFIG = cli.ROOT / "configs" / "low_rank.py"
 TINY = """
-from experiments.char_lm import CharLM
-from experiments.low_rank_study import Study
-from experiments.low_rank_tasks import Characters
+from experiments.common.char_lm import CharLM
+from experiments.studies.low_rank.study import Study
+from experiments.studies.low_rank.tasks import Characters
 
 
 def get_config():

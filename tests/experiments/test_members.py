@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import members
-from experiments.config import Digits
-from experiments.phases import zero_dead_inputs
-from experiments.training_settings import Training
+from experiments.common import members
+from experiments.common.config import Digits
+from experiments.common.members import zero_dead_inputs
+from experiments.common.training_settings import Training
 from lepton_jax import paths
 from lepton_jax.data import Dataset, active_features, batches, steps_per_epoch
 from lepton_jax.models import LeNet300

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cli, mixed_precision
-from experiments.precision_rows import rows
-from experiments.precision_study import Study
+from experiments import mixed_precision
+from experiments.common import cli
+from experiments.studies.precision.rows import rows
+from experiments.studies.precision.study import Study
 
 CONFIGS = cli.ROOT / "configs"
 

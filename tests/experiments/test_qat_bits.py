@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, qat_bits
-from experiments.config import Adam, Digits, load_config
-from experiments.qat_methods import DoReFaNet, Lsq, LsqPlus, PactAndDoReFa, StraightThrough
-from experiments.qat_report import accuracy_table, cost_table
-from experiments.qat_study import Row, Runner, Study
+from experiments import qat_bits
+from experiments.common import cli
+from experiments.common.config import Adam, Digits, load_config
+from experiments.studies.qat.methods import DoReFaNet, Lsq, LsqPlus, PactAndDoReFa, StraightThrough
+from experiments.studies.qat.report import accuracy_table, cost_table
+from experiments.studies.qat.study import Row, Runner, Study
 from lepton_jax.models import LeNet300
 from lepton_jax.quantization import LearnedWeight, QArray
 
@@ -21,9 +22,9 @@ CONFIGS = cli.ROOT / "configs"
 STUDIES = {"qat_bits": ("lsq",), "qat_bits_cnn": ("straight_through", "pact")}
 
 TINY = """
-from experiments.config import Digits
-from experiments.qat_methods import Lsq
-from experiments.qat_study import Row, Study
+from experiments.common.config import Digits
+from experiments.studies.qat.methods import Lsq
+from experiments.studies.qat.study import Row, Study
 from lepton_jax.models import LeNet300
 
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, lottery_ticket, sparsity
-from experiments.config import Digits, load_config, to_json
-from experiments.lottery import Lottery, Tournament
-from experiments.mask_finders import AtInit, OneShot
-from experiments.sparse_methods import AcDc, Dense, Gradual, Rigl, SoftThreshold, Surgery
-from experiments.study import Row, Study
-from experiments.study_report import accuracy_table, plot, size_table
+from experiments import lottery_ticket, sparsity
+from experiments.common import cli
+from experiments.common.config import Digits, load_config, to_json
+from experiments.studies.sparsity.lottery import Lottery, Tournament
+from experiments.studies.sparsity.mask_finders import AtInit, OneShot
+from experiments.studies.sparsity.methods import AcDc, Dense, Gradual, Rigl, SoftThreshold, Surgery
+from experiments.studies.sparsity.report import accuracy_table, plot, size_table
+from experiments.studies.sparsity.study import Row, Study
 from lepton_jax.models import LeNet300
 
 CONFIGS = cli.ROOT / "configs"
@@ -26,10 +27,10 @@ STUDIES = {
 """Every config, and so many of its rows that each method and ablation runs once."""
 
 TINY = """
-from experiments.config import Digits
-from experiments.mask_finders import OneShot
-from experiments.sparse_methods import Dense
-from experiments.study import Row, Study
+from experiments.common.config import Digits
+from experiments.studies.sparsity.mask_finders import OneShot
+from experiments.studies.sparsity.methods import Dense
+from experiments.studies.sparsity.study import Row, Study
 from lepton_jax.models import LeNet300
 
 
@@ -45,8 +46,8 @@ def get_config():
     )
 """
 TICKET = """
-from experiments.config import Digits
-from experiments.lottery import Lottery, Tournament
+from experiments.common.config import Digits
+from experiments.studies.sparsity.lottery import Lottery, Tournament
 from lepton_jax.models import LeNet300
 
 

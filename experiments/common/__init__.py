@@ -1,0 +1,1 @@
+"""What the experiments share: command line, settings, training of many runs, measures, tables."""

@@ -1,0 +1,248 @@
+"""A character language model: trained once for each seed, kept in a folder, measured by its perplexity.
+
+    python -m experiments.char_lm --text FOLDER/tinyshakespeare/input.txt --seed 0
+
+Text is cut in three: the first 90 % to train on, then 5 % for choices, then 5 % for the figures. Perplexity is per character.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+from experiments.common.config import to_json
+from lepton_jax import identity, paths
+from lepton_jax.errors import collect
+from lepton_jax.interchange import load_npz, save_npz
+from lepton_jax.models import Transformer
+from lepton_jax.precision import LossScale
+from lepton_jax.training import LossFn, Metrics, TrainState, create, cross_entropy, make_train_step
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+Apply = Callable[..., Any]
+"""``(variables, tokens[B, L]) -> logits[B, L, vocabulary]``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CharLM:
+    """A transformer on characters, and how it is trained."""
+
+    depth: int = 2
+    width: int = 128
+    heads: int = 4
+    mlp: int = 512
+    length: int = 128
+    """Characters that a prediction may look at."""
+    batch_size: int = 16
+    """Windows a step."""
+    steps: int = 1500
+    learning_rate: float = 3e-3
+    """At its peak: it rises over a tenth of the steps and falls along a cosine."""
+    weight_decay: float = 0.1
+    """Of what has two axes or more."""
+
+    def __post_init__(self) -> None:
+        with collect("CharLM") as problems:
+            for field in ("depth", "width", "heads", "mlp", "length", "batch_size", "steps"):
+                if getattr(self, field) < 1:
+                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
+            if not self.learning_rate > 0:
+                problems.append(f"learning_rate: must be positive; got {self.learning_rate}")
+
+    def model(self, vocabulary: int) -> Transformer:
+        """Return the module."""
+        return Transformer(
+            vocabulary=vocabulary,
+            depth=self.depth,
+            width=self.width,
+            heads=self.heads,
+            mlp=self.mlp,
+            max_length=self.length,
+        )
+
+    def optimizer(self, steps: int | None = None, learning_rate: float | None = None) -> optax.GradientTransformation:
+        """Return the optimiser of a run, or of a tuning of other length and rate."""
+        steps, peak = steps or self.steps, learning_rate or self.learning_rate
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(steps // 10, 1), max(steps, 2), 0.01 * peak)
+        return optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=self.weight_decay, mask=_decayed)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Text:
+    """A text as numbers, in three parts."""
+
+    characters: str
+    """The vocabulary: token k is ``characters[k]``."""
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def load_text(path: str | os.PathLike[str]) -> Text:
+    """Read a text file.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "text"
+      >>> file.write_text("abba" * 10)
+      40
+      >>> text = load_text(file)
+      >>> text.characters, text.train[:4].tolist(), len(text.train), len(text.validation), len(text.test)
+      ('ab', [0, 1, 1, 0], 36, 2, 2)
+    """
+    written = Path(path).read_text(encoding="utf-8")
+    characters = "".join(sorted(set(written)))
+    numbers = {character: number for number, character in enumerate(characters)}
+    tokens = np.array([numbers[character] for character in written], np.int32)
+    first, second = len(tokens) * 90 // 100, len(tokens) * 95 // 100
+    return Text(characters=characters, train=tokens[:first], validation=tokens[first:second], test=tokens[second:])
+
+
+def windows(tokens: np.ndarray, length: int) -> np.ndarray:
+    """Cut tokens into as many windows ``[N, length + 1]`` as there are; a window's last token is the next one's first.
+
+    Example:
+      >>> windows(np.arange(6), 2).tolist()
+      [[0, 1, 2], [2, 3, 4]]
+    """
+    count = (len(tokens) - 1) // length
+    return tokens[np.arange(count)[:, None] * length + np.arange(length + 1)[None]]
+
+
+def batches(tokens: np.ndarray, config: CharLM, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield windows ``[batch_size, length + 1]`` that begin anywhere."""
+    rng = np.random.default_rng(seed)
+    span = np.arange(config.length + 1)
+    for _ in range(steps):
+        yield tokens[rng.integers(0, len(tokens) - config.length, (config.batch_size, 1)) + span[None]]
+
+
+def next_token_loss(apply: Apply) -> LossFn:
+    """Return the loss for `make_train_step`: the mean cross entropy of each next character, of batches ``[B, L + 1]``."""
+
+    def loss(params: PyTree, model_state: PyTree, batch: Array, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        return jnp.mean(cross_entropy(apply({"params": params}, batch[:, :-1]), batch[:, 1:])), (model_state, {})
+
+    return loss
+
+
+def run_steps(
+    apply: Apply,
+    params: PyTree,
+    transform: Transform,
+    optimizer: optax.GradientTransformation,
+    data: Iterator[np.ndarray],
+    *,
+    name: str,
+    seed: int = 0,
+    loss_scale: LossScale | None = None,
+) -> TrainState:
+    """Train parameters under a transform on all batches that the iterator gives.
+
+    Raises:
+      FloatingPointError: if the last loss is not finite.
+    """
+    step = make_train_step(next_token_loss(apply), optimizer, transform, loss_scale=loss_scale)
+    state = create(params, {}, optimizer, transform, jax.random.key(seed), loss_scale=loss_scale)
+    loss: Array | float = 0.0
+    for batch in tqdm(data, desc=name, unit="step", disable=None):
+        state, metrics = step(state, batch)
+        loss = metrics["loss"]
+    if not np.isfinite(float(loss)):
+        raise FloatingPointError(f"{name}: the loss is not finite.")
+    return state
+
+
+def train(seed: int, config: CharLM, text: Text, folder: str | os.PathLike[str]) -> PyTree:
+    """Return trained variables ``{"params": ...}``; from the folder, where the same run is there already.
+
+    Args:
+      seed: of the initial weights and of the batches.
+      config: model and training.
+      text: from `load_text`.
+      folder: keeps one file for each seed, config and text.
+    """
+    path = Path(folder) / f"char_lm-{_fingerprint(config, text)}-seed{seed}.npz"
+    if path.exists():
+        return jax.tree.map(jnp.asarray, load_npz(path))
+    model = config.model(len(text.characters))
+    params = model.init(jax.random.key(seed), jnp.zeros((1, config.length), jnp.int32))["params"]
+    data = batches(text.train, config, config.steps, seed)
+    state = run_steps(model.apply, params, identity(), config.optimizer(), data, name=f"char_lm, seed {seed}", seed=seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_npz(path, {"params": state.params})
+    return {"params": state.params}
+
+
+def _decayed(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def _fingerprint(config: CharLM, text: Text) -> str:
+    settings = json.dumps(to_json(config), sort_keys=True).encode()
+    return hashlib.sha256(settings + text.characters.encode() + text.train.tobytes()).hexdigest()[:12]
+
+
+def cross_entropy_of(apply: Apply, variables: PyTree, tokens: np.ndarray, length: int, *, batch_size: int = 32) -> float:
+    """Return the mean cross entropy, in nats a character, over all whole windows of a part of the text.
+
+    Args:
+      apply: as the model's own; under `lepton_jax.graph.packed` the variables may have packed leaves.
+      variables: of the model.
+      tokens: e.g. ``text.test``.
+      length: of the windows; a character is predicted from those before it in its own window.
+      batch_size: windows a call.
+    """
+    rows = windows(tokens, length)
+    sums = 0.0
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0)))
+        sums += float(_total(apply, variables, padded, jnp.int32(len(batch))))
+    return sums / (len(rows) * length)
+
+
+@partial(jax.jit, static_argnums=0)
+def _total(apply: Apply, variables: PyTree, batch: Array, count: Array) -> Array:
+    losses = jnp.sum(cross_entropy(apply(variables, batch[:, :-1]), batch[:, 1:]), axis=1)
+    return jnp.sum(jnp.where(jnp.arange(len(batch)) < count, losses, 0))
+
+
+def perplexity(apply: Apply, variables: PyTree, tokens: np.ndarray, length: int, *, batch_size: int = 32) -> float:
+    """Return ``exp`` of the mean cross entropy a character; arguments as those of `cross_entropy_of`."""
+    return float(np.exp(cross_entropy_of(apply, variables, tokens, length, batch_size=batch_size)))
+
+
+def main() -> None:
+    """Train one seed and print its perplexity."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=CharLM().steps)
+    parser.add_argument("--learning-rate", type=float, default=CharLM().learning_rate)
+    parser.add_argument("--folder", type=Path, default=Path("runs/char_lm"))
+    options = parser.parse_args()
+    config, text = CharLM(steps=options.steps, learning_rate=options.learning_rate), load_text(options.text)
+    variables = train(options.seed, config, text, options.folder)
+    apply = config.model(len(text.characters)).apply
+    size = sum(leaf.size for leaf in paths.flatten(variables).values())
+    found = [perplexity(apply, variables, part, config.length) for part in (text.validation, text.test)]
+    print(f"{size:,} parameters; perplexity a character: validation {found[0]:.3f}, test {found[1]:.3f}")
+
+
+if __name__ == "__main__":
+    main()

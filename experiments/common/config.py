@@ -1,0 +1,225 @@
+"""What an experiment is, as data: frozen dataclasses that are checked when they are made.
+
+A config file defines ``get_config() -> Config`` and may define ``sweep() -> dict[str, Config]``, the rows of an ablation by
+name. A new experiment is one such file.
+"""
+
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import optax
+import tyro
+from flax import linen as nn
+
+from experiments.common.methods import Method
+from lepton_jax.data import Dataset, Warp, load_digits, load_tfds
+from lepton_jax.errors import collect
+from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Digits:
+    """Scikit-learn's handwritten digits, 8 x 8 pixels; embedded, no download."""
+
+    validation: int = 180
+    """Examples held out for choices."""
+
+    def load(self) -> Dataset:
+        return load_digits(validation=self.validation)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tfds:
+    """A prepared image set of TensorFlow Datasets, read without TensorFlow."""
+
+    name: str
+    """As TFDS names it, e.g. mnist."""
+    validation: int = 5000
+    """Examples of the training part held out for choices."""
+    data_dir: str | None = None
+    """Where it is prepared; by default $TFDS_DATA_DIR, or TFDS's own folder."""
+
+    def load(self) -> Dataset:
+        return load_tfds(self.name, validation=self.validation, data_dir=self.data_dir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam with a rate that falls to a hundredth along a cosine over the phase."""
+
+    learning_rate: float = 1e-3
+    by_weight: bool = False
+    """Whether bias corrections count each weight's own steps; for weights that grow in the course of training."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"Adam: learning_rate must be positive; got {self.learning_rate}.")
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        rate = optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.01)
+        if self.by_weight:
+            return optax.chain(scale_by_adam_by_weight(), optax.scale_by_learning_rate(rate))
+        return optax.adam(rate)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Momentum:
+    """Gradient descent with momentum; its rate falls to a hundredth along a cosine."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        with collect("Momentum") as problems:
+            if not self.learning_rate > 0:
+                problems.append(f"learning_rate: must be positive; got {self.learning_rate}")
+            if not 0 <= self.momentum < 1:
+                problems.append(f"momentum: must be in [0, 1); got {self.momentum}")
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        return optax.sgd(optax.cosine_decay_schedule(self.learning_rate, steps, alpha=0.01), self.momentum)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training, under the views of all phases before it (frozen) and its own."""
+
+    name: str
+    """The phase's row in the table."""
+    epochs: int
+    """Passes over the training set."""
+    optimizer: Adam = Adam()
+    """Made anew for the phase."""
+    transforms: tuple[Method, ...] = ()
+    """What this phase adds to the view."""
+    l2: float = 0.0
+    """Weight of half the sum of squares of the parameters as the model sees them."""
+
+    def __post_init__(self) -> None:
+        with collect(f"Phase {self.name!r}") as problems:
+            if not self.epochs >= 1:
+                problems.append(f"epochs: must be at least 1; got {self.epochs}")
+            if not self.l2 >= 0:
+                problems.append(f"l2: must be 0 or more; got {self.l2}")
+            if not self.name.isidentifier():
+                problems.append("name: must be a word, since it names files")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """An experiment: data, model, and phases of training."""
+
+    name: str
+    """Names the run folder."""
+    data: Digits | Tfds
+    """Where the examples come from."""
+    model: Annotated[nn.Module, tyro.conf.Suppress]
+    """The network."""
+    phases: tuple[Phase, ...]
+    """In order; the first is the dense reference that everything is compared with."""
+    batch_size: int = 128
+    """Examples a step."""
+    warp: Annotated[Warp | None, tyro.conf.Suppress] = None
+    """Augmentation of the training images; None: none."""
+    scan: int = 1
+    """Steps a dispatch: more for small dense models, 1 for convolutions."""
+    seed: int = 0
+    """Of initialisation, order and augmentation."""
+    max_steps: int | None = None
+    """Stop every phase after so many steps, for a trial run."""
+
+    def __post_init__(self) -> None:
+        with collect(f"Config {self.name!r}") as problems:
+            names = [phase.name for phase in self.phases]
+            if not names or len(set(names)) < len(names):
+                problems.append(f"phases: at least one, each with a name of its own; got {names}")
+            for field in ("batch_size", "scan"):
+                if not getattr(self, field) >= 1:
+                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
+            if self.phases and self.phases[0].transforms:
+                problems.append("phases: the first is the dense reference and has no transforms")
+
+
+Kind = TypeVar("Kind")
+
+
+def load_config(path: str | Path, kind: type[Kind] = Config) -> Kind:  # type: ignore[assignment]
+    """Return a file's ``get_config()``.
+
+    Args:
+      path: of the config file.
+      kind: the class it has to be of, which depends on the script.
+
+    Raises:
+      ValueError: if the file is not there, cannot be run or lacks the function.
+      TypeError: if it returns something else.
+    """
+    module = _module(path)
+    with _located(path):
+        config = module.get_config()
+    if not isinstance(config, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(f"{path}: get_config() must return an {wanted}; it returned {type(config).__name__}.")
+    return config
+
+
+def load_sweep(path: str | Path) -> Mapping[str, Config]:
+    """Return a file's ``sweep()``, rows by name; without one, the config alone."""
+    module = _module(path)
+    with _located(path):
+        rows = module.sweep() if hasattr(module, "sweep") else {"default": load_config(path)}
+    wrong = [name for name, row in rows.items() if not isinstance(row, Config)]
+    if wrong:
+        raise TypeError(f"{path}: sweep() must return Configs by name; these rows are not: {', '.join(wrong)}.")
+    return rows
+
+
+def _module(path: str | Path) -> Any:
+    path = Path(path)
+    if not path.is_file():
+        shown = sorted(file.name for file in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ValueError(f"there is no config file {path}. In {path.parent} there are: {', '.join(shown) or 'none'}.")
+    spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with _located(path):
+        spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{path} must define get_config(), which returns an experiments.config.Config.")
+    return module
+
+
+@contextmanager
+def _located(path: str | Path) -> Iterator[None]:
+    """Say in which config file an error of its code arose."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except (NameError, AttributeError, ImportError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def to_json(value: Any) -> Any:
+    """Return a config as JSON-able data: dataclasses as objects with their type, everything else as text."""
+    if isinstance(value, nn.Module):
+        return _text(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """The `repr` on one line, without the addresses of functions, which are others in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value)).replace("\n", " ")

@@ -1,0 +1,45 @@
+"""Results of studies: kept a file each, written with a report, averaged over seeds."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+"""One cell of the table: its row, sparsity, and figures by seed."""
+
+
+def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Result]) -> None:
+    """Write a report of paragraphs, and `summary.json` beside it."""
+    path.write_text("\n\n".join(text) + "\n")
+    path.with_name("summary.json").write_text(json.dumps({"name": name, "results": list(results)}, indent=2) + "\n")
+
+
+def save_result(path: Path, result: Result) -> None:
+    """Write a finished result, so that it need not be run again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")  # a result is there whole or not at all
+    part.write_text(json.dumps(result, indent=2) + "\n")
+    part.replace(path)
+
+
+def accuracies(result: Result, name: str = "error") -> list[float]:
+    """Return the seeds' accuracies in percent.
+
+    Example:
+      >>> accuracies({"error": [0.25, 0.5]})
+      [75.0, 50.0]
+    """
+    return [100 * (1 - error) for error in result[name]]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Write mean and standard deviation.
+
+    Example:
+      >>> spread([1.0, 2.0, 3.0]), spread([1.0])
+      ('2.00 ± 1.00', '1.00')
+    """
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"

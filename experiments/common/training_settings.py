@@ -1,0 +1,46 @@
+"""What every study of many small runs has in common."""
+
+import dataclasses
+from typing import Annotated
+
+import tyro
+from flax import linen as nn
+
+from experiments.common.config import Digits, Tfds
+from lepton_jax.errors import collect
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """Data, model and loop."""
+
+    name: str
+    """Names the run folder."""
+    data: Digits | Tfds
+    """Where the examples come from."""
+    model: Annotated[nn.Module, tyro.conf.Suppress]
+    """The network."""
+    epochs: int
+    """Passes over the training set, the same for every run that is compared."""
+    batch_size: int = 128
+    """Examples a step."""
+    scan: bool = True
+    """Take all steps of an epoch in one program; not for convolutions on CPU."""
+    vmap: int = 1
+    """Runs side by side in that program; 1: one after another, which is faster on CPU."""
+    seed: int = 0
+    """The first seed: of initialisation, order and masks."""
+    max_steps: int | None = None
+    """Stop every run after so many steps, for a trial run."""
+    only: tuple[str, ...] = ()
+    """Run only the rows of these names."""
+    files: bool = True
+    """Save each row's first seed as a file, to count its bytes."""
+
+    def __post_init__(self) -> None:
+        with collect(f"{type(self).__name__} {self.name!r}") as problems:
+            for field in ("epochs", "batch_size", "vmap"):
+                if not getattr(self, field) >= 1:
+                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
+            if self.max_steps is not None and self.max_steps < 1:
+                problems.append(f"max_steps: must be at least 1; got {self.max_steps}")

@@ -1,0 +1,1 @@
+"""The studies behind the scripts: settings, methods, runs and reports, a folder or file each."""

@@ -1,0 +1,215 @@
+"""The coded size in the loss, on and off: settings, runs, table and figure."""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.common import members
+from experiments.common.config import Adam, to_json
+from experiments.common.measuring import Measure
+from experiments.common.tables import aligned, markdown_table, provenance, revision
+from experiments.common.training_settings import Training
+from lepton_jax import chain, fake_quant, identity, prune, schedules
+from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.errors import check_fraction, collect
+from lepton_jax.quantization import Uniform, entropy_bits
+from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EntropyTraining(Training):
+    """The settings; `epochs` are those after the dense ones."""
+
+    dense_epochs: int = 2
+    """Before, without quantization."""
+    optimizer: Adam = dataclasses.field(default_factory=Adam)
+    """Of both phases."""
+    bits: int = 4
+    """Of the weights, wherever it is not said."""
+    rates: tuple[float, ...] = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5)
+    """Loss a bit."""
+    fewer_bits: tuple[int, ...] = (3, 2)
+    """Rows without penalty."""
+    sparsities: tuple[float, ...] = (0.8, 0.9, 0.95, 0.98)
+    """Rows of magnitude pruning without penalty."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with collect(f"EntropyTraining {self.name!r}") as problems:
+            if not self.dense_epochs >= 1:
+                problems.append(f"dense_epochs: must be at least 1; got {self.dense_epochs}")
+            if not all(0 < rate < 1 for rate in self.rates):
+                problems.append(f"rates: must be in (0, 1), loss a bit; got {self.rates}")
+        for bits in (self.bits, *self.fewer_bits):
+            Uniform(bits=bits)
+        for sparsity in self.sparsities:
+            check_fraction("EntropyTraining: sparsities", sparsity)
+
+
+Row = dict[str, Any]
+
+
+class Comparison:
+    """All rows, every seed.
+
+    Args:
+      config: the settings.
+      seeds: of the runs.
+      run_dir: gets the files.
+      dataset: loaded.
+    """
+
+    def __init__(self, config: EntropyTraining, seeds: Sequence[int], run_dir: Path, dataset: Dataset) -> None:
+        self.config, self.seeds, self.run_dir, self.dataset = config, tuple(seeds), run_dir, dataset
+        self._measure = Measure(linen_apply(config.model), dataset)
+        self._steps = config.epochs * steps_per_epoch(dataset.train, config.batch_size)
+
+    def run(self) -> list[Row]:
+        """Train and measure everything."""
+        config = self.config
+        steps = config.dense_epochs * steps_per_epoch(self.dataset.train, config.batch_size)
+        step, tx = self._make_step(identity(), steps, None), config.optimizer.build(steps)
+        begin = members.start(config, self.dataset, lambda p, m, key: create(p, m, tx, identity(), key), self.seeds)
+        arguments = (config, self.dataset.train, step, begin, self.seeds)
+        dense = members.train(*arguments, epochs=config.dense_epochs, name="dense")
+        quantized = fake_quant(bits=config.bits)
+        rows = self._rows("on", quantized, config.bits, dense, {f"rate {rate:g}": rate for rate in config.rates})
+        rows += self._rows("off", quantized, config.bits, dense, {f"{config.bits} bits": 0.0})
+        for bits in config.fewer_bits:
+            rows += self._rows("off", fake_quant(bits=bits), bits, dense, {f"{bits} bits": 0.0})
+        for sparsity in config.sparsities:
+            rise = schedules.polynomial(sparsity, 0, max(int(0.5 * self._steps), 1))
+            transform = chain(prune(rise, interval=20), quantized)
+            rows += self._rows("off, pruned", transform, config.bits, dense, {f"{100 * sparsity:g} % zero": 0.0})
+        return rows
+
+    def _make_step(self, transform: Transform, steps: int, bits: int | None) -> TrainStep:
+        """Return a step whose loss reads the rate from the state, so that all rates share one program."""
+        answers = classification_loss(linen_apply(self.config.model))
+
+        def loss(params: PyTree, model_state: PyTree, batch: Any, key: Array) -> tuple[Array, Any]:
+            value, (_, metrics) = answers(params, {}, batch, key)
+            if bits is not None:
+                value += model_state["rate"] * entropy_bits(params, Uniform(bits=bits))
+            return value, (model_state, metrics)
+
+        return make_train_step(loss, self.config.optimizer.build(steps), transform)
+
+    def _rows(self, kind: str, transform: Transform, bits: int, dense: TrainState, rates: dict[str, float]) -> list[Row]:
+        """Train and measure one run a rate and seed, all in one program."""
+        config, tx = self.config, self.config.optimizer.build(self._steps)
+
+        def begin(rate: float) -> TrainState:
+            def one(params: PyTree, model_state: PyTree, *, key: Array) -> TrainState:
+                return create(params, {"rate": jnp.float32(rate)}, tx, transform, key)
+
+            return members.restart(jax.tree.map(jnp.copy, dense), one)
+
+        state = members.stack([begin(rate) for rate in rates.values()])
+        step = self._make_step(transform, self._steps, bits if any(rates.values()) else None)
+        begun, seeds = time.perf_counter(), self.seeds * len(rates)
+        state = members.train(
+            config, self.dataset.train, step, state, seeds, epochs=config.epochs, first_epoch=config.dense_epochs, name=kind
+        )
+        seconds = (time.perf_counter() - begun) / len(rates)
+        rows = []
+        for place, (name, rate) in enumerate(rates.items()):
+            first = place * len(self.seeds)
+            runs = [members.member(state, first + i)._replace(model_state={}) for i in range(len(self.seeds))]
+            row: Row = {"kind": kind, "row": name, "rate": rate, "seconds": seconds, **self._measure(transform, runs)}
+            views = [transform.view(run.params, run.tstate) for run in runs]
+            row["estimate"] = [float(entropy_bits(view, Uniform(bits=bits))) / 8 for view in views]
+            if config.files:
+                path = self.run_dir / "files" / f"{kind}-{name}.lepton".replace(" ", "_").replace(",", "")
+                row["file_bytes"] = [self._measure.file_bytes(transform, run, path) for run in runs]
+            rows.append(row)
+        return rows
+
+
+def at_equal_bytes(rows: list[Row]) -> dict[str, float]:
+    """Return, for each row with the penalty, the error without it at its bytes: between the pruned rows, log bytes linear.
+
+    Example:
+      >>> off = [{"kind": "off, pruned", "error": [e], "file_bytes": [b]} for e, b in ((0.02, 1000), (0.04, 100))]
+      >>> round(at_equal_bytes([*off, {"kind": "on", "row": "r", "error": [0.01], "file_bytes": [316]}])["r"], 3)
+      0.03
+    """
+    off = sorted((statistics.mean(r["file_bytes"]), statistics.mean(r["error"])) for r in rows if r["kind"] == "off, pruned")
+    sizes, errors = (list(column) for column in zip(*off))
+    on = {r["row"]: statistics.mean(r["file_bytes"]) for r in rows if r["kind"] == "on"}
+    return {
+        name: float(np.interp(np.log(size), np.log(sizes), errors))
+        for name, size in on.items()
+        if sizes[0] <= size <= sizes[-1]
+    }
+
+
+def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
+    """Write `summary.json`, the table and the figure, and print the table."""
+    summary = {"config": to_json(config), "revision": revision(), "results": rows}
+    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    equal = at_equal_bytes(rows) if config.files and config.sparsities else {}
+    lines: list[tuple[str, ...]] = [
+        (
+            "penalty",
+            "row",
+            "error %",
+            "deviation",
+            "pruned, no penalty, same bytes: error %",
+            "zero %",
+            "estimate",
+            "file bytes",
+        )
+    ]
+    for row in rows:
+        errors = [100 * error for error in row["error"]]
+        deviation = f"{statistics.stdev(errors):.2f}" if len(errors) > 1 else "-"
+        other = f"{100 * equal[row['row']]:.2f}" if row["row"] in equal else "-"
+        size = f"{statistics.mean(row['file_bytes']):,.0f}" if "file_bytes" in row else "-"
+        sizes = (f"{100 * statistics.mean(row['reached']):.1f}", f"{statistics.mean(row['estimate']):,.0f}", size)
+        lines.append((row["kind"], row["row"], f"{statistics.mean(errors):.2f}", deviation, other, *sizes))
+    text = "\n".join(
+        [
+            f"# {config.name}: the coded size in the loss\n",
+            *markdown_table(lines),
+            "",
+            f"Means of {len(rows[0]['error'])} seeds, test split, last epoch. `estimate`: bytes of the kernels, by "
+            "`entropy_bits`, without contexts; `file bytes`: all of the `.lepton` file but its program, with biases in float32 "
+            "(1,640 bytes). The column in the middle is read between the pruned rows, linear in log bytes; '-': beyond them.\n",
+            "![error against bytes](entropy_training.png)\n" if config.files else "",
+            provenance({revision()}, "entropy_training"),
+        ]
+    )
+    (run_dir / "entropy_training.md").write_text(text + "\n")
+    if config.files:
+        plot(run_dir / "entropy_training.png", rows)
+    print("\n".join(aligned(lines)))
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """Draw error against bytes of the file."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for kind, marker in (("on", "o"), ("off", "s"), ("off, pruned", "^")):
+        mine = sorted((r for r in rows if r["kind"] == kind), key=lambda r: statistics.mean(r["file_bytes"]))
+        if mine:
+            sizes = [statistics.mean(r["file_bytes"]) for r in mine]
+            errors = [[100 * e for e in r["error"]] for r in mine]
+            deviations = [statistics.stdev(e) if len(e) > 1 else 0.0 for e in errors]
+            axis.errorbar(sizes, [statistics.mean(e) for e in errors], deviations, marker=marker, capsize=3, label=kind)
+            for size, error, row in zip(sizes, errors, mine):
+                axis.annotate(row["row"], (size, statistics.mean(error)), xytext=(4, 5), textcoords="offset points", fontsize=7)
+    axis.set(xscale="log", xlabel="bytes of the file, its program apart", ylabel="test error (%)")
+    axis.legend(title="entropy penalty")
+    figure.savefig(path, dpi=120)

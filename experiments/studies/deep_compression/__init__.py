@@ -1,0 +1,1 @@
+"""Prune, share weights, code: phases one after another."""

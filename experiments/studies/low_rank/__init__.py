@@ -1,0 +1,1 @@
+"""Low rank: methods, and rules for ranks."""

@@ -1,0 +1,228 @@
+"""What is factorized in the study of low rank: a ResNet-20 that others trained, and a character transformer."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.channel_pruning_resnet20 import MODEL, augmented
+from experiments.common.char_lm import CharLM, batches, cross_entropy_of, load_text, next_token_loss, run_steps, train
+from lepton_jax import typing
+from lepton_jax.data import Batch, load_cifar10_subset, standardize
+from lepton_jax.data.dataset import Split
+from lepton_jax.errors import collect
+from lepton_jax.hessian import Moments, second_moments
+from lepton_jax.lowrank import dense_macs, squared_gradients
+from lepton_jax.models import load_torch_resnet
+from lepton_jax.training import TrainState, classification_loss, create, cross_entropy, linen_apply, make_train_step
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+Figures = dict[str, float]
+"""``error``, as drawn (percent of images, or perplexity), and ``loss``, in nats."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNet20:
+    """Published weights on CIFAR-10; figures on 1,000 lossless test images."""
+
+    calibration: int = 500
+    """Training images for second moments and Fisher information."""
+    tuning: Literal["lossless", "jpeg"] = "lossless"
+    """Images to tune on: the 4,000 lossless ones, or some of the 50,000 that were JPEG-compressed."""
+    tuning_images: int = 4000
+    batch_size: int = 100
+    learning_rate: float = 0.01
+    """Of one epoch of SGD with momentum, half a cosine."""
+
+    def load(self, data: Path, run_dir: Path, seed: int) -> "Resnet":
+        """Return the task; the same network for all seeds."""
+        del run_dir
+        return Resnet(self, data, seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Characters:
+    """A transformer on tinyshakespeare, trained here; figures on the last 5 % of the text."""
+
+    model: CharLM = dataclasses.field(default_factory=CharLM)
+    calibration: int = 64
+    """Windows of training text for second moments and Fisher information."""
+    tuning_steps: int = 490
+    """About one epoch of the training text."""
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        with collect("Characters") as problems:
+            if self.calibration < 1 or self.tuning_steps < 1:
+                problems.append(f"calibration and tuning_steps: at least 1; got {self.calibration} and {self.tuning_steps}")
+
+    def load(self, data: Path, run_dir: Path, seed: int) -> "Text":
+        """Return the task, its model trained from this seed or read from the run's folder."""
+        return Text(self, data, run_dir, seed)
+
+
+class Task:
+    """A trained model, and all that is done with it.
+
+    Attributes:
+      params: dense.
+      select: the weights that may be factorized.
+      apply: ``(params, inputs) -> logits``, in evaluation mode.
+      batches: of calibration inputs.
+    """
+
+    params: PyTree
+    select: str
+    apply: Callable[[PyTree, Array], Array]
+    batches: list[Any]
+
+    @cached_property
+    def macs(self) -> dict[typing.Path, float]:
+        """Multiply-accumulates of one example (image or window), by leaf."""
+        return dense_macs(self.apply, self.params, self.batches[0][:1])
+
+    @cached_property
+    def moments(self) -> dict[typing.Path, Moments]:
+        """Second moments of the inputs of every layer that may be factorized."""
+        return dict(second_moments(self.apply, self.params, self.batches, self.select))
+
+    @cached_property
+    def fisher(self) -> dict[typing.Path, Array]:
+        """Squared gradients of the loss."""
+        return squared_gradients(self.loss, self.params, self.small_batches(), self.select)
+
+    def loss(self, params: PyTree, *batch: Array) -> Array:
+        """Return the mean loss of a batch."""
+        raise TypeError(f"{type(self).__name__} has no loss")
+
+    def small_batches(self) -> Iterator[Any]:
+        """Batches for Fisher information: small, to be near that of single examples."""
+        raise TypeError(f"{type(self).__name__} has no batches")
+
+    def figures(self, state: TrainState | PyTree, transform: Transform) -> Figures:
+        """Evaluate a state of training, or factored parameters of an untrained one."""
+        tuned = isinstance(state, TrainState)
+        params = transform.view(state.params if tuned else state, state.tstate if tuned else ())
+        return self.evaluate(params, state.model_state if tuned else None)
+
+    def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
+        """Return error and loss of dense parameters on test data."""
+        raise TypeError(f"{type(self).__name__} has no test data")
+
+    def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
+        """Train factored parameters for one epoch."""
+        raise TypeError(f"{type(self).__name__} has no training data")
+
+
+class Resnet(Task):
+    """ResNet-20 on CIFAR-10."""
+
+    select = "*/kernel"
+
+    def __init__(self, settings: ResNet20, data: Path, seed: int) -> None:
+        subset = load_cifar10_subset(data / "cifar10_subset")
+        self.settings, self.seed = settings, seed
+        self.train = Split(images=standardize(subset.train.images), labels=subset.train.labels)
+        self.test = Split(images=standardize(subset.test.images), labels=subset.test.labels)
+        self.tuning = self.train if settings.tuning == "lossless" else jpeg_split(data, settings.tuning_images, seed)
+        variables = load_torch_resnet(data / "weights" / "resnet20_cifar10.npz", MODEL)
+        variables = jax.tree.map(jnp.asarray, variables)
+        self.params, self.model_state = variables["params"], {"batch_stats": variables["batch_stats"]}
+        self.batches = [self.train.images[i : i + 100] for i in range(0, settings.calibration, 100)]
+        self._totals = jax.jit(self._sums)
+
+    def apply(self, params: PyTree, x: Array) -> Any:  # type: ignore[override]
+        return MODEL.apply({"params": params, **self.model_state}, x)
+
+    def loss(self, params: PyTree, *batch: Array) -> Array:
+        images, labels = batch
+        return jnp.mean(cross_entropy(self.apply(params, images), labels))
+
+    def small_batches(self) -> Iterator[Any]:
+        for i in range(0, self.settings.calibration, 5):
+            yield self.train.images[i : i + 5], self.train.labels[i : i + 5]
+
+    def _sums(self, params: PyTree, model_state: PyTree, images: Array, labels: Array) -> tuple[Array, Array]:
+        logits: Any = MODEL.apply({"params": params, **model_state}, images)
+        return jnp.sum(logits.argmax(-1) != labels), jnp.sum(cross_entropy(logits, labels))
+
+    def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
+        state = self.model_state if model_state is None else model_state
+        parts = [
+            self._totals(params, state, self.test.images[i : i + 250], self.test.labels[i : i + 250])
+            for i in range(0, len(self.test), 250)
+        ]
+        wrong, loss = (sum(float(part[k]) for part in parts) / len(self.test) for k in (0, 1))
+        return {"error": 100 * wrong, "loss": loss}
+
+    def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
+        settings, rng = self.settings, np.random.default_rng(self.seed)
+        steps = min(settings.tuning_images, len(self.tuning)) // settings.batch_size
+        steps = steps if max_steps is None else min(steps, max_steps)
+        rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
+        tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9, nesterov=True))
+        step = make_train_step(classification_loss(linen_apply(MODEL)), tx, transform)
+        state = create(params, self.model_state, tx, transform, jax.random.key(self.seed))
+        order = rng.permutation(len(self.tuning))[: steps * settings.batch_size].reshape(steps, -1)
+        for chosen in order:
+            images = augmented(self.tuning.images[chosen], rng)
+            state, metrics = step(state, Batch(images, self.tuning.labels[chosen], np.ones(len(chosen), bool)))
+        if not np.isfinite(float(metrics["loss"])):
+            raise FloatingPointError("resnet20: the loss of tuning is not finite.")
+        return state
+
+
+class Text(Task):
+    """A character transformer."""
+
+    select = "*/kernel"
+
+    def __init__(self, settings: Characters, data: Path, run_dir: Path, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self.text = load_text(data / "tinyshakespeare" / "input.txt")
+        self.model = settings.model.model(len(self.text.characters))
+        self.params = train(seed, settings.model, self.text, run_dir / "char_lm")["params"]
+        some = next(batches(self.text.train, dataclasses.replace(settings.model, batch_size=settings.calibration), 1, 12345))
+        self.windows = some
+        self.batches = [some[i : i + 16, :-1] for i in range(0, len(some), 16)]
+
+    def apply(self, params: PyTree, x: Array) -> Any:  # type: ignore[override]
+        return self.model.apply({"params": params}, x)
+
+    def loss(self, params: PyTree, *batch: Array) -> Array:
+        return next_token_loss(self.model.apply)(params, {}, batch[0], jax.random.key(0))[0]
+
+    def small_batches(self) -> Iterator[Any]:
+        for window in self.windows:
+            yield window[None]
+
+    def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
+        loss = cross_entropy_of(self.model.apply, {"params": params}, self.text.test, self.settings.model.length)
+        return {"error": float(np.exp(loss)), "loss": loss}
+
+    def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
+        settings = self.settings
+        steps = settings.tuning_steps if max_steps is None else min(settings.tuning_steps, max_steps)
+        tx = settings.model.optimizer(steps, settings.learning_rate)
+        data = batches(self.text.train, settings.model, steps, 1000 + self.seed)
+        return run_steps(self.model.apply, params, transform, tx, data, name="tuning", seed=self.seed)
+
+
+def jpeg_split(data: Path, count: int, seed: int) -> Split:
+    """Return some training images of the JPEG-compressed CIFAR-10, standardised, drawn without replacement."""
+    from PIL import Image
+
+    with np.load(data / "cifar10_jpeg" / "cifar10_jpeg.npz", allow_pickle=False) as file:
+        stream, offsets, labels = (file[f"train_{name}"] for name in ("jpeg", "offsets", "label"))
+    chosen = np.random.default_rng([seed, 7]).permutation(len(labels))[:count]
+    images = [Image.open(io.BytesIO(stream[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB") for i in chosen]
+    pixels = np.stack([np.asarray(image, np.float32) for image in images]) / 255
+    return Split(images=standardize(pixels), labels=labels[chosen].astype(np.int32))

@@ -1,0 +1,1 @@
+"""Training in float32, bfloat16 and float16."""

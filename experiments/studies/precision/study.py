@@ -1,0 +1,160 @@
+"""A study of mixed precision: one model trained in several precisions, all from the same seeds."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from flax import linen as nn
+
+from experiments.common import char_lm, members
+from experiments.common.config import Adam, Digits, Tfds
+from experiments.common.measuring import Measure
+from experiments.common.results import Result
+from experiments.common.tables import revision
+from experiments.common.training_settings import Training
+from lepton_jax import identity
+from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.errors import collect
+from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale, autocast
+from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One precision."""
+
+    name: str
+    """Of the row."""
+    policy: Policy | None = None
+    """The dtypes; None: float32, and no rewrite."""
+    loss_scale: NoScale | StaticScale | DynamicScale | None = None
+    """How the loss is scaled; None: not at all, and no step is skipped."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"Row: name must be a word, since it names files; got {self.name!r}.")
+
+    def seen(self, apply: Any) -> Any:
+        """Return the model in this precision."""
+        return apply if self.policy is None else autocast(apply, self.policy)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images in classes; the figure is the test accuracy in percent."""
+
+    data: Digits | Tfds
+    """Where they come from."""
+    model: Annotated[nn.Module, tyro.conf.Suppress]
+    """The network."""
+    epochs: int
+    """Passes over the training set."""
+    optimizer: Adam = dataclasses.field(default_factory=Adam)
+    """Of every row."""
+
+    figure = "test accuracy (%)"
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return self.data.load()
+
+    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> tuple[list[float], list[TrainState], float]:
+        """Return every seed's figure and trained state, and the seconds of training, compilation included."""
+        config = Training(name=row.name, data=self.data, model=self.model, epochs=self.epochs, max_steps=max_steps)
+        dataset, plain = self._dataset, identity()
+        steps = self.epochs * steps_per_epoch(dataset.train, config.batch_size)
+        tx = self.optimizer.build(steps if max_steps is None else min(steps, max_steps))
+        apply = row.seen(linen_apply(self.model))
+        begin = partial(create, tx=tx, transform=plain, loss_scale=row.loss_scale)
+        state = members.start(config, dataset, begin, seeds)
+        step = make_train_step(classification_loss(apply), tx, plain, loss_scale=row.loss_scale)
+        begun = time.perf_counter()
+        state = members.train(config, dataset.train, step, state, seeds, epochs=self.epochs, name=row.name)
+        seconds = time.perf_counter() - begun
+        runs = [members.member(state, place) for place in range(len(seeds))]
+        return [100 * (1 - error) for error in Measure(apply, dataset)(plain, runs)["error"]], runs, seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Characters:
+    """A character language model; the figure is the perplexity a character of the test part."""
+
+    text: Path
+    """The file of the text."""
+    model: char_lm.CharLM
+    """The transformer, and its training."""
+
+    figure = "test perplexity a character"
+
+    @cached_property
+    def _text(self) -> char_lm.Text:
+        return char_lm.load_text(self.text)
+
+    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> tuple[list[float], list[TrainState], float]:
+        """Return every seed's figure and trained state, and the seconds of training, compilation included."""
+        config, text = self.model, self._text
+        module = config.model(len(text.characters))
+        apply, steps = row.seen(module.apply), min(config.steps, max_steps or config.steps)
+        figures, runs, seconds = [], [], 0.0
+        for seed in seeds:
+            params = module.init(jax.random.key(seed), np.zeros((1, config.length), np.int32))["params"]
+            data = char_lm.batches(text.train, config, steps, seed)
+            begun = time.perf_counter()
+            state = char_lm.run_steps(
+                apply,
+                params,
+                identity(),
+                config.optimizer(steps),
+                data,
+                name=f"{row.name}, seed {seed}",
+                seed=seed,
+                loss_scale=row.loss_scale,
+            )
+            seconds += time.perf_counter() - begun
+            part = text.test if max_steps is None else text.test[: 2 * config.length + 1]
+            figures.append(char_lm.perplexity(apply, {"params": state.params}, part, config.length))
+            runs.append(state)
+        return figures, runs, seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """A table: rows are precisions."""
+
+    name: str
+    """Names the run folder."""
+    task: Images | Characters
+    """What is trained."""
+    rows: Annotated[tuple[Row, ...], tyro.conf.Suppress]
+    """The precisions; the first is the reference."""
+    seed: int = 0
+    """The first seed."""
+    max_steps: int | None = None
+    """Stop every run after so many steps, for a trial run."""
+    only: tuple[str, ...] = ()
+    """Run only the rows of these names."""
+
+    def __post_init__(self) -> None:
+        with collect(f"Study {self.name!r}") as problems:
+            names = [row.name for row in self.rows]
+            if not names or len(set(names)) < len(names):
+                problems.append(f"rows: at least one, each with a name of its own; got {names}")
+            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            if self.max_steps is not None and self.max_steps < 1:
+                problems.append(f"max_steps: must be at least 1; got {self.max_steps}")
+
+
+def run_row(study: Study, row: Row, seeds: Sequence[int]) -> Result:
+    """Train a row's seeds; return its figures."""
+    figures, runs, seconds = study.task.run(row, seeds, study.max_steps)
+    result = {"row": row.name, "seeds": list(seeds), "figure": figures, "seconds": seconds, "revision": revision()}
+    if row.loss_scale is not None:
+        scales = jax.device_get([run.loss_scale for run in runs])
+        result |= {"scale": [float(s.scale) for s in scales], "skipped": [int(s.skipped) for s in scales]}
+    return result

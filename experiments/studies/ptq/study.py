@@ -1,0 +1,227 @@
+"""The post-training study of ResNet-20: settings, runs, table and figure."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.common.results import save_report, save_result
+from experiments.common.tables import aligned, markdown_table, provenance, revision
+from experiments.studies.ptq.rows import Recipe
+from lepton_jax import unpack
+from lepton_jax.data import load_cifar10_subset, standardize
+from lepton_jax.errors import collect
+from lepton_jax.graph import fold_batch_norm
+from lepton_jax.models import ResNetCifar, load_resnet20
+from lepton_jax.quantization import (
+    Percentile,
+    Rule,
+    Static,
+    Uniform,
+    calibrate_activations,
+    quantize_activations,
+    with_sites,
+)
+from lepton_jax.typing import PyTree
+
+Result = dict[str, Any]
+
+
+class Row(Protocol):
+    """A way to quantize: `Recipe`, or whatever else returns variables for the same function."""
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+
+    def quantize(self, apply: Any, variables: PyTree, batches: Sequence[Any], fmt: Any, select: Any) -> PyTree:
+        """Return quantized variables."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PtqMethods:
+    """Rows are methods, columns bits of the weights, with float and with 8-bit activations."""
+
+    name: str
+    """Names the run folder."""
+    rows: Annotated[tuple[Recipe, ...], tyro.conf.Suppress]
+    """The methods."""
+    data: Path = Path(os.environ.get("TFDS_DATA_DIR", "data/tfds")).parent
+    """Holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`."""
+    bits: tuple[int, ...] = (8, 4, 3)
+    """Of the weights; every layer, the first and the last too; a scale for each output channel."""
+    activation_bits: int = 8
+    """Of every layer's input; static ranges, one a tensor."""
+    percentile: float = 99.99
+    """Of the inputs' values, to be covered."""
+    images: int = 1000
+    """Training images to calibrate on."""
+    held_out: int = 1000
+    """Others, to choose by."""
+    batch_size: int = 250
+    only: tuple[str, ...] = ()
+    """Run only the rows of these names."""
+    test_images: int = 1000
+    """Of the test images."""
+    seed: int = 0
+    """Which training images are calibrated on."""
+
+    def __post_init__(self) -> None:
+        with collect(f"PtqMethods {self.name!r}") as problems:
+            names = [row.name for row in self.rows]
+            if not names or len(set(names)) < len(names):
+                problems.append(f"rows: at least one, each with a name of its own; got {names}")
+            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            if self.images < self.batch_size or self.images % self.batch_size:
+                problems.append(f"images: must be a multiple of batch_size; got {self.images} and {self.batch_size}")
+
+    @property
+    def chosen(self) -> tuple[Recipe, ...]:
+        """The rows to run."""
+        return tuple(row for row in self.rows if not self.only or row.name in self.only)
+
+
+class Runner:
+    """Runs the rows.
+
+    Args:
+      config: the settings.
+      run_dir: gets a JSON file for each finished cell, which is not run again.
+    """
+
+    def __init__(self, config: PtqMethods, run_dir: Path) -> None:
+        self.config, self.run_dir = config, run_dir
+        data = load_cifar10_subset(config.data / "cifar10_subset")
+        train, test = data.train, data.test.take(np.arange(config.test_images))
+        order = np.random.default_rng(config.seed).permutation(len(train))
+        calibration = standardize(train.images[order[: config.images]])
+        held = train.take(order[config.images : config.images + config.held_out])
+        self.batches = [calibration[i : i + config.batch_size] for i in range(0, config.images, config.batch_size)]
+        self.splits = {"test": (standardize(test.images), test.labels), "held out": (standardize(held.images), held.labels)}
+        weights = jax.tree.map(jnp.asarray, load_resnet20(config.data / "weights" / "resnet20_cifar10.npz"))
+        model = ResNetCifar(depth=20, shortcut="pad")
+        self.apply, self.variables = fold_batch_norm(model.apply, weights, self.batches[0])
+        quantizer = Static(Uniform(config.activation_bits, symmetric=False), Percentile(q=config.percentile))
+        self.rules = [Rule(quantizer=quantizer)]
+
+    def run(self) -> list[Result]:
+        """Run what is missing; return all results."""
+        cells: list[tuple[str, int, Callable[[], PyTree]]] = [("float", 32, lambda: self.variables)]
+        for row in self.config.chosen:
+            cells += [(row.name, bits, partial(self._quantized, row, bits)) for bits in self.config.bits]
+        return [self._cell(*cell) for cell in cells]
+
+    def _quantized(self, row: Row, bits: int) -> PyTree:
+        return row.quantize(self.apply, self.variables, self.batches, Uniform(bits, channel_axis=-1), _kernels)
+
+    def _cell(self, name: str, bits: int, make: Callable[[], PyTree]) -> Result:
+        path = self.run_dir / "rows" / f"{name.replace(' ', '_')}-{bits}.json"
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        begun = time.perf_counter()
+        variables = unpack(make())
+        seconds = time.perf_counter() - begun
+        sites = calibrate_activations(self.apply, self.rules, variables, self.batches)
+        rounded = quantize_activations(self.apply, self.rules)
+        result: Result = {"row": name, "bits": bits, "seconds": seconds, "revision": revision()}
+        for split, (images, labels) in self.splits.items():
+            result[split] = self._accuracy(self.apply, variables, images, labels)
+            result[f"{split}, activations"] = self._accuracy(rounded, with_sites(variables, sites), images, labels)
+        save_result(path, result)
+        print(
+            f"{name}, {bits} bits: {result['test']:.1f} %, with {self.config.activation_bits}-bit activations "
+            f"{result['test, activations']:.1f} % ({seconds:.0f} s)",
+            flush=True,
+        )
+        return result
+
+    def _accuracy(self, apply: Any, variables: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
+        """Percent of images classified rightly."""
+        guess = jax.jit(lambda v, x: apply(v, x).argmax(-1))
+        size = self.config.batch_size
+        guesses = [np.asarray(guess(variables, images[i : i + size])) for i in range(0, len(images), size)]
+        return 100.0 * float(np.mean(np.concatenate(guesses) == labels))
+
+
+def _kernels(path: str, leaf: Any) -> bool:
+    return path.endswith("kernel")
+
+
+def table(config: PtqMethods, results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return the cells: a line a row; two columns a number of bits."""
+    heads = [part for bits in config.bits for part in (f"W{bits}", f"W{bits}A{config.activation_bits}")]
+    lines: list[tuple[str, ...]] = [
+        ("method", *heads, *(f"held out, W{bits}A{config.activation_bits}" for bits in config.bits))
+    ]
+    by_name: dict[str, dict[int, Result]] = {}
+    for result in results:
+        by_name.setdefault(result["row"], {})[result["bits"]] = result
+    for name, cells in by_name.items():
+        if name == "float":
+            continue
+        found = [cells[bits] for bits in config.bits]
+        test = [f"{cell[key]:.1f}" for cell in found for key in ("test", "test, activations")]
+        lines.append((name, *test, *(f"{cell['held out, activations']:.1f}" for cell in found)))
+    return lines
+
+
+def aims(config: PtqMethods, results: Sequence[Result], wanted: Mapping[int, float]) -> list[tuple[str, ...]]:
+    """Return, for every number of bits, what the row that is best on held-out training images reaches on the test images."""
+    lines: list[tuple[str, ...]] = [("weights", "aim %", "chosen on training images", "reached %", "")]
+    for bits, aim in wanted.items():
+        rows = [result for result in results if result["bits"] == bits]
+        if rows:
+            best = max(rows, key=lambda result: result["held out, activations"])
+            reached = best["test, activations"]
+            said = "met" if reached >= aim else "missed"
+            lines.append((f"W{bits}A{config.activation_bits}", f"{aim:.1f}", best["row"], f"{reached:.1f}", said))
+    return lines
+
+
+def write(run_dir: Path, config: PtqMethods, results: Sequence[Result], wanted: Mapping[int, float]) -> None:
+    """Write `ptq_methods.md`, its figure and `summary.json`, and print the table."""
+    lines, [dense] = table(config, results), [result for result in results if result["row"] == "float"]
+    plot(run_dir / "ptq_methods.png", config, results)
+    text = [
+        f"# {config.name}: post-training quantization of a ResNet-20 that others trained",
+        f"Accuracy in percent on {config.test_images:,} lossless CIFAR-10 test images; float {dense['test']:.1f} %, with "
+        f"{config.activation_bits}-bit activations alone {dense['test, activations']:.1f} %. One image is "
+        f"{100 / config.test_images:.1f} points, the standard error of an accuracy about 0.9. Batch norms are folded; every "
+        "layer's weights are quantized, the first's and the last's too, symmetric, with a scale for each output channel. "
+        f"Activations: static, affine, one range a tensor, {config.percentile:g} % of the values covered. Nothing is trained: "
+        f"{config.images:,} training images calibrate weights and activations.",
+        "\n".join(markdown_table(lines)),
+        "![accuracy against bits](ptq_methods.png)",
+        f"Chosen on {config.held_out:,} other training images, on which the float network has {dense['held out']:.1f} %:",
+        "\n".join(markdown_table(aims(config, results, wanted))),
+        provenance({result["revision"] for result in results}, "ptq_methods")
+        + f" Quantizing took {sum(result['seconds'] for result in results) / 60:.1f} minutes.",
+    ]
+    save_report(run_dir / "ptq_methods.md", config.name, text, results)
+    print("\n".join(aligned(lines)))
+    print("\n".join(aligned(aims(config, results, wanted))))
+
+
+def plot(path: Path, config: PtqMethods, results: Sequence[Result]) -> None:
+    """Draw accuracy with quantized activations against the bits of the weights."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for number, row in enumerate(config.chosen):
+        cells = sorted((result for result in results if result["row"] == row.name), key=lambda result: result["bits"])
+        places = [config.bits[::-1].index(cell["bits"]) + 0.03 * number for cell in cells]
+        axis.plot(places, [cell["test, activations"] for cell in cells], marker="os^vDPX*<>"[number % 10], label=row.name)
+    axis.axhline(next(result["test"] for result in results if result["row"] == "float"), color="0.6", linewidth=1)
+    axis.set_xticks(range(len(config.bits)), [f"W{bits}A{config.activation_bits}" for bits in config.bits[::-1]])
+    axis.set(ylabel="test accuracy (%)")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,252 @@
+"""A study of bits: networks trained in float32, then fine-tuned with their weights and activations rounded."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments.common import members
+from experiments.common.config import Adam
+from experiments.common.measuring import Measure
+from experiments.common.results import Result, save_result
+from experiments.common.tables import revision
+from experiments.common.training_settings import Training
+from experiments.studies.qat.methods import QatMethod, StraightThrough
+from lepton_jax import chain, identity, paths
+from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.distillation import by_part
+from lepton_jax.errors import collect
+from lepton_jax.graph import trace, weight_uses
+from lepton_jax.quantization import Rule, Static, Uniform, calibrate_activations, quantize_activations
+from lepton_jax.training import ModelApply, TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, PyTree
+
+PLAIN = "float32"
+"""The row that is fine-tuned without rounding, the reference of all others."""
+_CALIBRATION = 500
+"""Images a batch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way to round a trained network, and fine-tune it so."""
+
+    name: str
+    """Of the method; the same at all bits."""
+    bits: int
+    """Of weights and activations, of all layers but the first and the last."""
+    method: QatMethod = dataclasses.field(default_factory=StraightThrough)
+    """How they are rounded in those layers."""
+    edge_bits: int = 8
+    """Of the first and the last layer, by ranges as they are."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name == PLAIN:
+            raise ValueError(f"Row: name must be a word other than {PLAIN!r}, since it names files; got {self.name!r}.")
+        for bits in (self.bits, self.edge_bits):  # refused here, not after the networks are trained
+            Uniform(bits)
+
+    @property
+    def label(self) -> str:
+        """Unique in a study."""
+        return f"{self.name}-{self.bits}bit"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A dot or convolution with a weight."""
+
+    path: str
+    """Of the weight."""
+    operation: str
+    """Its name."""
+    signed: bool
+    """Whether what it is applied to is ever negative."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study(Training):
+    """A table: rows are methods, columns bits; `epochs` are those of the fine-tuning."""
+
+    rows: Annotated[tuple[Row, ...], tyro.conf.Suppress]
+    """The ways to round."""
+    float_epochs: int
+    """Passes in float32 beforehand."""
+    float_optimizer: Adam = dataclasses.field(default_factory=Adam)
+    """Of those."""
+    optimizer: Adam = dataclasses.field(default_factory=Adam)
+    """Of the fine-tuning: weights, steps and heights."""
+    calibration_batches: int = 4
+    """Batches of 500 training images on which ranges of activations are found."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with collect(f"Study {self.name!r}") as problems:
+            labels = [row.label for row in self.rows]
+            if not labels or len(set(labels)) < len(labels):
+                problems.append(f"rows: at least one, no name and bits twice; got {labels}")
+            names = list(dict.fromkeys(row.name for row in self.rows))
+            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            for field in ("float_epochs", "calibration_batches"):
+                if not getattr(self, field) >= 1:
+                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
+
+    @property
+    def chosen(self) -> tuple[Row, ...]:
+        """The rows to run."""
+        return tuple(row for row in self.rows if not self.only or row.name in self.only)
+
+
+class Runner:
+    """Runs a study's rows.
+
+    Args:
+      study: the settings.
+      seeds: of the runs; a seed's rows all begin at its network in float32.
+      run_dir: gets a JSON file for each finished row, which is not run again.
+      dataset: loaded; by default what the study names.
+    """
+
+    def __init__(self, study: Study, seeds: Sequence[int], run_dir: Path, dataset: Dataset | None = None) -> None:
+        self.study, self.seeds, self.run_dir = study, tuple(seeds), run_dir
+        self.dataset = study.data.load() if dataset is None else dataset
+        self._apply = linen_apply(study.model)
+
+    def run(self) -> list[Result]:
+        """Run what is missing; return all results, those in float32 first."""
+        rows: list[Row | None] = [None, *self.study.chosen]
+        missing = [row for row in rows if not self._path(row).exists()]
+        if missing:
+            before = self._before()
+            for row in missing:
+                self._run_row(row, before)
+        return [json.loads(self._path(row).read_text()) for row in rows]
+
+    def _path(self, row: Row | None) -> Path:
+        return self.run_dir / "rows" / f"{PLAIN if row is None else row.label}.json"
+
+    def _before(self) -> TrainState:
+        """Train every seed's network in float32; the stacked states."""
+        study, plain = self.study, identity()
+        tx = study.float_optimizer.build(self._steps(study.float_epochs))
+        state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
+        step = make_train_step(classification_loss(self._apply), tx, plain)
+        args = (study, self.dataset.train, step, state, self.seeds)
+        return members.train(*args, epochs=study.float_epochs, name="float32 beforehand")
+
+    def _run_row(self, row: Row | None, before: TrainState) -> None:
+        """Fine-tune all seeds of a row, and write their result."""
+        begun = time.perf_counter()
+        state, apply, transform = self.train(row, before)
+        seconds = time.perf_counter() - begun
+        runs = [members.member(state, place) for place in range(len(self.seeds))]
+        measure = Measure(apply, self.dataset)
+        figures = measure(transform, runs)
+        if self.study.files:
+            path = self.run_dir / "files" / f"{self._path(row).stem}.lepton"
+            figures["file_bytes"] = measure.file_bytes(transform, runs[0], path)
+        about = {"row": PLAIN, "bits": None} if row is None else {"row": row.name, "bits": row.bits}
+        about |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(members.member(before, 0).params))}
+        made = {"seeds": list(self.seeds), "seconds": seconds, "revision": revision()}
+        save_result(self._path(row), {**about, **figures, **made})
+
+    def train(self, row: Row | None, before: TrainState) -> tuple[TrainState, ModelApply, Transform]:
+        """Fine-tune every seed; return the stacked states, the rounded model, and the view of its parameters.
+
+        Parameters are ``{"net": the model's own, "sites": what quantizers of activations keep}``.
+        """
+        study = self.study
+        runs = [members.member(before, place) for place in range(len(self.seeds))]
+        layers = self._layers(runs[0])
+        rules = () if row is None else _rules(row, layers)
+        sites = [self._calibrated(run, rules) for run in runs]
+        both = {"net": before.params, "sites": jax.tree.map(lambda *each: jnp.stack(each), *sites)}
+        transform = by_part({"net": identity() if row is None else _weights(row, layers)})
+        tx = study.optimizer.build(self._steps(study.epochs))
+        apply = with_rules(self._apply, rules)
+        # A copy: the steps donate what they are given, and the next row begins at the same networks.
+        state = members.restart(before._replace(params=both), functools.partial(create, tx=tx, transform=transform))
+        step = make_train_step(classification_loss(apply), tx, transform)
+        args = (study, self.dataset.train, step, state, self.seeds)
+        name = PLAIN if row is None else row.label
+        state = members.train(*args, epochs=study.epochs, first_epoch=study.float_epochs, name=name)
+        return state, apply, transform
+
+    def _layers(self, run: TrainState) -> list[Layer]:
+        """Return the layers in the order in which they run."""
+        variables, images = _variables(run), jnp.asarray(self.dataset.train.images[:1])
+        kernels = [f"params/{path}" for path in paths.select(run.params, paths.matrices)]
+        uses = weight_uses(trace(_evaluated(self._apply), variables, images), kernels)
+        # In an affine format, what is never negative has its zero at the lowest integer.
+        affine = Rule(quantizer=Static(Uniform(symmetric=False)))
+        sites = calibrate_activations(_evaluated(self._apply), affine, variables, self._batches())
+        return [
+            Layer(path=path.removeprefix("params/"), operation=name, signed=bool(sites[name]["lhs"]["zero_point"].max() > 0))
+            for path, [use, *_] in uses.items()
+            for name in [use.name]
+        ]
+
+    def _calibrated(self, run: TrainState, rules: tuple[Rule, ...]) -> PyTree:
+        return calibrate_activations(_evaluated(self._apply), rules, _variables(run), self._batches()) if rules else {}
+
+    def _batches(self) -> list[Array]:
+        images = self.dataset.train.images[: _CALIBRATION * self.study.calibration_batches]
+        count = min(self.study.calibration_batches, max(len(images) // _CALIBRATION, 1))
+        return [jnp.asarray(some) for some in np.array_split(images, count)]
+
+    def _steps(self, epochs: int) -> int:
+        steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
+        return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
+
+
+def with_rules(apply: ModelApply, rules: tuple[Rule, ...]) -> ModelApply:
+    """Return a model of the parameters ``{"net": ..., "sites": ...}`` with operands rounded as the rules say."""
+
+    def rounded(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
+        def plain(variables: PyTree, inputs: Any) -> tuple[Array, PyTree]:
+            return apply(variables["params"], variables["state"], inputs, train=train, key=key)
+
+        variables = {"params": params["net"], "state": model_state, "quantization": params["sites"]}
+        if not rules:
+            return plain(variables, inputs)
+        return quantize_activations(plain, rules)(variables, inputs)
+
+    return rounded
+
+
+def _rules(row: Row, layers: Sequence[Layer]) -> tuple[Rule, ...]:
+    """Return a rule for each layer."""
+    edges = (layers[0], layers[-1])
+
+    def rule(layer: Layer) -> Rule:
+        method, bits = (StraightThrough(), row.edge_bits) if layer in edges else (row.method, row.bits)
+        return Rule(names=(layer.operation,), quantizer=method.activations(bits, layer.signed))
+
+    return tuple(rule(layer) for layer in layers)
+
+
+def _weights(row: Row, layers: Sequence[Layer]) -> Transform:
+    """Return the view of the weights."""
+    edges = StraightThrough().weights(row.edge_bits, (layers[0].path, layers[-1].path))
+    inner = tuple(layer.path for layer in layers[1:-1])
+    return chain(edges, row.method.weights(row.bits, inner)) if inner else edges
+
+
+def _variables(run: TrainState) -> PyTree:
+    return {"params": run.params, "state": run.model_state}
+
+
+def _evaluated(apply: ModelApply) -> Any:
+    def evaluated(variables: PyTree, inputs: Any) -> Array:
+        return apply(variables["params"], variables["state"], inputs, train=False, key=None)[0]
+
+    return evaluated

@@ -1,0 +1,1 @@
+"""Sparse networks: pruning, sparse training, masks found before training, lottery tickets."""

@@ -1,0 +1,109 @@
+"""Methods that find masks before they train, as settings of a study: one-shot pruning, and pruning at initialisation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from experiments.common.methods import KERNELS
+from experiments.studies.sparsity.methods import Scene, SparseMethod, Spread, spread_options
+from lepton_jax import paths, prune
+from lepton_jax.pruning.allocation import erk
+from lepton_jax.pruning.criteria import Criterion, Grasp, Inverted, Magnitude, Random, Snip, SynFlow
+from lepton_jax.pruning.iterative import iterative_masks
+from lepton_jax.pruning.sanity import shuffle_masks
+from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, Path, PyTree
+
+Ablation = Literal["none", "shuffle", "reinit", "invert"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskFinder(SparseMethod):
+    """Base of the methods that find masks before they train, and keep them."""
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether `masks` calls compiled functions of its own, many times, and is not compiled as a whole."""
+        return False
+
+    def masks(self, scene: Scene, params: PyTree, key: Array) -> dict[Path, Array]:
+        """Return the masks of one run."""
+        raise TypeError(f"{type(self).__name__} must define masks")
+
+    def build(self, scene: Scene, key: Array) -> Transform:
+        def init(params: PyTree) -> tuple[PyTree, FixedMasksState]:
+            kept = {path: jnp.ones(leaf.shape, bool) for path, leaf in paths.select(params, KERNELS).items()}
+            return params, FixedMasksState(kept)  # until the run's own are found
+
+        return _FIXED._replace(init=init)
+
+
+_FIXED = fixed_masks({})
+"""One for all, so that what trains under fixed masks is compiled once."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneShot(MaskFinder):
+    """Prune by magnitude at once, then train what is left (Han et al. 2015)."""
+
+    spread: Spread = "global"
+    """Every layer loses the same fraction, or what ERK gives it, or what one threshold for all takes."""
+
+    def masks(self, scene: Scene, params: PyTree, key: Array) -> dict[Path, Array]:
+        return prune(self.sparsity, select=KERNELS, **spread_options(self.spread)).init(params)[1].masks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Static(MaskFinder):
+    """Train a random sparse network, whose layers have what ERK gives them, and leave it as it is."""
+
+    def masks(self, scene: Scene, params: PyTree, key: Array) -> dict[Path, Array]:
+        return prune(self.sparsity, criterion=Random(key=key), allocation=erk, select=KERNELS).init(params)[1].masks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtInit(MaskFinder):
+    """Prune before training by what a criterion says, with the sanity ablations of Frankle et al. 2021."""
+
+    criterion: Literal["magnitude", "random", "snip", "grasp", "synflow"] = "snip"
+    """What scores the weights."""
+    ablation: Ablation = "none"
+    """Permute each layer's mask; take the masks of another initialisation; keep what the criterion would remove."""
+    rounds: int = 1
+    """Prune little by little, scoring anew."""
+
+    @property
+    def in_rounds(self) -> bool:
+        return self.rounds > 1
+
+    def masks(self, scene: Scene, params: PyTree, key: Array) -> dict[Path, Array]:
+        own, fresh, shuffle = jax.random.split(key, 3)
+        # Old weights under masks of new ones are, in distribution, what new weights under masks of old ones are.
+        seen = jax.jit(scene.fresh)(fresh) if self.ablation == "reinit" else params
+        criterion = self._criterion(scene, own)
+        if self.ablation == "invert":
+            criterion = Inverted(criterion=criterion)
+        found = iterative_masks(criterion, seen, self.sparsity, self.rounds, select=KERNELS, progress=False)
+        return shuffle_masks(shuffle, found) if self.ablation == "shuffle" else found
+
+    def _criterion(self, scene: Scene, key: Array) -> Criterion:
+        match self.criterion:
+            case "magnitude":
+                return Magnitude()
+            case "random":
+                return Random(key=key)
+            case "snip":
+                return Snip(loss=lambda params: scene.loss(params, 1.0))
+            case "grasp":
+                return Grasp(loss=lambda params: scene.loss(params, _GRASP_TEMPERATURE))
+            case "synflow":
+                return SynFlow(apply=scene.apply, inputs=scene.inputs)
+
+
+_GRASP_TEMPERATURE = 200.0
+"""As in its paper."""
