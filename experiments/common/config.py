@@ -6,18 +6,29 @@ name. A new experiment is one such file.
 
 import dataclasses
 import importlib.util
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import optax
 import tyro
 from flax import linen as nn
 
 from experiments.common.methods import Method
-from lepton_jax.data import Dataset, Warp, load_digits, load_tfds
+from lepton_jax.data import (
+    Dataset,
+    Warp,
+    from_arrays,
+    load_cifar10_jpeg,
+    load_cifar10_subset,
+    load_digits,
+    load_tfds,
+    standardize,
+)
 from lepton_jax.errors import collect
 from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
 
@@ -46,6 +57,28 @@ class Tfds:
 
     def load(self) -> Dataset:
         return load_tfds(self.name, validation=self.validation, data_dir=self.data_dir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cifar10:
+    """Lossless CIFAR-10 images for figures; for training these and JPEG-compressed ones; all standardised."""
+
+    folder: Path = Path(os.environ.get("TFDS_DATA_DIR", "data/tfds")).parent
+    """Holds `cifar10_subset/` and `cifar10_jpeg/`."""
+    jpeg: int = 8000
+    """Compressed training images beside the 4,000 lossless ones; 0: none."""
+    validation: int = 1000
+    """Of both, held out for choices."""
+
+    def load(self) -> Dataset:
+        subset = load_cifar10_subset(self.folder / "cifar10_subset")
+        parts = [subset.train]
+        if self.jpeg:
+            parts.append(load_cifar10_jpeg(self.folder / "cifar10_jpeg" / "cifar10_jpeg.npz", self.jpeg))
+        images = standardize(np.concatenate([part.images for part in parts]))
+        labels = np.concatenate([part.labels for part in parts])
+        test = standardize(subset.test.images), subset.test.labels
+        return from_arrays((images, labels), test, num_classes=10, validation=self.validation, name="cifar10")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +224,7 @@ def _module(path: str | Path) -> Any:
     with _located(path):
         spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"{path} must define get_config(), which returns an experiments.config.Config.")
+        raise ValueError(f"{path} must define get_config(), which returns an experiments.common.config.Config.")
     return module
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from flax import linen as nn
 
-from experiments.common.config import Digits, Tfds
+from experiments.common.config import Cifar10, Digits, Tfds
 from lepton_jax.errors import collect
 
 
@@ -16,7 +16,7 @@ class Training:
 
     name: str
     """Names the run folder."""
-    data: Digits | Tfds
+    data: Digits | Tfds | Cifar10
     """Where the examples come from."""
     model: Annotated[nn.Module, tyro.conf.Suppress]
     """The network."""

@@ -2,7 +2,7 @@
 
 from lepton_jax.data.augment import Warp, WarpBank, augment_epoch, warp_bank
 from lepton_jax.data.batching import Batch, batch_at, batches, eval_batches, shuffled, steps_per_epoch
-from lepton_jax.data.cifar10 import IMAGENET_MEAN, IMAGENET_STD, load_cifar10_subset, standardize
+from lepton_jax.data.cifar10 import IMAGENET_MEAN, IMAGENET_STD, load_cifar10_jpeg, load_cifar10_subset, standardize
 from lepton_jax.data.dataset import Dataset, Split, active_features, check_labels
 from lepton_jax.data.digits import load_digits
 from lepton_jax.data.split import from_arrays, stratified
@@ -23,6 +23,7 @@ __all__ = [
     "check_labels",
     "eval_batches",
     "from_arrays",
+    "load_cifar10_jpeg",
     "load_cifar10_subset",
     "load_digits",
     "load_fashion_mnist",

@@ -1,11 +1,12 @@
 """Lossless parts of CIFAR-10 kept as PNG sheets of 1,000 images, and per-channel standardisation."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 
-from lepton_jax.data.dataset import Dataset
+from lepton_jax.data.dataset import Dataset, Split
 from lepton_jax.data.split import from_arrays
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,6 +52,40 @@ def load_cifar10_subset(folder: str | os.PathLike[str], *, validation: int = 0) 
     train_labels = np.concatenate([labels[_SHEET * k : _SHEET * (k + 1)] for k in sheets])
     test = (_read(_sheet(root, 50)), labels[_TRAIN_LABELS:])
     return from_arrays((train, train_labels), test, num_classes=10, validation=validation, name="cifar10_subset")
+
+
+def load_cifar10_jpeg(path: str | os.PathLike[str], count: int, *, seed: int = 0) -> Split:
+    """Load some of the 50,000 training images out of a file in which they are JPEG-compressed, and so not quite themselves.
+
+    Args:
+      path: an npz of ``train_jpeg`` (the bytes of all images), ``train_offsets`` (where each begins, and the end) and
+        ``train_label``.
+      count: how many, drawn without replacement.
+      seed: of the draw.
+
+    Returns:
+      Images float32 ``[count, 32, 32, 3]`` in [0, 1], labels int32.
+
+    Raises:
+      ValueError: if there are fewer.
+
+    Example:
+      >>> load_cifar10_jpeg("nowhere.npz", 1)
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: ...
+    """
+    from PIL import Image
+
+    with np.load(path, allow_pickle=False) as file:
+        stream, offsets, labels = (file[f"train_{name}"] for name in ("jpeg", "offsets", "label"))
+    if not 0 < count <= len(labels):
+        raise ValueError(f"count: {path} has {len(labels)} training images; got {count}.")
+    chosen = np.random.default_rng([seed, 7]).permutation(len(labels))[:count]
+    images = [Image.open(io.BytesIO(stream[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB") for i in chosen]
+    return Split(
+        images=np.stack([np.asarray(image, np.float32) for image in images]) / 255, labels=labels[chosen].astype(np.int32)
+    )
 
 
 def standardize(

@@ -1,12 +1,13 @@
 """CIFAR-10 sheets made by hand."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_jax.data import load_cifar10_subset, standardize
+from lepton_jax.data import load_cifar10_jpeg, load_cifar10_subset, standardize
 
 
 def test_sheets_and_labels_are_matched_by_number(tmp_path: Path):
@@ -35,3 +36,23 @@ def test_standardize_needs_one_number_a_channel():
     np.testing.assert_allclose(got[0, 0, 0, 2], (float(images[0, 0, 0, 2]) - 0.406) / 0.225, rtol=1e-5)
     with pytest.raises(ValueError, match="got 3 and 3 for 1 channels"):
         standardize(images[..., :1])
+
+
+def test_jpeg_images_are_drawn_without_replacement_and_keep_their_labels(tmp_path: Path):
+    shades, stream, offsets = np.arange(0, 240, 40, dtype=np.uint8), b"", [0]
+    for shade in shades:
+        file = io.BytesIO()
+        Image.fromarray(np.full((32, 32, 3), shade)).save(file, "JPEG", quality=95)
+        stream += file.getvalue()
+        offsets.append(len(stream))
+    path = tmp_path / "images.npz"
+    np.savez(path, train_jpeg=np.frombuffer(stream, np.uint8), train_offsets=offsets, train_label=np.arange(6))
+    split = load_cifar10_jpeg(path, 4, seed=3)
+    assert split.images.shape == (4, 32, 32, 3)
+    assert split.images.dtype == np.float32
+    assert split.labels.dtype == np.int32
+    assert len(set(split.labels.tolist())) == 4
+    expected = np.broadcast_to(shades[split.labels][:, None, None, None] / 255, split.images.shape)
+    np.testing.assert_allclose(split.images, expected, atol=2 / 255)  # grey survives JPEG but for rounding
+    with pytest.raises(ValueError, match="has 6 training images; got 7"):
+        load_cifar10_jpeg(path, 7)

@@ -1,7 +1,6 @@
 """What is factorized in the study of low rank: a ResNet-20 that others trained, and a character transformer."""
 
 import dataclasses
-import io
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,17 +9,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.channel_pruning_resnet20 import MODEL, augmented
+from experiments.common import resnet20
 from experiments.common.char_lm import CharLM, batches, cross_entropy_of, load_text, next_token_loss, run_steps, train
 from lepton_jax import typing
-from lepton_jax.data import Batch, load_cifar10_subset, standardize
-from lepton_jax.data.dataset import Split
 from lepton_jax.errors import collect
 from lepton_jax.hessian import Moments, second_moments
 from lepton_jax.lowrank import dense_macs, squared_gradients
-from lepton_jax.models import load_torch_resnet
 from lepton_jax.training import TrainState, classification_loss, create, cross_entropy, linen_apply, make_train_step
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
@@ -128,19 +123,17 @@ class Resnet(Task):
     select = "*/kernel"
 
     def __init__(self, settings: ResNet20, data: Path, seed: int) -> None:
-        subset = load_cifar10_subset(data / "cifar10_subset")
         self.settings, self.seed = settings, seed
-        self.train = Split(images=standardize(subset.train.images), labels=subset.train.labels)
-        self.test = Split(images=standardize(subset.test.images), labels=subset.test.labels)
-        self.tuning = self.train if settings.tuning == "lossless" else jpeg_split(data, settings.tuning_images, seed)
-        variables = load_torch_resnet(data / "weights" / "resnet20_cifar10.npz", MODEL)
-        variables = jax.tree.map(jnp.asarray, variables)
+        self.train, self.test = resnet20.lossless_splits(data)
+        jpeg = settings.tuning == "jpeg"
+        self.tuning = resnet20.jpeg_split(data, settings.tuning_images, seed) if jpeg else self.train
+        variables = resnet20.load_variables(data)
         self.params, self.model_state = variables["params"], {"batch_stats": variables["batch_stats"]}
         self.batches = [self.train.images[i : i + 100] for i in range(0, settings.calibration, 100)]
         self._totals = jax.jit(self._sums)
 
     def apply(self, params: PyTree, x: Array) -> Any:  # type: ignore[override]
-        return MODEL.apply({"params": params, **self.model_state}, x)
+        return resnet20.MODEL.apply({"params": params, **self.model_state}, x)
 
     def loss(self, params: PyTree, *batch: Array) -> Array:
         images, labels = batch
@@ -151,7 +144,7 @@ class Resnet(Task):
             yield self.train.images[i : i + 5], self.train.labels[i : i + 5]
 
     def _sums(self, params: PyTree, model_state: PyTree, images: Array, labels: Array) -> tuple[Array, Array]:
-        logits: Any = MODEL.apply({"params": params, **model_state}, images)
+        logits: Any = resnet20.MODEL.apply({"params": params, **model_state}, images)
         return jnp.sum(logits.argmax(-1) != labels), jnp.sum(cross_entropy(logits, labels))
 
     def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
@@ -164,20 +157,14 @@ class Resnet(Task):
         return {"error": 100 * wrong, "loss": loss}
 
     def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
-        settings, rng = self.settings, np.random.default_rng(self.seed)
+        settings = self.settings
         steps = min(settings.tuning_images, len(self.tuning)) // settings.batch_size
         steps = steps if max_steps is None else min(steps, max_steps)
-        rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
-        tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9, nesterov=True))
-        step = make_train_step(classification_loss(linen_apply(MODEL)), tx, transform)
+        tx = resnet20.momentum(settings.learning_rate, steps)
+        step = make_train_step(classification_loss(linen_apply(resnet20.MODEL)), tx, transform)
         state = create(params, self.model_state, tx, transform, jax.random.key(self.seed))
-        order = rng.permutation(len(self.tuning))[: steps * settings.batch_size].reshape(steps, -1)
-        for chosen in order:
-            images = augmented(self.tuning.images[chosen], rng)
-            state, metrics = step(state, Batch(images, self.tuning.labels[chosen], np.ones(len(chosen), bool)))
-        if not np.isfinite(float(metrics["loss"])):
-            raise FloatingPointError("resnet20: the loss of tuning is not finite.")
-        return state
+        rng = np.random.default_rng(self.seed)
+        return resnet20.tune_epoch(step, state, self.tuning, steps=steps, batch_size=settings.batch_size, rng=rng)
 
 
 class Text(Task):
@@ -214,15 +201,3 @@ class Text(Task):
         tx = settings.model.optimizer(steps, settings.learning_rate)
         data = batches(self.text.train, settings.model, steps, 1000 + self.seed)
         return run_steps(self.model.apply, params, transform, tx, data, name="tuning", seed=self.seed)
-
-
-def jpeg_split(data: Path, count: int, seed: int) -> Split:
-    """Return some training images of the JPEG-compressed CIFAR-10, standardised, drawn without replacement."""
-    from PIL import Image
-
-    with np.load(data / "cifar10_jpeg" / "cifar10_jpeg.npz", allow_pickle=False) as file:
-        stream, offsets, labels = (file[f"train_{name}"] for name in ("jpeg", "offsets", "label"))
-    chosen = np.random.default_rng([seed, 7]).permutation(len(labels))[:count]
-    images = [Image.open(io.BytesIO(stream[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB") for i in chosen]
-    pixels = np.stack([np.asarray(image, np.float32) for image in images]) / 255
-    return Split(images=standardize(pixels), labels=labels[chosen].astype(np.int32))

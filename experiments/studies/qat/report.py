@@ -26,12 +26,12 @@ def write(run_dir: Path, config: Study, results: Sequence[Result], script: str) 
     seconds = sum(result["seconds"] for result in results)
     seeds = ", ".join(map(str, plain["seeds"]))
     reference = f"float32, {plain['parameters']:,} parameters, has {spread(accuracies(plain))}"
+    begun = f"was trained for {config.float_epochs} epochs in float32" if config.weights is None else "is the published one"
     text = [
         f"# {config.name}",
         f"Accuracy on the test split in percent after the last epoch, mean and standard deviation over seeds {seeds}. Every "
-        f"seed's network was trained for {config.float_epochs} epochs in float32, and from there for {config.epochs} epochs of "
-        f"batches of {config.batch_size} in every row: {reference} after the same. `gap` is the mean over seeds of the "
-        "difference from it. "
+        f"seed's network {begun}, and from there trained for {config.epochs} epochs of batches of {config.batch_size} in every "
+        f"row: {reference} after the same. `gap` is the mean over seeds of the difference from it. "
         "Weights of kernels and inputs of dots and convolutions are rounded; the first and the last layer have 8 bits, biases "
         "and norms stay float32.",
         "\n".join(markdown_table(lines)),

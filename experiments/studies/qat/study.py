@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
 from experiments.common import members
-from experiments.common.config import Adam
+from experiments.common.config import Adam, Momentum
 from experiments.common.measuring import Measure
 from experiments.common.results import Result, save_result
 from experiments.common.tables import revision
@@ -25,6 +26,7 @@ from lepton_jax.data import Dataset, steps_per_epoch
 from lepton_jax.distillation import by_part
 from lepton_jax.errors import collect
 from lepton_jax.graph import trace, weight_uses
+from lepton_jax.models import ResNet, ResNetCifar, load_torch_resnet
 from lepton_jax.quantization import Rule, Static, Uniform, calibrate_activations, quantize_activations
 from lepton_jax.training import ModelApply, TrainState, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
@@ -79,11 +81,13 @@ class Study(Training):
 
     rows: Annotated[tuple[Row, ...], tyro.conf.Suppress]
     """The ways to round."""
-    float_epochs: int
+    weights: Path | None = None
+    """A file of published weights to begin at; None: train in float32 beforehand."""
+    float_epochs: int = 0
     """Passes in float32 beforehand."""
     float_optimizer: Adam = dataclasses.field(default_factory=Adam)
     """Of those."""
-    optimizer: Adam = dataclasses.field(default_factory=Adam)
+    optimizer: Adam | Momentum = dataclasses.field(default_factory=Adam)
     """Of the fine-tuning: weights, steps and heights."""
     calibration_batches: int = 4
     """Batches of 500 training images on which ranges of activations are found."""
@@ -96,9 +100,12 @@ class Study(Training):
                 problems.append(f"rows: at least one, no name and bits twice; got {labels}")
             names = list(dict.fromkeys(row.name for row in self.rows))
             problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
-            for field in ("float_epochs", "calibration_batches"):
-                if not getattr(self, field) >= 1:
-                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
+            if not self.calibration_batches >= 1:
+                problems.append(f"calibration_batches: must be at least 1; got {self.calibration_batches}")
+            if (self.float_epochs >= 1) == (self.weights is not None):
+                problems.append(f"either float_epochs or weights; got {self.float_epochs} and {self.weights}")
+            if self.weights is not None and not isinstance(self.model, ResNet | ResNetCifar):
+                problems.append(f"weights: are read for residual networks only; the model is a {type(self.model).__name__}")
 
     @property
     def chosen(self) -> tuple[Row, ...]:
@@ -135,8 +142,13 @@ class Runner:
         return self.run_dir / "rows" / f"{PLAIN if row is None else row.label}.json"
 
     def _before(self) -> TrainState:
-        """Train every seed's network in float32; the stacked states."""
+        """Train every seed's network in float32, or read the published one; the stacked states."""
         study, plain = self.study, identity()
+        if study.weights is not None and isinstance(study.model, ResNet | ResNetCifar):
+            variables = jax.tree.map(jnp.asarray, dict(load_torch_resnet(study.weights, study.model)))
+            keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
+            begin = functools.partial(create, variables.pop("params"), variables, optax.identity(), plain)
+            return jax.jit(jax.vmap(begin))(keys)._replace(step=jnp.int32(0))
         tx = study.float_optimizer.build(self._steps(study.float_epochs))
         state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
         step = make_train_step(classification_loss(self._apply), tx, plain)

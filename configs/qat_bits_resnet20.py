@@ -1,0 +1,27 @@
+"""A published ResNet-20 for CIFAR-10, fine-tuned with weights and activations at 4 and 3 bits.
+
+Source: Esser et al. 2020 (LSQ). Published for ResNet-20 at 4 bits, trained at length: PACT 90.8 %
+(Choi et al. 2018), DoReFa 90.5 %.
+Command: python -m experiments.qat_bits --config configs/qat_bits_resnet20.py --seeds 3
+Here three passes over 11,000 images, most of them JPEG-compressed, from published weights.
+"""
+
+from experiments.common.config import Cifar10, Momentum
+from experiments.studies.qat.methods import Lsq
+from experiments.studies.qat.study import Row, Study
+from lepton_jax.models import ResNetCifar
+
+
+def get_config() -> Study:
+    data = Cifar10()
+    return Study(
+        name="qat_bits_resnet20",
+        data=data,
+        model=ResNetCifar(depth=20, shortcut="pad"),
+        weights=data.folder / "weights" / "resnet20_cifar10.npz",
+        scan=False,  # convolutions
+        epochs=3,
+        batch_size=100,
+        optimizer=Momentum(learning_rate=0.01),
+        rows=tuple(Row(name="lsq", bits=bits, method=Lsq()) for bits in (4, 3)),
+    )
