@@ -2,27 +2,24 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from experiments.common import resnet20
 from experiments.common.results import save_report, save_result
 from experiments.common.tables import aligned, markdown_table, provenance, revision
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
-from lepton_jax.data import load_cifar10_subset, standardize
+from lepton_jax.data import Split
 from lepton_jax.errors import collect
 from lepton_jax.graph import fold_batch_norm
-from lepton_jax.models import ResNetCifar, load_resnet20
 from lepton_jax.quantization import (
     Percentile,
     Rule,
@@ -56,7 +53,7 @@ class PtqMethods:
     """Names the run folder."""
     rows: Annotated[tuple[Recipe, ...], tyro.conf.Suppress]
     """The methods."""
-    data: Path = Path(os.environ.get("TFDS_DATA_DIR", "data/tfds")).parent
+    data: Path = resnet20.FOLDER
     """Holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`."""
     bits: tuple[int, ...] = (8, 4, 3)
     """Of the weights; every layer, the first and the last too; a scale for each output channel."""
@@ -101,16 +98,14 @@ class Runner:
 
     def __init__(self, config: PtqMethods, run_dir: Path) -> None:
         self.config, self.run_dir = config, run_dir
-        data = load_cifar10_subset(config.data / "cifar10_subset")
-        train, test = data.train, data.test.take(np.arange(config.test_images))
+        train, test = resnet20.lossless_splits(config.data)
         order = np.random.default_rng(config.seed).permutation(len(train))
-        calibration = standardize(train.images[order[: config.images]])
-        held = train.take(order[config.images : config.images + config.held_out])
+        calibration = train.images[order[: config.images]]
         self.batches = [calibration[i : i + config.batch_size] for i in range(0, config.images, config.batch_size)]
-        self.splits = {"test": (standardize(test.images), test.labels), "held out": (standardize(held.images), held.labels)}
-        weights = jax.tree.map(jnp.asarray, load_resnet20(config.data / "weights" / "resnet20_cifar10.npz"))
-        model = ResNetCifar(depth=20, shortcut="pad")
-        self.apply, self.variables = fold_batch_norm(model.apply, weights, self.batches[0])
+        held = train.take(order[config.images : config.images + config.held_out])
+        self.splits = {"test": test.take(np.arange(config.test_images)), "held out": held}
+        weights = resnet20.load_variables(config.data)
+        self.apply, self.variables = fold_batch_norm(resnet20.MODEL.apply, weights, self.batches[0])
         quantizer = Static(Uniform(config.activation_bits, symmetric=False), Percentile(q=config.percentile))
         self.rules = [Rule(quantizer=quantizer)]
 
@@ -134,9 +129,9 @@ class Runner:
         sites = calibrate_activations(self.apply, self.rules, variables, self.batches)
         rounded = quantize_activations(self.apply, self.rules)
         result: Result = {"row": name, "bits": bits, "seconds": seconds, "revision": revision()}
-        for split, (images, labels) in self.splits.items():
-            result[split] = self._accuracy(self.apply, variables, images, labels)
-            result[f"{split}, activations"] = self._accuracy(rounded, with_sites(variables, sites), images, labels)
+        for part, split in self.splits.items():
+            result[part] = self._accuracy(self.apply, variables, split)
+            result[f"{part}, activations"] = self._accuracy(rounded, with_sites(variables, sites), split)
         save_result(path, result)
         print(
             f"{name}, {bits} bits: {result['test']:.1f} %, with {self.config.activation_bits}-bit activations "
@@ -145,12 +140,9 @@ class Runner:
         )
         return result
 
-    def _accuracy(self, apply: Any, variables: PyTree, images: np.ndarray, labels: np.ndarray) -> float:
+    def _accuracy(self, apply: Any, variables: PyTree, split: Split) -> float:
         """Percent of images classified rightly."""
-        guess = jax.jit(lambda v, x: apply(v, x).argmax(-1))
-        size = self.config.batch_size
-        guesses = [np.asarray(guess(variables, images[i : i + size])) for i in range(0, len(images), size)]
-        return 100.0 * float(np.mean(np.concatenate(guesses) == labels))
+        return 100.0 * resnet20.count_right(apply, variables, split, self.config.batch_size) / len(split)
 
 
 def _kernels(path: str, leaf: Any) -> bool:

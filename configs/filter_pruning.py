@@ -1,0 +1,30 @@
+"""Criteria for filters, one cut for every group of filters or one threshold for all, on a published ResNet-20 for CIFAR-10.
+
+Source: Li et al. 2017, table 1 (ResNet-56-pruned-B, 27.6 % of the FLOPs); the form of Torch-Pruning's benchmark of ResNet-56
+(Fang et al. 2023: base, pruned, difference, speed-up in MACs). Both train for many more epochs, on all lossless images.
+Command: python -m experiments.filter_pruning --data FOLDER --seeds 3
+Time: about 35 minutes on 2 CPU cores, by the time of one step; not run whole yet.
+"""
+
+from experiments.studies.filter_pruning.study import Row, Study
+
+LI = "ResNet-56, 27.6 % of the FLOPs: 93.04 to 93.06 %"
+FANG = "ResNet-56, 2.12 times, L1: 93.53 to 92.93 %"
+
+
+def get_config() -> Study:
+    return Study(
+        name="filter_pruning",
+        rows=(
+            Row(name="dense", criterion="none"),
+            Row(name="l1", criterion="l1"),
+            Row(name="l2", criterion="l2"),
+            Row(name="taylor", criterion="taylor"),
+            Row(name="fpgm", criterion="fpgm"),
+            Row(name="bn_scale", criterion="bn_scale"),
+            Row(name="random", criterion="random"),
+            Row(name="l1_global", criterion="l1", ranking="global"),
+            Row(name="taylor_global", criterion="taylor", ranking="global"),
+        ),
+        references={0.3: (LI, "Li et al. 2017, table 1"), 0.5: (FANG, "Torch-Pruning 1.0, benchmarks")},
+    )

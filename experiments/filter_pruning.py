@@ -1,0 +1,32 @@
+"""Cut filters of a published ResNet-20 by several criteria, then tune: accuracy, size and speed of what is left.
+
+    python -m experiments.filter_pruning --data FOLDER --seeds 3
+    python -m experiments.filter_pruning --data FOLDER --seeds 3 --only l1 random --fractions 0.3
+    python -m experiments.filter_pruning --data FOLDER --max-steps 2 --run-dir runs/trial
+    python -m experiments.filter_pruning --data FOLDER --seeds 3 --resume
+
+FOLDER holds `weights/resnet20_cifar10.npz`, `cifar10_subset/` and `cifar10_jpeg/`. Finished cells of the table are kept in the
+run's folder, and `--resume` does not run them again.
+"""
+
+import dataclasses
+
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.filter_pruning import report
+from experiments.studies.filter_pruning.study import Runner, Study
+
+
+def main(options: cli.Options[Study]) -> None:
+    """Run the study, and report it."""
+    study, run_dir = options.setting, options.folder
+    seeds = range(study.seed, study.seed + options.seeds)
+    # Which rows are run now, and where the data lie, say nothing about what is in the folder.
+    config = to_json(dataclasses.replace(study, only=(), data=Study.data))
+    claim(run_dir, {**config, "seeds": list(seeds)}, resume=options.resume)
+    report.write(run_dir, study, Runner(study, seeds, run_dir).run())
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="filter_pruning.py", description=__doc__, kind=Study)

@@ -1,0 +1,1 @@
+"""Filter pruning of a published ResNet-20."""
