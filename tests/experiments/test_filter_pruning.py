@@ -1,0 +1,140 @@
+"""The study of filter pruning: a trial on a tiny network and random images, read from files of the published ones' form."""
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import filter_pruning
+from experiments.common import cli, resnet20
+from experiments.common.config import load_config, to_json
+from experiments.studies.filter_pruning.study import Row, Study
+from lepton_jax import load, paths
+from lepton_jax.models import ResNetCifar
+from lepton_jax.models.torch_import import torch_names
+
+CONFIG = cli.ROOT / "configs" / "filter_pruning.py"
+MODEL = ResNetCifar(depth=8, features=4, shortcut="pad")
+TINY = """
+from experiments.studies.filter_pruning.study import Row, Study
+from lepton_jax.models import ResNetCifar
+
+
+def get_config():
+    rows = Row(name="dense", criterion="none"), Row(name="taylor", criterion="taylor"), Row(name="random", criterion="random")
+    return Study(
+        name="tiny", rows=rows, model=ResNetCifar(depth=8, features=4, shortcut="pad"), fractions=(0.4,), tune_images=24,
+        batch_size=8, taylor_images=16, latency_batches=(1,), latency_rounds=1, references={0.4: ("93 to 92 %", "Li")},
+    )
+"""
+
+
+def published(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random weights under PyTorch's names and in its layout."""
+    template = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    leaves, found = paths.flatten(template), {}
+    for name, path in torch_names(MODEL).items():
+        value = 0.2 * rng.standard_normal(leaves[path].shape, np.float32)
+        found[name] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else 1 + value**2
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with weights, two sheets and JPEG images; compiled without most optimisations."""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data"
+    for name in ("weights", "cifar10_subset", "cifar10_jpeg"):
+        (data / name).mkdir(parents=True)
+    np.savez(data / "weights" / "resnet20_cifar10.npz", **published(rng))
+    np.save(data / "cifar10_subset" / "labels_51000.npy", rng.integers(0, 10, 51_000))
+    for sheet in (0, 50):
+        pixels = np.kron(rng.integers(0, 256, (1000, 4, 4, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+        Image.fromarray(pixels.reshape(-1, 32, 3)).save(
+            data / "cifar10_subset" / f"cifar10_batch_{sheet}.png", compress_level=1
+        )
+    files = []
+    for _ in range(30):
+        files.append(io.BytesIO())
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(files[-1], "jpeg")
+    stream = [file.getvalue() for file in files]
+    np.savez(
+        data / "cifar10_jpeg" / "cifar10_jpeg.npz",
+        train_jpeg=np.frombuffer(b"".join(stream), np.uint8),
+        train_offsets=np.cumsum([0, *map(len, stream)]),
+        train_label=rng.integers(0, 10, 30),
+    )
+    (tmp_path / "tiny.py").write_text(TINY)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield tmp_path
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_trial(folder, run_script):
+    run_dir = folder / "run"
+    arguments = ["--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", run_dir, "--max-steps", 2]
+    assert run_script(filter_pruning, Study, *arguments) == 0
+    results = json.loads((run_dir / "summary.json").read_text())["results"]
+    assert [(result["row"], result["fraction"]) for result in results] == [("dense", 0), ("taylor", 0.4), ("random", 0.4)]
+    dense, *cut = results
+    assert dense["cut_error"] == [dense["dense_error"]]
+    assert dense["parameters"] == sum(
+        leaf.size for leaf in jax.tree.leaves(resnet20.load_variables(folder / "data", MODEL)["params"])
+    )
+    for result in cut:
+        assert result["macs"] <= 0.6 * dense["macs"]
+        assert result["parameters"] == result["nonzeros"][0] < dense["parameters"]
+        assert result["file_bytes"] < dense["file_bytes"]
+        assert result["latency_ratio"]["1"] > 0
+        assert 0 <= result["difference"] < 1e-5
+        assert result["best_error"][0] <= result["error"][0]
+        assert result["reference"] == "93 to 92 %"
+    # What is in the file is what was measured.
+    test = resnet20.lossless_splits(folder / "data")[1]
+    kept = load(run_dir / "files" / "taylor-40.lepton")
+    wrong = sum(int((np.asarray(kept(x)).argmax(-1) != y).sum()) for x, y in [(test.images, test.labels)])
+    assert wrong / len(test) == pytest.approx(cut[0]["error"][0], abs=0.002)
+    text = (run_dir / "report.md").read_text()
+    assert "| taylor | 40 % |" in text
+    assert (run_dir / "accuracy.png").exists()
+
+    times = {path.name: path.stat().st_mtime_ns for path in (run_dir / "rows").iterdir()}
+    (run_dir / "rows" / "dense-0.json").unlink()
+    assert run_script(filter_pruning, Study, *arguments, "--resume", "--only", "dense") == 0
+    again = {path.name: path.stat().st_mtime_ns for path in (run_dir / "rows").iterdir()}
+    assert again.keys() == times.keys()
+    assert [name for name in times if again[name] != times[name]] == ["dense-0.json"]
+    repeated = json.loads((run_dir / "rows" / "dense-0.json").read_text())
+    assert {name: repeated[name] for name in ("cut_error", "error", "macs")} == {
+        name: dense[name] for name in ("cut_error", "error", "macs")
+    }
+
+
+def test_augmented_images_are_shifted_and_flipped_ones():
+    image = np.zeros((1, 32, 32, 1), np.float32)
+    image[0, 10, 5] = 1
+    many = resnet20.augmented(np.repeat(image, 400, axis=0), np.random.default_rng(0))
+    assert many.shape == (400, 32, 32, 1)
+    assert many.dtype == np.float32
+    places = {tuple(np.argwhere(one)[0][:2].tolist()) for one in many}
+    assert all(one.sum() == 1 for one in many)
+    columns = {5 + shift for shift in range(-4, 5)} | {26 + shift for shift in range(-4, 5)}
+    assert {row for row, _ in places} == set(range(6, 15))
+    assert {column for _, column in places} == columns
+
+
+def test_the_config_is_data():
+    study = load_config(CONFIG, Study)
+    assert json.loads(json.dumps(to_json(study)))["name"] == CONFIG.stem
+    assert [cut for row, cut in study.cells if row.name == "l1"] == [0.3, 0.5]
+    assert [cut for row, cut in study.cells if row.name == "dense"] == [0]
+    with pytest.raises(
+        ValueError, match=r"only: there is no row 'x'(.|\n)*tune_images: must be at least a batch of 100; got 5"
+    ):
+        Study(name="s", rows=study.rows, only=("x",), tune_images=5)
+    with pytest.raises(ValueError, match="Row 'a b'"):
+        Row(name="a b", criterion="l1")
