@@ -17,6 +17,7 @@ from lepton_jax.artifact.leaves import Spec
 from lepton_jax.artifact.streams import CATEGORIES, Reader
 from lepton_jax.packed import LowRank, is_coded
 from lepton_jax.packed_blocks import BlockSparse
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.packed_tensors import Factors
 
 
@@ -226,6 +227,9 @@ def _factors(leaf: Any) -> Iterable[Any]:
     if isinstance(leaf, LowRank):
         yield from _factors(leaf.u)
         yield from _factors(leaf.v)
+    elif isinstance(leaf, Adapted):
+        yield from _factors(leaf.base)
+        yield from _factors(leaf.correction)
     elif isinstance(leaf, Factors):
         for part in jax.tree.leaves(leaf, is_leaf=is_coded):
             yield from _factors(part)

@@ -26,7 +26,7 @@ import zstandard
 from lepton_jax.artifact.errors import ArtifactError
 
 MAGIC = b"\x93LPN"
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 SECTIONS = ("manifest", "program", "tensors")
 _RAW, _DEFLATE, _ZSTD, _XZ = range(4)
 _MAX_INFLATED = 1 << 30

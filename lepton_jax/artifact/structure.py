@@ -1,8 +1,8 @@
 """The shape of the tree in JSON: what holds what, down to the leaves' texts.
 
 A mapping is an object; other nodes are lists that begin with a number: a list, a tuple, a mapping whose keys are not texts, the
-factors of a `LowRank`, the blocks of a `BlockSparse`, the parts of a network of tensors (`Tucker`, `CP`, ...). A node of
-another type (an `nnx.State`, a dataclass) is stored as a mapping by its keys.
+factors of a `LowRank`, the blocks of a `BlockSparse`, the weight and the correction of an `Adapted`, the parts of a network of
+tensors (`Tucker`, `CP`, ...). A node of another type (an `nnx.State`, a dataclass) is stored as a mapping by its keys.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax
 from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.packed import LowRank, is_coded, is_packed
 from lepton_jax.packed_blocks import BlockSparse, rows_of
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.packed_tensors import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
 
 _LIST, _TUPLE, _MAPPING, _LOW_RANK, _BLOCKS = range(5)
@@ -27,6 +28,9 @@ _NETWORKS: dict[int, tuple[type[Factors], tuple[str, ...], tuple[int, int]]] = {
     8: (TensorTrain, ("cores",), (2, 5)),
     9: (TensorTrainMatrix, ("cores",), (2, 13)),
 }
+_ADAPTED = 10
+# Nodes of a shape and two parts, by name.
+_PAIRS = {_LOW_RANK: ("u", "v"), _BLOCKS: ("blocks", "rows"), _ADAPTED: ("base", "correction")}
 _MAX_DEPTH = 64
 
 
@@ -59,6 +63,8 @@ def describe(tree: Any, leaf_text: Callable[[str, Any], str], path: str = "") ->
         return [_LOW_RANK, list(tree.shape), below("u", tree.u), below("v", tree.v)]
     if isinstance(tree, BlockSparse):
         return [_BLOCKS, list(tree.shape), below("blocks", tree.blocks), below("rows", tree.rows)]
+    if isinstance(tree, Adapted):
+        return [_ADAPTED, list(tree.shape), below("base", tree.base), below("correction", tree.correction)]
     for code, (kind, fields, _) in _NETWORKS.items():
         if type(tree) is kind:
             values = [getattr(tree, field) for field in fields]
@@ -114,6 +120,8 @@ def rebuild(node: Any, leaves: Iterator[Any]) -> Any:
         return _factored(values[0], values[1], tuple(node[1]))
     if node[0] == _BLOCKS:
         return _blocked(values[0], values[1], tuple(node[1]))
+    if node[0] == _ADAPTED:
+        return _adapted(values[0], values[1], tuple(node[1]))
     if node[0] in _NETWORKS:
         return _network(node[0], values, tuple(node[1]))
     return values if node[0] == _LIST else tuple(values)
@@ -127,6 +135,13 @@ def _factored(u: Any, v: Any, shape: tuple[int, ...]) -> LowRank:
     if not fits or math.prod(product) != math.prod(shape):
         raise ArtifactError(f"factors of shapes {u.shape} and {v.shape} make no tensor of shape {shape}")
     return LowRank(u=u, v=v, shape=shape)
+
+
+def _adapted(base: Any, correction: Any, shape: tuple[int, ...]) -> Adapted:
+    fits = (is_coded(base) or hasattr(base, "dtype")) and isinstance(correction, LowRank)
+    if not fits or tuple(base.shape) != shape or correction.shape != shape:
+        raise ArtifactError(f"a weight and a correction make no tensor of shape {shape}")
+    return Adapted(base=base, correction=correction)
 
 
 def _blocked(blocks: Any, rows: Any, shape: tuple[int, ...]) -> BlockSparse:
@@ -192,8 +207,8 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
         # Of one type, since jax sorts them.
         if {type(key) for key in keys} in (set(), {str}, {int}) and len(set(keys)) == len(keys):
             return list(zip(keys, node[2::2]))
-    if isinstance(node, list) and len(node) == 4 and node[0] in (_LOW_RANK, _BLOCKS) and _is_shape(node[1]):
-        return list(zip(("u", "v") if node[0] == _LOW_RANK else ("blocks", "rows"), node[2:]))
+    if isinstance(node, list) and len(node) == 4 and type(node[0]) is int and node[0] in _PAIRS and _is_shape(node[1]):
+        return list(zip(_PAIRS[node[0]], node[2:]))
     if isinstance(node, list) and len(node) > 2 and type(node[0]) is int and node[0] in _NETWORKS and _is_shape(node[1]):
         _, fields, (least, most) = _NETWORKS[node[0]]
         if least <= len(node) - 2 <= most:

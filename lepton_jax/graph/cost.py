@@ -13,6 +13,7 @@ from lepton_jax.graph import _compat
 from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
 from lepton_jax.packed import LowRank, is_packed, unpack
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.packed_tensors import Factors
 from lepton_jax.paths import flatten
 from lepton_jax.typing import Path, PyTree
@@ -258,6 +259,8 @@ def _stored(path: Path, leaf: Any) -> ParameterCost:
 def _nonzeros(leaf: Any) -> int:
     if isinstance(leaf, LowRank):
         return _nonzeros(leaf.u) + _nonzeros(leaf.v)
+    if isinstance(leaf, Adapted):
+        return _nonzeros(leaf.base) + _nonzeros(leaf.correction)
     if isinstance(leaf, Factors):
         return sum(_nonzeros(part) for part in leaf.parts)
     dense = unpack(leaf)

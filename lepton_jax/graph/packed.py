@@ -12,10 +12,13 @@ from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.native import Native, Scattered, stored
 from lepton_jax.graph.native_ops import run
+from lepton_jax.graph.native_sums import Total
+from lepton_jax.graph.native_sums import run as run_sum
 from lepton_jax.graph.native_tensors import Network, network
 from lepton_jax.graph.native_tensors import run as run_network
 from lepton_jax.graph.trace import Apply, Equation, Traced, split_keywords, trace
 from lepton_jax.packed import Packed, is_packed
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.paths import path_str
 from lepton_jax.typing import Path, PyTree
 
@@ -88,10 +91,18 @@ class PackedInterpreter(Interpreter):
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         if not any(isinstance(value, Native) for value in values):
             return None
-        outs = None if eqn.bodies else run(eqn, values) or run_network(eqn, values)
+        outs = None if eqn.bodies else self.compressed(eqn, values)
         if outs is None:
             self.place = self.name(eqn)
         return outs
+
+    def compressed(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
+        """Run an operation on compressed operands; None if it has no way to."""
+        if any(isinstance(value, Total) for value in values):
+            return run_sum(eqn, values, self.compressed)
+        if not any(isinstance(value, Native) for value in values):
+            return self.bind(eqn, values)
+        return run(eqn, values) or run_network(eqn, values)
 
     def dense(self, value: Any) -> Any:
         if not isinstance(value, Native):
@@ -128,6 +139,7 @@ _KINDS = {
     "Scattered": "Sparse",
     "Factored": "LowRank",
     "Blocked": "BlockSparse",
+    "Total": "Adapted",
 }
 
 
@@ -138,6 +150,7 @@ def packed(apply: Apply) -> Apply:
     * `Separable`, `Tucker`, `CP`, `TensorTrain`, `TensorTrainMatrix`: one dot, convolution or look-up for each of their parts.
     * `QArray`: the dot, convolution or gather of the integers, the scales applied to the result. Where both sides are
       integers (a packed input too), accumulated in int32; against a floating input the integers are cast, exactly.
+    * `Adapted`: its weight and its correction, each in its way, and their sum.
     * `BlockSparse`: the blocks that are there, gathered and multiplied; convolutions through patches.
 
     They are carried through jit, remat, scan (layer by layer), cond, through transposes and casts. Whatever else meets a
@@ -212,5 +225,7 @@ def entered(leaf: Any, path: Path) -> Any:
     """Return a packed leaf in the form in which it runs; any other as it is."""
     if not is_packed(leaf):
         return leaf
+    if isinstance(leaf, Adapted):
+        return Total((entered(leaf.base, path), entered(leaf.correction, path)), str(leaf.dtype), path)
     value: Any = network(leaf, path) or stored(leaf, path)
     return _Opaque(value, path) if is_packed(value) else value

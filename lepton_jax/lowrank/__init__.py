@@ -1,7 +1,7 @@
 """Low-rank factorization."""
 
 from lepton_jax.lowrank.activation_aware import ActivationAware, Covariance, SingularCovarianceWarning, activation_aware
-from lepton_jax.lowrank.adapted import Adapted, Directed, Held
+from lepton_jax.lowrank.adapted import Directed, Held
 from lepton_jax.lowrank.adapters import AdapterState
 from lepton_jax.lowrank.cp import CpAls
 from lepton_jax.lowrank.dora import dora
@@ -22,6 +22,7 @@ from lepton_jax.lowrank.tensor_train import TrainMatrixSvd, TrainSvd
 from lepton_jax.lowrank.transform import SkippedWarning, factors_of, low_rank
 from lepton_jax.lowrank.tucker import Tucker2
 from lepton_jax.lowrank.weighted import ByPath, WeightedSvd
+from lepton_jax.packed_sum import Adapted
 
 __all__ = [
     "ActivationAware",

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from lepton_jax import packed, paths
 from lepton_jax.errors import collect
-from lepton_jax.lowrank.adapted import Adapted, Held
+from lepton_jax.lowrank.adapted import Held
 from lepton_jax.lowrank.svd import Svd
 from lepton_jax.packed import LowRank, is_packed
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, Path, PyTree, Select
 
@@ -118,7 +119,8 @@ def corrected(params: PyTree, state: AdapterState, scale: float) -> PyTree:
     """
     leaves = trained_leaves(params, state)
     adapted = {
-        path: Adapted(base, leaves[path].u * scale, leaves[path].v, leaves[path].shape) for path, base in state.base.items()
+        path: Adapted(base, LowRank(leaves[path].u * scale, leaves[path].v, leaves[path].shape))
+        for path, base in state.base.items()
     }
     return shown(params, state, adapted)
 

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 
 from lepton_jax import paths
 from lepton_jax.errors import check_whole
-from lepton_jax.lowrank.adapted import Adapted, Directed
+from lepton_jax.lowrank.adapted import Directed
 from lepton_jax.lowrank.adapters import AdapterState, check_settings, put_away, shown, split, start, trained_leaves
 from lepton_jax.lowrank.svd import Svd
+from lepton_jax.packed import LowRank
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.transform import Transform, hold
 from lepton_jax.typing import Array, PyTree, Select
 
@@ -67,7 +69,7 @@ def dora(
 
     @jax.jit  # compiled whole wherever it runs, so that sums of squares round alike, under jit and outside
     def turned(base: Array, leaf: Directed) -> Array:
-        moved = Adapted(base, leaf.u * scale, leaf.v, leaf.shape).unpack()
+        moved = Adapted(base, LowRank(leaf.u * scale, leaf.v, leaf.shape)).unpack()
         norm = norms(jax.lax.stop_gradient(moved)) if constant_norm else norms(moved)
         # An output whose weights are all zero has no direction.
         ratio = jnp.where(norm > 0, leaf.magnitude / jnp.where(norm > 0, norm, 1), 1)

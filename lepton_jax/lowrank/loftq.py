@@ -3,8 +3,8 @@
 from typing import Literal
 
 from lepton_jax.errors import check_whole
-from lepton_jax.lowrank.adapted import Adapted
 from lepton_jax.lowrank.svd import Svd
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.quantization import Calibration, Format, MinMax, dequantize, quantize
 from lepton_jax.typing import Array
 
@@ -59,4 +59,4 @@ def loftq(
         factors = method.factorize(weight - dequantize(base), rank)
         if number < rounds - 1:
             residual = weight - factors.unpack()
-    return Adapted(base, factors.u, factors.v, tuple(weight.shape))
+    return Adapted(base, factors)

@@ -66,7 +66,9 @@ def qlora(
             both = {
                 p: loftq(w, rank, format, calibration=calibration, rounds=rounds, method=method) for p, w in weights.items()
             }
-            corrections = {path: LowRank(leaf.u / scale, leaf.v, leaf.shape) for path, leaf in both.items()}
+            corrections = {
+                path: LowRank(leaf.correction.u / scale, leaf.correction.v, leaf.shape) for path, leaf in both.items()
+            }
             base = {path: leaf.base for path, leaf in both.items()}
         else:
             corrections = start(key, weights, rank, method)

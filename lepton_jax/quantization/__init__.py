@@ -32,7 +32,6 @@ from lepton_jax.quantization.numerics import QArray, calibrated, dequantize, fak
 from lepton_jax.quantization.pact import Pact
 from lepton_jax.quantization.post_training import (
     AdaRound,
-    Compensated,
     Gptq,
     LayerReport,
     Nearest,
@@ -60,7 +59,6 @@ __all__ = [
     "Centroids",
     "Codebook",
     "CodebookState",
-    "Compensated",
     "DoReFa",
     "Dynamic",
     "Entropy",

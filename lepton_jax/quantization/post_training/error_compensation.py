@@ -11,41 +11,11 @@ import jax.numpy as jnp
 from lepton_jax import paths
 from lepton_jax.errors import check_whole, collect
 from lepton_jax.graph.trace import Apply
-from lepton_jax.packed import LowRank, Packed, is_coded, is_packed, register_packed, unpack
+from lepton_jax.packed import LowRank, is_coded, is_packed, unpack
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.quantization.numerics import QArray
 from lepton_jax.quantization.post_training.inputs import layer_inputs
 from lepton_jax.typing import Array, Path, PyTree, Select
-
-
-@register_packed("base", "correction")
-class Compensated(Packed):
-    """A quantized leaf and a low-rank correction: ``W = base + correction``.
-
-    Args:
-      base: the quantized leaf.
-      correction: of the same shape.
-
-    Example:
-      >>> from lepton_jax.quantization import Uniform, quantize
-      >>> thin = LowRank(jnp.array([[0.25]]), jnp.ones((1, 2)), (1, 2))
-      >>> Compensated(quantize(jnp.array([[1.0, -1.0]]), Uniform(bits=2)), thin).unpack().tolist()
-      [[1.25, -0.75]]
-    """
-
-    base: Any
-    correction: Any
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.base.shape
-
-    @property
-    def dtype(self) -> Any:  # type: ignore[override]
-        return self.base.dtype
-
-    def unpack(self) -> Array:
-        wide = unpack(self.base).astype(jnp.float32) + unpack(self.correction).astype(jnp.float32)
-        return wide.astype(self.dtype)
 
 
 def low_rank_error(difference: Array, hessian: Array, rank: int, damping: float = 1e-3) -> tuple[Array, Array]:
@@ -97,7 +67,7 @@ def compensate_errors(
       select: which of the quantized leaves.
 
     Returns:
-      the tree with `Compensated` leaves.
+      the tree with `Adapted` leaves.
 
     Raises:
       ValueError: with every selected leaf that no low-rank matrix of its shape can correct: one that is neither used as it is
@@ -119,7 +89,7 @@ def compensate_errors(
     if not chosen:
         raise ValueError(f"compensate_errors: no selected leaf is quantized; there are {', '.join(held)}.")
     floats, dense = paths.flatten(variables), unpack(quantized)
-    found: dict[Path, Compensated] = {}
+    found: dict[Path, Adapted] = {}
     with collect("compensate_errors: every leaf must be a matrix of its own; exclude the others by `select`") as problems:
         for path in chosen:
             inputs = layer_inputs(apply, dense, batches, path)
@@ -133,6 +103,6 @@ def compensate_errors(
             difference = layout.matrix(floats[path].astype(jnp.float32) - base.unpack().astype(jnp.float32))
             u, v = low_rank_error(difference, inputs.second, rank)
             pair = (v.T, u.T) if turned else (u, v)
-            found[path] = Compensated(base, LowRank(*pair, base.shape))
+            found[path] = Adapted(base, LowRank(*pair, base.shape))
             dense = paths.replace(dense, {path: found[path].unpack()})
     return paths.replace(quantized, found, is_packed)

@@ -8,9 +8,9 @@ from flax import linen as nn
 from jax import lax
 
 from lepton_jax import unpack
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.quantization import (
     AdaRound,
-    Compensated,
     Gptq,
     Nearest,
     QArray,
@@ -162,7 +162,7 @@ def test_low_rank_correction_of_dense_convolution_and_transposed(net):
     before, after = (float(jnp.mean((apply(unpack(v), x) - exact) ** 2)) for v in (quantized, new))
     assert after < 0.5 * before
     leaf = new["params"]["Conv_0"]["kernel"]
-    assert isinstance(leaf, Compensated)
+    assert isinstance(leaf, Adapted)
     assert (leaf.shape, leaf.dtype, leaf.correction.rank) == ((3, 3, 2, 4), jnp.float32, 2)
     turned = {"w": normal(7, 3, 6)}
     whole = compensate_errors(lambda v, x: x @ v["w"].T, turned, {"w": quantize(turned["w"], Uniform(2))}, [X], 3)
