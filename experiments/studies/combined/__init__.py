@@ -1,0 +1,1 @@
+"""Techniques alone, in pairs, all together, and in other orders."""

@@ -1,0 +1,65 @@
+"""What a compressed network costs where it runs: numbers stored, multiplications, time."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.timing import interleaved
+from lepton_jax.graph import cost, packed
+from lepton_jax.packed import LowRank, is_packed
+from lepton_jax.paths import flatten
+from lepton_jax.training import ModelApply
+from lepton_jax.typing import Array, PyTree
+
+BATCHES = (1, 128)
+"""Images a call whose time is measured."""
+
+
+def deployed(apply: ModelApply, dense: PyTree, runs: Sequence[PyTree], images: np.ndarray, *, rounds: int) -> dict[str, Any]:
+    """Return the costs of packed variables, in the common form of results.
+
+    Args:
+      apply: the model.
+      dense: its variables, not packed; what times are compared with.
+      runs: packed variables, a seed each; of the first only, times and what depends on shapes alone.
+      images: some, to run it on.
+      rounds: timed calls of each network.
+
+    Returns:
+      ``parameters``, numbers that are stored; ``nonzeros``, of these, by seed; ``macs``, multiplications of one image as the
+      packed network runs, zeros included; ``latency_ratio``, time over that of the dense network, by batch.
+    """
+    logits = partial(_logits, apply)
+    counted = [cost(logits, variables, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)) for variables in runs]
+    stored = {path: _numbers(leaf) for path, leaf in flatten(runs[0], is_packed).items() if path.startswith("params/")}
+    first = counted[0].parameters
+    return {
+        "parameters": sum(stored.values()),
+        "nonzeros": [sum(one.parameters[path].nonzeros or 0 for path in stored) for one in counted],
+        "macs": round(sum(first[path].macs * count / max(first[path].size, 1) for path, count in stored.items())),
+        "nonzero_macs": [round(one.nonzero_macs) for one in counted],
+        "latency_ratio": {str(batch): _ratio(logits, dense, runs[0], images, batch, rounds) for batch in BATCHES},
+    }
+
+
+def _numbers(leaf: Any) -> int:
+    """Count the numbers of a leaf: of factors, theirs; of what is quantized, one a weight."""
+    if isinstance(leaf, LowRank):
+        return _numbers(leaf.u) + _numbers(leaf.v)
+    return int(np.prod(leaf.shape))
+
+
+def _ratio(logits: Any, dense: PyTree, variables: PyTree, images: np.ndarray, batch: int, rounds: int) -> float:
+    x = jnp.asarray(np.resize(images[:batch], (batch, *images.shape[1:])))
+    whole, small = jax.jit(logits), jax.jit(packed(logits))
+    times = interleaved({"dense": partial(whole, dense, x), "packed": partial(small, variables, x)}, rounds=rounds)
+    return times["packed"] / times["dense"]
+
+
+def _logits(apply: ModelApply, variables: PyTree, images: Array) -> Array:
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return apply(variables["params"], rest, images, train=False, key=None)[0]
