@@ -19,6 +19,7 @@ from experiments.benchmarks import hostile_files
 from lepton_jax.artifact import Artifact, container, load, program, save
 from lepton_jax.packed import LowRank, Sparse
 from lepton_jax.packed_blocks import BlockSparse
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.quantization.numerics import Uniform, quantize
 
 
@@ -61,6 +62,12 @@ def network_variables() -> dict[str, Any]:
     }
 
 
+def adapted(rng: np.random.Generator) -> Adapted:
+    """A quantized weight and its correction."""
+    base, u, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 4), (6, 1), (1, 4)))
+    return Adapted(quantize(base, Uniform(bits=4)), LowRank(u, v, (6, 4)))
+
+
 def add_one(variables: Any, x: jax.Array) -> jax.Array:
     """A program that uses no weights."""
     del variables
@@ -71,7 +78,8 @@ def write(folder: Path) -> None:
     """Write all files, and beside each one what it holds."""
     folder.mkdir(parents=True, exist_ok=True)
     x = jnp.asarray(np.random.default_rng(6).normal(size=(3, 10)), jnp.float32)
-    leaves = {"params": hostile_files.small_leaves(np.random.default_rng(7)), "list": [jnp.float32(1), (jnp.zeros(2),)]}
+    rng = np.random.default_rng(7)
+    leaves = {"params": hostile_files.small_leaves(rng), "list": [jnp.float32(1), (jnp.zeros(2),)], "adapted": adapted(rng)}
     save(folder / "leaves.lepton", add_one, leaves, x, recipe={"bits": 3}, metrics={"error": 0.25})
     save(folder / "network.lepton", network, network_variables(), x, native=True)
     for number, good in enumerate(hostile_files.coder_files(1)):

@@ -31,8 +31,7 @@ from lepton_jax.artifact.rangecoder import Encoder
 from lepton_jax.artifact.sparse_index import Hints
 from lepton_jax.artifact.streams import Writer
 from lepton_jax.artifact.symbol_bits import code_symbols
-from lepton_jax.packed import CodebookArray, LowRank, Sparse, pack_bits
-from lepton_jax.packed_sum import Adapted
+from lepton_jax.packed import CodebookArray, Sparse, pack_bits
 from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
 
 _PROGRAM = bytes(range(64)) * 4
@@ -171,12 +170,6 @@ def small_leaves(rng: np.random.Generator) -> dict[str, Any]:
         ),
         "tensor": quantize(jnp.asarray(rng.normal(size=(5, 5)), jnp.float32), Uniform(bits=4)),
         "sparse": Sparse.from_dense(jnp.asarray(np.eye(9), jnp.bfloat16)),
-        "adapted": Adapted(
-            quantize(jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), Uniform(bits=4)),
-            LowRank(
-                jnp.asarray(rng.normal(size=(6, 1)), jnp.float32), jnp.asarray(rng.normal(size=(1, 4)), jnp.float32), (6, 4)
-            ),
-        ),
         "keys": jax.random.split(jax.random.key(3), 2),
         **{fmt.name: quantized(jnp.asarray(rng.normal(size=(6, 5)), jnp.float32), fmt) for fmt in _FORMATS},
     }
