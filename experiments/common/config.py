@@ -6,7 +6,6 @@ name. A new experiment is one such file.
 
 import dataclasses
 import importlib.util
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,16 +17,14 @@ import optax
 import tyro
 from flax import linen as nn
 
+from experiments.common import resnet20
 from experiments.common.methods import Method
 from lepton_jax.data import (
     Dataset,
     Warp,
     from_arrays,
-    load_cifar10_jpeg,
-    load_cifar10_subset,
     load_digits,
     load_tfds,
-    standardize,
 )
 from lepton_jax.errors import collect
 from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
@@ -63,7 +60,7 @@ class Tfds:
 class Cifar10:
     """Lossless CIFAR-10 images for figures; for training these and JPEG-compressed ones; all standardised."""
 
-    folder: Path = Path(os.environ.get("TFDS_DATA_DIR", "data/tfds")).parent
+    folder: Path = resnet20.FOLDER
     """Holds `cifar10_subset/` and `cifar10_jpeg/`."""
     jpeg: int = 8000
     """Compressed training images beside the 4,000 lossless ones; 0: none."""
@@ -71,14 +68,11 @@ class Cifar10:
     """Of both, held out for choices."""
 
     def load(self) -> Dataset:
-        subset = load_cifar10_subset(self.folder / "cifar10_subset")
-        parts = [subset.train]
-        if self.jpeg:
-            parts.append(load_cifar10_jpeg(self.folder / "cifar10_jpeg" / "cifar10_jpeg.npz", self.jpeg))
-        images = standardize(np.concatenate([part.images for part in parts]))
-        labels = np.concatenate([part.labels for part in parts])
-        test = standardize(subset.test.images), subset.test.labels
-        return from_arrays((images, labels), test, num_classes=10, validation=self.validation, name="cifar10")
+        train, test = resnet20.lossless_splits(self.folder)
+        parts = [train, *([resnet20.jpeg_split(self.folder, self.jpeg, 0)] if self.jpeg else [])]
+        images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+        made = (images, labels), (test.images, test.labels)
+        return from_arrays(*made, num_classes=10, validation=self.validation, name="cifar10")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

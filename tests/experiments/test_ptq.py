@@ -1,0 +1,108 @@
+"""The studies of post-training quantization: trials on tiny models, and what their tables say."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import lm_ptq, ptq_methods
+from experiments.common import cli, resnet20
+from experiments.common.char_lm import CharLM
+from experiments.common.config import load_config
+from experiments.studies.ptq import lm_study, study
+from experiments.studies.ptq.lm_study import LmPtq
+from experiments.studies.ptq.study import PtqMethods
+from lepton_jax.data import Split
+from lepton_jax.models import ResNetCifar
+
+CONFIGS = cli.ROOT / "configs"
+
+
+@pytest.fixture
+def small_resnet(monkeypatch):
+    """A network of two blocks with random weights, and random images, in place of the published ones."""
+    model, rng = ResNetCifar(depth=8, features=2, shortcut="pad"), np.random.default_rng(0)
+    images, labels = rng.random((64, 32, 32, 3), np.float32), np.arange(64, dtype=np.int32) % 10
+    split = Split(images=images, labels=labels)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(images[:1]))
+    monkeypatch.setattr(resnet20, "MODEL", model)
+    monkeypatch.setattr(resnet20, "load_variables", lambda data: variables)
+    monkeypatch.setattr(resnet20, "lossless_splits", lambda data: (split, split))
+
+
+@pytest.fixture(autouse=True)
+def barely_compiled():
+    """What runs for a moment is not worth optimising."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resnet, tmp_path, capsys):
+    names = [row.name for row in load_config(CONFIGS / "ptq_methods.py", PtqMethods).rows]
+    few = (
+        "--images",
+        16,
+        "--batch-size",
+        16,
+        "--held-out",
+        16,
+        "--test-images",
+        16,
+        "--bits",
+        3,
+        "--run-dir",
+        tmp_path / "run",
+    )
+    kind = {"default_config": "ptq_methods.py"}
+    chosen = ("nearest",)
+    assert set(chosen) < set(names)
+    assert run_script(ptq_methods, PtqMethods, *few, "--only", *chosen, **kind) == 0, capsys.readouterr()
+    results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
+    assert [(result["row"], result["bits"]) for result in results] == [("float", 32), *((name, 3) for name in chosen)]
+    assert all(0 <= result[split] <= 100 for result in results for split in ("test", "held out, activations"))
+    report = (tmp_path / "run" / "ptq_methods.md").read_text()
+    assert "| nearest |" in report
+    assert (tmp_path / "run" / "ptq_methods.png").stat().st_size > 5000
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
+    assert run_script(ptq_methods, PtqMethods, *few, "--only", *chosen, "--resume", **kind) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()} == before
+    assert run_script(ptq_methods, PtqMethods, *few, "--only", "nobody", **kind) == 1
+    assert "there is no row 'nobody'" in capsys.readouterr().err
+
+
+def test_the_row_is_chosen_on_held_out_images_not_on_the_test_set():
+    config = load_config(CONFIGS / "ptq_methods.py", PtqMethods)
+    cell = {"bits": 4, "test": 0.0, "held out": 0.0}
+    good = {**cell, "row": "a", "test, activations": 90.0, "held out, activations": 95.0}
+    lucky = {**cell, "row": "b", "test, activations": 93.0, "held out, activations": 92.0}
+    [_, line] = study.aims(config, [lucky, good], {4: 91.0, 3: 88.0})
+    assert line == ("W4A8", "91.0", "a", "90.0", "missed")
+
+
+def test_rows_of_the_transformer_lose_perplexity_against_float(run_script, tmp_path, capsys):
+    text, folder = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("To be, or not to be, that is the question. " * 200)
+    config = load_config(CONFIGS / "lm_ptq.py", LmPtq)
+    tiny = CharLM(steps=2, depth=1, width=32, heads=2, mlp=32, length=16, batch_size=4)
+    made = tmp_path / "tiny.py"
+    made.write_text(
+        "import dataclasses, pathlib\n"
+        "from experiments.common.char_lm import CharLM\n"
+        "from experiments.common.config import load_config\n"
+        "from experiments.studies.ptq.lm_study import LmPtq\n"
+        f"whole = load_config({str(CONFIGS / 'lm_ptq.py')!r}, LmPtq)\n"
+        "rows = tuple(row for row in whole.rows if row.name in ('float', 'int4, GPTQ'))\n"
+        f"def get_config(): return dataclasses.replace(whole, model={tiny!r}, rows=rows)\n"
+    )
+    assert len(config.rows) == 11
+    arguments = ("--config", made, "--text", text, "--windows", 4, "--batch-size", 4, "--test-windows", 4, "--run-dir", folder)
+    assert run_script(lm_ptq, LmPtq, *arguments) == 0, capsys.readouterr()
+    results = json.loads((folder / "summary.json").read_text())["results"]
+    lines = lm_study.table(results)
+    assert [line[0] for line in lines] == ["method", "float", "int4, GPTQ"]
+    found = {(result["row"], result["seed"]): result["perplexity"] for result in results}
+    lost = [100 * (found["int4, GPTQ", seed] / found["float", seed] - 1) for seed in (0,)]
+    assert [float(cell) for cell in lines[2][3:]] == pytest.approx(lost, abs=0.006)
