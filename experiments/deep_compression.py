@@ -5,6 +5,7 @@
     python -m experiments.deep_compression --phases.1.transforms.0.sparsity 0.9 --run-dir runs/gentle
     python -m experiments.deep_compression --resume
     python -m experiments.deep_compression --seeds 3
+    python -m experiments.deep_compression --writers tensorboard
 
 Source: Han, Mao, Dally 2016, "Deep compression". Deviations: pruning is gradual and global, biases are pruned and quantized
 too, and the file is coded by adaptive arithmetic coding of positions and values instead of gaps and Huffman's code.
@@ -12,6 +13,7 @@ too, and the file is coded by adaptive arithmetic coding of positions and values
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,12 @@ import numpy as np
 from experiments.common import cli
 from experiments.common.config import Config, to_json
 from experiments.common.run_dir import claim
+from experiments.common.writers import Place
 from experiments.studies.deep_compression import measure, report
 from experiments.studies.deep_compression.phases import train
 
 
-def main(options: cli.Options) -> None:
+def main(options: cli.LoggedOptions) -> None:
     """Run the experiment, once a seed, and report it."""
     summaries = []
     for config, run_dir in options.runs:
@@ -32,19 +35,19 @@ def main(options: cli.Options) -> None:
         if finished.exists():
             print(f"{run_dir} is finished")
         else:
-            compress(config, run_dir, resume=options.resume)
+            compress(config, run_dir, resume=options.resume, writers=options.writers)
         summaries.append(json.loads(finished.read_text()))
     if len(summaries) > 1:
         report.write_seeds(options.folder, summaries)
 
 
-def compress(config: Config, run_dir: Path, *, resume: bool) -> None:
+def compress(config: Config, run_dir: Path, *, resume: bool, writers: Sequence[Place] = ()) -> None:
     """Run one seed: train phase by phase, save, load in a process of its own, compare, report."""
     start = time.perf_counter()
     dataset = config.data.load()
     print(f"{config.name}, seed {config.seed}: {len(dataset.train)} training images, results in {run_dir}")
     meter = measure.Meter(config, dataset.test)
-    for stage in train(config, dataset, run_dir, resume=resume):
+    for stage in train(config, dataset, run_dir, resume=resume, writers=writers):
         last = stage.name == config.phases[-1].name
         path = run_dir / "model.lepton" if last else run_dir / "stages" / f"{stage.name}.lepton"
         live = meter.add(stage, path)
@@ -63,4 +66,4 @@ def _check_same(live: np.ndarray, loaded: np.ndarray, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, default_config="deep_compression_digits.py", description=__doc__)
+    cli.run(main, default_config="deep_compression_digits.py", description=__doc__, options=cli.LoggedOptions)

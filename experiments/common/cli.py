@@ -7,7 +7,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ import jax
 import tyro
 
 from experiments.common.config import Config, load_config
+from experiments.common.writers import Place, check
 from lepton_jax.artifact import ArtifactError
 
 ROOT = Path(__file__).parents[2]
@@ -59,12 +60,25 @@ class Options(Generic[Setting]):
         return [(dataclasses.replace(self.setting, seed=seed), self.folder / f"seed{seed}") for seed in seeds]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoggedOptions(Options[Setting]):
+    """What experiments take that log as they train."""
+
+    writers: tuple[Place, ...] = ()
+    """Where metrics go besides the run folder's metrics.jsonl; each is an extra of the package."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.writers)
+
+
 def run(
-    main: Callable[[Options[Setting]], None],
+    main: Callable[[Any], None],
     *,
     default_config: str,
     description: str | None,
     kind: type[Setting] = Config,  # type: ignore[assignment]
+    options: type[Options[Any]] = Options,
 ) -> None:
     """Parse the command line and call `main`; end with one clear line if something is wrong.
 
@@ -73,26 +87,39 @@ def run(
       default_config: name of a file in `configs/`.
       description: shown by ``--help``, with examples.
       kind: the class of its configs.
+      options: what it takes besides the config's fields.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path, default=ROOT / "configs" / default_config)
     path = first.parse_known_args()[0].config
     traceback = "--traceback" in sys.argv
+    with errors_in_one_line(traceback=traceback):
+        try:
+            said = _parse(options(config=path, setting=load_config(path, kind)), options[kind], description)  # type: ignore
+            _cache_compilations()
+            main(said)
+        except KeyboardInterrupt as error:
+            print(f"\n{str(error) or 'interrupted'}\nGo on with the same command and --resume.", file=sys.stderr)
+            sys.exit(_EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(*, traceback: bool = False) -> Iterator[None]:
+    """End the process with one clear line if something that a user can mend is wrong.
+
+    Args:
+      traceback: raise instead.
+    """
     try:
-        options = _parse(Options(config=path, setting=load_config(path, kind)), kind, description)
-        _cache_compilations()
-        main(options)
-    except KeyboardInterrupt as error:
-        print(f"\n{str(error) or 'interrupted'}\nGo on with the same command and --resume.", file=sys.stderr)
-        sys.exit(_EXIT_INTERRUPTED)
-    except (ValueError, TypeError, OSError, FloatingPointError, ArtifactError) as error:
+        yield
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError, ArtifactError) as error:
         if traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def _parse(default: Options[Setting], kind: type[Setting], description: str | None) -> Options[Setting]:
+def _parse(default: Options[Setting], options: Any, description: str | None) -> Options[Setting]:
     """Read the command line over the config's own values.
 
     Raises:
@@ -101,7 +128,6 @@ def _parse(default: Options[Setting], kind: type[Setting], description: str | No
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options = Options[kind]  # type: ignore[valid-type]
             return tyro.cli(options, default=default, description=description, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as stop:
         if not stop.code:

@@ -13,14 +13,19 @@ Result = dict[str, Any]
 def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Result]) -> None:
     """Write a report of paragraphs, and `summary.json` beside it."""
     path.write_text("\n\n".join(text) + "\n")
-    path.with_name("summary.json").write_text(json.dumps({"name": name, "results": list(results)}, indent=2) + "\n")
+    save_whole(path.with_name("summary.json"), {"name": name, "results": list(results)})
 
 
 def save_result(path: Path, result: Result) -> None:
     """Write a finished result, so that it need not be run again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")  # a result is there whole or not at all
-    part.write_text(json.dumps(result, indent=2) + "\n")
+    save_whole(path, result)
+
+
+def save_whole(path: Path, data: Any) -> None:
+    """Write JSON so that the file is there whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=2) + "\n")
     part.replace(path)
 
 
@@ -38,8 +43,8 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     """Write mean and standard deviation.
 
     Example:
-      >>> spread([1.0, 2.0, 3.0]), spread([1.0])
-      ('2.00 ± 1.00', '1.00')
+      >>> spread([1.0, 2.0, 3.0]), spread([1.0]), spread([1000, 1002], 0)
+      ('2.00 ± 1.00', '1.00', '1,001 ± 1')
     """
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+    deviation = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):,.{digits}f}{deviation}"

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from experiments.common import environment
+
 
 def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Make the folder this config's, or refuse.
@@ -13,7 +15,7 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
 
     Args:
       run_dir: made if it is not there.
-      config: as JSON; written to `config.json`.
+      config: as JSON; written to `config.json`. What runs it is written to `environment.json`.
       resume: go on with an unfinished run.
 
     Raises:
@@ -46,11 +48,12 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
         raise ValueError(f"{run_dir} is not empty and no run's folder. Choose another --run-dir; nothing was overwritten.")
     run_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config, indent=2) + "\n")
+    environment.record(run_dir / environment.FILE, config.get("seeds", [config.get("seed", 0)]))
 
 
 def _clear(run_dir: Path) -> None:
     """Remove what a run of this config wrote, to begin again."""
-    for name in ("checkpoints", "stages", "rows", "files"):
+    for name in ("checkpoints", "stages", "rows", "files", "tensorboard", "wandb"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "summary.json"):
+    for name in ("metrics.jsonl", "summary.json", environment.FILE):
         (run_dir / name).unlink(missing_ok=True)

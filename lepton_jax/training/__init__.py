@@ -10,6 +10,7 @@ from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, sh
 from lepton_jax.training.source import batch_source
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step, step_function
+from lepton_jax.training.writers import TensorBoardWriter, WandbWriter, Writer, Writers, import_extra
 
 __all__ = [
     "Checkpoints",
@@ -19,8 +20,12 @@ __all__ = [
     "Metrics",
     "MetricsWriter",
     "ModelApply",
+    "TensorBoardWriter",
     "TrainState",
     "TrainStep",
+    "WandbWriter",
+    "Writer",
+    "Writers",
     "batch_source",
     "classification_loss",
     "create",
@@ -29,6 +34,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "from_arrays",
+    "import_extra",
     "linen_apply",
     "make_evaluate",
     "make_scan_steps",

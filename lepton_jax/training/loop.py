@@ -10,10 +10,10 @@ from lepton_jax.errors import collect
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.interrupt import deferred_interrupt
-from lepton_jax.training.metrics import MetricsWriter
 from lepton_jax.training.running import Run
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import TrainStep
+from lepton_jax.training.writers import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def fit(
     *,
     evaluate: Evaluate | None = None,
     checkpoints: Checkpoints | None = None,
-    metrics: MetricsWriter | None = None,
+    metrics: Writer | None = None,
     resume: bool = False,
     name: str = "train",
 ) -> TrainState:

@@ -54,6 +54,9 @@ class MetricsWriter:
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self.path)
 
+    def close(self) -> None:
+        """Do nothing: the file is open only while a row is written."""
+
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the rows of a metrics file.

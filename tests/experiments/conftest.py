@@ -51,10 +51,16 @@ def run_script(monkeypatch):
     """Run an experiment's command line in this process; return the exit status."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
 
-    def run(script: ModuleType, kind: type, *arguments: object, default_config: str = "deep_compression_digits.py") -> int:
+    def run(
+        script: ModuleType,
+        kind: type,
+        *arguments: object,
+        default_config: str = "deep_compression_digits.py",
+        options: type = cli.Options,
+    ) -> int:
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
         try:
-            cli.run(script.main, default_config=default_config, description=script.__doc__, kind=kind)
+            cli.run(script.main, default_config=default_config, description=script.__doc__, kind=kind, options=options)
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0
@@ -65,7 +71,7 @@ def run_script(monkeypatch):
 @pytest.fixture
 def command(run_script):
     """Run ``python -m experiments.deep_compression`` with the given arguments; return the exit status."""
-    return partial(run_script, deep_compression, Config)
+    return partial(run_script, deep_compression, Config, options=cli.LoggedOptions)
 
 
 @pytest.fixture

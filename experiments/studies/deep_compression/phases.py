@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from experiments.common.config import Config, to_json
 from experiments.common.members import zero_dead_inputs
+from experiments.common.writers import Logs, Place
 from lepton_jax import chain, freeze, identity, paths
 from lepton_jax.data import Batch, Dataset, WarpBank, active_features, batches, eval_batches, steps_per_epoch, warp_bank
 from lepton_jax.training import (
     Checkpoints,
     FitSettings,
-    MetricsWriter,
     TrainState,
     batch_source,
     classification_loss,
@@ -51,7 +51,9 @@ class Stage:
     steps: int
 
 
-def train(config: Config, dataset: Dataset, run_dir: Path, *, resume: bool, progress: bool = True) -> Iterator[Stage]:
+def train(
+    config: Config, dataset: Dataset, run_dir: Path, *, resume: bool, progress: bool = True, writers: Sequence[Place] = ()
+) -> Iterator[Stage]:
     """Train phase after phase, yielding the model at the end of each.
 
     Args:
@@ -60,7 +62,13 @@ def train(config: Config, dataset: Dataset, run_dir: Path, *, resume: bool, prog
       run_dir: gets `metrics.jsonl`, and `checkpoints/` with a folder a phase.
       resume: go on from the checkpoints there are; the result is that of an uninterrupted run.
       progress: show bars.
+      writers: where metrics go besides `metrics.jsonl`.
     """
+    with Logs(run_dir, run_dir.name, to_json(config), writers) as logs:
+        yield from _phases(config, dataset, run_dir, logs, resume=resume, progress=progress)
+
+
+def _phases(config: Config, dataset: Dataset, run_dir: Path, logs: Logs, *, resume: bool, progress: bool) -> Iterator[Stage]:
     apply = linen_apply(config.model)
     key, init_key = jax.random.split(jax.random.key(config.seed))
     variables = dict(jax.jit(config.model.init)(init_key, jnp.asarray(dataset.train.images[:1])))
@@ -84,7 +92,7 @@ def train(config: Config, dataset: Dataset, run_dir: Path, *, resume: bool, prog
                 _settings(config, steps, progress),
                 evaluate=make_evaluate(apply, transform, eval_batches(held_out, min(EVAL_BATCH, len(held_out)))),
                 checkpoints=checkpoints,
-                metrics=MetricsWriter(run_dir / "metrics.jsonl", phase=phase.name),
+                metrics=logs.phase(phase.name),
                 resume=resume,
                 name=phase.name,
             )
