@@ -1,0 +1,198 @@
+"""Put finished runs side by side: one table, and accuracy against bytes and against multiplications.
+
+    python -m experiments.report runs/gradual_pruning
+    python -m experiments.report runs/gradual_pruning runs/sparse_training --out runs/sparsity
+    python -m experiments.report runs/deep_compression_digits-seed0 runs/deep_compression_digits-seed1
+    python -m experiments.report experiments/results/deep_compression_*
+
+A run is a folder with a `summary.json`, or a folder of such folders, e.g. one a seed: seeds of one config are joined. Writes
+`report.md`, `bytes.png` and `macs.png`, the figures only where there is anything to draw.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from experiments.common.cli import errors_in_one_line
+from experiments.common.figures import Point, accuracy_against
+from experiments.common.finished import Row, environment_of, labels, read, runs_in
+from experiments.common.results import accuracies, spread
+from experiments.common.tables import aligned, markdown_table
+
+_MOST_SERIES = 40
+"""With more rows' names than these, a series of the figure is a run."""
+_ALONE = "the only one on its data"
+"""The panel of rows that are compared with no other."""
+COSTS = {"file_bytes": ("bytes.png", "bytes of the file"), "macs": ("macs.png", "multiply-accumulates of one example")}
+"""Figures: what is drawn against, the file's name, the axis's."""
+ABOUT = {
+    "seeds": "how many runs a mean is of",
+    "accuracy %, last epoch": "on the test split, mean ± standard deviation over the seeds",
+    "accuracy %, best epoch": "the highest of any epoch, which is a choice made on the test split",
+    "parameters": "numbers that the model keeps, zeros too",
+    "non-zeros": "of all parameters",
+    "MACs": "multiply-accumulates of one example as the model runs, zeros included",
+    "bytes": "of the `.lepton` file without its program",
+    "time": "over the dense model's on the same machine, by batch; less is faster",
+    "own figures": "of studies that measure something other than accuracy",
+}
+"""What the columns say."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="the report's folder; by default runs/report")
+    options = parser.parse_args(arguments)
+    with errors_in_one_line():
+        write(options.runs, options.out)
+
+
+def write(folders: Sequence[Path], out: Path) -> None:
+    """Write `report.md` and its figures, and print the table.
+
+    Args:
+      folders: of runs.
+      out: made if it is not there; may be no run's own folder.
+
+    Raises:
+      ValueError: if a folder is no finished run's, or the report would replace a run's.
+    """
+    if (out / "config.json").exists() or (out / "summary.json").exists():
+        raise ValueError(f"{out} is a run's folder and has a report of its own. Choose another --out; nothing was overwritten.")
+    rows = read(folders)
+    lines = table(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    text = ["# " + ", ".join(dict.fromkeys(row.run for row in rows)), "\n".join(markdown_table(lines)), _columns(lines[0])]
+    for figure, (file, axis) in COSTS.items():
+        some = points(rows, figure)
+        (out / file).unlink(missing_ok=True)  # of an earlier report, which may have had other rows
+        if some:
+            accuracy_against(out / file, some, cost=axis)
+            text.append(f"![accuracy against {axis}]({file})")
+    text += ["## What made the figures", "\n".join(_origins(folders, rows))]
+    (out / "report.md").write_text("\n\n".join(text) + "\n")
+    print("\n".join(aligned(lines)))
+    print(f"report in {out / 'report.md'}")
+
+
+def _columns(titles: Sequence[str]) -> str:
+    said = [f"{name}: {text}" for name, text in ABOUT.items() if any(title.startswith(name) for title in titles)]
+    return "; ".join(said) + "."
+
+
+def named(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """Return the rows with their names, which tell apart those of one run and config."""
+    names: dict[int, str] = {}
+    for run in dict.fromkeys((row.run, row.config) for row in rows):
+        mine = [row for row in rows if (row.run, row.config) == run]
+        names |= {id(row): name for row, name in zip(mine, labels(mine))}
+    return [(names[id(row)], row) for row in rows]
+
+
+def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the cells, the header first, without the columns that no row fills.
+
+    Example:
+      >>> some = {"latency": {1: (0.5,)}, "own": {}, "texts": {}, "figures": {"error": (0.1, 0.2), "parameters": (1000,)}}
+      >>> about = {"run": "r", "config": "", "task": "", "row": "a", "settings": {}, "seeds": (0, 1), "seconds": 1.0}
+      >>> table([Row(**about, **some)])
+      [('row', 'seeds', 'accuracy %, last epoch', 'parameters', 'time, batch 1'), ('a', '2', '85.00 ± 7.07', '1,000', '0.50')]
+    """
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("seeds", lambda row: str(len(row.seeds) or "")),
+        ("accuracy %, last epoch", lambda row: _accuracy(row, "error")),
+        ("accuracy %, best epoch", lambda row: _accuracy(row, "best_error")),
+        ("own figures", lambda row: "" if "error" in row.figures else _own(row)),
+        ("parameters", lambda row: _count(row, "parameters")),
+        ("non-zeros", lambda row: _count(row, "nonzeros")),
+        ("MACs", lambda row: _count(row, "macs")),
+        ("bytes", lambda row: _count(row, "file_bytes")),
+    ]
+    for batch in sorted({batch for row in rows for batch in row.latency}):
+        columns.append((f"time, batch {batch}", partial(_latency, batch=batch)))
+    columns += [
+        ("the paper's figure", lambda row: row.texts.get("reference", "")),
+        ("its source", lambda row: row.texts.get("source", "")),
+    ]
+    names = named(rows)
+    cells = [[name for name, _ in names], *([say(row) for row in rows] for _, say in columns)]
+    titles = ["row", *(title for title, _ in columns)]
+    if len({(row.run, row.config) for row in rows}) > 1:
+        cells.insert(0, [row.run for row in rows])
+        titles.insert(0, "run")
+    kept = [(title, column) for title, column in zip(titles, cells) if any(column)]
+    return [tuple(title for title, _ in kept), *zip(*(column for _, column in kept))]
+
+
+def _accuracy(row: Row, name: str) -> str:
+    return spread(accuracies(dict(row.figures), name)) if name in row.figures else ""
+
+
+def _count(row: Row, name: str) -> str:
+    """Write a count; its deviation only where the seeds differ."""
+    values = row.figures.get(name, ())
+    return "" if not values else spread(values if len(set(values)) > 1 else values[:1], 0)
+
+
+def _own(row: Row) -> str:
+    return "; ".join(f"{name} {spread(values)}" for name, values in row.own.items())
+
+
+def _latency(row: Row, *, batch: int) -> str:
+    return spread(row.latency[batch]) if batch in row.latency else ""
+
+
+def points(rows: Sequence[Row], figure: str) -> list[Point]:
+    """Return a point for every row that has an accuracy and a figure, e.g. "macs"."""
+    drawn = [(name, row) for name, row in named(rows) if "error" in row.figures and row.figures.get(figure)]
+    tasks: dict[str, list[Row]] = {}
+    for _, row in drawn:
+        tasks.setdefault(row.task, []).append(row)
+    several = any(len(some) == 1 or len({row.run for row in some}) > 1 for some in tasks.values()) and len(drawn) > 1
+    crowded = len({(row.run, row.row) for _, row in drawn}) > _MOST_SERIES
+    found = []
+    for name, row in drawn:
+        rivals = tasks[row.task]
+        runs = list(dict.fromkeys(rival.run for rival in rivals))
+        alone = sum(rival.run == row.run for rival in rivals) == 1
+        said = row.run if alone else f"{row.run}: {name}"
+        values = accuracies(dict(row.figures))
+        point = Point(
+            cost=statistics.mean(row.figures[figure]),
+            accuracy=statistics.mean(values),
+            deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
+            series=row.row if not several else row.run if alone or crowded else f"{row.run}: {row.row}",
+            label=name if len(runs) == 1 and len(rivals) > 1 else said,
+            task=row.task,
+            panel=_ALONE
+            if len(rivals) == 1
+            else ", ".join([*runs, *(["task " + row.settings["task"]] if "task" in row.settings else [])]),
+        )
+        found.append(point)
+    return found
+
+
+def _origins(folders: Sequence[Path], rows: Sequence[Row]) -> list[str]:
+    """Return a line a run: revisions, seeds, time, and what its environment says."""
+    lines = []
+    for run in dict.fromkeys(row.run for row in rows):
+        mine = [row for row in rows if row.run == run]
+        revisions = ", ".join(sorted({row.texts["revision"] for row in mine if "revision" in row.texts})) or "unknown"
+        seeds = ", ".join(map(str, sorted({seed for row in mine for seed in row.seeds}))) or "not said"
+        minutes = sum(row.seconds for row in mine) / 60
+        lines.append(f"- {run}: revision {revisions}; seeds {seeds}; {minutes:.1f} minutes.")
+    for folder in (run for each in folders for run in runs_in(each)):
+        made = environment_of(folder)
+        if made:
+            packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
+            machine = f"Python {made['python']}, {packages}, on {made['backend']}, {made['cores']} cores"
+            lines.append(f"- {folder.name}: `{made['command']}`; {machine}.")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
