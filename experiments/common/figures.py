@@ -242,7 +242,8 @@ def _within(box: Bbox, frame: Bbox) -> bool:
 
 def _covers(box: Bbox, others: Sequence[Bbox]) -> int:
     """Count what a label would lie on."""
-    return sum(bool(box.padded(_ROOM).overlaps(other)) for other in others)
+    room = box.padded(_ROOM)
+    return sum(bool(room.overlaps(other)) for other in others)
 
 
 def _from(box: Bbox, x: float, y: float) -> float:

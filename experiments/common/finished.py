@@ -76,7 +76,7 @@ def _chained(first: Mapping[Any, tuple[float, ...]], second: Mapping[Any, tuple[
 
 
 def read(folders: Sequence[Path]) -> list[Row]:
-    """Return all rows of runs' folders, those of several seeds joined.
+    """Return all rows of runs' folders, those of several seeds joined; runs of one name and several configs by their folders.
 
     Args:
       folders: each a run's, or one that has runs in it, e.g. one a seed.
@@ -85,15 +85,24 @@ def read(folders: Sequence[Path]) -> list[Row]:
       ValueError: if a folder is no run's, holds an unfinished run, or has figures that cannot be read.
     """
     rows: list[Row] = []
+    places: dict[tuple[str, str], str] = {}
     for folder in folders:
         for run in runs_in(folder):
             for row in _rows(run):
-                place = next((number for number, other in enumerate(rows) if other.joins(row)), None)
-                if place is None:
+                places.setdefault((row.run, row.config), _place(folder, run))
+                known = next((number for number, other in enumerate(rows) if other.joins(row)), None)
+                if known is None:
                     rows.append(row)
                 else:
-                    rows[place] = rows[place].joined(row)
-    return rows
+                    rows[known] = rows[known].joined(row)
+    names = [name for name, _ in places]
+    return [dataclasses.replace(r, run=places[r.run, r.config]) if names.count(r.run) > 1 else r for r in rows]
+
+
+def _place(folder: Path, run: Path) -> str:
+    """Name a run by its folders, from the one that was named on; a seed's folder is none."""
+    parts = [folder.resolve().name, *run.relative_to(folder).parts]
+    return "/".join(parts[:-1] if len(parts) > 1 and parts[-1].removeprefix("seed").isdigit() else parts)
 
 
 def runs_in(folder: Path) -> list[Path]:
