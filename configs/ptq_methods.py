@@ -2,7 +2,9 @@
 
 Source: Nagel et al. 2021, "A white paper on neural network quantization", compares such methods; no paper has these figures.
 Command: python -m experiments.ptq_methods --data FOLDER
-Result: see experiments/results/ptq_methods.md.
+Time: 53 minutes, 48 of CPU, on 2 cores that other work shared; so one set of calibration images, not three.
+Result, accuracy in percent, float 91.5, the row chosen on training images: W8A8 91.6, W4A8 91.4, W3A8 91.5 (GPTQ);
+rounding to nearest: 91.5, 90.4, 72.9.
 """
 
 from experiments.studies.ptq.rows import CLIPPED, Recipe
