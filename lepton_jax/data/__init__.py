@@ -5,7 +5,9 @@ from lepton_jax.data.batching import Batch, batch_at, batches, eval_batches, shu
 from lepton_jax.data.cifar10 import IMAGENET_MEAN, IMAGENET_STD, load_cifar10_jpeg, load_cifar10_subset, standardize
 from lepton_jax.data.dataset import Dataset, Split, active_features, check_labels
 from lepton_jax.data.digits import load_digits
+from lepton_jax.data.fsdd import load_fsdd
 from lepton_jax.data.split import from_arrays, stratified
+from lepton_jax.data.sst2 import load_sst2
 from lepton_jax.data.tfds import load_fashion_mnist, load_mnist, load_tfds
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "load_cifar10_subset",
     "load_digits",
     "load_fashion_mnist",
+    "load_fsdd",
     "load_mnist",
+    "load_sst2",
     "load_tfds",
     "shuffled",
     "standardize",

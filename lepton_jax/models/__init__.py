@@ -1,15 +1,19 @@
 """Reference models in Flax Linen: plain, readable, with configurable widths."""
 
+from lepton_jax.models.bag_of_embeddings import BagOfEmbeddings
 from lepton_jax.models.cnn import CNN
 from lepton_jax.models.lenet5 import LeNet5
 from lepton_jax.models.lenet_300_100 import LeNet300
 from lepton_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from lepton_jax.models.resnet_cifar import ResNetCifar
+from lepton_jax.models.text_classifier import TextClassifier
+from lepton_jax.models.tokens import as_tokens, mean_of_words
 from lepton_jax.models.torch_import import load_resnet20, load_torch_resnet
 from lepton_jax.models.transformer import Block, Transformer, attend, rotate
 
 __all__ = [
     "CNN",
+    "BagOfEmbeddings",
     "BasicBlock",
     "Block",
     "Bottleneck",
@@ -17,9 +21,12 @@ __all__ = [
     "LeNet300",
     "ResNet",
     "ResNetCifar",
+    "TextClassifier",
     "Transformer",
+    "as_tokens",
     "attend",
     "load_resnet20",
     "load_torch_resnet",
+    "mean_of_words",
     "rotate",
 ]

@@ -13,7 +13,7 @@ from experiments.common import cli, members
 from experiments.common.config import Adam, Digits, load_config
 from experiments.studies.combined.deployed import deployed
 from experiments.studies.combined.report import order_notes, pair_notes, table
-from experiments.studies.combined.study import Row, Runner, Study, _best
+from experiments.studies.combined.study import Row, Runner, Study, best_errors
 from experiments.studies.combined.techniques import EqualShares, Settings
 from lepton_jax import chain, fake_quant, freeze, low_rank, pack, unpack
 from lepton_jax.lowrank import Svd
@@ -145,7 +145,7 @@ def test_costs_of_factors_that_are_quantized():
     def apply(params, model_state, x, *, train, key):
         return x @ params["kernel"] + params["bias"][None], model_state
 
-    found = deployed(apply, dense, [packed], np.ones((3, 8), np.float32), rounds=1)
+    found = deployed((apply, dense), apply, [packed], np.ones((3, 8), np.float32), rounds=1)
     assert found["parameters"] == 2 * (8 + 6) + 6
     assert found["macs"] == 2 * (8 + 6)
     codes = [
@@ -153,7 +153,7 @@ def test_costs_of_factors_that_are_quantized():
     ]
     assert found["nonzeros"] == [sum(codes) + 6]
     assert sorted(found["latency_ratio"]) == ["1", "128"]
-    whole = deployed(apply, dense, [dense], np.ones((3, 8), np.float32), rounds=1)
+    whole = deployed((apply, dense), apply, [dense], np.ones((3, 8), np.float32), rounds=1)
     assert (whole["macs"], whole["nonzeros"], whole["nonzero_macs"]) == (48, [53], [47])
 
 
@@ -183,8 +183,8 @@ def test_the_best_epoch_is_the_one_of_least_validation_error():
         {"error": [0.3, 0.1], "validation_error": [0.2, 0.4]},
         {"error": [0.1, 0.2], "validation_error": [0.3, 0.3]},
     ]
-    assert _best(history) == [0.3, 0.2]
-    assert _best([{"error": [0.5]}, {"error": [0.25]}]) == [0.25]
+    assert best_errors(history) == [0.3, 0.2]
+    assert best_errors([{"error": [0.5]}, {"error": [0.25]}]) == [0.25]
 
 
 def test_the_tables_of_known_results():

@@ -19,12 +19,16 @@ BATCHES = (1, 128)
 """Images a call whose time is measured."""
 
 
-def deployed(apply: ModelApply, dense: PyTree, runs: Sequence[PyTree], images: np.ndarray, *, rounds: int) -> dict[str, Any]:
+Network = tuple[ModelApply, PyTree]
+"""A model and its variables."""
+
+
+def deployed(dense: Network, apply: ModelApply, runs: Sequence[PyTree], images: np.ndarray, *, rounds: int) -> dict[str, Any]:
     """Return the costs of packed variables, in the common form of results.
 
     Args:
+      dense: what times are compared with, not packed.
       apply: the model.
-      dense: its variables, not packed; what times are compared with.
       runs: packed variables, a seed each; of the first only, times and what depends on shapes alone.
       images: some, to run it on.
       rounds: timed calls of each network.
@@ -42,7 +46,7 @@ def deployed(apply: ModelApply, dense: PyTree, runs: Sequence[PyTree], images: n
         "nonzeros": [sum(one.parameters[path].nonzeros or 0 for path in stored) for one in counted],
         "macs": round(sum(first[path].macs * count / max(first[path].size, 1) for path, count in stored.items())),
         "nonzero_macs": [round(one.nonzero_macs) for one in counted],
-        "latency_ratio": {str(batch): _ratio(logits, dense, runs[0], images, batch, rounds) for batch in BATCHES},
+        "latency_ratio": {str(batch): _ratio(dense, (apply, runs[0]), images, batch, rounds) for batch in BATCHES},
     }
 
 
@@ -53,10 +57,10 @@ def _numbers(leaf: Any) -> int:
     return int(np.prod(leaf.shape))
 
 
-def _ratio(logits: Any, dense: PyTree, variables: PyTree, images: np.ndarray, batch: int, rounds: int) -> float:
+def _ratio(dense: Network, small: Network, images: np.ndarray, batch: int, rounds: int) -> float:
     x = jnp.asarray(np.resize(images[:batch], (batch, *images.shape[1:])))
-    whole, small = jax.jit(logits), jax.jit(packed(logits))
-    times = interleaved({"dense": partial(whole, dense, x), "packed": partial(small, variables, x)}, rounds=rounds)
+    whole, short = jax.jit(partial(_logits, dense[0])), jax.jit(packed(partial(_logits, small[0])))
+    times = interleaved({"dense": partial(whole, dense[1], x), "packed": partial(short, small[1], x)}, rounds=rounds)
     return times["packed"] / times["dense"]
 
 

@@ -177,11 +177,11 @@ class Runner:
         begun = time.perf_counter()
         tuned = self.tune(row, before, answers)
         seconds = time.perf_counter() - begun
-        figures = {**tuned.history[-1], "best_error": _best(tuned.history)}
+        figures = {**tuned.history[-1], "best_error": best_errors(tuned.history)}
         dense = members.member(before, 0)
         packed = [{"params": pack(tuned.transform, run.params, run.tstate), **run.model_state} for run in tuned.runs]
-        given = {"params": dense.params, **dense.model_state}
-        found = deployed(self._apply, given, packed, self.dataset.test.images, rounds=self.study.latency_rounds)
+        given = (self._apply, {"params": dense.params, **dense.model_state})
+        found = deployed(given, self._apply, packed, self.dataset.test.images, rounds=self.study.latency_rounds)
         if self.study.files:
             figures["file_bytes"] = self._measure.file_bytes(tuned.transform, tuned.runs[0], self._path(row, "files", "lepton"))
         about = {"row": row.label, "phases": [list(phase) for phase in row.phases], "seeds": list(self.seeds)}
@@ -236,7 +236,7 @@ class Runner:
         return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
 
 
-def _best(history: Sequence[dict[str, Any]]) -> list[float]:
+def best_errors(history: Sequence[dict[str, Any]]) -> list[float]:
     """Return each seed's test error after the epoch in which its validation error was least; without one, its last."""
     if "validation_error" not in history[0]:
         return list(history[-1]["error"])

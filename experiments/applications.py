@@ -1,0 +1,32 @@
+"""One recipe for several tasks: dense, pruned, int8 and small networks for sentiment, spoken digits and images.
+
+    python -m experiments.applications --config configs/applications_sentiment.py --seeds 3 --data.folder FOLDER/sst2
+    python -m experiments.applications --config configs/applications_spoken_digits.py --seeds 3 --data.path FOLDER/fsdd/fsdd.npz
+    python -m experiments.applications --config configs/applications_images.py --seeds 3 --only dense int8
+    python -m experiments.applications --config configs/applications_images.py --max-steps 2 --run-dir runs/trial
+    python -m experiments.applications --config configs/applications_images.py --seeds 3 --resume
+
+Every row is a fine-tuning of the same dense networks, one a seed, for the same epochs, the dense row included. Finished rows
+are kept in the run's folder, and `--resume` does not run them again.
+"""
+
+import dataclasses
+
+from experiments.common import cli
+from experiments.common.config import to_json
+from experiments.common.run_dir import claim
+from experiments.studies.applications import report
+from experiments.studies.applications.study import Runner, Study
+
+
+def main(options: cli.Options[Study]) -> None:
+    """Run the study, and report it."""
+    study = options.setting
+    seeds = range(study.seed, study.seed + options.seeds)
+    # Which rows are run now says nothing about what the others in the folder are.
+    claim(options.folder, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
+    report.write(options.folder, study, Runner(study, seeds, options.folder).run())
+
+
+if __name__ == "__main__":
+    cli.run(main, default_config="applications_images.py", description=__doc__, kind=Study)

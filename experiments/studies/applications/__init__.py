@@ -1,0 +1,1 @@
+"""Tasks of daily life under one recipe: dense, pruned, int8, small."""

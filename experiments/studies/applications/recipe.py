@@ -1,0 +1,97 @@
+"""The recipe, the same for every task: whole channels removed, weights in int8, or both."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax import cast, chain, fake_quant, identity
+from lepton_jax.errors import check_fraction, collect
+from lepton_jax.pruning.channels import plan
+from lepton_jax.quantization import Uniform
+from lepton_jax.training import ModelApply
+from lepton_jax.transform import Transform
+from lepton_jax.typing import Array, Path, PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is done with a trained network before it is fine-tuned."""
+
+    name: str
+    """Of the row."""
+    removed: float = 0.0
+    """Fraction of the parameters that go with whole channels, the same share of every group of coupled ones, those of least
+    absolute weights."""
+    bits: int | None = None
+    """Of the weights with two axes or more, one scale a leaf, trained through their rounding; parameters with one axis are
+    then bfloat16. None: float32."""
+
+    def __post_init__(self) -> None:
+        check_fraction(f"Row {self.name!r}: removed", self.removed)
+        with collect(f"Row {self.name!r}") as problems:
+            if not self.name.isidentifier():
+                problems.append("name: must be a word, since it names files")
+        if self.bits is not None:
+            Uniform(bits=self.bits)
+
+    @property
+    def transform(self) -> Transform:
+        """The view that the network is fine-tuned under, and packed by."""
+        if self.bits is None:
+            return identity()
+        return chain(fake_quant(Uniform(bits=self.bits)), cast("bfloat16", select=_vectors))
+
+
+DENSE = "dense"
+ROWS = (
+    Row(name=DENSE),
+    Row(name="pruned", removed=0.35),
+    Row(name="int8", bits=8),
+    Row(name="small", removed=0.35, bits=8),
+)
+
+
+def without_channels(
+    apply: ModelApply, params: PyTree, model_state: PyTree, images: Array, fraction: float
+) -> tuple[ModelApply, PyTree, PyTree]:
+    """Return a network without its least channels: function, parameters and other collections.
+
+    Args:
+      apply: the model.
+      params: trained.
+      model_state: its other collections.
+      images: an example of the inputs.
+      fraction: of the parameters, removed at least; 0 returns the network as it is.
+    """
+    if not fraction:
+        return apply, params, model_state
+    variables = {"params": params, **model_state}
+    made = plan(partial(_evaluated, apply), variables, images, fraction=fraction, of="parameters")
+    predict, learn = made.rewrite(partial(_evaluated, apply)), made.rewrite(partial(_learning, apply))
+
+    def small(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
+        variables = {"params": params, **model_state}
+        if not train:
+            return predict(variables, inputs), model_state
+        return learn(variables, inputs, jax.random.key(0) if key is None else key)
+
+    left = jax.tree.map(jnp.asarray, made.shrink(variables))
+    return small, left.pop("params"), left
+
+
+def _evaluated(apply: ModelApply, variables: PyTree, inputs: Any) -> Array:
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return apply(variables["params"], rest, inputs, train=False, key=None)[0]
+
+
+def _learning(apply: ModelApply, variables: PyTree, inputs: Any, key: Array) -> tuple[Array, PyTree]:
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return apply(variables["params"], rest, inputs, train=True, key=key)
+
+
+def _vectors(path: Path, leaf: Any) -> bool:
+    del path
+    return leaf.ndim < 2
