@@ -8,6 +8,7 @@ Result, mean of 3 seeds: 83.8x (46.7x with the program) at 2.59 % error, dense 2
 
 from experiments.common.config import Adam, Config, Digits, Phase
 from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
+from experiments.studies.deep_compression.stages import sizes, stages_off
 from lepton_jax.data import Warp
 from lepton_jax.models import LeNet300
 
@@ -42,5 +43,5 @@ def get_config(nonzeros: int = 2700, bits: int = 2) -> Config:
 
 
 def sweep() -> dict[str, Config]:
-    """Error against bytes."""
-    return {"2700x2": get_config(), "1500x3": get_config(nonzeros=1500, bits=3)}
+    """Every stage on and off; error against bytes."""
+    return {**stages_off(get_config()), **sizes(get_config(), (0.5, 2, 4)), "1500x3": get_config(nonzeros=1500, bits=3)}

@@ -8,6 +8,7 @@ Result, mean of 3 seeds: 245.8x (169.4x with the program) at 1.42 % error, dense
 
 from experiments.common.config import Adam, Config, Phase, Tfds
 from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
+from experiments.studies.deep_compression.stages import sizes, stages_off
 from lepton_jax.data import Warp
 from lepton_jax.models import LeNet300
 
@@ -38,3 +39,8 @@ def get_config() -> Config:
         warp=Warp(rotation_degrees=8, scale=0.08, shear=0.08, shift_pixels=0.7, elastic_alpha=0.6),
         scan=50,
     )
+
+
+def sweep() -> dict[str, Config]:
+    """Every stage on and off; error against bytes."""
+    return {**stages_off(get_config()), **sizes(get_config(), (0.6, 1.5, 3))}

@@ -8,6 +8,7 @@ Result, mean of 3 seeds: 200.6x (157.3x with the program) at 0.70 % error, dense
 
 from experiments.common.config import Adam, Config, Phase, Tfds
 from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
+from experiments.studies.deep_compression.stages import sizes, stages_off
 from lepton_jax.data import Warp
 from lepton_jax.models import LeNet5
 
@@ -37,3 +38,8 @@ def get_config() -> Config:
         ),
         warp=Warp(rotation_degrees=8, scale=0.08, shear=0.08, shift_pixels=0.7, elastic_alpha=0.6),
     )
+
+
+def sweep() -> dict[str, Config]:
+    """Every stage on and off; error against bytes."""
+    return {**stages_off(get_config()), **sizes(get_config(), (0.6, 1.5, 3))}

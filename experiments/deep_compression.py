@@ -6,11 +6,17 @@
     python -m experiments.deep_compression --resume
     python -m experiments.deep_compression --seeds 3
     python -m experiments.deep_compression --writers tensorboard
+    python -m experiments.deep_compression --seeds 3 --sweep
+    python -m experiments.deep_compression --seeds 3 --sweep --only whole no_pruning --resume
+
+With `--sweep`, all rows of the config file's `sweep()`: every stage left out, other numbers of weights; one table and the curve
+of error against bytes. `--resume` keeps the finished rows and goes on with the others.
 
 Source: Han, Mao, Dally 2016, "Deep compression". Deviations: pruning is gradual and global, biases are pruned and quantized
 too, and the file is coded by adaptive arithmetic coding of positions and values instead of gaps and Huffman's code.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -19,15 +25,43 @@ from pathlib import Path
 import numpy as np
 
 from experiments.common import cli
-from experiments.common.config import Config, to_json
+from experiments.common.config import Config, load_sweep, to_json
 from experiments.common.run_dir import claim
 from experiments.common.writers import Place
+from experiments.report import write as write_report
 from experiments.studies.deep_compression import measure, report
 from experiments.studies.deep_compression.phases import train
 
 
-def main(options: cli.LoggedOptions) -> None:
-    """Run the experiment, once a seed, and report it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(cli.LoggedOptions[cli.Setting]):
+    """What this experiment takes."""
+
+    sweep: bool = False
+    """Run the rows of the config file's sweep() in place of its get_config()."""
+    only: tuple[str, ...] = ()
+    """With --sweep: run only the rows of these names."""
+
+
+def main(options: Options[Config]) -> None:
+    """Run the experiment, once a seed, or all rows of its sweep, and report it."""
+    if not options.sweep:
+        run(options)
+        return
+    whole, rows = options.setting, load_sweep(options.config)
+    unknown = [name for name in options.only if name not in rows]
+    if unknown:
+        raise ValueError(f"--only: there is no row {', '.join(unknown)}; there are {', '.join(rows)}.")
+    folder = options.run_dir or Path("runs") / f"{whole.name}-sweep"
+    for name in options.only or rows:
+        row = dataclasses.replace(rows[name], seed=whole.seed, max_steps=whole.max_steps)
+        place = folder / name / (f"seed{row.seed}" if options.seeds == 1 else "")
+        run(dataclasses.replace(options, setting=row, run_dir=place, resume=options.resume and place.exists()))
+    write_report([folder / name for name in options.only or rows], folder / "report")
+
+
+def run(options: Options[Config]) -> None:
+    """Run one config, once a seed, and report it."""
     summaries = []
     for config, run_dir in options.runs:
         claim(run_dir, to_json(config), resume=options.resume)
@@ -66,4 +100,4 @@ def _check_same(live: np.ndarray, loaded: np.ndarray, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, default_config="deep_compression_digits.py", description=__doc__, options=cli.LoggedOptions)
+    cli.run(main, default_config="deep_compression_digits.py", description=__doc__, options=Options)

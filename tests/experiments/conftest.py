@@ -38,6 +38,16 @@ def get_config():
 """
 
 
+@pytest.fixture(autouse=True)
+def unoptimised(monkeypatch):
+    """Compile without most optimisations, here and in processes begun here: trials compile for longer than they run."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A config file of a run that takes a moment."""
@@ -49,7 +59,7 @@ def tiny(tmp_path):
 @pytest.fixture
 def run_script(monkeypatch):
     """Run an experiment's command line in this process; return the exit status."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")  # not the user's own
 
     def run(
         script: ModuleType,
@@ -71,16 +81,13 @@ def run_script(monkeypatch):
 @pytest.fixture
 def command(run_script):
     """Run ``python -m experiments.deep_compression`` with the given arguments; return the exit status."""
-    return partial(run_script, deep_compression, Config, options=cli.LoggedOptions)
+    return partial(run_script, deep_compression, Config, options=deep_compression.Options)
 
 
 @pytest.fixture
 def small_images(monkeypatch):
-    """Images of the data sets' shape, so few that a trial takes a moment; compiled without most optimisations."""
+    """Images of the data sets' shape, so few that a trial takes a moment."""
     rng = np.random.default_rng(0)
     images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
     made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
     monkeypatch.setattr(Tfds, "load", lambda self: made)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

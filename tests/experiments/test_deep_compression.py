@@ -14,7 +14,7 @@ import pytest
 
 import lepton_jax
 from experiments.common import cli
-from experiments.common.config import load_sweep
+from experiments.common.config import load_config, load_sweep
 from lepton_jax.data import load_digits
 
 CONFIGS = sorted((cli.ROOT / "configs").glob("deep_compression_*.py"))
@@ -63,26 +63,68 @@ SMALL = """
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.common.config import load_sweep
+from experiments.common.config import load_config
+from experiments.studies.deep_compression.stages import stages_off
 
 
 def get_config():
-    config = load_sweep(Path({path!r}))[{row!r}]
+    config = load_config(Path({path!r}))
     sizes = {{"hidden": (30, 10)}} if hasattr(config.model, "hidden") else {{"features": (4, 6, 30)}}
     return replace(config, model=config.model.clone(**sizes))
+
+
+def sweep():
+    return {{name: row for name, row in stages_off(get_config()).items() if name in ("pruning_alone", "no_pruning")}}
 """
 
 
-@pytest.mark.parametrize(("path", "row"), [(path, row) for path in CONFIGS for row in load_sweep(path)])
-def test_every_config_two_steps(command, path, row, tmp_path, capsys, small_images):
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_two_steps(command, path, tmp_path, capsys, small_images):
     """With fewer units: coding the whole network's hardly pruned weights takes a minute."""
     config = tmp_path / "small.py"
-    config.write_text(SMALL.format(path=str(path), row=row))
+    config.write_text(SMALL.format(path=str(path)))
     assert command("--config", config, "--run-dir", tmp_path / "run", "--max-steps", 2) == 0, capsys.readouterr().err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["name"] == load_sweep(path)[row].name
+    assert summary["name"] == load_config(path).name
     assert summary["parameters"] > 1000
     assert 0 <= summary["error"] <= 1
+
+
+def test_a_sweep_keeps_what_is_finished_and_ends_in_one_report(command, tmp_path, capsys, small_images):
+    config, folder = tmp_path / "small.py", tmp_path / "run"
+    config.write_text(SMALL.format(path=str(CONFIGS[0])))
+    few = ("--config", config, "--run-dir", folder, "--max-steps", 2, "--sweep")
+    assert command(*few, "--only", "no_pruning") == 0, capsys.readouterr().err
+    first = (folder / "no_pruning" / "seed0" / "model.lepton").stat().st_mtime_ns
+    assert command(*few, "--resume") == 0, capsys.readouterr().err
+    assert (folder / "no_pruning" / "seed0" / "model.lepton").stat().st_mtime_ns == first
+    report = (folder / "report" / "report.md").read_text()
+    assert "no_pruning" in report
+    assert "pruning_alone" in report
+    assert (folder / "report" / "bytes.png").stat().st_size > 5000
+    assert command(*few, "--only", "nothing") == 1
+    assert "there is no row nothing; there are no_pruning, pruning_alone" in capsys.readouterr().err
+
+
+def test_rows_of_a_sweep_differ_in_what_they_say():
+    whole = load_config(CONFIGS[0])
+    rows = load_sweep(CONFIGS[0])
+    assert rows["whole"].phases == whole.phases
+    kinds = {name: [type(method).__name__ for phase in row.phases for method in phase.transforms] for name, row in rows.items()}
+    assert kinds["whole"] == ["Prune", "TrainedCodebook", "FakeQuant"]
+    assert kinds["no_pruning"] == ["TrainedCodebook", "FakeQuant"]
+    assert kinds["no_codebook"] == ["Prune", "FakeQuant"]
+    assert kinds["no_bias_bits"] == ["Prune", "TrainedCodebook"]
+    assert kinds["pruning_alone"] == ["Prune"]
+    assert all(phase.l2 == 0 for phase in rows["no_l2"].phases)
+    assert rows["no_augmentation"].warp is None
+    epochs = {name: [phase.epochs for phase in row.phases] for name, row in rows.items()}
+    assert all(some == epochs["whole"] for some in epochs.values())
+    kept = {name: 1 - row.phases[1].transforms[0].sparsity for name, row in rows.items() if name.startswith("weights")}
+    assert {name: kept[name] / (1 - whole.phases[1].transforms[0].sparsity) for name in kept} == pytest.approx(
+        {"weights_x0.5": 0.5, "weights_x2": 2.0, "weights_x4": 4.0}
+    )
+    assert len({row.name for row in rows.values()}) == len(rows)
 
 
 def start(config: Path, run_dir: Path, *more: str) -> subprocess.Popen:
