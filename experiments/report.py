@@ -11,9 +11,10 @@ A run is a folder with a `summary.json`, or a folder of such folders, e.g. one a
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from experiments.common.cli import errors_in_one_line
 from experiments.common.figures import Point, accuracy_against
@@ -159,39 +160,47 @@ def points(rows: Sequence[Row], figure: str) -> list[Point]:
         rivals = tasks[row.task]
         runs = list(dict.fromkeys(rival.run for rival in rivals))
         alone = sum(rival.run == row.run for rival in rivals) == 1
-        said = row.run if alone else f"{row.run}: {name}"
         values = accuracies(dict(row.figures))
         point = Point(
             cost=statistics.mean(row.figures[figure]),
             accuracy=statistics.mean(values),
             deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
             series=row.row if not several else row.run if alone or crowded else f"{row.run}: {row.row}",
-            label=name if len(runs) == 1 and len(rivals) > 1 else said,
+            label=row.run if alone and (len(runs) > 1 or len(rivals) == 1) else name,
             task=row.task,
-            panel=_ALONE
-            if len(rivals) == 1
-            else ", ".join([*runs, *(["task " + row.settings["task"]] if "task" in row.settings else [])]),
+            panel=_ALONE if len(rivals) == 1 else ", ".join([*runs, *_task(row)]),
         )
         found.append(point)
     return found
 
 
+def _task(row: Row) -> list[str]:
+    return [str(row.settings["task"])] if "task" in row.settings else []
+
+
 def _origins(folders: Sequence[Path], rows: Sequence[Row]) -> list[str]:
-    """Return a line a run: revisions, seeds, time, and what its environment says."""
+    """Return a line a run, its revisions, seeds and time, and a line for each environment of theirs."""
     lines = []
-    for run in dict.fromkeys(row.run for row in rows):
-        mine = [row for row in rows if row.run == run]
+    for title in dict.fromkeys(row.run for row in rows):
+        mine = [row for row in rows if row.run == title]
         revisions = ", ".join(sorted({row.texts["revision"] for row in mine if "revision" in row.texts})) or "unknown"
         seeds = ", ".join(map(str, sorted({seed for row in mine for seed in row.seeds}))) or "not said"
         minutes = sum(row.seconds for row in mine) / 60
-        lines.append(f"- {run}: revision {revisions}; seeds {seeds}; {minutes:.1f} minutes.")
-    for folder in (run for each in folders for run in runs_in(each)):
-        made = environment_of(folder)
-        if made:
-            packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-            machine = f"Python {made['python']}, {packages}, on {made['backend']}, {made['cores']} cores"
-            lines.append(f"- {folder.name}: `{made['command']}`; {machine}.")
-    return lines
+        lines.append(f"- {title}: revision {revisions}; seeds {seeds}; {minutes:.1f} minutes.")
+    made: dict[str, list[str]] = {}
+    for given, run in ((each, run) for each in folders for run in runs_in(each)):
+        said = _said(environment_of(run))
+        name = "/".join([given.resolve().name, *run.relative_to(given).parts])
+        made[said] = [*made.get(said, []), name]
+    return [*lines, *(f"- {', '.join(names)}: {said}." for said, names in made.items() if said)]
+
+
+def _said(made: Mapping[str, Any]) -> str:
+    """Write a run's environment; nothing where there is none."""
+    if not made:
+        return ""
+    packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
+    return f"`{made['command']}`; Python {made['python']}, {packages}, on {made['backend']}, {made['cores']} cores"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ _FEWEST = 0.01
 """An error of less is drawn as this, since the axis is logarithmic."""
 _FRONT = "Pareto front"
 _DPI = 120
+_LEGEND_LINES, _LEGEND_WIDTH = 4.4, 0.075
+"""Lines of the legend an inch, and the inches of a letter."""
 _ROOM = 3.0
 """Pixels around a label that are no other's."""
 _STEPS = 12 * 12
@@ -81,11 +83,13 @@ def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
     """
     series = list(dict.fromkeys(point.series for point in points))
     panels = _by(points, "panel")
-    legend_columns, columns = math.ceil(len(series) / 28), min(len(panels), 2)
+    columns = min(len(panels), 2)
     lines = math.ceil(len(panels) / columns)
-    width, height = (8, 6.2) if len(panels) == 1 else (5.6 * columns, 4.6 * lines)
+    width, height = (8, 6.2) if len(panels) == 1 else (6.5 * columns, 5.2 * lines)
+    legend_columns = math.ceil(len(series) / (_LEGEND_LINES * height))
+    width += legend_columns * (0.5 + _LEGEND_WIDTH * max(map(len, [*series, _FRONT])))
     # The labels are placed in pixels, so those of the file must be those that they are placed in.
-    figure = Figure(figsize=(width + 2.2 * legend_columns, height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis in axes[len(panels) :]:
@@ -197,7 +201,10 @@ def _amount(value: float, _: int | None = None) -> str:
 
 
 def _name(axis: Any, points: Sequence[Point], renderer: Any) -> None:
-    """Write each front point's label near it, where it covers no point and no other label, and no line if that can be had."""
+    """Write each front point's label near it, where it covers no point and no other label, and no line if that can be had.
+
+    A label for which there is no such place is left out; its point is in the legend.
+    """
     inside = axis.get_window_extent(renderer)
     pixels = axis.transData.transform
     taken = [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in pixels(list(zip(*_places(points))))]
@@ -213,7 +220,9 @@ def _name(axis: Any, points: Sequence[Point], renderer: Any) -> None:
         box = text.get_window_extent(renderer)
         text.remove()
         options = [option for option in (_moved(box, x, y, step) for step in range(_STEPS)) if _within(option, inside)]
-        options = [option for option in options if not _covers(option, taken)] or options or [box]
+        options = [option for option in options if not _covers(option, taken)]
+        if not options:
+            continue
         chosen = min(options, key=lambda option: _from(option, x, y) + _DETOUR * _covers(option, lines))
         taken.append(chosen)
         arrow = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkB": 4}
