@@ -1,6 +1,7 @@
 """Training for size: the estimated bits of the codes in the loss, against none at equal bytes of the file.
 
     python -m experiments.entropy_training --seeds 3
+    python -m experiments.entropy_training --config configs/entropy_training_lenet5.py --seeds 3
     python -m experiments.entropy_training --max-steps 2 --no-files
 
 All rows begin at the same dense weights, train as long, and are coded by the same coder. on: uniform quantization with

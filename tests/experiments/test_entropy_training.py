@@ -10,13 +10,14 @@ from experiments.common.config import Tfds, load_config, to_json
 from experiments.studies.coded_size import EntropyTraining, at_equal_bytes
 from lepton_jax.models import LeNet300
 
-CONFIG = cli.ROOT / "configs" / "entropy_training_lenet300.py"
+CONFIGS = sorted((cli.ROOT / "configs").glob("entropy_training_*.py"))
 
 
-def test_two_steps_of_the_config(small_images, run_script, tmp_path):
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_two_steps_of_every_config(path, small_images, run_script, tmp_path):
     trial = ("--max-steps", "2", "--batch-size", "16", "--run-dir", str(tmp_path / "run"))
     rows = ("--rates", "1e-6", "1e-3", "--fewer-bits", "3", "--sparsities", "0.9")
-    assert run_script(entropy_training, EntropyTraining, "--config", CONFIG, *trial, *rows, "--no-files") == 0
+    assert run_script(entropy_training, EntropyTraining, "--config", path, *trial, *rows, "--no-files") == 0
     results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
     assert [result["row"] for result in results] == ["rate 1e-06", "rate 0.001", "4 bits", "3 bits", "90 % zero"]
     # The rate reaches the loss: every bit more than the answers are worth sends weights to zero.
@@ -24,8 +25,9 @@ def test_two_steps_of_the_config(small_images, run_script, tmp_path):
     assert "| on | rate 0.001 |" in (tmp_path / "run" / "entropy_training.md").read_text()
 
 
-def test_the_config_is_data():
-    assert json.loads(json.dumps(to_json(load_config(CONFIG, EntropyTraining))))["name"] == CONFIG.stem
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_config_is_data(path):
+    assert json.loads(json.dumps(to_json(load_config(path, EntropyTraining))))["name"] == path.stem
 
 
 def test_equal_bytes_are_read_between_rows_only():
