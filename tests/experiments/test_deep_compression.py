@@ -188,8 +188,8 @@ def test_a_wrong_value_ends_in_one_line(command, tiny, tmp_path, capsys, argumen
     ("text", "says"),
     [
         ("def get_config():\n    return {'name': 'mine'}\n", "it returned dict"),
-        ("from experiments.methods import Prune\ndef get_config():\n    return Prune(sparsty=0.9)\n", "sparsty"),
-        ("from experiments.methods import Prun\n", "Prun"),
+        ("from experiments.common.methods import Prune\ndef get_config():\n    return Prune(sparsty=0.9)\n", "sparsty"),
+        ("from experiments.common.methods import Prun\n", "Prun"),
     ],
 )
 def test_a_wrong_config_ends_in_one_line(command, tmp_path, capsys, text, says):
