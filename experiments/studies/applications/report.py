@@ -93,9 +93,9 @@ def aims(results: Sequence[Result]) -> list[str]:
         if aim is None or dense is None or ratio is None:
             continue
         times, points, words = aim
-        lost = -_change(result, dense)
-        word = "reached" if ratio >= times and lost <= points else "missed"
-        notes.append(f"{result['task']}, {result['row']}: {words}: {word}, with {ratio:.2f}x and {lost:+.2f} points lost.")
+        change = _change(result, dense)
+        word = "reached" if ratio >= times and change >= -points else "missed"
+        notes.append(f"{result['task']}, {result['row']}: {words}: {word}, with {ratio:.2f}x and {change:+.2f} points.")
     return notes
 
 
