@@ -1,6 +1,9 @@
 """Strict defaults for every test: no warning passes unseen, no array is broadcast across ranks by accident."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
@@ -8,6 +11,13 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What several tests compile alike is compiled once. A folder a process: the cache's files are not written atomically.
+    compiled = tempfile.mkdtemp(prefix="lepton-jax-tests-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

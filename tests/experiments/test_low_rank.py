@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import pytest
 
 from experiments import low_rank
@@ -27,13 +26,11 @@ def get_config():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a short text, and a config file; compiled without most optimisations."""
+    """A folder with a short text, and a config file."""
     (tmp_path / "data" / "tinyshakespeare").mkdir(parents=True)
     (tmp_path / "data" / "tinyshakespeare" / "input.txt").write_text("to be or not to be, that is the question. " * 60)
     (tmp_path / "tiny.py").write_text(TINY)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield tmp_path
-    jax.config.update("jax_disable_most_optimizations", False)
+    return tmp_path
 
 
 def test_a_trial_of_the_transformer(folder, run_script):

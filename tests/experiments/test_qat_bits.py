@@ -18,8 +18,21 @@ from lepton_jax.models import LeNet300
 from lepton_jax.quantization import LearnedWeight, QArray
 
 CONFIGS = cli.ROOT / "configs"
-# The rows are the same in both.
+METHODS = ("lsq", "lsq_plus", "pact", "dorefa")
+# The rows are the same in both; of each method's, the one of fewest bits.
 STUDIES = {"qat_bits": ("lsq",), "qat_bits_cnn": ("straight_through", "pact")}
+FEWEST = """
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.common.config import load_config
+from experiments.studies.qat.study import Study
+
+
+def get_config():
+    config = load_config(Path({path!r}), Study)
+    return replace(config, rows=tuple({{row.name: row for row in sorted(config.rows, key=lambda row: -row.bits)}}.values()))
+"""
 
 TINY = """
 from experiments.common.config import Digits
@@ -48,10 +61,13 @@ def launch(run_script):
 
 @pytest.mark.parametrize(("name", "only"), STUDIES.items())
 def test_every_study_two_steps(launch, name, only, tmp_path, capsys, small_images):
-    folder = tmp_path / "run"
+    folder, path = tmp_path / "run", tmp_path / "fewest.py"
+    path.write_text(FEWEST.format(path=str(CONFIGS / f"{name}.py")))
     trial = ("--max-steps", 2, "--no-files", "--batch-size", 16, "--calibration-batches", 1, "--run-dir", folder)
-    assert launch("--config", CONFIGS / f"{name}.py", *trial, "--only", *only) == 0, capsys.readouterr().err
-    config = load_config(CONFIGS / f"{name}.py", Study)
+    assert launch("--config", path, *trial, "--only", *only) == 0, capsys.readouterr().err
+    config = load_config(path, Study)
+    assert config.name == name
+    assert {row.name: row.bits for row in config.rows} == {"straight_through": 8, **dict.fromkeys(METHODS, 2)}
     results = json.loads((folder / "summary.json").read_text())["results"]
     rows = [(row.name, row.bits) for row in config.rows if row.name in only]
     assert [(result["row"], result["bits"]) for result in results] == [("float32", None), *rows]

@@ -61,7 +61,8 @@ class Network:
     """
 
     def __init__(self, made: Plan, model: ResNetCifar, variables: PyTree, tuning: Tuning, difference: float) -> None:
-        self.variables, self.tuning, self.difference = made.shrink(variables), tuning, difference
+        self.variables = jax.jit(made.shrink)(variables)  # leaf by leaf it would be dozens of small programs
+        self.tuning, self.difference = tuning, difference
         self.predict: Callable[[PyTree, Array], Array] = jax.jit(made.rewrite(model.apply))
         self._learn = made.rewrite(partial(_train_mode, model))
         self._tx = resnet20.momentum(tuning.learning_rate, tuning.epochs * tuning.steps)

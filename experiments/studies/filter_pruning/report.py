@@ -34,8 +34,8 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
         "`dense` is tuned alike. Criteria look at whole groups of coupled filters; `global` compares them over all groups by "
         "one threshold, all other rows cut the same fraction of every group.",
         "\n".join(markdown_table(lines)),
-        "The best epoch is chosen by the test images. The papers' networks are deeper and were tuned for 20 and more epochs on all "
-        "50,000 lossless images; their figures show the form, not the aim.",
+        "The best epoch is chosen by the test images. The papers' networks are deeper and were tuned for 20 and more epochs on "
+        "all 50,000 lossless images; their figures show the form, not the aim.",
         "![accuracy against multiply-accumulates](accuracy.png)",
         "## Sizes and times",
         "Of the first seed. Bytes are those of its file without the program; latency is the time of a call in units of the "
@@ -52,16 +52,13 @@ def accuracy_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line for each row and cut.
 
     Example:
-      >>> cell = {"row": "l1", "fraction": 0.3, "macs": 5, "dense_error": 0.25, "reference": "", "source": ""}
-      >>> dense = {**cell, "row": "dense", "fraction": 0.0, "macs": 10}
-      >>> errors = {"cut_error": [0.75], "error": [0.5], "best_error": [0.5]}
-      >>> accuracy_table([{**dense, **errors}, {**cell, **errors}])[2]
+      >>> cell = {"row": "l1", "fraction": 0.3, "macs": 5, "dense_macs": 10, "reference": "", "source": ""}
+      >>> accuracy_table([{**cell, "dense_error": 0.25, "cut_error": [0.75], "error": [0.5], "best_error": [0.5]}])[1]
       ('l1', '30 %', '75.0', '25.0', '50.0', '50.0', '-25.0', '2.00x', '')
     """
     lines: list[tuple[str, ...]] = [
         ("criterion", "MACs cut", "base", "after the cut", "tuned", "best epoch", "change", "speed-up", "reference")
     ]
-    whole = max(result["macs"] for result in results)
     for result in results:
         base, tuned = 100 * (1 - result["dense_error"]), accuracies(result)
         reference = f"{result['reference']} ({result['source']})" if result["reference"] else ""
@@ -74,7 +71,7 @@ def accuracy_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
                 spread(tuned, 1),
                 spread(accuracies(result, "best_error"), 1),
                 f"{statistics.mean(tuned) - base:+.1f}",
-                f"{whole / result['macs']:.2f}x",
+                f"{result['dense_macs'] / result['macs']:.2f}x",
                 reference,
             )
         )
@@ -108,14 +105,14 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     """Draw accuracy against multiply-accumulates, after the cut and after tuning, a line a row."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=False)
-    whole, base = max(result["macs"] for result in results), 100 * (1 - results[0]["dense_error"])
+    base = 100 * (1 - results[0]["dense_error"])
     for axis, name, title in zip(panels, ("cut_error", "error"), ("after the cut", "after tuning")):
         rows = dict.fromkeys(result["row"] for result in results if result["fraction"])
         for number, row in enumerate(rows):
             cells = sorted((r for r in results if r["row"] == row), key=lambda result: result["macs"])
             values = [accuracies(cell, name) for cell in cells]
             deviations = [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values]
-            x, y = [100 * cell["macs"] / whole for cell in cells], [statistics.mean(some) for some in values]
+            x, y = [100 * cell["macs"] / cell["dense_macs"] for cell in cells], [statistics.mean(some) for some in values]
             axis.errorbar(x, y, deviations, label=row, marker=_MARKERS[number % len(_MARKERS)], capsize=3, linewidth=1.2)
         for tuned in [result for result in results if not result["fraction"] and name == "error"]:
             mean = statistics.mean(accuracies(tuned))

@@ -19,6 +19,7 @@ from experiments.common.tables import revision
 from experiments.studies.filter_pruning.network import Network, Tuning
 from lepton_jax.data import Split
 from lepton_jax.errors import check_fraction, collect
+from lepton_jax.graph import cost
 from lepton_jax.models import ResNetCifar
 from lepton_jax.pruning.channels import BatchNormScale, GeometricMedian, Importance, Norm, Random, Taylor, plan, verify
 from lepton_jax.training import cross_entropy
@@ -147,6 +148,11 @@ class Runner:
         return 1 - resnet20.count_right(self.dense, self.variables, test) / len(test)
 
     @cached_property
+    def dense_macs(self) -> int:
+        """Of one image through the published network."""
+        return cost(self.study.model.apply, self.variables, self.splits[1].images[:1]).macs
+
+    @cached_property
     def gradients(self) -> PyTree:
         """Of the mean loss over training images, in evaluation mode."""
 
@@ -182,6 +188,7 @@ class Runner:
             "fraction": fraction,
             "seeds": list(self.seeds),
             "dense_error": self.dense_error,
+            "dense_macs": self.dense_macs,
             **self._measure(row, fraction, self.run_dir / "files" / f"{label}.lepton"),
             "seconds": time.perf_counter() - begun,
             "revision": revision(),
