@@ -5,6 +5,7 @@ Most changes come with right checksums, so that the decoders really see false st
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Callable
@@ -165,10 +166,10 @@ def small_leaves(rng: np.random.Generator) -> dict[str, Any]:
         "codebook": CodebookArray(
             pack_bits(jnp.asarray(few), 3), jnp.asarray(np.sort(rng.normal(size=7)), jnp.float32), 3, (9, 8), "float32"
         ),
-        "channels": quantize(
+        "channels": quantized(
             jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), Uniform(bits=3, symmetric=False, channel_axis=-1)
         ),
-        "tensor": quantize(jnp.asarray(rng.normal(size=(5, 5)), jnp.float32), Uniform(bits=4)),
+        "tensor": quantized(jnp.asarray(rng.normal(size=(5, 5)), jnp.float32), Uniform(bits=4)),
         "sparse": Sparse.from_dense(jnp.asarray(np.eye(9), jnp.bfloat16)),
         "keys": jax.random.split(jax.random.key(3), 2),
         **{fmt.name: quantized(jnp.asarray(rng.normal(size=(6, 5)), jnp.float32), fmt) for fmt in _FORMATS},
@@ -206,6 +207,7 @@ def _by_every_coder(rng: np.random.Generator, part: int, parts: int) -> tuple[di
     return texts, body
 
 
+@functools.cache  # the coders are slow, and a seed gives the same files
 def good_files(seed: int = 0) -> list[Good]:
     """Tiny files that hold, together, every kind of leaf and every coder."""
     rng = np.random.default_rng(seed)
