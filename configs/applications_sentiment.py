@@ -21,7 +21,7 @@ def get_config() -> Study:
         epochs=4,
         dense_optimizer=Adam(learning_rate=1e-3),
         optimizer=Adam(learning_rate=3e-4),
-        l2=1e-5,  # as good as 0 on validation data of one seed; rare words stay small
+        l2=1e-5,  # two of 872 validation sentences worse than 0; rare words stay small, which makes int8 files smaller
     )
     transformer = Task(
         name="transformer",
