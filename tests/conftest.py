@@ -4,6 +4,8 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
@@ -18,6 +20,21 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+UNOPTIMISED = {"experiments", "channels", "sparse_training"}
+"""Folders whose tests compile for longer than they run, and do not hang on the compiler's last optimisations."""
+_ALWAYS = jax.config.values["jax_disable_most_optimizations"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Compile without most optimisations in these folders; everywhere else, whatever ran before, as users do."""
+    inside = not UNOPTIMISED.isdisjoint(item.path.relative_to(Path(__file__).parent).parts)
+    jax.config.update("jax_disable_most_optimizations", _ALWAYS or inside)
+    try:
+        return (yield)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", _ALWAYS)
 
 
 @pytest.fixture

@@ -39,13 +39,9 @@ def get_config():
 
 
 @pytest.fixture(autouse=True)
-def unoptimised(monkeypatch):
-    """Compile without most optimisations, here and in processes begun here: trials compile for longer than they run."""
+def unoptimised_processes(monkeypatch):
+    """Processes that a test begins compile as it does itself: without most optimisations."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

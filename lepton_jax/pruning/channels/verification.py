@@ -82,8 +82,9 @@ def verify(
       0.0
     """
     keywords = dict(keywords or {})
-    masked_outs, masked_grads = _run(apply, plan.mask(variables), inputs, keywords, plan, cut=False, gradients=gradients)
-    outs, grads = _run(plan.rewrite(apply), plan.shrink(variables), inputs, keywords, plan, cut=True, gradients=gradients)
+    masked, small = jax.jit(plan.mask)(variables), jax.jit(plan.shrink)(variables)  # leaf by leaf, each would be a program
+    masked_outs, masked_grads = _run(apply, masked, inputs, keywords, plan, cut=False, gradients=gradients)
+    outs, grads = _run(plan.rewrite(apply), small, inputs, keywords, plan, cut=True, gradients=gradients)
     found = Verification(outputs=_compare(masked_outs, outs, plan), gradients=_compare(masked_grads, grads, plan))
     with collect(f"Masked and shrunk disagree by more than rtol={rtol} of the largest value") as problems:
         for kind, errors in (("output", found.outputs), ("gradient of", found.gradients)):
