@@ -30,7 +30,7 @@ def test_every_file_gives_configs_that_json_can_hold(path):
     for row in rows.values():
         text = json.dumps(to_json(row))
         assert json.loads(text)["name"] == row.name
-        assert path.stem in (row.name, row.name.split(".")[0])
+        assert row.name == path.stem or row.name.startswith((f"{path.stem}.", f"{path.stem}_"))  # a sweep's row
 
 
 def test_there_are_the_three_configs_of_the_main_job():
