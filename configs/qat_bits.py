@@ -3,8 +3,9 @@
 Source: Jacob et al. 2018 (8 bits), Esser et al. 2020 (LSQ), Bhalgat et al. 2020 (LSQ+), Choi et al. 2018 (PACT), Zhou et al.
 2016 (DoReFa-Net); none has these figures for this set.
 Command: python -m experiments.qat_bits --config configs/qat_bits.py --seeds 3
-Time: not measured on a free machine.
-Aims: W8A8 within 0.2 points of float32, W4A4 (LSQ) within 0.5, W2A2 (LSQ) within 2.
+Time: 18 minutes for the rows straight_through and lsq, on 2 CPU cores that other work shared.
+Result, mean of 3 seeds, float32 90.61 %: W8A8 0.01 points above it, W4A4 (LSQ) 0.10 below, W2A2 (LSQ) 2.13 below.
+Aims: within 0.2, 0.5 and 2 points. The other rows were not run yet.
 """
 
 from experiments.common.config import Adam, Tfds
@@ -19,8 +20,8 @@ def get_config() -> Study:
         data=Tfds(name="fashion_mnist"),
         model=LeNet5(),
         scan=False,  # convolutions
-        float_epochs=6,
-        epochs=3,
+        float_epochs=4,
+        epochs=2,
         float_optimizer=Adam(learning_rate=1e-3),
         optimizer=Adam(learning_rate=5e-4),
         rows=rows(),

@@ -18,8 +18,8 @@ def get_config() -> Study:
         data=Tfds(name="fashion_mnist"),
         model=CNN(),
         scan=False,  # convolutions
-        float_epochs=6,
-        epochs=3,
+        float_epochs=4,
+        epochs=2,
         float_optimizer=Adam(learning_rate=2e-3),
         optimizer=Adam(learning_rate=1e-3),
         rows=rows(),

@@ -3,7 +3,7 @@
 Source: Esser et al. 2020 (LSQ). Published for ResNet-20 at 4 bits, trained at length: PACT 90.8 %
 (Choi et al. 2018), DoReFa 90.5 %.
 Command: python -m experiments.qat_bits --config configs/qat_bits_resnet20.py --seeds 3
-Here three passes over 11,000 images, most of them JPEG-compressed, from published weights.
+Here two passes over 11,000 images, most of them JPEG-compressed, from published weights.
 """
 
 from experiments.common.config import Cifar10, Momentum
@@ -20,7 +20,7 @@ def get_config() -> Study:
         model=ResNetCifar(depth=20, shortcut="pad"),
         weights=data.folder / "weights" / "resnet20_cifar10.npz",
         scan=False,  # convolutions
-        epochs=3,
+        epochs=2,
         batch_size=100,
         optimizer=Momentum(learning_rate=0.01),
         rows=tuple(Row(name="lsq", bits=bits, method=Lsq()) for bits in (4, 3)),
