@@ -5,13 +5,17 @@ from functools import partial
 from types import ModuleType
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import deep_compression
 from experiments.common import cli
 from experiments.common.config import Config, Tfds
+from lepton_jax import paths
 from lepton_jax.data import from_arrays
+from lepton_jax.models import ResNetCifar
+from lepton_jax.models.torch_import import torch_names
 
 TINY = """
 from experiments.common.config import Adam, Config, Digits, Phase
@@ -87,3 +91,18 @@ def small_images(monkeypatch):
     images, labels = rng.random((192, 28, 28, 1), np.float32), np.arange(192) % 10
     made = from_arrays((images, labels), (images[:40], labels[:40]), num_classes=10, validation=40)
     monkeypatch.setattr(Tfds, "load", lambda self: made)
+
+
+@pytest.fixture
+def published():
+    """Draw weights of a network under PyTorch's names and in its layout."""
+
+    def draw(model: ResNetCifar, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        template = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        leaves, found = paths.flatten(template), {}
+        for name, path in torch_names(model).items():
+            value = 0.2 * rng.standard_normal(leaves[path].shape, np.float32)
+            found[name] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else 1 + value**2
+        return found
+
+    return draw

@@ -3,8 +3,6 @@
 import io
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +11,8 @@ from experiments import filter_pruning
 from experiments.common import cli, resnet20
 from experiments.common.config import load_config, to_json
 from experiments.studies.filter_pruning.study import Row, Study
-from lepton_jax import load, paths
+from lepton_jax import load
 from lepton_jax.models import ResNetCifar
-from lepton_jax.models.torch_import import torch_names
 
 CONFIG = cli.ROOT / "configs" / "filter_pruning.py"
 MODEL = ResNetCifar(depth=8, features=2, shortcut="pad")
@@ -37,24 +34,14 @@ def get_config():
 """
 
 
-def published(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random weights under PyTorch's names and in its layout."""
-    template = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    leaves, found = paths.flatten(template), {}
-    for name, path in torch_names(MODEL).items():
-        value = 0.2 * rng.standard_normal(leaves[path].shape, np.float32)
-        found[name] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else 1 + value**2
-    return found
-
-
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, published):
     """A folder with weights, two sheets and JPEG images."""
     rng = np.random.default_rng(0)
     data = tmp_path / "data"
     for name in ("weights", "cifar10_subset", "cifar10_jpeg"):
         (data / name).mkdir(parents=True)
-    np.savez(data / "weights" / "resnet20_cifar10.npz", **published(rng))
+    np.savez(data / "weights" / "resnet20_cifar10.npz", **published(MODEL, rng))
     np.save(data / "cifar10_subset" / "labels_51000.npy", rng.integers(0, 10, 51_000))
     for sheet in (0, 50):
         pixels = np.kron(rng.integers(0, 256, (1000, 4, 4, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
@@ -76,7 +63,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_trial(folder, run_script):
+def test_a_trial(folder, published, run_script):
     run_dir = folder / "run"
     arguments = ["--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", run_dir, "--max-steps", 2]
     assert run_script(filter_pruning, Study, *arguments, "--only", "random") == 0
@@ -86,7 +73,7 @@ def test_a_trial(folder, run_script):
 
     results = json.loads((run_dir / "summary.json").read_text())["results"]
     assert [(result["row"], result["fraction"]) for result in results] == [("taylor", 0.4), ("random", 0.4)]
-    parameters = sum(leaf.size for leaf in published(np.random.default_rng(0)).values()) - STATISTICS
+    parameters = sum(leaf.size for leaf in published(MODEL, np.random.default_rng(0)).values()) - STATISTICS
     for result in results:
         assert result["macs"] <= 0.6 * result["dense_macs"] == 0.6 * MACS
         assert result["parameters"] == result["nonzeros"][0] < parameters

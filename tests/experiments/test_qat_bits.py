@@ -10,11 +10,12 @@ import pytest
 
 from experiments import qat_bits
 from experiments.common import cli
-from experiments.common.config import Adam, Digits, load_config
+from experiments.common.config import Adam, Cifar10, Digits, load_config
 from experiments.studies.qat.methods import DoReFaNet, Lsq, LsqPlus, PactAndDoReFa, StraightThrough
 from experiments.studies.qat.report import accuracy_table, cost_table
 from experiments.studies.qat.study import Row, Runner, Study
-from lepton_jax.models import LeNet300
+from lepton_jax.data import from_arrays
+from lepton_jax.models import LeNet300, ResNetCifar
 from lepton_jax.quantization import LearnedWeight, QArray
 
 CONFIGS = cli.ROOT / "configs"
@@ -38,7 +39,8 @@ TINY = """
 from experiments.common.config import Digits
 from experiments.studies.qat.methods import Lsq
 from experiments.studies.qat.study import Row, Study
-from lepton_jax.models import LeNet300
+from lepton_jax.data import from_arrays
+from lepton_jax.models import LeNet300, ResNetCifar
 
 
 def get_config():
@@ -169,3 +171,25 @@ def study(**changes) -> Study:
 def test_settings_out_of_range_are_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_rows_may_begin_at_published_weights(published, tmp_path):
+    """Every seed at the same ones, in the model's own layout; a study has these or epochs in float32."""
+    model, rng, path = ResNetCifar(depth=8, features=2, shortcut="pad"), np.random.default_rng(0), tmp_path / "weights.npz"
+    file = published(model, rng)
+    np.savez(path, **file)
+    split = rng.random((20, 32, 32, 3), np.float32), np.arange(20) % 10
+    dataset = from_arrays(split, split, num_classes=10)
+    settings = {"name": "s", "data": Cifar10(), "model": model, "epochs": 1, "scan": False, "rows": (Row(name="a", bits=8),)}
+    before = Runner(Study(weights=path, **settings), [3, 4], tmp_path, dataset)._before()
+    assert int(before.step) == 0
+    for seed in (0, 1):
+        kernel = before.params["Conv_0"]["kernel"][seed]
+        np.testing.assert_array_equal(kernel, file["conv1.weight"].transpose(2, 3, 1, 0))
+        np.testing.assert_array_equal(before.params["Dense_0"]["kernel"][seed], file["fc.weight"].T)
+    assert not jnp.array_equal(*jax.random.key_data(before.key))
+    for wrong in ({}, {"weights": path, "float_epochs": 1}):
+        with pytest.raises(ValueError, match="either float_epochs or weights"):
+            Study(**wrong, **settings)
+    with pytest.raises(ValueError, match="residual networks only; the model is a LeNet300"):
+        Study(weights=path, **{**settings, "model": LeNet300()})
