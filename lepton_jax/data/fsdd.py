@@ -85,8 +85,9 @@ def log_mel(clip: np.ndarray, rate: int, *, frames: int, bands: int, window: int
       float32 ``[frames, bands]``.
 
     Example:
-      >>> log_mel(np.zeros(100, np.float32), 8000, frames=2, bands=3).round(3).tolist()
-      [[-13.816, -13.816, -13.816], [-13.816, -13.816, -13.816]]
+      >>> log_mel(np.zeros(100, np.float32), 8000, frames=2, bands=3).round(2)
+      array([[-13.82, -13.82, -13.82],
+             [-13.82, -13.82, -13.82]], dtype=float32)
     """
     needed = window + hop * (frames - 1)
     sound = np.zeros(needed, np.float32)

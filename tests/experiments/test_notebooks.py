@@ -10,7 +10,6 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
@@ -35,15 +34,13 @@ def notebook(name):
 
 @pytest.fixture
 def smoke(tmp_path, monkeypatch):
-    """A short run: few steps, quick compilation, no window, and nothing left behind."""
+    """A short run: few steps, no window, and nothing left behind."""
     monkeypatch.setenv("LEPTON_SMOKE", "1")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     backend = matplotlib.get_backend()
     matplotlib.use("Agg")
-    jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     plt.close("all")
     matplotlib.use(backend)
 

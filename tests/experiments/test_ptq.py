@@ -32,14 +32,6 @@ def small_resnet(monkeypatch):
     monkeypatch.setattr(resnet20, "lossless_splits", lambda data: (split, split))
 
 
-@pytest.fixture(autouse=True)
-def barely_compiled():
-    """What runs for a moment is not worth optimising."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resnet, tmp_path, capsys):
     names = [row.name for row in load_config(CONFIGS / "ptq_methods.py", PtqMethods).rows]
     few = (
