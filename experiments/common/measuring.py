@@ -64,6 +64,14 @@ def _view(view: Callable[[PyTree, Any], PyTree], params: PyTree, tstate: Any) ->
     return view(params, tstate)
 
 
+def best_errors(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Return each seed's test error after the epoch in which its validation error was least; without one, its last."""
+    if "validation_error" not in history[0]:
+        return list(history[-1]["error"])
+    places = np.argmin([figures["validation_error"] for figures in history], axis=0)
+    return [float(history[place]["error"][seed]) for seed, place in enumerate(places)]
+
+
 def nonzeros(leaves: Sequence[np.ndarray]) -> int:
     """Count what is not zero.
 

@@ -11,9 +11,10 @@ import pytest
 from experiments import combined
 from experiments.common import cli, members
 from experiments.common.config import Adam, Digits, load_config
-from experiments.studies.combined.deployed import deployed
+from experiments.common.deployed import deployed
+from experiments.common.measuring import best_errors
 from experiments.studies.combined.report import order_notes, pair_notes, table
-from experiments.studies.combined.study import Row, Runner, Study, best_errors
+from experiments.studies.combined.study import Row, Runner, Study
 from experiments.studies.combined.techniques import EqualShares, Settings
 from lepton_jax import chain, fake_quant, freeze, low_rank, pack, unpack
 from lepton_jax.lowrank import Svd

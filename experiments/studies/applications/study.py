@@ -15,14 +15,13 @@ from flax import linen as nn
 
 from experiments.common import members
 from experiments.common.config import Adam
-from experiments.common.measuring import Measure
+from experiments.common.deployed import deployed
+from experiments.common.measuring import Measure, best_errors
 from experiments.common.results import Result, save_result
 from experiments.common.tables import revision
 from experiments.common.training_settings import Training
 from experiments.studies.applications.recipe import ROWS, Row, without_channels
 from experiments.studies.applications.sources import Source
-from experiments.studies.combined.deployed import deployed
-from experiments.studies.combined.study import best_errors
 from lepton_jax import identity, pack
 from lepton_jax.data import steps_per_epoch
 from lepton_jax.errors import collect

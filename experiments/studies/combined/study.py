@@ -15,17 +15,17 @@ import tyro
 from flax import linen as nn
 from tqdm.auto import tqdm
 
-from experiments.common import members
+from experiments.common import members, taught
 from experiments.common.config import Adam
-from experiments.common.measuring import Measure
+from experiments.common.deployed import deployed
+from experiments.common.measuring import Measure, best_errors
 from experiments.common.results import Result, save_result
 from experiments.common.tables import revision
 from experiments.common.training_settings import Training
-from experiments.studies.combined.deployed import deployed
 from experiments.studies.combined.techniques import TECHNIQUES, Settings, Technique
 from lepton_jax import chain, freeze, identity, pack
 from lepton_jax.data import Dataset, steps_per_epoch
-from lepton_jax.distillation import Distill, LogitTerm, Outputs, TaughtBatch, by_part, distillation_loss, part, soft_targets
+from lepton_jax.distillation import Distill, LogitTerm, Outputs, by_part, distillation_loss, part, soft_targets
 from lepton_jax.errors import collect
 from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
@@ -218,7 +218,9 @@ class Runner:
         images, labels = jnp.asarray(train.images), jnp.asarray(train.labels)
         for epoch in tqdm(epochs, desc=name, unit="epoch", disable=None):
             orders = [members.order(train, self.study.batch_size, seed, epoch)[: self.study.max_steps] for seed in self.seeds]
-            states, losses = _epoch(step, self.study.vmap, states, answers, images, labels, jnp.asarray(np.stack(orders)))
+            states, losses = taught.epoch(
+                step, self.study.vmap, states, Outputs(answers, {}), images, labels, jnp.asarray(np.stack(orders))
+            )
             if not np.isfinite(np.asarray(losses)).all():
                 raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch}.")
             # Before that the sparsity still rises, and the network is not yet what the row says.
@@ -236,14 +238,6 @@ class Runner:
         return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
 
 
-def best_errors(history: Sequence[dict[str, Any]]) -> list[float]:
-    """Return each seed's test error after the epoch in which its validation error was least; without one, its last."""
-    if "validation_error" not in history[0]:
-        return list(history[-1]["error"])
-    places = np.argmin([figures["validation_error"] for figures in history], axis=0)
-    return [float(history[place]["error"][seed]) for seed, place in enumerate(places)]
-
-
 def _begin(states: TrainState, before: Transform, built: Sequence[Transform], tx: Any) -> tuple[TrainState, Transform]:
     """Begin a phase, at step 0: what was there before is frozen, the phase's own transforms follow.
 
@@ -258,25 +252,3 @@ def _begin(states: TrainState, before: Transform, built: Sequence[Transform], tx
     begun = jax.jit(jax.vmap(begin))(states.params, states.model_state, states.tstate, keys)
     # Its `init` is not used again, and views and updates read no state but their own.
     return begun._replace(step=jnp.int32(0)), chain(freeze(before, ()), *built)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _epoch(
-    step: TrainStep, side_by_side: int, states: TrainState, answers: Array, images: Array, labels: Array, orders: Array
-) -> tuple[TrainState, Array]:
-    """Take the steps of ``orders[seeds, steps, batch]``, all in one program; losses ``[seeds, steps]``."""
-
-    def one(run: tuple[tuple[Any, ...], Array, Array]) -> tuple[tuple[Any, ...], Array]:
-        rest, logits, places = run
-
-        def take(state: TrainState, rows: Array) -> tuple[TrainState, Array]:
-            taught = TaughtBatch(images[rows], labels[rows], jnp.ones(rows.shape, bool), Outputs(logits[rows], {}))
-            state, metrics = step(state, taught)
-            return state, metrics["loss"]
-
-        moved, losses = jax.lax.scan(take, TrainState(states.step, *rest), places)
-        return moved[1:], losses
-
-    batch_size = side_by_side if side_by_side > 1 else None
-    moved, losses = jax.lax.map(one, (states[1:], answers, orders), batch_size=batch_size)
-    return TrainState(states.step + orders.shape[1], *moved), losses

@@ -15,7 +15,7 @@ import tyro
 from flax import linen as nn
 from tqdm.auto import tqdm
 
-from experiments.common import members
+from experiments.common import members, taught
 from experiments.common.config import Adam
 from experiments.common.measuring import Measure
 from experiments.common.results import Result, save_result
@@ -26,7 +26,6 @@ from lepton_jax.data import Dataset, steps_per_epoch
 from lepton_jax.distillation import (
     Distill,
     Outputs,
-    TaughtBatch,
     as_teacher,
     by_part,
     distillation_loss,
@@ -36,7 +35,7 @@ from lepton_jax.distillation import (
 )
 from lepton_jax.errors import collect
 from lepton_jax.quantization import Uniform
-from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
@@ -178,7 +177,7 @@ class Runner:
         images, labels = jnp.asarray(self.dataset.train.images), jnp.asarray(self.dataset.train.labels)
         tx, views = study.optimizer.build(self._steps(study.epochs)), by_part({"student": row.transform})
         first = jax.tree.map(lambda some: some[0], answers)
-        batch = _batch(images, labels, first, jnp.arange(min(study.batch_size, len(labels))))
+        batch = taught.batch_of(images, labels, first, jnp.arange(min(study.batch_size, len(labels))))
 
         def begin(params: PyTree, model_state: PyTree, *, key: Array) -> TrainState:
             run_key, adapter_key = jax.random.split(key)
@@ -190,7 +189,7 @@ class Runner:
         with tqdm(total=study.epochs, desc=row.label, unit="epoch", disable=None) as bar:
             for epoch in range(study.epochs if study.max_steps is None else 1):
                 orders = np.stack([self._order(seed, epoch) for seed in self.seeds])
-                state, losses = _epoch(step, study.vmap, state, answers, images, labels, jnp.asarray(orders))
+                state, losses = taught.epoch(step, study.vmap, state, answers, images, labels, jnp.asarray(orders))
                 finite = np.isfinite(np.asarray(losses)).all(axis=1)
                 if not finite.all():
                     bad = ", ".join(str(seed) for seed, good in zip(self.seeds, finite) if not good)
@@ -204,30 +203,6 @@ class Runner:
     def _steps(self, epochs: int) -> int:
         steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
         return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _epoch(
-    step: TrainStep, side_by_side: int, state: TrainState, answers: Outputs, images: Array, labels: Array, orders: Array
-) -> tuple[TrainState, Array]:
-    """Take the steps of ``orders[seeds, steps, batch]``, all in one program; losses ``[seeds, steps]``."""
-
-    def one(run: tuple[tuple[Any, ...], Outputs, Array]) -> tuple[tuple[Any, ...], Array]:
-        rest, mine, places = run
-
-        def take(state: TrainState, rows: Array) -> tuple[TrainState, Array]:
-            state, metrics = step(state, _batch(images, labels, mine, rows))
-            return state, metrics["loss"]
-
-        moved, losses = jax.lax.scan(take, TrainState(state.step, *rest), places)
-        return moved[1:], losses
-
-    moved, losses = jax.lax.map(one, (state[1:], answers, orders), batch_size=side_by_side if side_by_side > 1 else None)
-    return TrainState(state.step + orders.shape[1], *moved), losses
-
-
-def _batch(images: Array, labels: Array, answers: Outputs, rows: Array) -> TaughtBatch:
-    return TaughtBatch(images[rows], labels[rows], jnp.ones(rows.shape, bool), jax.tree.map(lambda some: some[rows], answers))
 
 
 def _size(params: PyTree) -> int:
