@@ -9,22 +9,16 @@ Every row is a fine-tuning of the same dense networks, one a seed, for the same 
 are kept in the run's folder, and `--resume` does not run them again.
 """
 
-import dataclasses
-
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.combined import report
 from experiments.studies.combined.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
-    study = options.setting
-    seeds = range(study.seed, study.seed + options.seeds)
-    # Which rows are run now says nothing about what the others in the folder are.
-    claim(options.folder, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
-    report.write(options.folder, study, Runner(study, seeds, options.folder).run())
+    study, seeds, folder = claim_study(options, besides=["only"])
+    report.write(folder, study, Runner(study, seeds, folder).run())
 
 
 if __name__ == "__main__":

@@ -9,22 +9,16 @@ Each seed has a teacher of its own, trained once; what it answers to every train
 Finished rows are kept in the run's folder, and `--resume` does not run them again.
 """
 
-import dataclasses
-
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
-from experiments.studies.distillation import report as distillation_report
+from experiments.common.run_dir import claim_study
+from experiments.studies.distillation import report
 from experiments.studies.distillation.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
-    study = options.setting
-    seeds = range(study.seed, study.seed + options.seeds)
-    # Which rows are run now says nothing about what the others in the folder are.
-    claim(options.folder, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
-    distillation_report.write(options.folder, study, Runner(study, seeds, options.folder).run())
+    study, seeds, folder = claim_study(options, besides=["only"])
+    report.write(folder, study, Runner(study, seeds, folder).run())
 
 
 if __name__ == "__main__":

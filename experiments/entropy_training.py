@@ -11,17 +11,14 @@ Source: Oktay et al. 2020 and Wiedemann et al. 2020 (DeepCABAC), for the idea; n
 """
 
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.coded_size import Comparison, EntropyTraining, write
 
 
 def main(options: cli.Options[EntropyTraining]) -> None:
     """Run the comparison, and report it."""
-    config, run_dir = options.setting, options.folder
-    seeds = range(config.seed, config.seed + options.seeds)
-    claim(run_dir, {**to_json(config), "seeds": list(seeds)}, resume=options.resume)
-    write(run_dir, config, Comparison(config, seeds, run_dir, config.data.load()).run())
+    config, seeds, folder = claim_study(options)
+    write(folder, config, Comparison(config, seeds, folder, config.data.load()).run())
 
 
 if __name__ == "__main__":

@@ -9,23 +9,16 @@ FOLDER holds `weights/resnet20_cifar10.npz`, `cifar10_subset/` and `cifar10_jpeg
 run's folder, and `--resume` does not run them again.
 """
 
-import dataclasses
-
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.filter_pruning import report
 from experiments.studies.filter_pruning.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
-    study, run_dir = options.setting, options.folder
-    seeds = range(study.seed, study.seed + options.seeds)
-    # Which rows are run now, and where the data lie, say nothing about what is in the folder.
-    config = to_json(dataclasses.replace(study, only=(), data=Study.data))
-    claim(run_dir, {**config, "seeds": list(seeds)}, resume=options.resume)
-    report.write(run_dir, study, Runner(study, seeds, run_dir).run())
+    study, seeds, folder = claim_study(options, besides=["only", "data"])
+    report.write(folder, study, Runner(study, seeds, folder).run())
 
 
 if __name__ == "__main__":

@@ -7,17 +7,14 @@ Trained weights are kept in the run's folder. Perplexity is per character.
 """
 
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.ptq.lm_study import LmPtq, Runner, write
 
 
 def main(options: cli.Options[LmPtq]) -> None:
     """Train what is not trained yet, run the rows, and report them."""
-    config, run_dir = options.setting, options.folder
-    seeds = range(config.seed, config.seed + options.seeds)
-    claim(run_dir, {**to_json(config), "seeds": list(seeds)}, resume=options.resume)
-    write(run_dir, config, [result for seed in seeds for result in Runner(config, seed, run_dir).run()])
+    config, seeds, folder = claim_study(options)
+    write(folder, config, [result for seed in seeds for result in Runner(config, seed, folder).run()])
 
 
 if __name__ == "__main__":

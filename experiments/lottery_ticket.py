@@ -13,8 +13,7 @@ Source: Frankle and Carbin 2019; Frankle et al. 2020 (rewinding to an early step
 """
 
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.sparsity import report
 from experiments.studies.sparsity.lottery import Lottery, Tournament
 
@@ -26,11 +25,9 @@ ABOUT = (
 
 def main(options: cli.Options[Lottery]) -> None:
     """Run the experiment, and report it."""
-    config, run_dir = options.setting, options.folder
-    seeds = range(config.seed, config.seed + options.seeds)
-    claim(run_dir, {**to_json(config), "seeds": list(seeds)}, resume=options.resume)
-    results = Tournament(config, seeds, run_dir, config.data.load()).run(resume=options.resume)
-    report.write(run_dir, config, results, script="lottery_ticket", about=ABOUT)
+    config, seeds, folder = claim_study(options)
+    results = Tournament(config, seeds, folder, config.data.load()).run(resume=options.resume)
+    report.write(folder, config, results, script="lottery_ticket", about=ABOUT)
 
 
 if __name__ == "__main__":

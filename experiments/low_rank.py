@@ -8,23 +8,16 @@
 Finished rows are kept in the run's folder, and `--resume` does not run them again.
 """
 
-import dataclasses
-
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
-from experiments.studies.low_rank import report as low_rank_report
+from experiments.common.run_dir import claim_study
+from experiments.studies.low_rank import report
 from experiments.studies.low_rank.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
-    study = options.setting
-    seeds = range(study.seed, study.seed + options.seeds)
-    # Which tasks are run now, and where the data lie, say nothing about what is in the folder.
-    config = to_json(dataclasses.replace(study, only=(), data=Study.data))
-    claim(options.folder, {**config, "seeds": list(seeds)}, resume=options.resume)
-    low_rank_report.write(options.folder, study, Runner(study, seeds, options.folder).run())
+    study, seeds, folder = claim_study(options, besides=["only", "data"])
+    report.write(folder, study, Runner(study, seeds, folder).run())
 
 
 if __name__ == "__main__":

@@ -9,22 +9,16 @@ All rows of a seed begin at its network in float32. Finished rows are kept in th
 again.
 """
 
-import dataclasses
-
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
-from experiments.studies.qat import report as qat_report
+from experiments.common.run_dir import claim_study
+from experiments.studies.qat import report
 from experiments.studies.qat.study import Runner, Study
 
 
 def main(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
-    study = options.setting
-    seeds = range(study.seed, study.seed + options.seeds)
-    # Which rows are run now says nothing about what the others in the folder are.
-    claim(options.folder, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
-    qat_report.write(options.folder, study, Runner(study, seeds, options.folder).run(), script="qat_bits")
+    study, seeds, folder = claim_study(options, besides=["only"])
+    report.write(folder, study, Runner(study, seeds, folder).run())
 
 
 if __name__ == "__main__":

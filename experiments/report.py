@@ -19,7 +19,7 @@ from typing import Any
 from experiments.common.cli import errors_in_one_line
 from experiments.common.figures import Point, accuracy_against
 from experiments.common.finished import Row, environment_of, labels, read, runs_in
-from experiments.common.results import accuracies, spread
+from experiments.common.results import accuracies, deviation, spread
 from experiments.common.tables import aligned, markdown_table
 
 _MOST_SERIES = 40
@@ -164,7 +164,7 @@ def points(rows: Sequence[Row], figure: str) -> list[Point]:
         point = Point(
             cost=statistics.mean(row.figures[figure]),
             accuracy=statistics.mean(values),
-            deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
+            deviation=deviation(values),
             series=row.row if not several else row.run if alone or crowded else f"{row.run}: {row.row}",
             label=row.run if alone and (len(runs) > 1 or len(rivals) == 1) else name,
             task=row.task,

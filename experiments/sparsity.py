@@ -9,11 +9,8 @@
 Finished cells of the table are kept in the run's folder, and `--resume` does not run them again.
 """
 
-import dataclasses
-
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.sparsity import report
 from experiments.studies.sparsity.study import Runner, Study
 
@@ -22,12 +19,8 @@ ABOUT = "Every method has the same epochs, dense ones included."
 
 def main(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
-    study = options.setting
-    seeds = range(study.seed, study.seed + options.seeds)
-    run_dir = options.folder
-    # Which rows are run now says nothing about what the others in the folder are.
-    claim(run_dir, {**to_json(dataclasses.replace(study, only=())), "seeds": list(seeds)}, resume=options.resume)
-    report.write(run_dir, study, Runner(study, seeds, run_dir).run(), script="sparsity", about=ABOUT)
+    study, seeds, folder = claim_study(options, besides=["only"])
+    report.write(folder, study, Runner(study, seeds, folder).run(), script="sparsity", about=ABOUT)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ def deployed(dense: Network, apply: ModelApply, runs: Sequence[PyTree], images: 
       ``parameters``, numbers that are stored; ``nonzeros``, of these, by seed; ``macs``, multiplications of one image as the
       packed network runs, zeros included; ``latency_ratio``, time over that of the dense network, by batch.
     """
-    logits = partial(_logits, apply)
-    counted = [cost(logits, variables, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)) for variables in runs]
+    counted = [
+        cost(partial(logits, apply), variables, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)) for variables in runs
+    ]
     stored = {path: _numbers(leaf) for path, leaf in flatten(runs[0], is_packed).items() if path.startswith("params/")}
     first = counted[0].parameters
     return {
@@ -59,11 +60,12 @@ def _numbers(leaf: Any) -> int:
 
 def _ratio(dense: Network, small: Network, images: np.ndarray, batch: int, rounds: int) -> float:
     x = jnp.asarray(np.resize(images[:batch], (batch, *images.shape[1:])))
-    whole, short = jax.jit(partial(_logits, dense[0])), jax.jit(packed(partial(_logits, small[0])))
+    whole, short = jax.jit(partial(logits, dense[0])), jax.jit(packed(partial(logits, small[0])))
     times = interleaved({"dense": partial(whole, dense[1], x), "packed": partial(short, small[1], x)}, rounds=rounds)
     return times["packed"] / times["dense"]
 
 
-def _logits(apply: ModelApply, variables: PyTree, images: Array) -> Array:
+def logits(apply: ModelApply, variables: PyTree, images: Array) -> Array:
+    """Return what a model answers in evaluation."""
     rest = {name: tree for name, tree in variables.items() if name != "params"}
     return apply(variables["params"], rest, images, train=False, key=None)[0]

@@ -1,4 +1,4 @@
-"""What is measured of trained runs: errors, non-zeros, bytes."""
+"""What is measured of trained runs: errors, non-zeros, bytes, and what they cost where they run."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common import members
+from experiments.common.deployed import Network, deployed, logits
 from lepton_jax import account, identity, pack, paths, save
 from lepton_jax.data import Dataset, eval_batches
 from lepton_jax.training import ModelApply, TrainState, make_evaluate
 from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
+from lepton_jax.typing import PyTree
 
 _EVAL_BATCH = 1000
+_AS_SPARSE = 1.01
 
 
 class Measure:
@@ -28,7 +31,7 @@ class Measure:
 
     def __init__(self, apply: ModelApply, dataset: Dataset) -> None:
         self._apply = apply
-        self._image = jnp.asarray(dataset.test.images[:1])
+        self._images = dataset.test.images
         splits = {"error": dataset.test, "validation_error": dataset.validation}
         # Of parameters as they are seen, so that evaluation is compiled once for all transforms.
         self._evaluate = {
@@ -50,13 +53,60 @@ class Measure:
         figures["reached"] = [1 - nonzeros(some) / sum(leaf.size for leaf in some) for some in kernels]
         return figures
 
-    def file_bytes(self, transform: Transform, run: TrainState, path: Path) -> int:
-        """Save one run as a file, and count the bytes that are not its program."""
-        packed = pack(transform, run.params, run.tstate)
+    def network(self, run: TrainState) -> Network:
+        """Return the model with a run's parameters as they are trained, for others to be compared with."""
+        return self._apply, {"params": run.params, **run.model_state}
+
+    def costs(
+        self, transform: Transform, runs: Sequence[TrainState], *, dense: Network, rounds: int, path: Path | None
+    ) -> dict[str, Any]:
+        """Return what packed runs cost.
+
+        Args:
+          transform: of their parameters.
+          runs: a seed each.
+          dense: what times are compared with.
+          rounds: timed calls of each network.
+          path: of a file to save the first run as; None: none is.
+
+        Returns:
+          As `deployed`, with ``file_bytes``, those of the file that are not its program, if there is one.
+        """
+        packed = [packed_variables(transform, run) for run in runs]
+        figures = deployed(dense, self._apply, packed, self._images, rounds=rounds)
+        return figures if path is None else {**figures, "file_bytes": self.file_bytes(packed[0], path)}
+
+    def file_bytes(self, packed: PyTree, path: Path) -> int:
+        """Save packed variables as a file, and count the bytes that are not its program."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, partial(_logits, self._apply), {"params": packed, **run.model_state}, self._image)
+        save(path, partial(logits, self._apply), packed, jnp.asarray(self._images[:1]))
         counted = account(path)
         return counted.total - counted.program
+
+
+class History:
+    """Figures of the same runs after every epoch, in the common form of results.
+
+    Args:
+      measure: of their model.
+      transform: of their parameters.
+      seen: makes of stacked states those that are measured.
+    """
+
+    def __init__(
+        self, measure: Measure, transform: Transform, seen: Callable[[TrainState], TrainState] = lambda state: state
+    ) -> None:
+        self._measure, self._transform, self._seen = measure, transform, seen
+        self.epochs: list[dict[str, Any]] = []
+
+    def __call__(self, state: TrainState) -> None:
+        """Measure stacked states."""
+        self.epochs.append(self._measure(self._transform, members.apart(self._seen(state))))
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Those of the last epoch, and ``best_error``, each a list by run."""
+        return {**self.epochs[-1], "best_error": best_errors(self.epochs)}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -64,12 +114,29 @@ def _view(view: Callable[[PyTree, Any], PyTree], params: PyTree, tstate: Any) ->
     return view(params, tstate)
 
 
+def packed_variables(transform: Transform, run: TrainState) -> PyTree:
+    """Return a run's variables with its parameters packed."""
+    return {"params": pack(transform, run.params, run.tstate), **run.model_state}
+
+
 def best_errors(history: Sequence[dict[str, Any]]) -> list[float]:
-    """Return each seed's test error after the epoch in which its validation error was least; without one, its last."""
-    if "validation_error" not in history[0]:
-        return list(history[-1]["error"])
-    places = np.argmin([figures["validation_error"] for figures in history], axis=0)
-    return [float(history[place]["error"][seed]) for seed, place in enumerate(places)]
+    """Return each run's test error after the epoch in which its validation error was least.
+
+    Epochs in which a run had more than 1 % more non-zeros than at its end do not count: while its sparsity rises it is not yet
+    the network that its row says. Without validation errors the least test error is returned, a choice made on the test split.
+
+    Example:
+      >>> rising = {"error": [0.1], "validation_error": [0.1], "nonzeros": [1000]}
+      >>> sparse = {"error": [0.2], "validation_error": [0.3], "nonzeros": [500]}
+      >>> best_errors([rising, sparse, {**sparse, "error": [0.3]}])
+      [0.2]
+    """
+    seen = "validation_error" if "validation_error" in history[0] else "error"
+    best = []
+    for run, nonzeros in enumerate(history[-1]["nonzeros"]):
+        there = [figures for figures in history if figures["nonzeros"][run] <= _AS_SPARSE * nonzeros]
+        best.append(float(min(there, key=lambda figures: figures[seen][run])["error"][run]))
+    return best
 
 
 def nonzeros(leaves: Sequence[np.ndarray]) -> int:
@@ -80,8 +147,3 @@ def nonzeros(leaves: Sequence[np.ndarray]) -> int:
       1
     """
     return sum(int(np.count_nonzero(leaf)) for leaf in leaves)
-
-
-def _logits(apply: ModelApply, variables: PyTree, images: Array) -> Array:
-    rest = {name: tree for name, tree in variables.items() if name != "params"}
-    return apply(variables["params"], rest, images, train=False, key=None)[0]

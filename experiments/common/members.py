@@ -116,6 +116,11 @@ def count(state: TrainState) -> int:
     return state.key.shape[0]
 
 
+def apart(state: TrainState) -> list[TrainState]:
+    """Return every run's state out of a stack, in buffers of their own."""
+    return [member(state, index) for index in range(count(state))]
+
+
 def train(
     config: Training,
     split: Split,
@@ -126,6 +131,7 @@ def train(
     epochs: int,
     first_epoch: int = 0,
     name: str = "train",
+    after_epoch: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
     """Train all members for some epochs; each has the batches that `lepton_jax.data.batches` gives its seed.
 
@@ -138,25 +144,54 @@ def train(
       epochs: how many.
       first_epoch: the epoch of the data to begin with.
       name: shown at the progress bar.
+      after_epoch: called with the stacked states, which it may not keep.
 
     Raises:
       FloatingPointError: if a member's loss is not finite.
     """
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    last = first_epoch + epochs
-    with tqdm(total=epochs * count(state), desc=name, unit="epoch", disable=None) as bar:
-        for epoch in range(first_epoch, last):
+
+    def advance(state: TrainState, orders: np.ndarray) -> tuple[TrainState, Any]:
+        if config.scan:
+            return _scanned(step, config.vmap, state, images, labels, jnp.asarray(orders))
+        return _looped(step, state, images, labels, orders)
+
+    return run_epochs(config, split, advance, state, seeds, range(first_epoch, first_epoch + epochs), name, after_epoch)
+
+
+def run_epochs(
+    config: Training,
+    split: Split,
+    advance: Callable[[TrainState, np.ndarray], tuple[TrainState, Any]],
+    state: TrainState,
+    seeds: Sequence[int],
+    epochs: range,
+    name: str,
+    after_epoch: Callable[[TrainState], None] | None,
+) -> TrainState:
+    """Advance all members epoch by epoch; see `train`.
+
+    Args:
+      advance: takes the steps of an epoch, given which examples their batches have: int32 ``[members, steps, batch]``;
+        returns the states and the losses, ``[members, steps]``.
+      epochs: of the data.
+      config, split, state, seeds, name, after_epoch: as for `train`.
+
+    Raises:
+      FloatingPointError: if a member's loss is not finite.
+    """
+    with tqdm(total=len(epochs) * count(state), desc=name, unit="epoch", disable=None) as bar:
+        for epoch in epochs:
             orders = np.stack([order(split, config.batch_size, seed, epoch)[: config.max_steps] for seed in seeds])
-            if config.scan:
-                state, losses = _scanned(step, config.vmap, state, images, labels, jnp.asarray(orders))
-            else:
-                state, losses = _looped(step, state, images, labels, orders)
+            state, losses = advance(state, orders)
             losses = np.asarray(losses)
             bad = [f"{number} (seed {seed})" for number, seed in enumerate(seeds) if not np.isfinite(losses[number]).all()]
             if bad:
                 raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch}, of member {', '.join(bad)}.")
             bar.update(count(state))
             bar.set_postfix({"loss": f"{losses.mean():.4f}"}, refresh=False)
+            if after_epoch is not None:
+                after_epoch(state)
             if config.max_steps is not None:
                 break
     return state
@@ -196,8 +231,8 @@ def _looped(
 ) -> tuple[TrainState, np.ndarray]:
     """Take the same steps with a call for each."""
     runs, losses = [], []
-    for number, places in enumerate(orders):
-        run, mine = member(state, number), []
+    for run, places in zip(apart(state), orders, strict=True):
+        mine = []
         for place in places:
             run, loss = _one(step, images, labels, run, jnp.asarray(place))
             mine.append(loss)

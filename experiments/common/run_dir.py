@@ -1,11 +1,32 @@
 """The folder of a run: whose it is, and what may be written there."""
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common import environment
+from experiments.common import cli, environment
+from experiments.common.config import to_json
+
+
+def claim_study(options: cli.Options[Any], *, besides: Sequence[str] = ()) -> tuple[Any, range, Path]:
+    """Make the folder the study's whose command line was read, for all its seeds, or refuse; see `claim`.
+
+    Args:
+      options: of the command line.
+      besides: fields that say nothing about what is in the folder: which rows are run now, where the data lie.
+
+    Returns:
+      The study, its seeds, its folder.
+    """
+    study = options.setting
+    seeds = range(study.seed, study.seed + options.seeds)
+    plain = {field.name: field.default for field in dataclasses.fields(study) if field.name in besides}
+    config = {**to_json(dataclasses.replace(study, **plain)), "seeds": list(seeds)}
+    claim(options.folder, config, resume=options.resume)
+    return study, seeds, options.folder
 
 
 def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:

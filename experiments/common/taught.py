@@ -1,21 +1,62 @@
-"""Epochs of students, with their teachers' answers in memory."""
+"""Training of students, with their teachers' answers in memory."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from experiments.common import members
+from experiments.common.training_settings import Training
+from lepton_jax.data import Split
 from lepton_jax.distillation import Outputs, TaughtBatch
 from lepton_jax.training import TrainState, TrainStep
 from lepton_jax.typing import Array
 
 
+def train(
+    config: Training,
+    split: Split,
+    step: TrainStep,
+    state: TrainState,
+    seeds: Sequence[int],
+    answers: Outputs,
+    *,
+    epochs: int,
+    first_epoch: int = 0,
+    name: str = "train",
+    after_epoch: Callable[[TrainState], None] | None = None,
+) -> TrainState:
+    """Train all members for some epochs; as `members.train`, with every epoch one program.
+
+    Args:
+      answers: of every member's teacher for all examples, ``[members, N, ...]``.
+      config, split, step, state, seeds, epochs, first_epoch, name, after_epoch: as for `members.train`.
+
+    Raises:
+      FloatingPointError: if a member's loss is not finite.
+    """
+    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+
+    def advance(state: TrainState, orders: np.ndarray) -> tuple[TrainState, Array]:
+        return _epoch(step, config.vmap, state, answers, images, labels, jnp.asarray(orders))
+
+    those = range(first_epoch, first_epoch + epochs)
+    return members.run_epochs(config, split, advance, state, seeds, those, name, after_epoch)
+
+
+def batch_of(images: Array, labels: Array, answers: Outputs, rows: Array) -> TaughtBatch:
+    """Return the examples of some rows, with what their teacher answers."""
+    return TaughtBatch(images[rows], labels[rows], jnp.ones(rows.shape, bool), jax.tree.map(lambda some: some[rows], answers))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def epoch(
+def _epoch(
     step: TrainStep, side_by_side: int, state: TrainState, answers: Outputs, images: Array, labels: Array, orders: Array
 ) -> tuple[TrainState, Array]:
-    """Take the steps of ``orders[seeds, steps, batch]``, all in one program; losses ``[seeds, steps]``."""
+    """Take the steps of ``orders[members, steps, batch]``, all in one program; losses ``[members, steps]``."""
 
     def one(run: tuple[tuple[Any, ...], Outputs, Array]) -> tuple[tuple[Any, ...], Array]:
         rest, mine, places = run
@@ -29,8 +70,3 @@ def epoch(
 
     moved, losses = jax.lax.map(one, (state[1:], answers, orders), batch_size=side_by_side if side_by_side > 1 else None)
     return TrainState(state.step + orders.shape[1], *moved), losses
-
-
-def batch_of(images: Array, labels: Array, answers: Outputs, rows: Array) -> TaughtBatch:
-    """Return the examples of some rows, with what their teacher answers."""
-    return TaughtBatch(images[rows], labels[rows], jnp.ones(rows.shape, bool), jax.tree.map(lambda some: some[rows], answers))

@@ -1,12 +1,14 @@
 """What every study of many small runs has in common."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 from flax import linen as nn
 
 from experiments.common.config import Cifar10, Digits, Tfds
+from lepton_jax.data import Dataset, steps_per_epoch
 from lepton_jax.errors import collect
 
 
@@ -36,11 +38,33 @@ class Training:
     """Run only the rows of these names."""
     files: bool = True
     """Save each row's first seed as a file, to count its bytes."""
+    latency_rounds: int = 50
+    """Timed calls of each network, whose time is compared with the dense one's."""
 
     def __post_init__(self) -> None:
         with collect(f"{type(self).__name__} {self.name!r}") as problems:
-            for field in ("epochs", "batch_size", "vmap"):
+            for field in ("epochs", "batch_size", "vmap", "latency_rounds"):
                 if not getattr(self, field) >= 1:
                     problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
             if self.max_steps is not None and self.max_steps < 1:
                 problems.append(f"max_steps: must be at least 1; got {self.max_steps}")
+
+    def steps(self, dataset: Dataset, epochs: int) -> int:
+        """Return how many steps so many epochs have, or a trial run instead."""
+        whole = epochs * steps_per_epoch(dataset.train, self.batch_size)
+        return whole if self.max_steps is None else min(whole, self.max_steps)
+
+
+def check_rows(problems: list[str], names: Sequence[str], only: Sequence[str], *, field: str = "rows") -> None:
+    """Say what is wrong with the names of rows, and with those that are to be run.
+
+    Example:
+      >>> problems = []
+      >>> check_rows(problems, ["a", "a"], ["b"])
+      >>> problems
+      ["rows: at least one, each with a name of its own; got ['a', 'a']", "only: there is no row 'b'; there are a"]
+    """
+    if not names or len(set(names)) < len(names):
+        problems.append(f"{field}: at least one, each with a name of its own; got {list(names)}")
+    known = dict.fromkeys(names)
+    problems.extend(f"only: there is no row {name!r}; there are {', '.join(known)}" for name in only if name not in known)

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from experiments.common import members
 from experiments.common.config import Adam, to_json
-from experiments.common.measuring import Measure
+from experiments.common.measuring import History, Measure, packed_variables
+from experiments.common.results import deviation, spread
 from experiments.common.tables import aligned, markdown_table, provenance, revision
 from experiments.common.training_settings import Training
 from lepton_jax import chain, fake_quant, identity, prune, schedules
-from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.data import Dataset
 from lepton_jax.errors import check_fraction, collect
 from lepton_jax.quantization import Uniform, entropy_bits
 from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
@@ -73,12 +74,12 @@ class Comparison:
     def __init__(self, config: EntropyTraining, seeds: Sequence[int], run_dir: Path, dataset: Dataset) -> None:
         self.config, self.seeds, self.run_dir, self.dataset = config, tuple(seeds), run_dir, dataset
         self._measure = Measure(linen_apply(config.model), dataset)
-        self._steps = config.epochs * steps_per_epoch(dataset.train, config.batch_size)
+        self._steps = config.steps(dataset, config.epochs)
 
     def run(self) -> list[Row]:
         """Train and measure everything."""
         config = self.config
-        steps = config.dense_epochs * steps_per_epoch(self.dataset.train, config.batch_size)
+        steps = config.steps(self.dataset, config.dense_epochs)
         step, tx = self._make_step(identity(), steps, None), config.optimizer.build(steps)
         begin = members.start(config, self.dataset, lambda p, m, key: create(p, m, tx, identity(), key), self.seeds)
         arguments = (config, self.dataset.train, step, begin, self.seeds)
@@ -119,20 +120,26 @@ class Comparison:
         state = members.stack([begin(rate) for rate in rates.values()])
         step = self._make_step(transform, self._steps, bits if any(rates.values()) else None)
         begun, seeds = time.perf_counter(), self.seeds * len(rates)
+        history = History(self._measure, transform, seen=lambda state: state._replace(model_state={}))  # the rate is there
         state = members.train(
-            config, self.dataset.train, step, state, seeds, epochs=config.epochs, first_epoch=config.dense_epochs, name=kind
+            *(config, self.dataset.train, step, state, seeds),
+            epochs=config.epochs,
+            first_epoch=config.dense_epochs,
+            name=kind,
+            after_epoch=history,
         )
         seconds = (time.perf_counter() - begun) / len(rates)
+        runs = [run._replace(model_state={}) for run in members.apart(state)]
         rows = []
         for place, (name, rate) in enumerate(rates.items()):
-            first = place * len(self.seeds)
-            runs = [members.member(state, first + i)._replace(model_state={}) for i in range(len(self.seeds))]
-            row: Row = {"kind": kind, "row": name, "rate": rate, "seconds": seconds, **self._measure(transform, runs)}
-            views = [transform.view(run.params, run.tstate) for run in runs]
+            mine = slice(place * len(self.seeds), (place + 1) * len(self.seeds))
+            figures = {figure: values[mine] for figure, values in history.figures.items()}
+            views = [transform.view(run.params, run.tstate) for run in runs[mine]]
+            row: Row = {"kind": kind, "row": name, "rate": rate, "seeds": list(self.seeds), "seconds": seconds, **figures}
             row["estimate"] = [float(entropy_bits(view, Uniform(bits=bits))) / 8 for view in views]
             if config.files:
                 path = self.run_dir / "files" / f"{kind}-{name}.lepton".replace(" ", "_").replace(",", "")
-                row["file_bytes"] = [self._measure.file_bytes(transform, run, path) for run in runs]
+                row["file_bytes"] = [self._measure.file_bytes(packed_variables(transform, run), path) for run in runs[mine]]
             rows.append(row)
         return rows
 
@@ -165,7 +172,6 @@ def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
             "penalty",
             "row",
             "error %",
-            "deviation",
             "pruned, no penalty, same bytes: error %",
             "zero %",
             "estimate",
@@ -174,11 +180,10 @@ def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
     ]
     for row in rows:
         errors = [100 * error for error in row["error"]]
-        deviation = f"{statistics.stdev(errors):.2f}" if len(errors) > 1 else "-"
         other = f"{100 * equal[row['row']]:.2f}" if row["row"] in equal else "-"
         size = f"{statistics.mean(row['file_bytes']):,.0f}" if "file_bytes" in row else "-"
         sizes = (f"{100 * statistics.mean(row['reached']):.1f}", f"{statistics.mean(row['estimate']):,.0f}", size)
-        lines.append((row["kind"], row["row"], f"{statistics.mean(errors):.2f}", deviation, other, *sizes))
+        lines.append((row["kind"], row["row"], spread(errors), other, *sizes))
     text = "\n".join(
         [
             f"# {config.name}: the coded size in the loss\n",
@@ -206,7 +211,7 @@ def plot(path: Path, rows: list[Row]) -> None:
         if mine:
             sizes = [statistics.mean(r["file_bytes"]) for r in mine]
             errors = [[100 * e for e in r["error"]] for r in mine]
-            deviations = [statistics.stdev(e) if len(e) > 1 else 0.0 for e in errors]
+            deviations = [deviation(e) for e in errors]
             axis.errorbar(sizes, [statistics.mean(e) for e in errors], deviations, marker=marker, capsize=3, label=kind)
             for size, error, row in zip(sizes, errors, mine):
                 axis.annotate(row["row"], (size, statistics.mean(error)), xytext=(4, 5), textcoords="offset points", fontsize=7)

@@ -148,7 +148,7 @@ def test_the_tables_of_known_results():
         {**cell, "row": "int8", "error": [0.1, 0.3], "file_bytes": 300},
     ]
     assert table(results)[2] == (
-        *("t", "pruned", "79.00 ± 15.56", "-1.00", "90.00 ± 0.00", "", "10", "600", "1.67x", "1,000", "0.50", "2.00"),
+        *("t", "pruned", "79.00 ± 15.56", "-1.00", "1.67x", "90.00 ± 0.00", "", "10", "600", "1,000", "0.50", "2.00"),
     )
     assert aims(results) == [
         "t, pruned: 30 % smaller at 2 points lost at most: reached, with 1.67x and -1.00 points.",

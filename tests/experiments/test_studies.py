@@ -141,13 +141,14 @@ def test_an_interrupted_lottery_ends_in_the_same_tickets(run_script, tmp_path, c
 
 def test_the_tables_of_known_results():
     cell = {"seeds": [0, 1], "error": [0.1, 0.3], "nonzeros": [10, 20], "reached": [0.5, 0.5], "seconds": 4.0}
+    cell |= {"best_error": [0.1, 0.1], "latency_ratio": {"1": 0.5, "128": 2.0}}
     results = [{**cell, "row": "dense", "sparsity": 0.0}, {**cell, "row": "a", "sparsity": 0.5, "file_bytes": 1234}]
     assert accuracy_table(results) == [
         ("method", "0 %", "50 %"),
         ("dense", "80.00 ± 14.14", ""),
         ("a", "", "80.00 ± 14.14"),
     ]
-    assert size_table(results)[2] == ("a", "50 %", "50.00 %", "15", "1,234", "", "2.0")
+    assert size_table(results)[2] == ("a", "50 %", "50.00 %", "15", "1,234", "", "90.00 ± 0.00", "0.50", "2.00", "2.0")
 
 
 @pytest.mark.parametrize("rows", [("dense",), ("dense", "a"), ("a",)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.common.results import Result, accuracies, save_report, spread
+from experiments.common.results import Result, accuracies, deviation, gain, save_report, shown, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.applications.recipe import DENSE
 from experiments.studies.applications.study import Study
@@ -61,26 +61,15 @@ def _about(study: Study, seeds: str) -> str:
 
 def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line for each task and row."""
-    head = ("network", "row", "accuracy", "change", "best epoch", "validation", "parameters", "bytes", "smaller", "MACs")
-    lines: list[tuple[str, ...]] = [(*head, "time, 1", "time, 128")]
+    columns = ("best epoch", "validation", "parameters", "bytes", "MACs", "time, 1", "time, 128")
+    lines: list[tuple[str, ...]] = [("network", "row", "accuracy", "change", "smaller", *columns)]
     for result in results:
-        dense, size = _dense(results, result), result.get("file_bytes")
+        dense = _dense(results, result)
         ratio = _smaller(result, dense)
-        lines.append(
-            (
-                result["task"],
-                result["row"],
-                spread(accuracies(result)),
-                "" if dense is None or dense is result else f"{_change(result, dense):+.2f}",
-                spread(accuracies(result, "best_error")),
-                spread(accuracies(result, "validation_error")) if result.get("validation_error") else "",
-                f"{result['parameters']:,}",
-                f"{size:,}" if size else "",
-                "" if ratio is None else f"{ratio:.2f}x",
-                f"{result['macs']:,}",
-                *(f"{time:.2f}" for time in result["latency_ratio"].values()),
-            )
-        )
+        change = "" if dense is None or dense is result else f"{gain(result, dense):+.2f}"
+        smaller = "" if ratio is None else f"{ratio:.2f}x"
+        about = (result["task"], result["row"], spread(accuracies(result)), change, smaller)
+        lines.append((*about, *shown(result, columns)))
     return lines
 
 
@@ -93,7 +82,7 @@ def aims(results: Sequence[Result]) -> list[str]:
         if aim is None or dense is None or ratio is None:
             continue
         times, points, words = aim
-        change = _change(result, dense)
+        change = gain(result, dense)
         word = "reached" if ratio >= times and change >= -points else "missed"
         notes.append(f"{result['task']}, {result['row']}: {words}: {word}, with {ratio:.2f}x and {change:+.2f} points.")
     return notes
@@ -107,7 +96,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
         shown = [result for result in results if result["task"] == task and "file_bytes" in result]
         shown.sort(key=_bytes)
         means = [statistics.mean(accuracies(result)) for result in shown]
-        deviations = [statistics.stdev(accuracies(r)) if len(r["error"]) > 1 else 0.0 for r in shown]
+        deviations = [deviation(accuracies(result)) for result in shown]
         sizes = [result["file_bytes"] for result in shown]
         axis.errorbar(sizes, means, deviations, marker="os^v"[number % 4], capsize=3, linewidth=1, label=task)
         for result, mean in zip(shown, means):
@@ -132,7 +121,3 @@ def _smaller(result: Result, dense: Result | None) -> float | None:
     if dense is None or "file_bytes" not in dense or "file_bytes" not in result:
         return None
     return float(dense["file_bytes"] / result["file_bytes"])
-
-
-def _change(result: Result, dense: Result) -> float:
-    return statistics.mean(a - b for a, b in zip(accuracies(result), accuracies(dense), strict=True))

@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +14,14 @@ from flax import linen as nn
 
 from experiments.common import members
 from experiments.common.config import Adam
-from experiments.common.deployed import deployed
-from experiments.common.measuring import Measure, best_errors
-from experiments.common.results import Result, save_result
-from experiments.common.tables import revision
-from experiments.common.training_settings import Training
+from experiments.common.measuring import History, Measure
+from experiments.common.results import Result, kept
+from experiments.common.training_settings import Training, check_rows
 from experiments.studies.applications.recipe import ROWS, Row, without_channels
 from experiments.studies.applications.sources import Source
-from lepton_jax import identity, pack
-from lepton_jax.data import steps_per_epoch
+from lepton_jax import identity
 from lepton_jax.errors import collect
-from lepton_jax.training import ModelApply, TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
 
 
@@ -86,12 +82,8 @@ class Study:
 
     def __post_init__(self) -> None:
         with collect(f"Study {self.name!r}") as problems:
-            for field in ("tasks", "rows"):
-                names = [one.name for one in getattr(self, field)]
-                if not names or len(set(names)) < len(names):
-                    problems.append(f"{field}: at least one, each with a name of its own; got {names}")
-            names = [row.name for row in self.rows]
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, [task.name for task in self.tasks], (), field="tasks")
+            check_rows(problems, [row.name for row in self.rows], self.only)
             if self.latency_rounds < 1:
                 problems.append(f"latency_rounds: must be at least 1; got {self.latency_rounds}")
             if self.max_steps is not None and self.max_steps < 1:
@@ -103,23 +95,16 @@ class Study:
         return tuple(row for row in self.rows if not self.only or row.name in self.only)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """What one seed of a row ends as.
+class Tuned(NamedTuple):
+    """What one seed of a row ends as."""
 
-    Args:
-      apply: the network, with the channels that are left.
-      transform: the view of its parameters.
-      state: of the training.
-      measure: of this network.
-      history: what that measured after every epoch.
-    """
-
-    apply: ModelApply
-    transform: Transform
-    state: TrainState
     measure: Measure
-    history: list[dict[str, Any]]
+    """Of the network with the channels that are left."""
+    transform: Transform
+    """The view of its parameters."""
+    state: TrainState
+    figures: dict[str, list[float]]
+    """Each a list of one."""
 
 
 class Runner:
@@ -139,21 +124,33 @@ class Runner:
         """Run what is missing; return all results, task by task."""
         results = []
         for task in self.study.tasks:
-            missing = [row for row in self.study.chosen if not self._path(task, row).exists()]
-            if missing:
-                before = [self.trained(task, seed) for seed in self.seeds]
-                for row in missing:
-                    self._run_row(task, row, before)
-            results += [json.loads(self._path(task, row).read_text()) for row in self.study.chosen]
+            before = functools.cache(functools.partial(self.trained, task))
+            for row in self.study.chosen:
+                results.append(kept(self._path(task, row), functools.partial(self._row, task, row, before)))
         return results
 
     def _path(self, task: Task, row: Row, folder: str = "rows", ending: str = "json") -> Path:
         return self.run_dir / folder / f"{task.name}-{row.name}.{ending}"
 
+    def _row(self, task: Task, row: Row, before: Callable[[int], TrainState]) -> Result:
+        """Fine-tune all seeds of a row; return its figures."""
+        first, *_ = runs = [before(seed) for seed in self.seeds]
+        begun = time.perf_counter()
+        tuned = [self.tune(task, row, run, seed) for run, seed in zip(runs, self.seeds, strict=True)]
+        seconds = time.perf_counter() - begun
+        dense = Measure(linen_apply(task.model), self.dataset).network(first)
+        path = self._path(task, row, "files", "lepton") if self.study.files else None
+        # The channels that are left differ from seed to seed, and so do the models; their shapes are the same.
+        costs = tuned[0].measure.costs(
+            tuned[0].transform, [one.state for one in tuned], dense=dense, rounds=self.study.latency_rounds, path=path
+        )
+        figures = {name: [one.figures[name][0] for one in tuned] for name in tuned[0].figures}
+        return {"task": task.name, "row": row.name, "seeds": list(self.seeds), **figures, **costs, "seconds": seconds}
+
     def trained(self, task: Task, seed: int) -> TrainState:
         """Train one seed's dense network."""
         loop, plain = self._loop(task), identity()
-        tx = task.dense_optimizer.build(self._steps(task, task.dense_epochs))
+        tx = task.dense_optimizer.build(loop.steps(self.dataset, task.dense_epochs))
         state = members.start(loop, self.dataset, functools.partial(create, tx=tx, transform=plain), [seed])
         step = make_train_step(classification_loss(linen_apply(task.model), l2=task.l2), tx, plain)
         args = (loop, self.dataset.train, step, state, [seed])
@@ -166,35 +163,19 @@ class Runner:
         apply, params, model_state = without_channels(
             linen_apply(task.model), before.params, before.model_state, image, row.removed
         )
-        transform, tx = row.transform, task.optimizer.build(self._steps(task, task.epochs))
+        transform, tx = row.transform, task.optimizer.build(self._loop(task).steps(self.dataset, task.epochs))
         step = make_train_step(classification_loss(apply, l2=task.l2), tx, transform)
         state = _alone(create(params, model_state, tx, transform, before.key))
-        measure, history = Measure(apply, self.dataset), []
-        for epoch in range(task.dense_epochs, task.dense_epochs + task.epochs):
-            args = (self._loop(task), self.dataset.train, step, state, [seed])
-            state = members.train(*args, epochs=1, first_epoch=epoch, name=f"{task.name}, seed {seed}, {row.name}")
-            history.append(measure(transform, [members.member(state, 0)]))
-            if self.study.max_steps is not None:
-                break
-        return Tuned(apply=apply, transform=transform, state=members.member(state, 0), measure=measure, history=history)
-
-    def _run_row(self, task: Task, row: Row, before: Sequence[TrainState]) -> None:
-        """Fine-tune all seeds of a row, and write their result."""
-        begun = time.perf_counter()
-        tuned = [self.tune(task, row, run, seed) for run, seed in zip(before, self.seeds, strict=True)]
-        seconds = time.perf_counter() - begun
-        names = tuned[0].history[-1]
-        figures: dict[str, Any] = {name: [one.history[-1][name][0] for one in tuned] for name in names}
-        figures["best_error"] = [best_errors(one.history)[0] for one in tuned]
-        first = tuned[0]
-        packed = [{"params": pack(o.transform, o.state.params, o.state.tstate), **o.state.model_state} for o in tuned]
-        dense = (linen_apply(task.model), {"params": before[0].params, **before[0].model_state})
-        found = deployed(dense, first.apply, packed, self.dataset.test.images, rounds=self.study.latency_rounds)
-        if self.study.files:
-            path = self._path(task, row, "files", "lepton")
-            figures["file_bytes"] = first.measure.file_bytes(first.transform, first.state, path)
-        about = {"task": task.name, "row": row.name, "seeds": list(self.seeds)}
-        save_result(self._path(task, row), {**about, **figures, **found, "seconds": seconds, "revision": revision()})
+        measure = Measure(apply, self.dataset)
+        history = History(measure, transform)
+        state = members.train(
+            *(self._loop(task), self.dataset.train, step, state, [seed]),
+            epochs=task.epochs,
+            first_epoch=task.dense_epochs,
+            name=f"{task.name}, seed {seed}, {row.name}",
+            after_epoch=history,
+        )
+        return Tuned(measure, transform, members.member(state, 0), history.figures)
 
     def _loop(self, task: Task) -> Training:
         return Training(
@@ -206,10 +187,6 @@ class Runner:
             scan=task.scan,
             max_steps=self.study.max_steps,
         )
-
-    def _steps(self, task: Task, epochs: int) -> int:
-        steps = epochs * steps_per_epoch(self.dataset.train, task.batch_size)
-        return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
 
 
 def _alone(state: TrainState) -> TrainState:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common.results import Result, accuracies, save_report, spread
+from experiments.common.results import Result, accuracies, deviation, gain, save_report, shown, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.combined.study import DENSE, Study
 
@@ -65,36 +65,15 @@ def _about(study: Study, seeds: str) -> str:
 
 def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line a row."""
-    head = ("row", "accuracy", "change", "best epoch", "non-zeros", "bytes", "smaller", "MACs", "time, 1", "time, 128")
+    columns = ("best epoch", "non-zeros", "bytes", "MACs", "time, 1", "time, 128")
     dense = next((result for result in results if result["row"] == DENSE), None)
-    lines: list[tuple[str, ...]] = [head]
+    lines: list[tuple[str, ...]] = [("row", "accuracy", "change", "smaller", *columns)]
     for result in results:
-        size = result.get("file_bytes")
-        smaller = f"{dense['file_bytes'] / size:.1f}x" if size and dense and "file_bytes" in dense else ""
-        lines.append(
-            (
-                result["row"],
-                spread(accuracies(result)),
-                "" if dense is None or dense is result else f"{change(result, dense):+.2f}",
-                spread(accuracies(result, "best_error")),
-                f"{statistics.mean(result['nonzeros']):,.0f}",
-                f"{size:,}" if size else "",
-                smaller,
-                f"{result['macs']:,}",
-                *(f"{ratio:.2f}" for ratio in result["latency_ratio"].values()),
-            )
-        )
+        both = dense is not None and "file_bytes" in dense and "file_bytes" in result
+        smaller = f"{dense['file_bytes'] / result['file_bytes']:.1f}x" if dense is not None and both else ""
+        change = "" if dense is None or dense is result else f"{gain(result, dense):+.2f}"
+        lines.append((result["row"], spread(accuracies(result)), change, smaller, *shown(result, columns)))
     return lines
-
-
-def change(result: Result, other: Result) -> float:
-    """Return the mean over seeds of the difference of accuracies, in points.
-
-    Example:
-      >>> round(change({"error": [0.1, 0.2]}, {"error": [0.2, 0.2]}), 6)
-      5.0
-    """
-    return statistics.mean(a - b for a, b in zip(accuracies(result), accuracies(other), strict=True))
 
 
 def in_one_phase(results: Sequence[Result]) -> dict[frozenset[str], Result]:
@@ -120,12 +99,12 @@ def pair_notes(results: Sequence[Result]) -> list[str]:
         if len(names) != 2 or len(alone) != 2 or "file_bytes" not in pair:
             continue
         smallest = min(alone, key=lambda result: result["file_bytes"])
-        ratio, points = smallest["file_bytes"] / pair["file_bytes"], change(pair, smallest)
+        ratio, points = smallest["file_bytes"] / pair["file_bytes"], gain(pair, smallest)
         best = max(alone, key=lambda result: statistics.mean(accuracies(result)))
         words = "smaller than either" if ratio > 1.02 else "no smaller than the smaller one"
         notes.append(
             f"`{pair['row']}`: {words} ({ratio:.2f}x of `{smallest['row']}`), {points:+.2f} points against that, "
-            f"{change(pair, best):+.2f} against `{best['row']}`, the more accurate one."
+            f"{gain(pair, best):+.2f} against `{best['row']}`, the more accurate one."
         )
     return notes
 
@@ -139,7 +118,7 @@ def order_notes(results: Sequence[Result]) -> list[str]:
     for first, *others in groups.values():
         for other in others:
             bytes_too = f", {other['file_bytes']:,} against {first['file_bytes']:,} bytes" if "file_bytes" in other else ""
-            notes.append(f"`{other['row']}`: {change(other, first):+.2f} points against `{first['row']}`{bytes_too}.")
+            notes.append(f"`{other['row']}`: {gain(other, first):+.2f} points against `{first['row']}`{bytes_too}.")
     return notes
 
 
@@ -151,7 +130,7 @@ def plot_pairs(path: Path, results: Sequence[Result]) -> None:
     left, right = figure.subplots(1, 2)
     if names and frozenset() in cells:
         dense = cells[frozenset()]
-        _matrix(left, names, cells, lambda cell: change(cell, dense), "{:+.2f}", "accuracy against dense (points)", "RdYlGn")
+        _matrix(left, names, cells, lambda cell: gain(cell, dense), "{:+.2f}", "accuracy against dense (points)", "RdYlGn")
         _matrix(right, names, cells, lambda cell: cell.get("file_bytes", np.nan) / 1000, "{:.3g}", "kilobytes", "viridis_r")
     figure.savefig(path, dpi=120)
 
@@ -175,11 +154,10 @@ def plot_accuracy(path: Path, results: Sequence[Result]) -> None:
     shown = [result for result in results if "file_bytes" in result]
     for number, result in enumerate(sorted(shown, key=lambda result: result["file_bytes"])):
         values = accuracies(result)
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         several = len(result["phases"]) > 1
         color, marker = ("C3", "s") if several else ("C0", "o")
         point = (result["file_bytes"], statistics.mean(values))
-        axis.errorbar(*point, deviation, fmt=marker, color=color, capsize=2, markersize=5, alpha=0.8)
+        axis.errorbar(*point, deviation(values), fmt=marker, color=color, capsize=2, markersize=5, alpha=0.8)
         up = (8, -14, 20, -26)[number % 4]
         link = {"arrowstyle": "-", "color": "0.7", "lw": 0.5}
         axis.annotate(result["row"], point, (4, up), textcoords="offset points", fontsize=7, arrowprops=link)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,31 +9,35 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from flax import linen as nn
-from tqdm.auto import tqdm
 
 from experiments.common import members, taught
 from experiments.common.config import Adam
-from experiments.common.deployed import deployed
-from experiments.common.measuring import Measure, best_errors
-from experiments.common.results import Result, save_result
-from experiments.common.tables import revision
-from experiments.common.training_settings import Training
+from experiments.common.measuring import History, Measure
+from experiments.common.results import Result, kept
+from experiments.common.training_settings import Training, check_rows
 from experiments.studies.combined.techniques import TECHNIQUES, Settings, Technique
-from lepton_jax import chain, freeze, identity, pack
-from lepton_jax.data import Dataset, steps_per_epoch
-from lepton_jax.distillation import Distill, LogitTerm, Outputs, by_part, distillation_loss, part, soft_targets
+from lepton_jax import chain, freeze, identity
+from lepton_jax.data import Dataset
+from lepton_jax.distillation import (
+    Distill,
+    LogitTerm,
+    Outputs,
+    as_teacher,
+    by_part,
+    distillation_loss,
+    part,
+    soft_targets,
+    teach,
+)
 from lepton_jax.errors import collect
-from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
 DENSE = "dense"
 """The row that is fine-tuned without any technique."""
-_ANSWERS = 1000
-"""Images a batch, when the teachers answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,19 +81,13 @@ class Study(Training):
     """Of the dense networks and the teachers."""
     optimizer: Adam = dataclasses.field(default_factory=Adam)
     """Of the fine-tuning, made anew for every phase."""
-    latency_rounds: int = 200
-    """Timed calls of each network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         with collect(f"Study {self.name!r}") as problems:
-            labels = [row.label for row in self.rows]
-            if not labels or len(set(labels)) < len(labels):
-                problems.append(f"rows: at least one, none twice; got {labels}")
-            problems.extend(f"only: there is no row {name!r}; there are {labels}" for name in self.only if name not in labels)
-            for field in ("dense_epochs", "latency_rounds"):
-                if not getattr(self, field) >= 1:
-                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
+            check_rows(problems, [row.label for row in self.rows], self.only)
+            if not self.dense_epochs >= 1:
+                problems.append(f"dense_epochs: must be at least 1; got {self.dense_epochs}")
             for row in self.rows:
                 if self.epochs % len(row.phases):
                     problems.append(f"row {row.label}: {len(row.phases)} phases must share {self.epochs} epochs equally")
@@ -101,21 +98,6 @@ class Study(Training):
     def chosen(self) -> tuple[Row, ...]:
         """The rows to run."""
         return tuple(row for row in self.rows if not self.only or row.label in self.only)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """What a row ends as.
-
-    Args:
-      transform: the view of all its phases.
-      runs: the seeds' states.
-      history: of every epoch after which the figures count, as `Measure` gives them.
-    """
-
-    transform: Transform
-    runs: list[TrainState]
-    history: list[dict[str, Any]]
 
 
 class Runner:
@@ -136,72 +118,75 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, in the order of the study."""
-        missing = [row for row in self.study.chosen if not self._path(row).exists()]
-        if missing:
-            before = self.trained(self.study.model, DENSE)
-            answers = self._answers(taught=any("distil" in phase for row in missing for phase in row.phases))
-            for row in missing:
-                self._run_row(row, before, answers)
-        return [json.loads(self._path(row).read_text()) for row in self.study.chosen]
+        return [kept(self._path(row), functools.partial(self._row, row)) for row in self.study.chosen]
 
     def _path(self, row: Row, folder: str = "rows", ending: str = "json") -> Path:
         return self.run_dir / folder / f"{row.label}.{ending}"
 
-    def trained(self, model: nn.Module, name: str) -> TrainState:
-        """Train every seed's dense network, or teacher; the stacked states."""
+    @functools.cached_property
+    def before(self) -> TrainState:
+        """Every seed's dense network; the stacked states."""
+        return self._trained(self.study.model, DENSE)
+
+    @functools.cached_property
+    def taught(self) -> Outputs:
+        """The logits of every seed's teacher for all training images, ``[seeds, N, classes]``."""
+        state, apply = self._trained(self.study.teacher, "teacher"), linen_apply(self.study.teacher)
+        outputs = [teach(as_teacher(apply, run))(self.dataset.train.images) for run in members.apart(state)]
+        return jax.tree.map(lambda *each: jnp.stack(each), *outputs)
+
+    @functools.cached_property
+    def untaught(self) -> Outputs:
+        """Zeros in their place, which no loss reads."""
+        return Outputs(jnp.zeros((len(self.seeds), len(self.dataset.train), self.dataset.num_classes)), {})
+
+    def _trained(self, model: nn.Module, name: str) -> TrainState:
         study, plain = dataclasses.replace(self.study, model=model), identity()
-        tx = study.dense_optimizer.build(self._steps(study.dense_epochs))
+        tx = study.dense_optimizer.build(study.steps(self.dataset, study.dense_epochs))
         state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
         step = make_train_step(classification_loss(linen_apply(model)), tx, plain)
         args = (study, self.dataset.train, step, state, self.seeds)
         return members.train(*args, epochs=study.dense_epochs, name=name)
 
-    def _answers(self, *, taught: bool) -> Array:
-        """Return the logits of every seed's teacher for all training images, ``[seeds, N, classes]``; zeros untaught."""
-        images = self.dataset.train.images
-        if not taught:
-            return jnp.zeros((len(self.seeds), len(images), self.dataset.num_classes))
-        state, apply = self.trained(self.study.teacher, "teacher"), linen_apply(self.study.teacher)
-
-        @jax.jit
-        def logits(params: PyTree, model_state: PyTree, some: Array) -> Array:
-            return apply(params, model_state, some, train=False, key=None)[0]
-
-        runs = [members.member(state, place) for place in range(len(self.seeds))]
-        parts = np.array_split(images, max(len(images) // _ANSWERS, 1))
-        given = [[logits(run.params, run.model_state, jnp.asarray(some)) for some in parts] for run in runs]
-        return jnp.stack([jnp.concatenate(one) for one in given])
-
-    def _run_row(self, row: Row, before: TrainState, answers: Array) -> None:
-        """Fine-tune all seeds of a row, and write their result."""
+    def _row(self, row: Row) -> Result:
+        """Fine-tune all seeds of a row; return its figures."""
+        before = members.member(self.before, 0)
+        answers = self.taught if any("distil" in phase for phase in row.phases) else self.untaught
         begun = time.perf_counter()
-        tuned = self.tune(row, before, answers)
+        state, transform, figures = self.tune(row, answers)
         seconds = time.perf_counter() - begun
-        figures = {**tuned.history[-1], "best_error": best_errors(tuned.history)}
-        dense = members.member(before, 0)
-        packed = [{"params": pack(tuned.transform, run.params, run.tstate), **run.model_state} for run in tuned.runs]
-        given = (self._apply, {"params": dense.params, **dense.model_state})
-        found = deployed(given, self._apply, packed, self.dataset.test.images, rounds=self.study.latency_rounds)
-        if self.study.files:
-            figures["file_bytes"] = self._measure.file_bytes(tuned.transform, tuned.runs[0], self._path(row, "files", "lepton"))
+        path = self._path(row, "files", "lepton") if self.study.files else None
+        dense, rounds = self._measure.network(before), self.study.latency_rounds
+        costs = self._measure.costs(transform, members.apart(state), dense=dense, rounds=rounds, path=path)
         about = {"row": row.label, "phases": [list(phase) for phase in row.phases], "seeds": list(self.seeds)}
-        save_result(self._path(row), {**about, **figures, **found, "seconds": seconds, "revision": revision()})
+        return {**about, **figures, **costs, "seconds": seconds}
 
-    def tune(self, row: Row, before: TrainState, answers: Array) -> Tuned:
-        """Fine-tune every seed, phase after phase."""
-        transform, states = identity(), before
-        history: list[dict[str, Any]] = []
+    def tune(self, row: Row, answers: Outputs) -> tuple[TrainState, Transform, dict[str, Any]]:
+        """Fine-tune every seed, phase after phase.
+
+        Returns:
+          The stacked states; the view of all phases; the figures, ``best_error`` that of the last phase.
+        """
+        transform, state, figures = identity(), self.before, {}
         epochs = self.study.epochs // len(row.phases)
+        steps = self.study.steps(self.dataset, epochs)
         for number, phase in enumerate(row.phases):
-            steps = self._steps(epochs)
             built = [made for name in phase if (made := self.study.techniques.build(name, steps)) is not None]
             tx = self.study.optimizer.build(steps)
-            states, transform = _begin(states, transform, built, tx)
+            state, transform = _begin(state, transform, built, tx)
             step = make_train_step(self._loss(phase), tx, by_part({"student": transform}))
-            first = self.study.dense_epochs + number * epochs
-            name = f"{row.label}, {number + 1} of {len(row.phases)}"
-            states, history = self._train(step, transform, states, answers, range(first, first + epochs), name)
-        return Tuned(transform=transform, runs=self._runs(states), history=history)
+            history = History(self._measure, transform, seen=_student)
+            state = _student(
+                taught.train(
+                    *(self.study, self.dataset.train, step, state, self.seeds, answers),
+                    epochs=epochs,
+                    first_epoch=self.study.dense_epochs + number * epochs,
+                    name=f"{row.label}, {number + 1} of {len(row.phases)}",
+                    after_epoch=history,
+                )
+            )
+            figures = history.figures
+        return state, transform, figures
 
     def _loss(self, phase: Sequence[Technique]) -> Any:
         if "distil" not in phase:
@@ -210,32 +195,9 @@ class Runner:
         term = LogitTerm(loss=functools.partial(soft_targets, temperature=settings.temperature), weight=settings.soft)
         return distillation_loss(self._apply, Distill(terms=(term,), label_weight=1 - settings.soft))
 
-    def _train(
-        self, step: TrainStep, transform: Transform, states: TrainState, answers: Array, epochs: range, name: str
-    ) -> tuple[TrainState, list[dict[str, Any]]]:
-        """Train one phase; return the states, and the figures after every epoch of its second half."""
-        train, history = self.dataset.train, []
-        images, labels = jnp.asarray(train.images), jnp.asarray(train.labels)
-        for epoch in tqdm(epochs, desc=name, unit="epoch", disable=None):
-            orders = [members.order(train, self.study.batch_size, seed, epoch)[: self.study.max_steps] for seed in self.seeds]
-            states, losses = taught.epoch(
-                step, self.study.vmap, states, Outputs(answers, {}), images, labels, jnp.asarray(np.stack(orders))
-            )
-            if not np.isfinite(np.asarray(losses)).all():
-                raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch}.")
-            # Before that the sparsity still rises, and the network is not yet what the row says.
-            if 2 * (epoch + 1 - epochs.start) > len(epochs) or self.study.max_steps is not None:
-                history.append(self._measure(transform, self._runs(part(states, "student"))))
-            if self.study.max_steps is not None:
-                break
-        return part(states, "student"), history
 
-    def _runs(self, states: TrainState) -> list[TrainState]:
-        return [members.member(states, place) for place in range(len(self.seeds))]
-
-    def _steps(self, epochs: int) -> int:
-        steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
-        return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
+def _student(state: TrainState) -> TrainState:
+    return part(state, "student")
 
 
 def _begin(states: TrainState, before: Transform, built: Sequence[Transform], tx: Any) -> tuple[TrainState, Transform]:

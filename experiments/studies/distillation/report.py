@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.results import Result, accuracies, save_report, spread
+from experiments.common.results import Result, accuracies, deviation, gain, save_report, shown, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.common.training_settings import Training
 
@@ -64,7 +64,7 @@ def by_bits(results: Sequence[Result]) -> dict[int | None, dict[str, Result]]:
 def accuracy_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line a method, two columns for each number of bits."""
     groups = by_bits(results)
-    lines = [("learns from", *(title for bits in groups for title in (_shown(bits), "gain")))]
+    lines = [("learns from", *(title for bits in groups for title in (_bits(bits), "gain")))]
     for row in dict.fromkeys(result["row"] for result in results):
         cells: list[str] = []
         for group in groups.values():
@@ -77,21 +77,19 @@ def _cells(result: Result, plain: Result | None) -> list[str]:
     mine = accuracies(result)
     if plain is None or plain is result:
         return [spread(mine), ""]
-    return [spread(mine), f"{statistics.mean(a - b for a, b in zip(mine, accuracies(plain), strict=True)):+.2f}"]
+    return [spread(mine), f"{gain(result, plain):+.2f}"]
 
 
 def cost_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line for each row and number of bits."""
-    lines: list[tuple[str, ...]] = [("learns from", "weights", "validation", "bytes", "seconds a run")]
+    columns = ("validation", "best epoch", "bytes", "MACs", "time, 1", "time, 128", "seconds a run")
+    lines: list[tuple[str, ...]] = [("learns from", "weights", *columns)]
     for result in results:
-        validation = spread(accuracies(result, "validation_error")) if result.get("validation_error") else ""
-        size = f"{result['file_bytes']:,}" if "file_bytes" in result else ""
-        each = f"{result['seconds'] / len(result['seeds']):.1f}"
-        lines.append((result["row"], _shown(result["bits"]), validation, size, each))
+        lines.append((result["row"], _bits(result["bits"]), *shown(result, columns)))
     return lines
 
 
-def _shown(bits: int | None) -> str:
+def _bits(bits: int | None) -> str:
     return "float32" if bits is None else f"{bits} bits"
 
 
@@ -106,8 +104,8 @@ def plot(path: Path, teacher: Result, results: Sequence[Result]) -> None:
         for row, result in group.items():
             x, values = rows.index(row) + shift, accuracies(result)
             left.plot([x] * len(values), values, ".", color=color, alpha=0.4)
-            left.errorbar(x, statistics.mean(values), _deviation(values), fmt=marker, color=color, capsize=3)
-        _temperatures(right, group, _shown(bits), color, marker)
+            left.errorbar(x, statistics.mean(values), deviation(values), fmt=marker, color=color, capsize=3)
+        _temperatures(right, group, _bits(bits), color, marker)
     left.set_xticks(range(len(rows)), rows, rotation=35, ha="right")
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
@@ -124,11 +122,7 @@ def plot(path: Path, teacher: Result, results: Sequence[Result]) -> None:
 def _temperatures(axis: Any, group: dict[str, Result], label: str, color: str, marker: str) -> None:
     series = sorted((r["temperature"], accuracies(r)) for r in group.values() if r["temperature"] is not None)
     if series:
-        means, deviations = [statistics.mean(v) for _, v in series], [_deviation(v) for _, v in series]
+        means, deviations = [statistics.mean(v) for _, v in series], [deviation(v) for _, v in series]
         axis.errorbar([t for t, _ in series], means, deviations, label=label, color=color, marker=marker, capsize=3)
     if _PLAIN in group:
         axis.axhline(statistics.mean(accuracies(group[_PLAIN])), color=color, linestyle="--", linewidth=1)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -2,27 +2,23 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from flax import linen as nn
-from tqdm.auto import tqdm
 
 from experiments.common import members, taught
 from experiments.common.config import Adam
-from experiments.common.measuring import Measure
-from experiments.common.results import Result, save_result
-from experiments.common.tables import revision
-from experiments.common.training_settings import Training
+from experiments.common.measuring import History, Measure
+from experiments.common.results import Result, kept
+from experiments.common.training_settings import Training, check_rows
 from lepton_jax import fake_quant, identity
-from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.data import Dataset
 from lepton_jax.distillation import (
     Distill,
     Outputs,
@@ -94,8 +90,7 @@ class Study(Training):
             labels = [row.label for row in self.rows]
             if not labels or len(set(labels)) < len(labels):
                 problems.append(f"rows: at least one, no name and bits twice; got {labels}")
-            names = list(dict.fromkeys(row.name for row in self.rows))
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, list(dict.fromkeys(row.name for row in self.rows)), self.only)
             if not self.teacher_epochs >= 1:
                 problems.append(f"teacher_epochs: must be at least 1; got {self.teacher_epochs}")
             if not self.scan:
@@ -105,6 +100,15 @@ class Study(Training):
     def chosen(self) -> tuple[Row, ...]:
         """The rows to run."""
         return tuple(row for row in self.rows if not self.only or row.name in self.only)
+
+
+class Trained(NamedTuple):
+    """What the seeds of a row, or of the teacher, end as."""
+
+    state: TrainState
+    """Stacked."""
+    figures: dict[str, Any]
+    seconds: float
 
 
 class Runner:
@@ -125,57 +129,54 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, the teacher's first."""
-        missing = [row for row in self.study.chosen if not self._path(row.label).exists()]
-        if missing or not self._path(TEACHER).exists():
-            answers = self._teachers_answers(missing)
-            for row in missing:
-                self._run_row(row, answers)
-        labels = [TEACHER, *(row.label for row in self.study.chosen)]
-        return [json.loads(self._path(label).read_text()) for label in labels]
+        rows: list[Row | None] = [None, *self.study.chosen]
+        return [kept(self._path(row), functools.partial(self._row, row)) for row in rows]
 
-    def _path(self, label: str) -> Path:
-        return self.run_dir / "rows" / f"{label}.json"
+    def _path(self, row: Row | None, folder: str = "rows", ending: str = "json") -> Path:
+        return self.run_dir / folder / f"{TEACHER if row is None else row.label}.{ending}"
 
-    def _save(self, label: str, begun: float, **result: Any) -> None:
-        seconds = time.perf_counter() - begun
-        about = {"seeds": list(self.seeds), "seconds": seconds, "revision": revision()}
-        save_result(self._path(label), {**result, **about})
-
-    def _teachers_answers(self, rows: Sequence[Row]) -> Outputs:
-        """Train every seed's teacher; return what each gives for each training image, ``[seeds, N, ...]``."""
+    @functools.cached_property
+    def teachers(self) -> Trained:
+        """Every seed's."""
         study, begun, plain = self.study, time.perf_counter(), identity()
-        apply = linen_apply(study.teacher)
-        tx = study.teacher_optimizer.build(self._steps(study.teacher_epochs))
-        config = dataclasses.replace(study, model=study.teacher)
+        apply, config = linen_apply(study.teacher), dataclasses.replace(study, model=study.teacher)
+        tx = study.teacher_optimizer.build(study.steps(self.dataset, study.teacher_epochs))
         state = members.start(config, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
         step = make_train_step(classification_loss(apply), tx, plain)
+        history = History(Measure(apply, self.dataset), plain)
         args = (config, self.dataset.train, step, state, self.seeds)
-        state = members.train(*args, epochs=study.teacher_epochs, name=TEACHER)
-        runs = [members.member(state, place) for place in range(len(self.seeds))]
-        figures = Measure(apply, self.dataset)(plain, runs)
-        self._save(TEACHER, begun, row=TEACHER, bits=None, parameters=_size(runs[0].params), **figures)
-        taps = tuple(dict.fromkeys(tap for row in rows for tap in row.distill.teacher_taps))
-        outputs = [teach(as_teacher(apply, run), taps)(self.dataset.train.images) for run in runs]
+        state = members.train(*args, epochs=study.teacher_epochs, name=TEACHER, after_epoch=history)
+        return Trained(state, history.figures, time.perf_counter() - begun)
+
+    @functools.cached_property
+    def answers(self) -> Outputs:
+        """What every seed's teacher gives for each training image, ``[seeds, N, ...]``."""
+        taps = tuple(dict.fromkeys(tap for row in self.study.chosen for tap in row.distill.teacher_taps))
+        apply, images = linen_apply(self.study.teacher), self.dataset.train.images
+        outputs = [teach(as_teacher(apply, run), taps)(images) for run in members.apart(self.teachers.state)]
         return jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
-    def _run_row(self, row: Row, answers: Outputs) -> None:
-        """Train all seeds of a row in one program, and write their result."""
-        begun = time.perf_counter()
-        needed = Outputs(answers.logits, {tap: answers.features[tap] for tap in row.distill.teacher_taps})
-        state = self.train(row, needed)
-        runs = [part(members.member(state, place), "student") for place in range(len(self.seeds))]
-        figures = self._measure(row.transform, runs)
-        if self.study.files:
-            path = self.run_dir / "files" / f"{row.label}.lepton"
-            figures["file_bytes"] = self._measure.file_bytes(row.transform, runs[0], path)
-        about = {"row": row.name, "bits": row.bits, "temperature": row.temperature, "parameters": _size(runs[0].params)}
-        self._save(row.label, begun, **about, **figures)
+    def _row(self, row: Row | None) -> Result:
+        """Train all seeds of a row, or of the teacher; return its figures."""
+        teacher = Measure(linen_apply(self.study.teacher), self.dataset)
+        dense, rounds = teacher.network(members.member(self.teachers.state, 0)), self.study.latency_rounds
+        about: Result
+        if row is None:
+            about, trained, measure, transform = {"row": TEACHER, "bits": None}, self.teachers, teacher, identity()
+        else:
+            about = {"row": row.name, "bits": row.bits, "temperature": row.temperature}
+            trained, measure, transform = self.train(row, self.answers), self._measure, row.transform
+            trained = trained._replace(state=_student(trained.state))
+        path = self._path(row, "files", "lepton") if self.study.files and row is not None else None
+        costs = measure.costs(transform, members.apart(trained.state), dense=dense, rounds=rounds, path=path)
+        return {**about, **trained.figures, **costs, "seeds": list(self.seeds), "seconds": trained.seconds}
 
-    def train(self, row: Row, answers: Outputs) -> TrainState:
-        """Train every seed's student; return the stacked states, student and adapters."""
-        study = self.study
+    def train(self, row: Row, answers: Outputs) -> Trained:
+        """Train every seed's student, and its adapters: the parts "student" and "adapters" of the states."""
+        study, begun = self.study, time.perf_counter()
         images, labels = jnp.asarray(self.dataset.train.images), jnp.asarray(self.dataset.train.labels)
-        tx, views = study.optimizer.build(self._steps(study.epochs)), by_part({"student": row.transform})
+        answers = Outputs(answers.logits, {tap: answers.features[tap] for tap in row.distill.teacher_taps})
+        tx, views = study.optimizer.build(study.steps(self.dataset, study.epochs)), by_part({"student": row.transform})
         first = jax.tree.map(lambda some: some[0], answers)
         batch = taught.batch_of(images, labels, first, jnp.arange(min(study.batch_size, len(labels))))
 
@@ -186,24 +187,11 @@ class Runner:
 
         state = members.start(study, self.dataset, begin, self.seeds)
         step = make_train_step(distillation_loss(self._apply, row.distill), tx, views)
-        with tqdm(total=study.epochs, desc=row.label, unit="epoch", disable=None) as bar:
-            for epoch in range(study.epochs if study.max_steps is None else 1):
-                orders = np.stack([self._order(seed, epoch) for seed in self.seeds])
-                state, losses = taught.epoch(step, study.vmap, state, answers, images, labels, jnp.asarray(orders))
-                finite = np.isfinite(np.asarray(losses)).all(axis=1)
-                if not finite.all():
-                    bad = ", ".join(str(seed) for seed, good in zip(self.seeds, finite) if not good)
-                    raise FloatingPointError(f"{row.label}: the loss is not finite in epoch {epoch}, of seed {bad}.")
-                bar.update()
-        return state
-
-    def _order(self, seed: int, epoch: int) -> np.ndarray:
-        return members.order(self.dataset.train, self.study.batch_size, seed, epoch)[: self.study.max_steps]
-
-    def _steps(self, epochs: int) -> int:
-        steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
-        return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
+        history = History(self._measure, row.transform, seen=_student)
+        args = (study, self.dataset.train, step, state, self.seeds, answers)
+        state = taught.train(*args, epochs=study.epochs, name=row.label, after_epoch=history)
+        return Trained(state, history.figures, time.perf_counter() - begun)
 
 
-def _size(params: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+def _student(state: TrainState) -> TrainState:
+    return part(state, "student")

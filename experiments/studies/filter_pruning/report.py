@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.common.results import Result, accuracies, save_report, spread
+from experiments.common.results import Result, accuracies, deviation, save_report, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.filter_pruning.study import Study
 
@@ -111,7 +111,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
         for number, row in enumerate(rows):
             cells = sorted((r for r in results if r["row"] == row), key=lambda result: result["macs"])
             values = [accuracies(cell, name) for cell in cells]
-            deviations = [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values]
+            deviations = [deviation(some) for some in values]
             x, y = [100 * cell["macs"] / cell["dense_macs"] for cell in cells], [statistics.mean(some) for some in values]
             axis.errorbar(x, y, deviations, label=row, marker=_MARKERS[number % len(_MARKERS)], capsize=3, linewidth=1.2)
         for tuned in [result for result in results if not result["fraction"] and name == "error"]:

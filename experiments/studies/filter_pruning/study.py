@@ -1,10 +1,9 @@
 """A study of filter pruning: criteria and allocations at several cuts of a published ResNet-20, before and after tuning."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +13,8 @@ import numpy as np
 import tyro
 
 from experiments.common import resnet20
-from experiments.common.results import Result, save_result
-from experiments.common.tables import revision
+from experiments.common.results import Result, kept
+from experiments.common.training_settings import check_rows
 from experiments.studies.filter_pruning.network import Network, Tuning
 from lepton_jax.data import Split
 from lepton_jax.errors import check_fraction, collect
@@ -83,10 +82,7 @@ class Study:
 
     def __post_init__(self) -> None:
         with collect(f"Study {self.name!r}") as problems:
-            names = [row.name for row in self.rows]
-            if not names or len(set(names)) < len(names):
-                problems.append(f"rows: at least one, each with a name of its own; got {names}")
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, [row.name for row in self.rows], self.only)
             for field in ("epochs", "batch_size", "taylor_images", "latency_rounds"):
                 if not getattr(self, field) >= 1:
                     problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
@@ -124,7 +120,8 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, in the order of the study."""
-        return [self._cell(row, fraction) for row, fraction in self.study.cells]
+        rows = self.run_dir / "rows"
+        return [kept(rows / f"{_label(*cell)}.json", partial(self._cell, *cell)) for cell in self.study.cells]
 
     @cached_property
     def splits(self) -> tuple[Split, Split]:
@@ -175,11 +172,7 @@ class Runner:
         return self._images[seed]
 
     def _cell(self, row: Row, fraction: float) -> Result:
-        label = f"{row.name}-{100 * fraction:g}"
-        path = self.run_dir / "rows" / f"{label}.json"
-        if path.exists():
-            return dict(json.loads(path.read_text()))
-        begun = time.perf_counter()
+        begun, label = time.perf_counter(), _label(row, fraction)
         figure, source = self.study.references.get(fraction, ("", ""))
         result: Result = {
             "row": row.name,
@@ -191,11 +184,9 @@ class Runner:
             "dense_macs": self.dense_macs,
             **self._measure(row, fraction, self.run_dir / "files" / f"{label}.lepton"),
             "seconds": time.perf_counter() - begun,
-            "revision": revision(),
             "reference": figure,
             "source": source,
         }
-        save_result(path, result)
         tuned = ", ".join(f"{100 * error:.1f}" for error in result["error"])
         print(f"{label}: {100 * result['cut_error'][0]:.1f} % wrong, tuned {tuned} ({result['seconds']:.0f} s)", flush=True)
         return result
@@ -250,3 +241,7 @@ class Runner:
                 return Random(key=jax.random.key(seed))
             case "l1" | "none":
                 return Norm(order=1)
+
+
+def _label(row: Row, fraction: float) -> str:
+    return f"{row.name}-{100 * fraction:g}"

@@ -1,12 +1,11 @@
 """The report of the study of low rank: a table for each task, and one figure."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.common.results import save_report
+from experiments.common.results import save_report, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.low_rank.study import METHODS, RULES, Result, Study, mean
 
@@ -43,13 +42,9 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
 
 def _figures(results: Sequence[Result]) -> tuple[str, ...]:
     """MACs, parameters, and error and loss before and after tuning."""
-    errors = (f"{mean(results, name):.2f}" for name in ("error", "tuned_error"))
-    losses = (f"{mean(results, name):.3f}" for name in ("loss", "tuned_loss"))
-    error, tuned_error = errors
-    loss, tuned_loss = losses
-    spread = f" ± {statistics.stdev(r['tuned_error'] for r in results):.2f}" if len(results) > 1 else ""
-    size = f"{mean(results, 'parameters'):,.0f}"
-    return (f"{100 * mean(results, 'macs'):.1f} %", size, error, loss, tuned_error + spread, tuned_loss)
+    share, size = f"{100 * mean(results, 'macs'):.1f} %", f"{mean(results, 'parameters'):,.0f}"
+    before = (f"{mean(results, 'error'):.2f}", f"{mean(results, 'loss'):.3f}")
+    return (share, size, *before, spread([r["tuned_error"] for r in results]), f"{mean(results, 'tuned_loss'):.3f}")
 
 
 _COLUMNS = ("MACs", "parameters", "error", "loss", "tuned: error", "tuned: loss")

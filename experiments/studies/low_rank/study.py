@@ -1,7 +1,6 @@
 """A study of low rank: methods and rules for ranks at several budgets of multiply-accumulates, before and after tuning."""
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +10,8 @@ from typing import Any
 
 import jax
 
-from experiments.common.results import save_result
-from experiments.common.tables import revision
+from experiments.common.results import Result, kept
+from experiments.common.training_settings import check_rows
 from experiments.studies.low_rank.tasks import Characters, ResNet20, Task
 from lepton_jax import freeze, identity, low_rank
 from lepton_jax.errors import collect
@@ -34,7 +33,6 @@ METHODS = ("plain", "activation-aware", "Fisher-weighted")
 RULES = ("EVBMF", "energy", "budget", "uniform")
 _BISECTIONS = 16
 _LEAST = 1e-6
-Result = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +58,7 @@ class Study:
 
     def __post_init__(self) -> None:
         with collect(f"Study {self.name!r}") as problems:
-            problems.extend(
-                f"only: there is no task {name!r}; there are {[*self.tasks]}" for name in self.only if name not in self.tasks
-            )
-            if not self.tasks:
-                problems.append("tasks: at least one")
+            check_rows(problems, list(self.tasks), self.only, field="tasks")
             if not all(0 < fraction < 1 for fraction in (*self.fractions, self.rules_fraction)):
                 problems.append(f"fractions, rules_fraction: must be in (0, 1); got {self.fractions}, {self.rules_fraction}")
 
@@ -175,14 +169,14 @@ class Cells:
 
     def _cell(self, part: str, name: str, fraction: float, choose: Callable[[], RankReport | None]) -> Result:
         label = f"{self.name}-{part}-{name}-{100 * fraction:g}-seed{self.seed}".replace(" ", "_")
-        path = self.runner.run_dir / "rows" / f"{label}.json"
-        if not path.exists():
-            begun = time.perf_counter()
-            about = {"task": self.name, "part": part, "row": name, "fraction": fraction, "seed": self.seed}
-            result = {**about, **self._measure(choose(), name if part == "methods" else "plain")}
-            save_result(path, {**result, "seconds": time.perf_counter() - begun, "revision": revision()})
-            print(f"{label}: {result['error']:.2f}, tuned {result['tuned_error']:.2f}", flush=True)
-        return json.loads(path.read_text())
+        return kept(self.runner.run_dir / "rows" / f"{label}.json", lambda: self._made(label, part, name, fraction, choose))
+
+    def _made(self, label: str, part: str, name: str, fraction: float, choose: Callable[[], RankReport | None]) -> Result:
+        begun = time.perf_counter()
+        about = {"task": self.name, "part": part, "row": name, "fraction": fraction, "seed": self.seed}
+        result = {**about, **self._measure(choose(), name if part == "methods" else "plain")}
+        print(f"{label}: {result['error']:.2f}, tuned {result['tuned_error']:.2f}", flush=True)
+        return {**result, "seconds": time.perf_counter() - begun}
 
     def _measure(self, report: RankReport | None, method: str) -> Result:
         """Factorize, evaluate, tune, evaluate."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,12 +14,11 @@ from flax import linen as nn
 
 from experiments.common import char_lm, members
 from experiments.common.config import Adam, Digits, Tfds
-from experiments.common.measuring import Measure
-from experiments.common.results import Result
-from experiments.common.tables import revision
-from experiments.common.training_settings import Training
+from experiments.common.measuring import History, Measure
+from experiments.common.results import Result, accuracies, kept
+from experiments.common.training_settings import Training, check_rows
 from lepton_jax import identity
-from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.data import Dataset
 from lepton_jax.errors import collect
 from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale, autocast
 from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
@@ -45,6 +44,16 @@ class Row:
         return apply if self.policy is None else autocast(apply, self.policy)
 
 
+class Trained(NamedTuple):
+    """What the runs of a row end as."""
+
+    figures: dict[str, Any]
+    """By seed; ``figure`` is the one that is drawn."""
+    runs: list[TrainState]
+    seconds: float
+    """Of training, compilation included."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
     """Images in classes; the figure is the test accuracy in percent."""
@@ -64,21 +73,21 @@ class Images:
     def _dataset(self) -> Dataset:
         return self.data.load()
 
-    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> tuple[list[float], list[TrainState], float]:
-        """Return every seed's figure and trained state, and the seconds of training, compilation included."""
+    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> Trained:
+        """Train every seed."""
         config = Training(name=row.name, data=self.data, model=self.model, epochs=self.epochs, max_steps=max_steps)
         dataset, plain = self._dataset, identity()
-        steps = self.epochs * steps_per_epoch(dataset.train, config.batch_size)
-        tx = self.optimizer.build(steps if max_steps is None else min(steps, max_steps))
+        tx = self.optimizer.build(config.steps(dataset, self.epochs))
         apply = row.seen(linen_apply(self.model))
         begin = partial(create, tx=tx, transform=plain, loss_scale=row.loss_scale)
         state = members.start(config, dataset, begin, seeds)
         step = make_train_step(classification_loss(apply), tx, plain, loss_scale=row.loss_scale)
-        begun = time.perf_counter()
-        state = members.train(config, dataset.train, step, state, seeds, epochs=self.epochs, name=row.name)
+        history, begun = History(Measure(apply, dataset), plain), time.perf_counter()
+        args = (config, dataset.train, step, state, seeds)
+        state = members.train(*args, epochs=self.epochs, name=row.name, after_epoch=history)
         seconds = time.perf_counter() - begun
-        runs = [members.member(state, place) for place in range(len(seeds))]
-        return [100 * (1 - error) for error in Measure(apply, dataset)(plain, runs)["error"]], runs, seconds
+        figures = {name: history.figures[name] for name in ("error", "best_error", "nonzeros")}
+        return Trained({"figure": accuracies(figures), **figures}, members.apart(state), seconds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +105,8 @@ class Characters:
     def _text(self) -> char_lm.Text:
         return char_lm.load_text(self.text)
 
-    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> tuple[list[float], list[TrainState], float]:
-        """Return every seed's figure and trained state, and the seconds of training, compilation included."""
+    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> Trained:
+        """Train every seed."""
         config, text = self.model, self._text
         module = config.model(len(text.characters))
         apply, steps = row.seen(module.apply), min(config.steps, max_steps or config.steps)
@@ -120,7 +129,7 @@ class Characters:
             part = text.test if max_steps is None else text.test[: 2 * config.length + 1]
             figures.append(char_lm.perplexity(apply, {"params": state.params}, part, config.length))
             runs.append(state)
-        return figures, runs, seconds
+        return Trained({"figure": figures}, runs, seconds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,19 +151,28 @@ class Study:
 
     def __post_init__(self) -> None:
         with collect(f"Study {self.name!r}") as problems:
-            names = [row.name for row in self.rows]
-            if not names or len(set(names)) < len(names):
-                problems.append(f"rows: at least one, each with a name of its own; got {names}")
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, [row.name for row in self.rows], self.only)
             if self.max_steps is not None and self.max_steps < 1:
                 problems.append(f"max_steps: must be at least 1; got {self.max_steps}")
 
 
+def run(study: Study, seeds: Sequence[int], run_dir: Path) -> list[Result]:
+    """Run the rows that are missing; return all results.
+
+    Args:
+      study: the settings.
+      seeds: of the runs.
+      run_dir: gets a JSON file for each finished row, which is not run again.
+    """
+    rows = [row for row in study.rows if not study.only or row.name in study.only]
+    return [kept(run_dir / "rows" / f"{row.name}.json", partial(run_row, study, row, seeds)) for row in rows]
+
+
 def run_row(study: Study, row: Row, seeds: Sequence[int]) -> Result:
     """Train a row's seeds; return its figures."""
-    figures, runs, seconds = study.task.run(row, seeds, study.max_steps)
-    result = {"row": row.name, "seeds": list(seeds), "figure": figures, "seconds": seconds, "revision": revision()}
+    trained = study.task.run(row, seeds, study.max_steps)
+    result = {"row": row.name, "seeds": list(seeds), **trained.figures, "seconds": trained.seconds}
     if row.loss_scale is not None:
-        scales = jax.device_get([run.loss_scale for run in runs])
+        scales = jax.device_get([run.loss_scale for run in trained.runs])
         result |= {"scale": [float(s.scale) for s in scales], "skipped": [int(s.skipped) for s in scales]}
     return result

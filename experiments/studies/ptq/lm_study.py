@@ -1,10 +1,10 @@
 """The post-training study of a character transformer: settings, runs, table and figure."""
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.common.char_lm import CharLM, load_text, perplexity, train, windows
-from experiments.common.results import save_report, save_result, spread
-from experiments.common.tables import aligned, markdown_table, provenance, revision
+from experiments.common.results import Result, kept, save_report, spread
+from experiments.common.tables import aligned, markdown_table, provenance
+from experiments.common.training_settings import check_rows
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
 from lepton_jax.errors import collect
@@ -28,8 +29,6 @@ from lepton_jax.quantization import (
     with_sites,
 )
 from lepton_jax.typing import PyTree
-
-Result = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,9 +70,7 @@ class LmPtq:
 
     def __post_init__(self) -> None:
         with collect(f"LmPtq {self.name!r}") as problems:
-            names = [row.name for row in self.rows]
-            if not names or len(set(names)) < len(names):
-                problems.append(f"rows: at least one, each with a name of its own; got {names}")
+            check_rows(problems, [row.name for row in self.rows], ())
             for field in ("windows", "test_windows", "batch_size"):
                 if getattr(self, field) < 1:
                     problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
@@ -101,20 +98,18 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results."""
-        return [self._cell(row) for row in self.config.rows]
+        rows = self.run_dir / "rows"
+        return [
+            kept(rows / f"{row.name.replace(' ', '_')}-{self.seed}.json", partial(self._cell, row)) for row in self.config.rows
+        ]
 
     def _cell(self, row: LmRow) -> Result:
-        path = self.run_dir / "rows" / f"{row.name.replace(' ', '_')}-{self.seed}.json"
-        if path.exists():
-            return dict(json.loads(path.read_text()))
         begun = time.perf_counter()
         apply, variables = self._quantized(row)
         value = perplexity(apply, variables, self.test, self.config.model.length)
-        result: Result = {"row": row.name, "seed": self.seed, "perplexity": value, "seconds": time.perf_counter() - begun}
-        result["revision"] = revision()
-        save_result(path, result)
-        print(f"seed {self.seed}, {row.name}: {value:.4f} ({result['seconds']:.0f} s)", flush=True)
-        return result
+        seconds = time.perf_counter() - begun
+        print(f"seed {self.seed}, {row.name}: {value:.4f} ({seconds:.0f} s)", flush=True)
+        return {"row": row.name, "seed": self.seed, "perplexity": value, "seconds": seconds}
 
     def _quantized(self, row: LmRow) -> tuple[Any, PyTree]:
         variables = self.variables

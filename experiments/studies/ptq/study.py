@@ -1,7 +1,6 @@
 """The post-training study of ResNet-20: settings, runs, table and figure."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,8 +12,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.common import resnet20
-from experiments.common.results import save_report, save_result
-from experiments.common.tables import aligned, markdown_table, provenance, revision
+from experiments.common.results import Result, kept, save_report
+from experiments.common.tables import aligned, markdown_table, provenance
+from experiments.common.training_settings import check_rows
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
 from lepton_jax.data import Split
@@ -30,8 +30,6 @@ from lepton_jax.quantization import (
     with_sites,
 )
 from lepton_jax.typing import PyTree
-
-Result = dict[str, Any]
 
 
 class Row(Protocol):
@@ -75,10 +73,7 @@ class PtqMethods:
 
     def __post_init__(self) -> None:
         with collect(f"PtqMethods {self.name!r}") as problems:
-            names = [row.name for row in self.rows]
-            if not names or len(set(names)) < len(names):
-                problems.append(f"rows: at least one, each with a name of its own; got {names}")
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, [row.name for row in self.rows], self.only)
             if self.images < self.batch_size or self.images % self.batch_size:
                 problems.append(f"images: must be a multiple of batch_size; got {self.images} and {self.batch_size}")
 
@@ -114,31 +109,28 @@ class Runner:
         cells: list[tuple[str, int, Callable[[], PyTree]]] = [("float", 32, lambda: self.variables)]
         for row in self.config.chosen:
             cells += [(row.name, bits, partial(self._quantized, row, bits)) for bits in self.config.bits]
-        return [self._cell(*cell) for cell in cells]
+        rows = self.run_dir / "rows"
+        return [kept(rows / f"{cell[0].replace(' ', '_')}-{cell[1]}.json", partial(self._cell, *cell)) for cell in cells]
 
     def _quantized(self, row: Row, bits: int) -> PyTree:
         return row.quantize(self.apply, self.variables, self.batches, Uniform(bits, channel_axis=-1), _kernels)
 
     def _cell(self, name: str, bits: int, make: Callable[[], PyTree]) -> Result:
-        path = self.run_dir / "rows" / f"{name.replace(' ', '_')}-{bits}.json"
-        if path.exists():
-            return dict(json.loads(path.read_text()))
         begun = time.perf_counter()
         variables = unpack(make())
         seconds = time.perf_counter() - begun
         sites = calibrate_activations(self.apply, self.rules, variables, self.batches)
         rounded = quantize_activations(self.apply, self.rules)
-        result: Result = {"row": name, "bits": bits, "seconds": seconds, "revision": revision()}
+        result: Result = {"row": name, "bits": bits, "seconds": seconds}
         for part, split in self.splits.items():
             result[part] = self._accuracy(self.apply, variables, split)
             result[f"{part}, activations"] = self._accuracy(rounded, with_sites(variables, sites), split)
-        save_result(path, result)
         print(
             f"{name}, {bits} bits: {result['test']:.1f} %, with {self.config.activation_bits}-bit activations "
             f"{result['test, activations']:.1f} % ({seconds:.0f} s)",
             flush=True,
         )
-        return result
+        return {**result, "error": [1 - result["test, activations"] / 100]}
 
     def _accuracy(self, apply: Any, variables: PyTree, split: Split) -> float:
         """Percent of images classified rightly."""

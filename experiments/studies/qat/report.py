@@ -6,19 +6,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.common.results import Result, accuracies, save_report, spread
+from experiments.common.results import Result, accuracies, gain, save_report, shown, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.qat.study import PLAIN, Study
 
 
-def write(run_dir: Path, config: Study, results: Sequence[Result], script: str) -> None:
+def write(run_dir: Path, config: Study, results: Sequence[Result]) -> None:
     """Write `report.md`, `accuracy.png` and `summary.json`, and print the table.
 
     Args:
       run_dir: the run's folder.
       config: the study.
       results: that in float32, then every row's.
-      script: the experiment's module.
     """
     plain, *rounded = results
     lines = accuracy_table(plain, rounded)
@@ -40,7 +39,7 @@ def write(run_dir: Path, config: Study, results: Sequence[Result], script: str) 
         "Validation is on examples held out of the training split, on which choices were made. Bytes are those of the first "
         "seed's file without its program.",
         "\n".join(markdown_table(cost_table(results))),
-        f"{provenance({result['revision'] for result in results}, script)} Training took {seconds / 60:.1f} minutes.",
+        f"{provenance({result['revision'] for result in results}, 'qat_bits')} Training took {seconds / 60:.1f} minutes.",
     ]
     save_report(run_dir / "report.md", config.name, text, results)
     print("\n".join(aligned(lines)))
@@ -64,30 +63,21 @@ def accuracy_table(plain: Result, results: Sequence[Result]) -> list[tuple[str, 
     for row in dict.fromkeys(result["row"] for result in results):
         line: list[str] = []
         for bits in widths(results):
-            line += [spread(accuracies(cells[row, bits])), gap(cells[row, bits], plain)] if (row, bits) in cells else ["", ""]
+            line += (
+                [spread(accuracies(cells[row, bits])), f"{gain(cells[row, bits], plain):+.2f}"]
+                if (row, bits) in cells
+                else ["", ""]
+            )
         lines.append((row, *line))
     return lines
 
 
-def gap(result: Result, plain: Result) -> str:
-    """Return the mean over seeds of the difference, in points.
-
-    Example:
-      >>> gap({"error": [0.2, 0.1]}, {"error": [0.1, 0.1]})
-      '-5.00'
-    """
-    return f"{statistics.mean(a - b for a, b in zip(accuracies(result), accuracies(plain), strict=True)):+.2f}"
-
-
 def cost_table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the cells: a line for each row and number of bits."""
-    lines: list[tuple[str, ...]] = [("method", "bits", "validation", "bytes", "seconds a run")]
+    columns = ("validation", "best epoch", "bytes", "MACs", "time, 1", "time, 128", "seconds a run")
+    lines: list[tuple[str, ...]] = [("method", "bits", *columns)]
     for result in results:
-        validation = spread(accuracies(result, "validation_error")) if result.get("validation_error") else ""
-        size = f"{result['file_bytes']:,}" if "file_bytes" in result else ""
-        each = f"{result['seconds'] / len(result['seeds']):.1f}"
-        bits = "32" if result["bits"] is None else str(result["bits"])
-        lines.append((result["row"], bits, validation, size, each))
+        lines.append((result["row"], "32" if result["bits"] is None else str(result["bits"]), *shown(result, columns)))
     return lines
 
 

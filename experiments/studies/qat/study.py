@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,12 @@ import tyro
 
 from experiments.common import members
 from experiments.common.config import Adam, Momentum
-from experiments.common.measuring import Measure
-from experiments.common.results import Result, save_result
-from experiments.common.tables import revision
-from experiments.common.training_settings import Training
+from experiments.common.measuring import History, Measure
+from experiments.common.results import Result, kept
+from experiments.common.training_settings import Training, check_rows
 from experiments.studies.qat.methods import QatMethod, StraightThrough
 from lepton_jax import chain, identity, paths
-from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.data import Dataset
 from lepton_jax.distillation import by_part
 from lepton_jax.errors import collect
 from lepton_jax.graph import trace, weight_uses
@@ -98,8 +96,7 @@ class Study(Training):
             labels = [row.label for row in self.rows]
             if not labels or len(set(labels)) < len(labels):
                 problems.append(f"rows: at least one, no name and bits twice; got {labels}")
-            names = list(dict.fromkeys(row.name for row in self.rows))
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, list(dict.fromkeys(row.name for row in self.rows)), self.only)
             if not self.calibration_batches >= 1:
                 problems.append(f"calibration_batches: must be at least 1; got {self.calibration_batches}")
             if (self.float_epochs >= 1) == (self.weights is not None):
@@ -131,67 +128,63 @@ class Runner:
     def run(self) -> list[Result]:
         """Run what is missing; return all results, those in float32 first."""
         rows: list[Row | None] = [None, *self.study.chosen]
-        missing = [row for row in rows if not self._path(row).exists()]
-        if missing:
-            before = self._before()
-            for row in missing:
-                self._run_row(row, before)
-        return [json.loads(self._path(row).read_text()) for row in rows]
+        return [kept(self._path(row), functools.partial(self._row, row)) for row in rows]
 
-    def _path(self, row: Row | None) -> Path:
-        return self.run_dir / "rows" / f"{PLAIN if row is None else row.label}.json"
+    def _path(self, row: Row | None, folder: str = "rows", ending: str = "json") -> Path:
+        return self.run_dir / folder / f"{PLAIN if row is None else row.label}.{ending}"
 
-    def _before(self) -> TrainState:
-        """Train every seed's network in float32, or read the published one; the stacked states."""
+    @functools.cached_property
+    def before(self) -> TrainState:
+        """Every seed's network in float32, trained, or the published one; the stacked states."""
         study, plain = self.study, identity()
         if study.weights is not None and isinstance(study.model, ResNet | ResNetCifar):
             variables = jax.tree.map(jnp.asarray, dict(load_torch_resnet(study.weights, study.model)))
             keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
             begin = functools.partial(create, variables.pop("params"), variables, optax.identity(), plain)
             return jax.jit(jax.vmap(begin))(keys)._replace(step=jnp.int32(0))
-        tx = study.float_optimizer.build(self._steps(study.float_epochs))
+        tx = study.float_optimizer.build(study.steps(self.dataset, study.float_epochs))
         state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
         step = make_train_step(classification_loss(self._apply), tx, plain)
         args = (study, self.dataset.train, step, state, self.seeds)
         return members.train(*args, epochs=study.float_epochs, name="float32 beforehand")
 
-    def _run_row(self, row: Row | None, before: TrainState) -> None:
-        """Fine-tune all seeds of a row, and write their result."""
+    def _row(self, row: Row | None) -> Result:
+        """Fine-tune all seeds of a row; return its figures."""
+        before = members.member(self.before, 0)
         begun = time.perf_counter()
-        state, apply, transform = self.train(row, before)
+        state, apply, transform, figures = self.train(row)
         seconds = time.perf_counter() - begun
-        runs = [members.member(state, place) for place in range(len(self.seeds))]
-        measure = Measure(apply, self.dataset)
-        figures = measure(transform, runs)
-        if self.study.files:
-            path = self.run_dir / "files" / f"{self._path(row).stem}.lepton"
-            figures["file_bytes"] = measure.file_bytes(transform, runs[0], path)
+        path = self._path(row, "files", "lepton") if self.study.files else None
+        dense, rounds = Measure(self._apply, self.dataset).network(before), self.study.latency_rounds
+        costs = Measure(apply, self.dataset).costs(transform, members.apart(state), dense=dense, rounds=rounds, path=path)
         about = {"row": PLAIN, "bits": None} if row is None else {"row": row.name, "bits": row.bits}
-        about |= {"parameters": sum(leaf.size for leaf in jax.tree.leaves(members.member(before, 0).params))}
-        made = {"seeds": list(self.seeds), "seconds": seconds, "revision": revision()}
-        save_result(self._path(row), {**about, **figures, **made})
+        size = sum(leaf.size for leaf in jax.tree.leaves(before.params))  # ranges of activations are no parameters
+        return {**about, **figures, **costs, "parameters": size, "seeds": list(self.seeds), "seconds": seconds}
 
-    def train(self, row: Row | None, before: TrainState) -> tuple[TrainState, ModelApply, Transform]:
-        """Fine-tune every seed; return the stacked states, the rounded model, and the view of its parameters.
+    def train(self, row: Row | None) -> tuple[TrainState, ModelApply, Transform, dict[str, Any]]:
+        """Fine-tune every seed.
 
-        Parameters are ``{"net": the model's own, "sites": what quantizers of activations keep}``.
+        Returns:
+          The stacked states, with the parameters ``{"net": the model's own, "sites": what quantizers of activations keep}``;
+          the rounded model; the view of its parameters; the figures.
         """
-        study = self.study
-        runs = [members.member(before, place) for place in range(len(self.seeds))]
+        study, before = self.study, self.before
+        runs = members.apart(before)
         layers = self._layers(runs[0])
         rules = () if row is None else _rules(row, layers)
         sites = [self._calibrated(run, rules) for run in runs]
         both = {"net": before.params, "sites": jax.tree.map(lambda *each: jnp.stack(each), *sites)}
         transform = by_part({"net": identity() if row is None else _weights(row, layers)})
-        tx = study.optimizer.build(self._steps(study.epochs))
+        tx = study.optimizer.build(study.steps(self.dataset, study.epochs))
         apply = with_rules(self._apply, rules)
         # A copy: the steps donate what they are given, and the next row begins at the same networks.
         state = members.restart(before._replace(params=both), functools.partial(create, tx=tx, transform=transform))
         step = make_train_step(classification_loss(apply), tx, transform)
         args = (study, self.dataset.train, step, state, self.seeds)
         name = PLAIN if row is None else row.label
-        state = members.train(*args, epochs=study.epochs, first_epoch=study.float_epochs, name=name)
-        return state, apply, transform
+        history = History(Measure(apply, self.dataset), transform)
+        state = members.train(*args, epochs=study.epochs, first_epoch=study.float_epochs, name=name, after_epoch=history)
+        return state, apply, transform, history.figures
 
     def _layers(self, run: TrainState) -> list[Layer]:
         """Return the layers in the order in which they run."""
@@ -214,10 +207,6 @@ class Runner:
         images = self.dataset.train.images[: _CALIBRATION * self.study.calibration_batches]
         count = min(self.study.calibration_batches, max(len(images) // _CALIBRATION, 1))
         return [jnp.asarray(some) for some in np.array_split(images, count)]
-
-    def _steps(self, epochs: int) -> int:
-        steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
-        return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
 
 
 def with_rules(apply: ModelApply, rules: tuple[Rule, ...]) -> ModelApply:

@@ -12,12 +12,12 @@ from flax import linen as nn
 
 from experiments.common import members
 from experiments.common.config import Adam, to_json
-from experiments.common.measuring import Measure
+from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, save_result
 from experiments.common.tables import revision
 from experiments.common.training_settings import Training
 from lepton_jax import paths
-from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.data import Dataset
 from lepton_jax.errors import check_fraction, collect
 from lepton_jax.pruning.sanity import reinitialize
 from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks, next_masks, rewind
@@ -62,12 +62,12 @@ class Tournament:
 
     def __init__(self, config: Lottery, seeds: Sequence[int], run_dir: Path, dataset: Dataset) -> None:
         self.config, self.seeds, self.run_dir, self.dataset = config, tuple(seeds), run_dir, dataset
-        self.measure = Measure(linen_apply(config.model), dataset)
-        steps = config.epochs * steps_per_epoch(dataset.train, config.batch_size)
-        self._tx = config.optimizer.build(steps)
+        self._apply = linen_apply(config.model)
+        self.measure = Measure(self._apply, dataset)
+        self._tx = config.optimizer.build(config.steps(dataset, config.epochs))
         self._transform = fixed_masks({})  # the masks are in its state
         self._next = jax.jit(jax.vmap(partial(next_masks, fraction=config.fraction)))
-        self._step = make_train_step(classification_loss(linen_apply(config.model)), self._tx, self._transform)
+        self._step = make_train_step(classification_loss(self._apply), self._tx, self._transform)
 
     def run(self, *, resume: bool) -> list[Result]:
         """Run all rounds that are missing; return all results."""
@@ -98,12 +98,12 @@ class Tournament:
         begin = members.start(config, self.dataset, dense, self.seeds)
         if config.rewind_epochs == 0:
             return begin, begin
-        return begin, self._train(begin, 0, config.rewind_epochs, "to the rewinding point")
+        return begin, self._train(begin, range(config.rewind_epochs), "to the rewinding point")
 
-    def _train(self, state: TrainState, first_epoch: int, last_epoch: int, name: str) -> TrainState:
+    def _train(self, state: TrainState, epochs: range, name: str, after_epoch: History | None = None) -> TrainState:
         mine = jax.tree.map(jnp.copy, state)  # what is trained is donated, and the rewinding point is needed again
         args = (self.config, self.dataset.train, self._step, mine, self.seeds)
-        return members.train(*args, epochs=last_epoch - first_epoch, first_epoch=first_epoch, name=name)
+        return members.train(*args, epochs=len(epochs), first_epoch=epochs.start, name=name, after_epoch=after_epoch)
 
     def _round(
         self, number: int, begin: TrainState, first: TrainState, trained: dict[str, TrainState]
@@ -130,14 +130,18 @@ class Tournament:
         return states, results
 
     def _timed(self, state: TrainState, first_epoch: int, branch: str, sparsity: float) -> tuple[TrainState, Result]:
-        begun = time.perf_counter()
-        state = self._train(state, first_epoch, self.config.epochs, f"{branch} {100 * sparsity:.1f} %")
-        seconds = time.perf_counter() - begun
-        runs = [members.member(state, place) for place in range(len(self.seeds))]
-        result = {"row": branch, "sparsity": sparsity, "seeds": list(self.seeds), **self.measure(self._transform, runs)}
-        if self.config.files:
-            path = self.run_dir / "files" / f"{branch}-{100 * sparsity:.2f}.lepton"
-            result["file_bytes"] = self.measure.file_bytes(self._transform, runs[0], path)
+        begun, history = time.perf_counter(), History(self.measure, self._transform)
+        state = self._train(state, range(first_epoch, self.config.epochs), f"{branch} {100 * sparsity:.1f} %", history)
+        seconds, runs = time.perf_counter() - begun, members.apart(state)
+        path = self.run_dir / "files" / f"{branch}-{100 * sparsity:.2f}.lepton" if self.config.files else None
+        dense, rounds = self.measure.network(runs[0]), self.config.latency_rounds
+        result = {
+            "row": branch,
+            "sparsity": sparsity,
+            "seeds": list(self.seeds),
+            **history.figures,
+            **self.measure.costs(self._transform, runs, dense=dense, rounds=rounds, path=path),
+        }
         return state, {**result, "seconds": seconds, "revision": revision()}
 
 

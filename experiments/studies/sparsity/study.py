@@ -15,14 +15,14 @@ import optax
 
 from experiments.common import members
 from experiments.common.config import Adam, Momentum
-from experiments.common.measuring import Measure
+from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, save_result
 from experiments.common.tables import revision
-from experiments.common.training_settings import Training
+from experiments.common.training_settings import Training, check_rows
 from experiments.studies.sparsity.mask_finders import MaskFinder
 from experiments.studies.sparsity.methods import Dense, Scene, SparseMethod
 from lepton_jax import identity
-from lepton_jax.data import Dataset, steps_per_epoch
+from lepton_jax.data import Dataset
 from lepton_jax.errors import check_fraction, collect
 from lepton_jax.pruning.sparse_training import FixedMasksState
 from lepton_jax.training import (
@@ -75,10 +75,7 @@ class Study(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         with collect(f"Study {self.name!r}") as problems:
-            names = [row.name for row in self.rows]
-            if not names or len(set(names)) < len(names):
-                problems.append(f"rows: at least one, each with a name of its own; got {names}")
-            problems.extend(f"only: there is no row {name!r}; there are {names}" for name in self.only if name not in names)
+            check_rows(problems, [row.name for row in self.rows], self.only)
             for row in self.rows:
                 if row.dense_epochs >= self.epochs:
                     problems.append(f"row {row.name}: dense_epochs must leave epochs of {self.epochs}; got {row.dense_epochs}")
@@ -133,20 +130,31 @@ class Runner:
     def _run_group(self, row: Row, levels: Sequence[float]) -> None:
         """Train all seeds of some sparsities in one program, and write their results."""
         begun = time.perf_counter()
-        state, transform = self.train(row, levels)
-        seconds = (time.perf_counter() - begun) / len(levels)
+        state, transform, figures = self.train(row, levels)
+        seconds, size = (time.perf_counter() - begun) / len(levels), len(self.seeds)
         for number, level in enumerate(levels):
-            runs = [members.member(state, number * len(self.seeds) + place) for place in range(len(self.seeds))]
-            about = {"row": row.name, "panel": row.panel, "sparsity": level, "seeds": list(self.seeds)}
-            result = {**about, **self.measure(transform, runs)}
-            if self.study.files:
-                result["file_bytes"] = self.measure.file_bytes(transform, runs[0], self._path(row, level, "files", "lepton"))
+            mine = slice(number * size, (number + 1) * size)
+            runs = [members.member(state, place) for place in range(mine.start, mine.stop)]
+            path = self._path(row, level, "files", "lepton") if self.study.files else None
+            dense, rounds = self.measure.network(members.member(self._before(row), 0)), self.study.latency_rounds
+            result = {
+                "row": row.name,
+                "panel": row.panel,
+                "sparsity": level,
+                "seeds": list(self.seeds),
+                **{name: values[mine] for name, values in figures.items()},
+                **self.measure.costs(transform, runs, dense=dense, rounds=rounds, path=path),
+            }
             save_result(self._path(row, level), {**result, "seconds": seconds, "revision": revision()})
 
-    def train(self, row: Row, levels: Sequence[float]) -> tuple[TrainState, Transform]:
-        """Train every seed at every sparsity; return the stacked states, sparsity by sparsity, and their transform."""
+    def train(self, row: Row, levels: Sequence[float]) -> tuple[TrainState, Transform, dict[str, list[float]]]:
+        """Train every seed at every sparsity.
+
+        Returns:
+          The stacked states, sparsity by sparsity; their transform; their figures, in the same order.
+        """
         epochs = self.study.epochs - row.dense_epochs
-        steps = self._steps(epochs)
+        steps = self.study.steps(self.dataset, epochs)
         scene = self._scene(steps)
         methods = [dataclasses.replace(row.method, sparsity=level) for level in levels]
         tx = methods[0].wrap(row.optimizer.build(steps))
@@ -158,7 +166,9 @@ class Runner:
         step = self._step(row, steps, tx, transform)
         name = f"{row.name} {', '.join(f'{100 * level:g}' for level in levels)} %"
         args = (self.study, self.dataset.train, step, members.stack(states), self.seeds * len(levels))
-        return members.train(*args, epochs=epochs, first_epoch=row.dense_epochs, name=name), transform
+        history = History(self.measure, transform)
+        state = members.train(*args, epochs=epochs, first_epoch=row.dense_epochs, name=name, after_epoch=history)
+        return state, transform, history.figures
 
     def _begin(self, row: Row, method: SparseMethod, scene: Scene, tx: optax.GradientTransformation) -> TrainState:
         """Return the stacked states of every seed at step 0 of a method."""
@@ -175,7 +185,7 @@ class Runner:
             self._unmasked[wanted] = members.restart(before, begin)
         state = self._unmasked[wanted]
         find = partial(method.masks, scene) if method.in_rounds else jax.jit(partial(method.masks, scene))
-        runs = [members.member(state, place) for place in range(members.count(state))]
+        runs = members.apart(state)
         masks = [jax.device_get(find(run.params, jax.random.fold_in(run.key, 0))) for run in runs]
         return state._replace(tstate=FixedMasksState(jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *masks)))
 
@@ -185,10 +195,6 @@ class Runner:
         if program not in self._programs:
             self._programs[program] = make_train_step(self._loss, tx, transform)
         return self._programs[program]
-
-    def _steps(self, epochs: int) -> int:
-        steps = epochs * steps_per_epoch(self.dataset.train, self.study.batch_size)
-        return steps if self.study.max_steps is None else min(steps, self.study.max_steps)
 
     def _scene(self, steps: int) -> Scene:
         """What a method may look at before training."""
@@ -209,7 +215,7 @@ class Runner:
         """Return every seed's network as a row's method finds it: new, or after its dense epochs; once for all such rows."""
         wanted = (row.dense_epochs, row.optimizer)
         if wanted not in self._dense:
-            tx = row.optimizer.build(max(self._steps(row.dense_epochs), 1))
+            tx = row.optimizer.build(max(self.study.steps(self.dataset, row.dense_epochs), 1))
             dense = identity()
             state = members.start(self.study, self.dataset, partial(create, tx=tx, transform=dense), self.seeds)
             if row.dense_epochs:
