@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from experiments.benchmarks.int8_training import batches, revision
+from experiments.benchmarks.int8_training import batches
 from experiments.benchmarks.pruning_step import MLP
+from experiments.common.tables import revision
 from lepton_jax.graph.packed import packed
 from lepton_jax.graph.ready import ready
 from lepton_jax.paths import flatten, replace

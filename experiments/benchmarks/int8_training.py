@@ -14,7 +14,6 @@ reach: a ratio no higher than Qwix's, and 1.3x of plain to compile.
 import argparse
 import importlib.util
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +26,7 @@ import optax
 from flax import linen as nn
 
 from experiments.benchmarks.pruning_step import CNN, MLP
+from experiments.common.tables import revision
 from lepton_jax import identity
 from lepton_jax.data import Batch
 from lepton_jax.quantization import Dynamic, Rule, Uniform, quantize_activations
@@ -133,12 +133,6 @@ def table(title: str, rows: list[Row]) -> list[str]:
     for name, _, ratio, *_ in rows[1:3] if len(rows) > 3 else []:
         lines.append(f"{name}, no slower than Qwix: {'yes' if ratio <= rows[3][2] else 'NO'} ({ratio:.3f}, {rows[3][2]:.3f}).")
     return [*lines, ""]
-
-
-def revision() -> str:
-    """The revision of the code, and whether it was changed since."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout.strip()
 
 
 def main() -> None:

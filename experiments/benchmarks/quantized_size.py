@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common.tables import provenance, revision
 from lepton_jax import account, paths, save
 from lepton_jax.models import load_resnet20
 from lepton_jax.packed import unpack
@@ -128,13 +129,18 @@ def main() -> None:
     parser.add_argument("weights", nargs="?", type=Path, help="weights of a ResNet-20 for CIFAR-10, .npz")
     parser.add_argument("--side", type=int, default=1024, help="of the random matrix")
     parser.add_argument("--only", type=int, default=len(FORMATS), help="so many formats")
+    parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to")
     arguments = parser.parse_args()
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(arguments.side,) * 2), jnp.float32)
     formats = FORMATS[: arguments.only]
-    print("\n".join(report(f"normal matrix, {arguments.side} x {arguments.side}", {"w": matrix}, formats)))
+    lines = report(f"normal matrix, {arguments.side} x {arguments.side}", {"w": matrix}, formats)
     if arguments.weights is not None:
         tree = jax.tree.map(jnp.asarray, load_resnet20(arguments.weights))
-        print("\n".join(["", *report("ResNet-20", tree, formats)]))
+        lines += ["", *report("ResNet-20", tree, formats)]
+    print("\n".join(lines))
+    if arguments.out:
+        origin = provenance({revision()}, "benchmarks.quantized_size")
+        arguments.out.write_text("\n".join(["# Bytes of weights in every format", "", "```", *lines, "```", "", origin, ""]))
 
 
 if __name__ == "__main__":

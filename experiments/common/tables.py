@@ -1,5 +1,6 @@
 """Tables as text, and what made their figures."""
 
+import functools
 import os
 import shlex
 import shutil
@@ -64,8 +65,12 @@ def _portable(option: str) -> str:
     return f"{name}{equals}{value}"
 
 
+@functools.cache
 def revision() -> str:
-    """Return the revision of the code that runs, as git has it; "unknown" without git."""
+    """Return the revision of the code that runs, as git has it; "unknown" without git.
+
+    Git is asked once, when the run's folder is claimed: the files may change while a program runs, but not the program.
+    """
     if shutil.which("git") is None:
         return "unknown"
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)

@@ -95,6 +95,7 @@ def test_commands_have_no_path_of_this_machine(monkeypatch):
 
 def test_without_git_the_revision_is_unknown(monkeypatch):
     monkeypatch.setattr(tables.shutil, "which", lambda name: None)
+    monkeypatch.setattr("experiments.common.environment.revision", tables.revision.__wrapped__)  # asked anew
     made = environment([0])
     assert (made["revision"], made["dirty"]) == ("unknown", None)
 

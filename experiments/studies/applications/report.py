@@ -13,6 +13,7 @@ from experiments.studies.applications.study import Study
 
 _AIMS = {
     "int8": (4.0, 1.0, "4x smaller at 1 point lost at most"),
+    "small": (4.0, 1.0, "4x smaller at 1 point lost at most"),
     "pruned": (1 / 0.7, 2.0, "30 % smaller at 2 points lost at most"),
 }
 """Row -> how many times smaller, points that may be lost, the same in words."""
