@@ -10,16 +10,15 @@ A run is a folder with a `summary.json`, or a folder of such folders, e.g. one a
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.common.cli import errors_in_one_line
-from experiments.common.figures import Point, accuracy_against
+from experiments.common.figures import Point, accuracy_against, point
 from experiments.common.finished import Row, environment_of, labels, read, runs_in
-from experiments.common.results import accuracies, deviation, spread
+from experiments.common.results import accuracies, spread
 from experiments.common.tables import aligned, markdown_table
 
 _MOST_SERIES = 40
@@ -160,17 +159,15 @@ def points(rows: Sequence[Row], figure: str) -> list[Point]:
         rivals = tasks[row.task]
         runs = list(dict.fromkeys(rival.run for rival in rivals))
         alone = sum(rival.run == row.run for rival in rivals) == 1
-        values = accuracies(dict(row.figures))
-        point = Point(
-            cost=statistics.mean(row.figures[figure]),
-            accuracy=statistics.mean(values),
-            deviation=deviation(values),
+        made = point(
+            dict(row.figures),
+            figure,
             series=row.row if not several else row.run if alone or crowded else f"{row.run}: {row.row}",
             label=row.run if alone and (len(runs) > 1 or len(rivals) == 1) else name,
             task=row.task,
             panel=_ALONE if len(rivals) == 1 else ", ".join([*runs, *_task(row)]),
         )
-        found.append(point)
+        found.append(made)
     return found
 
 

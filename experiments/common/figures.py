@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
+
+from experiments.common.results import Result, accuracies, deviation
 
 MARKERS = "os^vDPX*<>hp"
 _COLORS = 10
@@ -53,6 +56,19 @@ class Point:
     label: str
     task: str = ""
     panel: str = ""
+
+
+def point(result: Result, cost: str, *, series: str, label: str, task: str = "", panel: str = "") -> Point:
+    """Return the point of a result that has errors and a cost, a number or one a seed.
+
+    Example:
+      >>> point({"error": [0.25, 0.5], "file_bytes": [100, 300]}, "file_bytes", series="a", label="a").cost
+      200
+    """
+    values, amount = accuracies(result), result[cost]
+    where = {"series": series, "label": label, "task": task, "panel": panel}
+    amount = statistics.mean(amount) if isinstance(amount, Sequence) else amount
+    return Point(cost=amount, accuracy=statistics.mean(values), deviation=deviation(values), **where)
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

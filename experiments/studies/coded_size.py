@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.common import members
 from experiments.common.config import Adam, to_json
+from experiments.common.figures import accuracy_against, point
 from experiments.common.measuring import History, Measure, packed_variables
-from experiments.common.results import deviation, spread
+from experiments.common.results import spread
 from experiments.common.tables import aligned, markdown_table, provenance, revision
 from experiments.common.training_settings import Training
 from lepton_jax import chain, fake_quant, identity, prune, schedules
@@ -192,7 +192,7 @@ def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
             f"Means of {len(rows[0]['error'])} seeds, test split, last epoch. `estimate`: bytes of the kernels, by "
             "`entropy_bits`, without contexts; `file bytes`: all of the `.lepton` file but its program, with biases in float32 "
             "(1,640 bytes). The column in the middle is read between the pruned rows, linear in log bytes; '-': beyond them.\n",
-            "![error against bytes](entropy_training.png)\n" if config.files else "",
+            "![accuracy against bytes](entropy_training.png)\n" if config.files else "",
             provenance({revision()}, "entropy_training"),
         ]
     )
@@ -203,18 +203,6 @@ def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Draw error against bytes of the file."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axis = figure.subplots()
-    for kind, marker in (("on", "o"), ("off", "s"), ("off, pruned", "^")):
-        mine = sorted((r for r in rows if r["kind"] == kind), key=lambda r: statistics.mean(r["file_bytes"]))
-        if mine:
-            sizes = [statistics.mean(r["file_bytes"]) for r in mine]
-            errors = [[100 * e for e in r["error"]] for r in mine]
-            deviations = [deviation(e) for e in errors]
-            axis.errorbar(sizes, [statistics.mean(e) for e in errors], deviations, marker=marker, capsize=3, label=kind)
-            for size, error, row in zip(sizes, errors, mine):
-                axis.annotate(row["row"], (size, statistics.mean(error)), xytext=(4, 5), textcoords="offset points", fontsize=7)
-    axis.set(xscale="log", xlabel="bytes of the file, its program apart", ylabel="test error (%)")
-    axis.legend(title="entropy penalty")
-    figure.savefig(path, dpi=120)
+    """Draw accuracy against bytes of the file."""
+    points = [point(row, "file_bytes", series=f"penalty {row['kind']}", label=row["row"]) for row in rows]
+    accuracy_against(path, points, cost="bytes of the file without its program")

@@ -1,12 +1,10 @@
 """The report of a study of applications: a table a network, what was aimed at, accuracy against bytes."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from experiments.common.results import Result, accuracies, deviation, gain, save_report, shown, spread
+from experiments.common.figures import accuracy_against, point
+from experiments.common.results import Result, accuracies, gain, save_report, shown, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.applications.recipe import DENSE
 from experiments.studies.applications.study import Study
@@ -37,7 +35,7 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
         "\n".join(markdown_table(lines)),
         "## Aims",
         "\n".join(f"- {note}" for note in aims(results)) or "The rows that have one were not run.",
-        "![accuracy against bytes](accuracy.png)",
+        *(["![accuracy against bytes](accuracy.png)"] if study.files else []),
         f"{provenance({result['revision'] for result in results}, 'applications')} The rows took {seconds / 60:.1f} minutes.",
     ]
     save_report(run_dir / "report.md", study.name, text, results)
@@ -90,28 +88,14 @@ def aims(results: Sequence[Result]) -> list[str]:
 
 
 def plot(path: Path, results: Sequence[Result]) -> None:
-    """Draw every row's accuracy against the bytes of its file, a line a network."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
-    for number, task in enumerate(dict.fromkeys(result["task"] for result in results)):
-        shown = [result for result in results if result["task"] == task and "file_bytes" in result]
-        shown.sort(key=_bytes)
-        means = [statistics.mean(accuracies(result)) for result in shown]
-        deviations = [deviation(accuracies(result)) for result in shown]
-        sizes = [result["file_bytes"] for result in shown]
-        axis.errorbar(sizes, means, deviations, marker="os^v"[number % 4], capsize=3, linewidth=1, label=task)
-        for result, mean in zip(shown, means):
-            axis.annotate(result["row"], (result["file_bytes"], mean), (4, 6), textcoords="offset points", fontsize=9)
-    axis.set_xscale("log")
-    axis.set_xlabel("bytes of the file without its program")
-    axis.set_ylabel("test accuracy (%)")
-    axis.grid(color="0.92")
-    axis.legend()
-    figure.savefig(path, dpi=120)
-
-
-def _bytes(result: Result) -> int:
-    return int(result["file_bytes"])
+    """Draw every row's accuracy against the bytes of its file, a panel a network."""
+    shown = [result for result in results if "file_bytes" in result]
+    points = [
+        point(result, "file_bytes", series=result["row"], label=result["row"], task=result["task"], panel=result["task"])
+        for result in shown
+    ]
+    if points:
+        accuracy_against(path, points, cost="bytes of the file without its program")
 
 
 def _dense(results: Sequence[Result], result: Result) -> Result | None:

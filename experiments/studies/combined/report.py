@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common.results import Result, accuracies, deviation, gain, save_report, shown, spread
+from experiments.common.figures import accuracy_against, point
+from experiments.common.results import Result, accuracies, gain, save_report, shown, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.combined.study import DENSE, Study
 
@@ -34,7 +35,7 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
         _about(study, seeds),
         "\n".join(markdown_table(lines)),
         "![change of accuracy and bytes of every pair](pairs.png)",
-        "![accuracy against bytes](accuracy.png)",
+        *(["![accuracy against bytes](accuracy.png)"] if study.files else []),
         "## What combining gives",
         "\n".join(f"- {note}" for note in pair_notes(results)) or "No pair was run with both of its techniques.",
         "## Order",
@@ -148,21 +149,8 @@ def _matrix(axis: Any, names: Sequence[str], cells: Cells, value: Any, form: str
 
 
 def plot_accuracy(path: Path, results: Sequence[Result]) -> None:
-    """Draw every row's accuracy against the bytes of its file, with its name."""
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    axis = figure.subplots()
+    """Draw every row's accuracy against the bytes of its file."""
     shown = [result for result in results if "file_bytes" in result]
-    for number, result in enumerate(sorted(shown, key=lambda result: result["file_bytes"])):
-        values = accuracies(result)
-        several = len(result["phases"]) > 1
-        color, marker = ("C3", "s") if several else ("C0", "o")
-        point = (result["file_bytes"], statistics.mean(values))
-        axis.errorbar(*point, deviation(values), fmt=marker, color=color, capsize=2, markersize=5, alpha=0.8)
-        up = (8, -14, 20, -26)[number % 4]
-        link = {"arrowstyle": "-", "color": "0.7", "lw": 0.5}
-        axis.annotate(result["row"], point, (4, up), textcoords="offset points", fontsize=7, arrowprops=link)
-    axis.set_xscale("log")
-    axis.set_xlabel("bytes of the file without its program (squares: several phases)")
-    axis.set_ylabel("test accuracy (%)")
-    axis.grid(color="0.92")
-    figure.savefig(path, dpi=120)
+    if shown:
+        points = [point(result, "file_bytes", series=result["row"], label=result["row"]) for result in shown]
+        accuracy_against(path, points, cost="bytes of the file without its program")
