@@ -60,9 +60,20 @@ def _numbers(leaf: Any) -> int:
 
 def _ratio(dense: Network, small: Network, images: np.ndarray, batch: int, rounds: int) -> float:
     x = jnp.asarray(np.resize(images[:batch], (batch, *images.shape[1:])))
-    whole, short = jax.jit(partial(logits, dense[0])), jax.jit(packed(partial(logits, small[0])))
-    times = interleaved({"dense": partial(whole, dense[1], x), "packed": partial(short, small[1], x)}, rounds=rounds)
+    times = interleaved(
+        {"dense": partial(_compiled, dense[0], dense[1], x), "packed": partial(_native, small[0], small[1], x)}, rounds=rounds
+    )
     return times["packed"] / times["dense"]
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled(apply: ModelApply, variables: PyTree, images: Array) -> Array:
+    return logits(apply, variables, images)
+
+
+@partial(jax.jit, static_argnums=0)
+def _native(apply: ModelApply, variables: PyTree, images: Array) -> Array:
+    return packed(partial(logits, apply))(variables, images)
 
 
 def logits(apply: ModelApply, variables: PyTree, images: Array) -> Array:
