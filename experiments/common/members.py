@@ -9,6 +9,7 @@ compiled step.
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments.common.training_settings import Training
+from experiments.common.unfinished import History, Unfinished
 from lepton_jax import paths
 from lepton_jax.data import Batch, Dataset, Split, active_features, shuffled, steps_per_epoch
 from lepton_jax.training import TrainState, TrainStep
@@ -131,7 +133,8 @@ def train(
     epochs: int,
     first_epoch: int = 0,
     name: str = "train",
-    after_epoch: Callable[[TrainState], None] | None = None,
+    history: History | None = None,
+    run_dir: Path | None = None,
 ) -> TrainState:
     """Train all members for some epochs; each has the batches that `lepton_jax.data.batches` gives its seed.
 
@@ -144,7 +147,8 @@ def train(
       epochs: how many.
       first_epoch: the epoch of the data to begin with.
       name: shown at the progress bar.
-      after_epoch: called with the stacked states, which it may not keep.
+      history: called with the stacked states after every epoch; it may not keep them.
+      run_dir: gets a checkpoint now and then, so that the same call goes on from there; None: none is written.
 
     Raises:
       FloatingPointError: if a member's loss is not finite.
@@ -156,7 +160,8 @@ def train(
             return _scanned(step, config.vmap, state, images, labels, jnp.asarray(orders))
         return _looped(step, state, images, labels, orders)
 
-    return run_epochs(config, split, advance, state, seeds, range(first_epoch, first_epoch + epochs), name, after_epoch)
+    those = range(first_epoch, first_epoch + epochs)
+    return run_epochs(config, split, advance, state, seeds, those, name, history, run_dir)
 
 
 def run_epochs(
@@ -167,7 +172,8 @@ def run_epochs(
     seeds: Sequence[int],
     epochs: range,
     name: str,
-    after_epoch: Callable[[TrainState], None] | None,
+    history: History | None,
+    run_dir: Path | None,
 ) -> TrainState:
     """Advance all members epoch by epoch; see `train`.
 
@@ -175,13 +181,15 @@ def run_epochs(
       advance: takes the steps of an epoch, given which examples their batches have: int32 ``[members, steps, batch]``;
         returns the states and the losses, ``[members, steps]``.
       epochs: of the data.
-      config, split, state, seeds, name, after_epoch: as for `train`.
+      config, split, state, seeds, name, history, run_dir: as for `train`.
 
     Raises:
       FloatingPointError: if a member's loss is not finite.
     """
-    with tqdm(total=len(epochs) * count(state), desc=name, unit="epoch", disable=None) as bar:
-        for epoch in epochs:
+    unfinished = Unfinished(run_dir, name, seeds, history)
+    state, done = unfinished.restored(state)
+    with tqdm(total=len(epochs) * count(state), initial=done * count(state), desc=name, unit="epoch", disable=None) as bar:
+        for epoch in epochs[done:]:
             orders = np.stack([order(split, config.batch_size, seed, epoch)[: config.max_steps] for seed in seeds])
             state, losses = advance(state, orders)
             losses = np.asarray(losses)
@@ -190,8 +198,9 @@ def run_epochs(
                 raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch}, of member {', '.join(bad)}.")
             bar.update(count(state))
             bar.set_postfix({"loss": f"{losses.mean():.4f}"}, refresh=False)
-            if after_epoch is not None:
-                after_epoch(state)
+            if history is not None:
+                history(state)
+            unfinished.save(state, epoch + 1 - epochs.start)
             if config.max_steps is not None:
                 break
     return state

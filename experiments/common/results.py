@@ -1,6 +1,7 @@
 """Results of studies: kept a file each, written with a report, averaged over seeds."""
 
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ Result = dict[str, Any]
 
 
 def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Result]) -> None:
-    """Write a report of paragraphs, and `summary.json` beside it."""
+    """Write a report of paragraphs, and `summary.json` beside it; checkpoints of the run's trainings are removed."""
     path.write_text("\n\n".join(text) + "\n")
     save_whole(path.with_name("summary.json"), {"name": name, "results": list(results)})
+    shutil.rmtree(path.with_name("unfinished"), ignore_errors=True)
 
 
 def kept(path: Path, make: Callable[[], Result]) -> Result:

@@ -74,7 +74,7 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
 
 def _clear(run_dir: Path) -> None:
     """Remove what a run of this config wrote, to begin again."""
-    for name in ("checkpoints", "stages", "rows", "files", "tensorboard", "wandb"):
+    for name in ("checkpoints", "unfinished", "stages", "rows", "files", "tensorboard", "wandb"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     for name in ("metrics.jsonl", "summary.json", environment.FILE):
         (run_dir / name).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Training of students, with their teachers' answers in memory."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from experiments.common import members
 from experiments.common.training_settings import Training
+from experiments.common.unfinished import History
 from lepton_jax.data import Split
 from lepton_jax.distillation import Outputs, TaughtBatch
 from lepton_jax.training import TrainState, TrainStep
@@ -27,13 +29,14 @@ def train(
     epochs: int,
     first_epoch: int = 0,
     name: str = "train",
-    after_epoch: Callable[[TrainState], None] | None = None,
+    history: History | None = None,
+    run_dir: Path | None = None,
 ) -> TrainState:
     """Train all members for some epochs; as `members.train`, with every epoch one program.
 
     Args:
       answers: of every member's teacher for all examples, ``[members, N, ...]``.
-      config, split, step, state, seeds, epochs, first_epoch, name, after_epoch: as for `members.train`.
+      config, split, step, state, seeds, epochs, first_epoch, name, history, run_dir: as for `members.train`.
 
     Raises:
       FloatingPointError: if a member's loss is not finite.
@@ -44,7 +47,7 @@ def train(
         return _epoch(step, config.vmap, state, answers, images, labels, jnp.asarray(orders))
 
     those = range(first_epoch, first_epoch + epochs)
-    return members.run_epochs(config, split, advance, state, seeds, those, name, after_epoch)
+    return members.run_epochs(config, split, advance, state, seeds, those, name, history, run_dir)
 
 
 def batch_of(images: Array, labels: Array, answers: Outputs, rows: Array) -> TaughtBatch:

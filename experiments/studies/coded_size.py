@@ -1,10 +1,10 @@
 """The coded size in the loss, on and off: settings, runs, table and figure."""
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import members
-from experiments.common.config import Adam, to_json
+from experiments.common.config import Adam
 from experiments.common.figures import accuracy_against, point
 from experiments.common.measuring import History, Measure, packed_variables
-from experiments.common.results import spread
-from experiments.common.tables import aligned, markdown_table, provenance, revision
+from experiments.common.results import Result, kept, save_report, spread
+from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.common.training_settings import Training
 from lepton_jax import chain, fake_quant, identity, prune, schedules
 from lepton_jax.data import Dataset
@@ -58,9 +58,6 @@ class EntropyTraining(Training):
             check_fraction("EntropyTraining: sparsities", sparsity)
 
 
-Row = dict[str, Any]
-
-
 class Comparison:
     """All rows, every seed.
 
@@ -76,24 +73,35 @@ class Comparison:
         self._measure = Measure(linen_apply(config.model), dataset)
         self._steps = config.steps(dataset, config.epochs)
 
-    def run(self) -> list[Row]:
-        """Train and measure everything."""
-        config = self.config
-        steps = config.steps(self.dataset, config.dense_epochs)
-        step, tx = self._make_step(identity(), steps, None), config.optimizer.build(steps)
-        begin = members.start(config, self.dataset, lambda p, m, key: create(p, m, tx, identity(), key), self.seeds)
-        arguments = (config, self.dataset.train, step, begin, self.seeds)
-        dense = members.train(*arguments, epochs=config.dense_epochs, name="dense")
-        quantized = fake_quant(bits=config.bits)
-        rows = self._rows("on", quantized, config.bits, dense, {f"rate {rate:g}": rate for rate in config.rates})
-        rows += self._rows("off", quantized, config.bits, dense, {f"{config.bits} bits": 0.0})
-        for bits in config.fewer_bits:
-            rows += self._rows("off", fake_quant(bits=bits), bits, dense, {f"{bits} bits": 0.0})
+    def run(self) -> list[Result]:
+        """Train and measure what is missing; return all rows."""
+        config, quantized = self.config, fake_quant(bits=self.config.bits)
+        groups = [("on", quantized, config.bits, {f"rate {rate:g}": rate for rate in config.rates})]
+        groups += [("off", quantized, config.bits, {f"{config.bits} bits": 0.0})]
+        groups += [("off", fake_quant(bits=bits), bits, {f"{bits} bits": 0.0}) for bits in config.fewer_bits]
         for sparsity in config.sparsities:
             rise = schedules.polynomial(sparsity, 0, max(int(0.5 * self._steps), 1))
             transform = chain(prune(rise, interval=20), quantized)
-            rows += self._rows("off, pruned", transform, config.bits, dense, {f"{100 * sparsity:g} % zero": 0.0})
+            groups += [("off, pruned", transform, config.bits, {f"{100 * sparsity:g} % zero": 0.0})]
+        rows: list[Result] = []
+        for group in groups:
+            kind, *_, rates = group
+            found = kept(self._path("rows", f"{kind}, {', '.join(rates)}", "json"), partial(self._group, *group))
+            rows += [{**row, "revision": found["revision"]} for row in found["rows"]]
         return rows
+
+    def _path(self, folder: str, name: str, ending: str) -> Path:
+        return self.run_dir / folder / f"{name.replace(', ', '-').replace(' ', '_').replace('%', 'percent')}.{ending}"
+
+    @cached_property
+    def dense(self) -> TrainState:
+        """What all rows begin at; the stacked states."""
+        config = self.config
+        steps = config.steps(self.dataset, config.dense_epochs)
+        step, tx = self._make_step(identity(), steps, None), config.optimizer.build(steps)
+        state = members.start(config, self.dataset, partial(create, tx=tx, transform=identity()), self.seeds)
+        arguments = (config, self.dataset.train, step, state, self.seeds)
+        return members.train(*arguments, epochs=config.dense_epochs, name="dense", run_dir=self.run_dir)
 
     def _make_step(self, transform: Transform, steps: int, bits: int | None) -> TrainStep:
         """Return a step whose loss reads the rate from the state, so that all rates share one program."""
@@ -107,15 +115,15 @@ class Comparison:
 
         return make_train_step(loss, self.config.optimizer.build(steps), transform)
 
-    def _rows(self, kind: str, transform: Transform, bits: int, dense: TrainState, rates: dict[str, float]) -> list[Row]:
-        """Train and measure one run a rate and seed, all in one program."""
+    def _group(self, kind: str, transform: Transform, bits: int, rates: dict[str, float]) -> Result:
+        """Train and measure one run a rate and seed, all in one program; return a row a rate."""
         config, tx = self.config, self.config.optimizer.build(self._steps)
 
         def begin(rate: float) -> TrainState:
             def one(params: PyTree, model_state: PyTree, *, key: Array) -> TrainState:
                 return create(params, {"rate": jnp.float32(rate)}, tx, transform, key)
 
-            return members.restart(jax.tree.map(jnp.copy, dense), one)
+            return members.restart(jax.tree.map(jnp.copy, self.dense), one)
 
         state = members.stack([begin(rate) for rate in rates.values()])
         step = self._make_step(transform, self._steps, bits if any(rates.values()) else None)
@@ -125,8 +133,9 @@ class Comparison:
             *(config, self.dataset.train, step, state, seeds),
             epochs=config.epochs,
             first_epoch=config.dense_epochs,
-            name=kind,
-            after_epoch=history,
+            name=f"{kind}, {', '.join(rates)}",
+            history=history,
+            run_dir=self.run_dir,
         )
         seconds = (time.perf_counter() - begun) / len(rates)
         runs = [run._replace(model_state={}) for run in members.apart(state)]
@@ -135,16 +144,16 @@ class Comparison:
             mine = slice(place * len(self.seeds), (place + 1) * len(self.seeds))
             figures = {figure: values[mine] for figure, values in history.figures.items()}
             views = [transform.view(run.params, run.tstate) for run in runs[mine]]
-            row: Row = {"kind": kind, "row": name, "rate": rate, "seeds": list(self.seeds), "seconds": seconds, **figures}
+            row: Result = {"kind": kind, "row": name, "rate": rate, "seeds": list(self.seeds), "seconds": seconds, **figures}
             row["estimate"] = [float(entropy_bits(view, Uniform(bits=bits))) / 8 for view in views]
             if config.files:
-                path = self.run_dir / "files" / f"{kind}-{name}.lepton".replace(" ", "_").replace(",", "")
+                path = self._path("files", f"{kind}, {name}", "lepton")
                 row["file_bytes"] = [self._measure.file_bytes(packed_variables(transform, run), path) for run in runs[mine]]
             rows.append(row)
-        return rows
+        return {"rows": rows}
 
 
-def at_equal_bytes(rows: list[Row]) -> dict[str, float]:
+def at_equal_bytes(rows: list[Result]) -> dict[str, float]:
     """Return, for each row with the penalty, the error without it at its bytes: between the pruned rows, log bytes linear.
 
     Example:
@@ -162,10 +171,8 @@ def at_equal_bytes(rows: list[Row]) -> dict[str, float]:
     }
 
 
-def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
+def write(run_dir: Path, config: EntropyTraining, rows: list[Result]) -> None:
     """Write `summary.json`, the table and the figure, and print the table."""
-    summary = {"config": to_json(config), "revision": revision(), "results": rows}
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     equal = at_equal_bytes(rows) if config.files and config.sparsities else {}
     lines: list[tuple[str, ...]] = [
         (
@@ -193,16 +200,16 @@ def write(run_dir: Path, config: EntropyTraining, rows: list[Row]) -> None:
             "`entropy_bits`, without contexts; `file bytes`: all of the `.lepton` file but its program, with biases in float32 "
             "(1,640 bytes). The column in the middle is read between the pruned rows, linear in log bytes; '-': beyond them.\n",
             "![accuracy against bytes](entropy_training.png)\n" if config.files else "",
-            provenance({revision()}, "entropy_training"),
+            provenance({row["revision"] for row in rows}, "entropy_training"),
         ]
     )
-    (run_dir / "entropy_training.md").write_text(text + "\n")
+    save_report(run_dir / "entropy_training.md", config.name, [text], rows)
     if config.files:
         plot(run_dir / "entropy_training.png", rows)
     print("\n".join(aligned(lines)))
 
 
-def plot(path: Path, rows: list[Row]) -> None:
+def plot(path: Path, rows: list[Result]) -> None:
     """Draw accuracy against bytes of the file."""
     points = [point(row, "file_bytes", series=f"penalty {row['kind']}", label=row["row"]) for row in rows]
     accuracy_against(path, points, cost="bytes of the file without its program")

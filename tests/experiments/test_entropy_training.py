@@ -22,6 +22,10 @@ def test_two_steps_of_every_config(path, small_images, run_script, tmp_path):
     assert [result["row"] for result in results] == ["rate 1e-06", "rate 0.001", "4 bits", "3 bits", "90 % zero"]
     # The rate reaches the loss: every bit more than the answers are worth sends weights to zero.
     assert results[1]["reached"][0] > results[0]["reached"][0] > results[2]["reached"][0]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
+    assert len(kept) == 4  # the rates are trained together
+    assert run_script(entropy_training, EntropyTraining, "--config", path, *trial, *rows, "--no-files", "--resume") == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert "| on | rate 0.001 |" in (tmp_path / "run" / "entropy_training.md").read_text()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.common import members
+from experiments.common import members, unfinished
 from experiments.common.config import Digits
 from experiments.common.members import zero_dead_inputs
 from experiments.common.training_settings import Training
@@ -17,6 +17,7 @@ from lepton_jax.data import Dataset, active_features, batches, steps_per_epoch
 from lepton_jax.models import LeNet300
 from lepton_jax.pruning.sparse_training import dynamic_surgery
 from lepton_jax.training import FitSettings, batch_source, classification_loss, create, fit, linen_apply, make_train_step
+from lepton_jax.training.arrays import to_arrays
 
 CONFIG = Training(name="t", data=Digits(), model=LeNet300(hidden=(6,)), epochs=2, batch_size=64)
 RUNS = [(c, seed) for c in (0.2, 1.2) for seed in (0, 1)]
@@ -111,3 +112,37 @@ def test_states_of_different_structure_do_not_stack(digits):
     dense = members.start(CONFIG, digits, lambda p, m, key: create(p, m, optax.sgd(0.1), method(0.5, key), key), (0,))
     with pytest.raises(ValueError, match="trained apart"):
         members.stack([started(digits), dense])
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_an_interrupted_training_goes_on_from_its_checkpoint(digits, scan, tmp_path, monkeypatch):
+    """To the same states and the same history, without the epochs that it has had."""
+    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    config, seeds = dataclasses.replace(CONFIG, scan=scan), (0, 1, 0, 1)
+
+    class Losses:
+        """Sums of weights after every epoch; interrupts the third."""
+
+        def __init__(self, last=3):
+            self.epochs, self.last, self.calls = [], last, 0
+
+        def __call__(self, state):
+            self.calls += 1
+            if len(self.epochs) == self.last:
+                raise KeyboardInterrupt
+            self.epochs.append({"sum": [float(x) for x in state.params["Dense_0"]["kernel"].sum(axis=(1, 2))]})
+
+    def run(history, folder):
+        args = (config, digits.train, STEP, started(digits), seeds)
+        return members.train(*args, epochs=3, name="of one, two", history=history, run_dir=folder)
+
+    whole = Losses()
+    expected = run(whole, None)
+    with pytest.raises(KeyboardInterrupt):
+        run(Losses(last=2), tmp_path)
+    resumed = Losses()
+    found = run(resumed, tmp_path)
+    assert (resumed.calls, resumed.epochs) == (1, whole.epochs)
+    jax.tree.map(np.testing.assert_array_equal, to_arrays(found), to_arrays(expected))
+    with pytest.raises(ValueError, match="another configuration"):
+        members.train(config, digits.train, STEP, started(digits), (1, 0, 1, 0), epochs=3, name="of one, two", run_dir=tmp_path)

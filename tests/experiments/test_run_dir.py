@@ -34,7 +34,13 @@ def offline(monkeypatch):
     return kept
 
 
-def test_a_folder_says_what_made_it(tmp_path, monkeypatch):
+@pytest.fixture
+def asked_anew(monkeypatch):
+    """Forget what git said earlier in this process."""
+    monkeypatch.setattr("experiments.common.environment.revision", tables.revision.__wrapped__)
+
+
+def test_a_folder_says_what_made_it(tmp_path, monkeypatch, asked_anew):
     monkeypatch.setattr(sys, "argv", [str(cli.ROOT / "experiments" / "sparsity.py"), "--seeds", "2"])
     monkeypatch.setattr(tables.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout="abc123-dirty\n"))
     claim(tmp_path / "run", {"name": "a", "seeds": [3, 4]}, resume=False)
@@ -93,9 +99,8 @@ def test_commands_have_no_path_of_this_machine(monkeypatch):
     assert "`python -m experiments.sparsity --seeds 3 --only b`" in tables.provenance({"abc"}, "sparsity")
 
 
-def test_without_git_the_revision_is_unknown(monkeypatch):
+def test_without_git_the_revision_is_unknown(monkeypatch, asked_anew):
     monkeypatch.setattr(tables.shutil, "which", lambda name: None)
-    monkeypatch.setattr("experiments.common.environment.revision", tables.revision.__wrapped__)  # asked anew
     made = environment([0])
     assert (made["revision"], made["dirty"]) == ("unknown", None)
 

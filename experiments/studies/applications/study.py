@@ -154,7 +154,9 @@ class Runner:
         state = members.start(loop, self.dataset, functools.partial(create, tx=tx, transform=plain), [seed])
         step = make_train_step(classification_loss(linen_apply(task.model), l2=task.l2), tx, plain)
         args = (loop, self.dataset.train, step, state, [seed])
-        state = members.train(*args, epochs=task.dense_epochs, name=f"{task.name}, seed {seed}, dense beforehand")
+        state = members.train(
+            *args, epochs=task.dense_epochs, name=f"{task.name}, seed {seed}, dense beforehand", run_dir=self.run_dir
+        )
         return members.member(state, 0)
 
     def tune(self, task: Task, row: Row, before: TrainState, seed: int) -> Tuned:
@@ -173,7 +175,8 @@ class Runner:
             epochs=task.epochs,
             first_epoch=task.dense_epochs,
             name=f"{task.name}, seed {seed}, {row.name}",
-            after_epoch=history,
+            history=history,
+            run_dir=self.run_dir,
         )
         return Tuned(measure, transform, members.member(state, 0), history.figures)
 

@@ -146,7 +146,7 @@ class Runner:
         state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
         step = make_train_step(classification_loss(linen_apply(model)), tx, plain)
         args = (study, self.dataset.train, step, state, self.seeds)
-        return members.train(*args, epochs=study.dense_epochs, name=name)
+        return members.train(*args, epochs=study.dense_epochs, name=f"{name} beforehand", run_dir=self.run_dir)
 
     def _row(self, row: Row) -> Result:
         """Fine-tune all seeds of a row; return its figures."""
@@ -182,7 +182,8 @@ class Runner:
                     epochs=epochs,
                     first_epoch=self.study.dense_epochs + number * epochs,
                     name=f"{row.label}, {number + 1} of {len(row.phases)}",
-                    after_epoch=history,
+                    history=history,
+                    run_dir=self.run_dir,
                 )
             )
             figures = history.figures

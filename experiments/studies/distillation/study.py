@@ -145,7 +145,7 @@ class Runner:
         step = make_train_step(classification_loss(apply), tx, plain)
         history = History(Measure(apply, self.dataset), plain)
         args = (config, self.dataset.train, step, state, self.seeds)
-        state = members.train(*args, epochs=study.teacher_epochs, name=TEACHER, after_epoch=history)
+        state = members.train(*args, epochs=study.teacher_epochs, name=TEACHER, history=history, run_dir=self.run_dir)
         return Trained(state, history.figures, time.perf_counter() - begun)
 
     @functools.cached_property
@@ -189,7 +189,7 @@ class Runner:
         step = make_train_step(distillation_loss(self._apply, row.distill), tx, views)
         history = History(self._measure, row.transform, seen=_student)
         args = (study, self.dataset.train, step, state, self.seeds, answers)
-        state = taught.train(*args, epochs=study.epochs, name=row.label, after_epoch=history)
+        state = taught.train(*args, epochs=study.epochs, name=row.label, history=history, run_dir=self.run_dir)
         return Trained(state, history.figures, time.perf_counter() - begun)
 
 

@@ -84,7 +84,7 @@ class Images:
         step = make_train_step(classification_loss(apply), tx, plain, loss_scale=row.loss_scale)
         history, begun = History(Measure(apply, dataset), plain), time.perf_counter()
         args = (config, dataset.train, step, state, seeds)
-        state = members.train(*args, epochs=self.epochs, name=row.name, after_epoch=history)
+        state = members.train(*args, epochs=self.epochs, name=row.name, history=history)
         seconds = time.perf_counter() - begun
         figures = {name: history.figures[name] for name in ("error", "best_error", "nonzeros")}
         return Trained({"figure": accuracies(figures), **figures}, members.apart(state), seconds)

@@ -146,7 +146,7 @@ class Runner:
         state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
         step = make_train_step(classification_loss(self._apply), tx, plain)
         args = (study, self.dataset.train, step, state, self.seeds)
-        return members.train(*args, epochs=study.float_epochs, name="float32 beforehand")
+        return members.train(*args, epochs=study.float_epochs, name="float32 beforehand", run_dir=self.run_dir)
 
     def _row(self, row: Row | None) -> Result:
         """Fine-tune all seeds of a row; return its figures."""
@@ -183,7 +183,9 @@ class Runner:
         args = (study, self.dataset.train, step, state, self.seeds)
         name = PLAIN if row is None else row.label
         history = History(Measure(apply, self.dataset), transform)
-        state = members.train(*args, epochs=study.epochs, first_epoch=study.float_epochs, name=name, after_epoch=history)
+        state = members.train(
+            *args, epochs=study.epochs, first_epoch=study.float_epochs, name=name, history=history, run_dir=self.run_dir
+        )
         return state, apply, transform, history.figures
 
     def _layers(self, run: TrainState) -> list[Layer]:

@@ -100,10 +100,12 @@ class Tournament:
             return begin, begin
         return begin, self._train(begin, range(config.rewind_epochs), "to the rewinding point")
 
-    def _train(self, state: TrainState, epochs: range, name: str, after_epoch: History | None = None) -> TrainState:
+    def _train(self, state: TrainState, epochs: range, name: str, history: History | None = None) -> TrainState:
         mine = jax.tree.map(jnp.copy, state)  # what is trained is donated, and the rewinding point is needed again
         args = (self.config, self.dataset.train, self._step, mine, self.seeds)
-        return members.train(*args, epochs=len(epochs), first_epoch=epochs.start, name=name, after_epoch=after_epoch)
+        return members.train(
+            *args, epochs=len(epochs), first_epoch=epochs.start, name=name, history=history, run_dir=self.run_dir
+        )
 
     def _round(
         self, number: int, begin: TrainState, first: TrainState, trained: dict[str, TrainState]

@@ -167,7 +167,9 @@ class Runner:
         name = f"{row.name} {', '.join(f'{100 * level:g}' for level in levels)} %"
         args = (self.study, self.dataset.train, step, members.stack(states), self.seeds * len(levels))
         history = History(self.measure, transform)
-        state = members.train(*args, epochs=epochs, first_epoch=row.dense_epochs, name=name, after_epoch=history)
+        state = members.train(
+            *args, epochs=epochs, first_epoch=row.dense_epochs, name=name, history=history, run_dir=self.run_dir
+        )
         return state, transform, history.figures
 
     def _begin(self, row: Row, method: SparseMethod, scene: Scene, tx: optax.GradientTransformation) -> TrainState:
@@ -221,6 +223,6 @@ class Runner:
             if row.dense_epochs:
                 step = make_train_step(self._loss, tx, dense)
                 args = (self.study, self.dataset.train, step, state, self.seeds)
-                state = members.train(*args, epochs=row.dense_epochs, name="dense beforehand")
+                state = members.train(*args, epochs=row.dense_epochs, name=f"dense before {row.name}", run_dir=self.run_dir)
             self._dense[wanted] = state
         return self._dense[wanted]
