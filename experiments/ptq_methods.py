@@ -1,14 +1,13 @@
 """Post-training quantization of a ResNet-20: every method at 8, 4 and 3 bits, with 8-bit activations.
 
-    python -m experiments.ptq_methods --data FOLDER
+    python -m experiments.ptq_methods --data FOLDER --seeds 3
     python -m experiments.ptq_methods --data FOLDER --images 16 --batch-size 16 --held-out 16 --test-images 16 --only nearest
 
 FOLDER holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`. Nothing is trained.
 """
 
 from experiments.common import cli
-from experiments.common.config import to_json
-from experiments.common.run_dir import claim
+from experiments.common.run_dir import claim_study
 from experiments.studies.ptq.study import PtqMethods, Runner, write
 
 AIMS = {8: 91.0, 4: 91.0, 3: 88.0}
@@ -17,9 +16,8 @@ AIMS = {8: 91.0, 4: 91.0, 3: 88.0}
 
 def main(options: cli.Options[PtqMethods]) -> None:
     """Run the rows, and report them."""
-    config, run_dir = options.setting, options.folder
-    claim(run_dir, to_json(config), resume=options.resume)
-    write(run_dir, config, Runner(config, run_dir).run(), AIMS)
+    config, seeds, folder = claim_study(options, besides=["only", "data"])
+    write(folder, config, [result for seed in seeds for result in Runner(config, seed, folder).run()], AIMS)
 
 
 if __name__ == "__main__":

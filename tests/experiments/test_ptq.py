@@ -45,6 +45,8 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
         16,
         "--bits",
         3,
+        "--seeds",
+        2,
         "--run-dir",
         tmp_path / "run",
     )
@@ -53,7 +55,8 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
     assert set(chosen) < set(names)
     assert run_script(ptq_methods, PtqMethods, *few, "--only", *chosen, **kind) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
-    assert [(result["row"], result["bits"]) for result in results] == [("float", 32), *((name, 3) for name in chosen)]
+    cells = [(name, bits, seed) for seed in (0, 1) for name, bits in (("float", 32), ("nearest", 3))]
+    assert [(result["row"], result["bits"], result["seed"]) for result in results] == cells
     assert all(0 <= result[split] <= 100 for result in results for split in ("test", "held out, activations"))
     report = (tmp_path / "run" / "ptq_methods.md").read_text()
     assert "| nearest |" in report
@@ -68,9 +71,9 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
 def test_the_row_is_chosen_on_held_out_images_not_on_the_test_set():
     config = load_config(CONFIGS / "ptq_methods.py", PtqMethods)
     cell = {"bits": 4, "test": 0.0, "held out": 0.0}
-    good = {**cell, "row": "a", "test, activations": 90.0, "held out, activations": 95.0}
-    lucky = {**cell, "row": "b", "test, activations": 93.0, "held out, activations": 92.0}
-    [_, line] = study.aims(config, [lucky, good], {4: 91.0, 3: 88.0})
+    good = [{**cell, "row": "a", "test, activations": t, "held out, activations": 95.0} for t in (89.0, 91.0)]
+    lucky = [{**cell, "row": "b", "test, activations": 93.0, "held out, activations": h} for h in (96.0, 92.0)]
+    [_, line] = study.aims(config, [*lucky, *good], {4: 91.0, 3: 88.0})
     assert line == ("W4A8", "91.0", "a", "90.0", "missed")
 
 

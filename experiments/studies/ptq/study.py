@@ -1,6 +1,7 @@
 """The post-training study of ResNet-20: settings, runs, table and figure."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.common import resnet20
-from experiments.common.results import Result, kept, save_report
+from experiments.common.results import Result, deviation, kept, save_report, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.common.training_settings import check_rows
 from experiments.studies.ptq.rows import Recipe
@@ -69,7 +70,7 @@ class PtqMethods:
     test_images: int = 1000
     """Of the test images."""
     seed: int = 0
-    """Which training images are calibrated on."""
+    """The first seed: of the training images to calibrate on, and of those to choose by."""
 
     def __post_init__(self) -> None:
         with collect(f"PtqMethods {self.name!r}") as problems:
@@ -84,17 +85,18 @@ class PtqMethods:
 
 
 class Runner:
-    """Runs the rows.
+    """Runs the rows of one seed.
 
     Args:
       config: the settings.
+      seed: of the images to calibrate on.
       run_dir: gets a JSON file for each finished cell, which is not run again.
     """
 
-    def __init__(self, config: PtqMethods, run_dir: Path) -> None:
-        self.config, self.run_dir = config, run_dir
+    def __init__(self, config: PtqMethods, seed: int, run_dir: Path) -> None:
+        self.config, self.seed, self.run_dir = config, seed, run_dir
         train, test = resnet20.lossless_splits(config.data)
-        order = np.random.default_rng(config.seed).permutation(len(train))
+        order = np.random.default_rng(seed).permutation(len(train))
         calibration = train.images[order[: config.images]]
         self.batches = [calibration[i : i + config.batch_size] for i in range(0, config.images, config.batch_size)]
         held = train.take(order[config.images : config.images + config.held_out])
@@ -109,8 +111,10 @@ class Runner:
         cells: list[tuple[str, int, Callable[[], PyTree]]] = [("float", 32, lambda: self.variables)]
         for row in self.config.chosen:
             cells += [(row.name, bits, partial(self._quantized, row, bits)) for bits in self.config.bits]
-        rows = self.run_dir / "rows"
-        return [kept(rows / f"{cell[0].replace(' ', '_')}-{cell[1]}.json", partial(self._cell, *cell)) for cell in cells]
+        return [kept(self._path(name, bits), partial(self._cell, name, bits, make)) for name, bits, make in cells]
+
+    def _path(self, name: str, bits: int) -> Path:
+        return self.run_dir / "rows" / f"{name.replace(' ', '_')}-{bits}-{self.seed}.json"
 
     def _quantized(self, row: Row, bits: int) -> PyTree:
         return row.quantize(self.apply, self.variables, self.batches, Uniform(bits, channel_axis=-1), _kernels)
@@ -121,13 +125,13 @@ class Runner:
         seconds = time.perf_counter() - begun
         sites = calibrate_activations(self.apply, self.rules, variables, self.batches)
         rounded = quantize_activations(self.apply, self.rules)
-        result: Result = {"row": name, "bits": bits, "seconds": seconds}
+        result: Result = {"row": name, "bits": bits, "seed": self.seed, "seconds": seconds}
         for part, split in self.splits.items():
             result[part] = self._accuracy(self.apply, variables, split)
             result[f"{part}, activations"] = self._accuracy(rounded, with_sites(variables, sites), split)
         print(
-            f"{name}, {bits} bits: {result['test']:.1f} %, with {self.config.activation_bits}-bit activations "
-            f"{result['test, activations']:.1f} % ({seconds:.0f} s)",
+            f"seed {self.seed}, {name}, {bits} bits: {result['test']:.1f} %, "
+            f"with {self.config.activation_bits}-bit activations {result['test, activations']:.1f} % ({seconds:.0f} s)",
             flush=True,
         )
         return {**result, "error": [1 - result["test, activations"] / 100]}
@@ -142,51 +146,55 @@ def _kernels(path: str, leaf: Any) -> bool:
 
 
 def table(config: PtqMethods, results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Return the cells: a line a row; two columns a number of bits."""
+    """Return the cells: a line a row; two columns a number of bits; means and deviations over seeds."""
     heads = [part for bits in config.bits for part in (f"W{bits}", f"W{bits}A{config.activation_bits}")]
     lines: list[tuple[str, ...]] = [
         ("method", *heads, *(f"held out, W{bits}A{config.activation_bits}" for bits in config.bits))
     ]
-    by_name: dict[str, dict[int, Result]] = {}
-    for result in results:
-        by_name.setdefault(result["row"], {})[result["bits"]] = result
-    for name, cells in by_name.items():
-        if name == "float":
-            continue
-        found = [cells[bits] for bits in config.bits]
-        test = [f"{cell[key]:.1f}" for cell in found for key in ("test", "test, activations")]
-        lines.append((name, *test, *(f"{cell['held out, activations']:.1f}" for cell in found)))
+    for name in dict.fromkeys(result["row"] for result in results if result["row"] != "float"):
+        test = [_shown(results, name, bits, key) for bits in config.bits for key in ("test", "test, activations")]
+        lines.append((name, *test, *(_shown(results, name, bits, "held out, activations") for bits in config.bits)))
     return lines
+
+
+def _values(results: Sequence[Result], name: str, bits: int, key: str) -> list[float]:
+    return [result[key] for result in results if (result["row"], result["bits"]) == (name, bits)]
+
+
+def _shown(results: Sequence[Result], name: str, bits: int, key: str) -> str:
+    return spread(_values(results, name, bits, key), 1)
 
 
 def aims(config: PtqMethods, results: Sequence[Result], wanted: Mapping[int, float]) -> list[tuple[str, ...]]:
     """Return, for every number of bits, what the row that is best on held-out training images reaches on the test images."""
     lines: list[tuple[str, ...]] = [("weights", "aim %", "chosen on training images", "reached %", "")]
     for bits, aim in wanted.items():
-        rows = [result for result in results if result["bits"] == bits]
-        if rows:
-            best = max(rows, key=lambda result: result["held out, activations"])
-            reached = best["test, activations"]
+        names = dict.fromkeys(result["row"] for result in results if result["bits"] == bits)
+        if names:
+            best = max(names, key=lambda name: statistics.mean(_values(results, name, bits, "held out, activations")))
+            reached = statistics.mean(_values(results, best, bits, "test, activations"))
             said = "met" if reached >= aim else "missed"
-            lines.append((f"W{bits}A{config.activation_bits}", f"{aim:.1f}", best["row"], f"{reached:.1f}", said))
+            lines.append((f"W{bits}A{config.activation_bits}", f"{aim:.1f}", best, f"{reached:.1f}", said))
     return lines
 
 
 def write(run_dir: Path, config: PtqMethods, results: Sequence[Result], wanted: Mapping[int, float]) -> None:
     """Write `ptq_methods.md`, its figure and `summary.json`, and print the table."""
-    lines, [dense] = table(config, results), [result for result in results if result["row"] == "float"]
+    lines, seeds = table(config, results), sorted({result["seed"] for result in results})
+    dense = {key: _shown(results, "float", 32, key) for key in ("test", "test, activations", "held out")}
     plot(run_dir / "ptq_methods.png", config, results)
     text = [
         f"# {config.name}: post-training quantization of a ResNet-20 that others trained",
-        f"Accuracy in percent on {config.test_images:,} lossless CIFAR-10 test images; float {dense['test']:.1f} %, with "
-        f"{config.activation_bits}-bit activations alone {dense['test, activations']:.1f} %. One image is "
+        f"Accuracy in percent on {config.test_images:,} lossless CIFAR-10 test images; float {dense['test']} %, with "
+        f"{config.activation_bits}-bit activations alone {dense['test, activations']} %. One image is "
         f"{100 / config.test_images:.1f} points, the standard error of an accuracy about 0.9. Batch norms are folded; every "
         "layer's weights are quantized, the first's and the last's too, symmetric, with a scale for each output channel. "
         f"Activations: static, affine, one range a tensor, {config.percentile:g} % of the values covered. Nothing is trained: "
-        f"{config.images:,} training images calibrate weights and activations.",
+        f"{config.images:,} training images calibrate weights and activations, others for every seed "
+        f"({', '.join(map(str, seeds))}).",
         "\n".join(markdown_table(lines)),
         "![accuracy against bits](ptq_methods.png)",
-        f"Chosen on {config.held_out:,} other training images, on which the float network has {dense['held out']:.1f} %:",
+        f"Chosen on {config.held_out:,} other training images, on which the float network has {dense['held out']} %:",
         "\n".join(markdown_table(aims(config, results, wanted))),
         provenance({result["revision"] for result in results}, "ptq_methods")
         + f" Quantizing took {sum(result['seconds'] for result in results) / 60:.1f} minutes.",
@@ -200,11 +208,12 @@ def plot(path: Path, config: PtqMethods, results: Sequence[Result]) -> None:
     """Draw accuracy with quantized activations against the bits of the weights."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
-    for number, row in enumerate(config.chosen):
-        cells = sorted((result for result in results if result["row"] == row.name), key=lambda result: result["bits"])
-        places = [config.bits[::-1].index(cell["bits"]) + 0.03 * number for cell in cells]
-        axis.plot(places, [cell["test, activations"] for cell in cells], marker="os^vDPX*<>"[number % 10], label=row.name)
-    axis.axhline(next(result["test"] for result in results if result["row"] == "float"), color="0.6", linewidth=1)
+    for number, name in enumerate(dict.fromkeys(result["row"] for result in results if result["row"] != "float")):
+        places = [place + 0.03 * number for place in range(len(config.bits))]
+        values = [_values(results, name, bits, "test, activations") for bits in config.bits[::-1]]
+        look = {"marker": "os^vDPX*<>"[number % 10], "capsize": 2, "label": name}
+        axis.errorbar(places, [statistics.mean(some) for some in values], [deviation(some) for some in values], **look)
+    axis.axhline(statistics.mean(_values(results, "float", 32, "test")), color="0.6", linewidth=1)
     axis.set_xticks(range(len(config.bits)), [f"W{bits}A{config.activation_bits}" for bits in config.bits[::-1]])
     axis.set(ylabel="test accuracy (%)")
     axis.legend(fontsize=8)
