@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.timing import interleaved
+from experiments.common.timing import ratio
 from lepton_jax.graph import cost, packed
 from lepton_jax.packed import LowRank, is_packed
 from lepton_jax.paths import flatten
@@ -60,10 +60,7 @@ def _numbers(leaf: Any) -> int:
 
 def _ratio(dense: Network, small: Network, images: np.ndarray, batch: int, rounds: int) -> float:
     x = jnp.asarray(np.resize(images[:batch], (batch, *images.shape[1:])))
-    times = interleaved(
-        {"dense": partial(_compiled, dense[0], dense[1], x), "packed": partial(_native, small[0], small[1], x)}, rounds=rounds
-    )
-    return times["packed"] / times["dense"]
+    return ratio(partial(_native, small[0], small[1], x), partial(_compiled, dense[0], dense[1], x), rounds=rounds)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -20,11 +20,30 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], *, rounds: int = 50,
       >>> sorted(interleaved({"a": lambda: None, "b": lambda: None}, rounds=3))
       ['a', 'b']
     """
+    times = _times(functions, rounds, warmup)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def ratio(one: Callable[[], Any], other: Callable[[], Any], *, rounds: int = 50, warmup: int = 3) -> float:
+    """Return the time of one function over that of another: the median of the ratios of calls next to each other.
+
+    Other work on the machine slows both calls of a pair; each goes first in half of the pairs.
+
+    Example:
+      >>> ratio(lambda: sum(range(1000)), lambda: sum(range(100_000))) < 0.5
+      True
+    """
+    pairs = _times({"one": one, "other": other}, rounds, warmup)
+    return statistics.median(a / b for a, b in zip(pairs["one"], pairs["other"], strict=True))
+
+
+def _times(functions: Mapping[str, Callable[[], Any]], rounds: int, warmup: int) -> dict[str, list[float]]:
+    """Return the seconds of all counted calls, in every second round in the opposite order."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(warmup + rounds):
-        for name, function in functions.items():
+        for name in list(functions)[:: -1 if number % 2 else 1]:
             start = time.perf_counter()
-            jax.block_until_ready(function())
+            jax.block_until_ready(functions[name]())
             if number >= warmup:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return times

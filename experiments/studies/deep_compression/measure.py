@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.common.cli import ROOT
 from experiments.common.config import Config
-from experiments.common.timing import interleaved
+from experiments.common.timing import ratio
 from experiments.studies.deep_compression.phases import EVAL_BATCH, Stage
 from lepton_jax import load, pack, save
 from lepton_jax.artifact import Account, Artifact
@@ -101,13 +101,12 @@ class Meter:
         return float(np.mean(logits.argmax(-1) != self._test.labels))
 
     def _latency(self, model: Artifact) -> dict[int, float]:
-        """Time a file's model against the dense one, both compiled by XLA on this machine; medians of interleaved calls."""
+        """Time a file's model against the dense one, both compiled by XLA on this machine; calls in pairs."""
         ratios = {}
         for batch in LATENCY_BATCHES:
             x = jnp.asarray(np.resize(self._test.images, (batch, *self._test.images.shape[1:])))
-            calls = {"dense": partial(self._jitted, self._dense, x), "file": partial(model, x)}
-            times = interleaved(calls, rounds=max(50, 200 // batch))  # calls of microseconds need more
-            ratios[batch] = times["dense"] / times["file"]
+            rounds = max(50, 200 // batch)  # calls of microseconds need more
+            ratios[batch] = ratio(partial(self._jitted, self._dense, x), partial(model, x), rounds=rounds)
         return ratios
 
 

@@ -94,7 +94,7 @@ def markdown(config: Config, rows: list[Row], lines: list[tuple[str, ...]], summ
 Errors are of the test split, last epoch. The row "file" is `model.lepton`, loaded in a process of its own without the
 model's code; its outputs equal the live view's bit for bit. `ratio` is the float32 bytes of the dense parameters over all
 bytes of the file but the program's; `file_ratio` is (those bytes and the program's) over the whole file. Speed is the dense
-model's time over the file's, both run by XLA on this machine, medians of interleaved calls; zeros alone make nothing faster.
+model's time over the file's, both run by XLA on this machine, the median of calls in pairs; zeros alone make nothing faster.
 
 ![error and sparsity](training.png)
 

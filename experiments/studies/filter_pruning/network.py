@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.common import measuring, resnet20
-from experiments.common.timing import interleaved
+from experiments.common.timing import ratio
 from lepton_jax import account, identity, save
 from lepton_jax.data import Split
 from lepton_jax.graph import cost
@@ -97,10 +97,7 @@ class Network:
     def latency(self, dense: Callable[..., Any], variables: PyTree, images: np.ndarray, rounds: int) -> float:
         """Return the time of a call in units of the dense network's, both compiled, called in turn."""
         held = jax.device_put(images)
-        seconds = interleaved(
-            {"dense": partial(dense, variables, held), "smaller": partial(self.predict, self.variables, held)}, rounds=rounds
-        )
-        return seconds["smaller"] / seconds["dense"]
+        return ratio(partial(self.predict, self.variables, held), partial(dense, variables, held), rounds=rounds)
 
     def _apply(
         self, params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None
