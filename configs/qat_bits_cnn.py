@@ -2,8 +2,9 @@
 
 Source: as for configs/qat_bits.py; none has these figures for this network.
 Command: python -m experiments.qat_bits --config configs/qat_bits_cnn.py --seeds 3
-Time: not measured on a free machine.
-Aims: W8A8 within 0.2 points of float32, W4A4 (LSQ) within 0.5, W2A2 (LSQ) within 2.
+Time: 32 minutes for the rows straight_through and lsq, on 2 CPU cores that other work shared.
+Result, mean of 3 seeds, float32 91.10 %: W8A8 0.01 points above it, W4A4 (LSQ) 0.17 below, W2A2 (LSQ) 1.18 below.
+Aims: within 0.2, 0.5 and 2 points. The rows lsq_plus, pact and dorefa were not run yet.
 """
 
 from experiments.common.config import Adam, Tfds
