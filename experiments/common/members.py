@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from experiments.common.config import Adam, Momentum
 from experiments.common.training_settings import Training
 from experiments.common.unfinished import History, Unfinished
-from lepton_jax import paths
+from lepton_jax import identity, paths
 from lepton_jax.data import Batch, Dataset, Split, active_features, shuffled, steps_per_epoch
-from lepton_jax.training import TrainState, TrainStep
+from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.typing import Array, PyTree
 
 
@@ -162,6 +163,35 @@ def train(
 
     those = range(first_epoch, first_epoch + epochs)
     return run_epochs(config, split, advance, state, seeds, those, name, history, run_dir)
+
+
+def trained(
+    config: Training,
+    dataset: Dataset,
+    optimizer: Adam | Momentum,
+    seeds: Sequence[int],
+    *,
+    epochs: int,
+    name: str,
+    l2: float = 0.0,
+    history: History | None = None,
+    run_dir: Path | None = None,
+) -> TrainState:
+    """Train the config's model from its initial weights, under no transform.
+
+    Args:
+      optimizer: its rate falls over the epochs.
+      l2: see `classification_loss`.
+      config, dataset, seeds, epochs, name, history, run_dir: as for `start` and `train`.
+
+    Returns:
+      The stacked states of one run a seed.
+    """
+    tx, plain = optimizer.build(config.steps(dataset, epochs)), identity()
+    state = start(config, dataset, functools.partial(create, tx=tx, transform=plain), seeds)
+    step = make_train_step(classification_loss(linen_apply(config.model), l2=l2), tx, plain)
+    args = (config, dataset.train, step, state, seeds)
+    return train(*args, epochs=epochs, name=name, history=history, run_dir=run_dir)
 
 
 def run_epochs(

@@ -19,7 +19,7 @@ from experiments.common.measuring import History, Measure, packed_variables
 from experiments.common.results import Result, kept, save_report, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.common.training_settings import Training
-from lepton_jax import chain, fake_quant, identity, prune, schedules
+from lepton_jax import chain, fake_quant, prune, schedules
 from lepton_jax.data import Dataset
 from lepton_jax.errors import check_fraction, collect
 from lepton_jax.quantization import Uniform, entropy_bits
@@ -96,14 +96,10 @@ class Comparison:
     @cached_property
     def dense(self) -> TrainState:
         """What all rows begin at; the stacked states."""
-        config = self.config
-        steps = config.steps(self.dataset, config.dense_epochs)
-        step, tx = self._make_step(identity(), steps, None), config.optimizer.build(steps)
-        state = members.start(config, self.dataset, partial(create, tx=tx, transform=identity()), self.seeds)
-        arguments = (config, self.dataset.train, step, state, self.seeds)
-        return members.train(*arguments, epochs=config.dense_epochs, name="dense", run_dir=self.run_dir)
+        args, epochs = (self.config, self.dataset, self.config.optimizer, self.seeds), self.config.dense_epochs
+        return members.trained(*args, epochs=epochs, name="dense", run_dir=self.run_dir)
 
-    def _make_step(self, transform: Transform, steps: int, bits: int | None) -> TrainStep:
+    def _make_step(self, transform: Transform, bits: int | None) -> TrainStep:
         """Return a step whose loss reads the rate from the state, so that all rates share one program."""
         answers = classification_loss(linen_apply(self.config.model))
 
@@ -113,7 +109,7 @@ class Comparison:
                 value += model_state["rate"] * entropy_bits(params, Uniform(bits=bits))
             return value, (model_state, metrics)
 
-        return make_train_step(loss, self.config.optimizer.build(steps), transform)
+        return make_train_step(loss, self.config.optimizer.build(self._steps), transform)
 
     def _group(self, kind: str, transform: Transform, bits: int, rates: dict[str, float]) -> Result:
         """Train and measure one run a rate and seed, all in one program; return a row a rate."""
@@ -126,7 +122,7 @@ class Comparison:
             return members.restart(jax.tree.map(jnp.copy, self.dense), one)
 
         state = members.stack([begin(rate) for rate in rates.values()])
-        step = self._make_step(transform, self._steps, bits if any(rates.values()) else None)
+        step = self._make_step(transform, bits if any(rates.values()) else None)
         begun, seeds = time.perf_counter(), self.seeds * len(rates)
         history = History(self._measure, transform, seen=lambda state: state._replace(model_state={}))  # the rate is there
         state = members.train(

@@ -19,7 +19,6 @@ from experiments.common.results import Result, kept
 from experiments.common.training_settings import Training, check_rows
 from experiments.studies.applications.recipe import ROWS, Row, without_channels
 from experiments.studies.applications.sources import Source
-from lepton_jax import identity
 from lepton_jax.errors import collect
 from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
@@ -149,14 +148,11 @@ class Runner:
 
     def trained(self, task: Task, seed: int) -> TrainState:
         """Train one seed's dense network."""
-        loop, plain = self._loop(task), identity()
-        tx = task.dense_optimizer.build(loop.steps(self.dataset, task.dense_epochs))
-        state = members.start(loop, self.dataset, functools.partial(create, tx=tx, transform=plain), [seed])
-        step = make_train_step(classification_loss(linen_apply(task.model), l2=task.l2), tx, plain)
-        args = (loop, self.dataset.train, step, state, [seed])
-        state = members.train(
-            *args, epochs=task.dense_epochs, name=f"{task.name}, seed {seed}, dense beforehand", run_dir=self.run_dir
+        args, name = (
+            (self._loop(task), self.dataset, task.dense_optimizer, [seed]),
+            f"{task.name}, seed {seed}, beforehand",
         )
+        state = members.trained(*args, epochs=task.dense_epochs, name=name, l2=task.l2, run_dir=self.run_dir)
         return members.member(state, 0)
 
     def tune(self, task: Task, row: Row, before: TrainState, seed: int) -> Tuned:

@@ -32,7 +32,7 @@ from lepton_jax.distillation import (
     teach,
 )
 from lepton_jax.errors import collect
-from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
@@ -141,12 +141,9 @@ class Runner:
         return Outputs(jnp.zeros((len(self.seeds), len(self.dataset.train), self.dataset.num_classes)), {})
 
     def _trained(self, model: nn.Module, name: str) -> TrainState:
-        study, plain = dataclasses.replace(self.study, model=model), identity()
-        tx = study.dense_optimizer.build(study.steps(self.dataset, study.dense_epochs))
-        state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
-        step = make_train_step(classification_loss(linen_apply(model)), tx, plain)
-        args = (study, self.dataset.train, step, state, self.seeds)
-        return members.train(*args, epochs=study.dense_epochs, name=f"{name} beforehand", run_dir=self.run_dir)
+        study = dataclasses.replace(self.study, model=model)
+        args, name = (study, self.dataset, study.dense_optimizer, self.seeds), f"{name} beforehand"
+        return members.trained(*args, epochs=study.dense_epochs, name=name, run_dir=self.run_dir)
 
     def _row(self, row: Row) -> Result:
         """Fine-tune all seeds of a row; return its figures."""

@@ -31,7 +31,7 @@ from lepton_jax.distillation import (
 )
 from lepton_jax.errors import collect
 from lepton_jax.quantization import Uniform
-from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, create, linen_apply, make_train_step
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
 
@@ -138,14 +138,10 @@ class Runner:
     @functools.cached_property
     def teachers(self) -> Trained:
         """Every seed's."""
-        study, begun, plain = self.study, time.perf_counter(), identity()
-        apply, config = linen_apply(study.teacher), dataclasses.replace(study, model=study.teacher)
-        tx = study.teacher_optimizer.build(study.steps(self.dataset, study.teacher_epochs))
-        state = members.start(config, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
-        step = make_train_step(classification_loss(apply), tx, plain)
-        history = History(Measure(apply, self.dataset), plain)
-        args = (config, self.dataset.train, step, state, self.seeds)
-        state = members.train(*args, epochs=study.teacher_epochs, name=TEACHER, history=history, run_dir=self.run_dir)
+        begun, config = time.perf_counter(), dataclasses.replace(self.study, model=self.study.teacher)
+        history = History(Measure(linen_apply(config.model), self.dataset), identity())
+        args, epochs = (config, self.dataset, config.teacher_optimizer, self.seeds), config.teacher_epochs
+        state = members.trained(*args, epochs=epochs, name=TEACHER, history=history, run_dir=self.run_dir)
         return Trained(state, history.figures, time.perf_counter() - begun)
 
     @functools.cached_property

@@ -136,17 +136,14 @@ class Runner:
     @functools.cached_property
     def before(self) -> TrainState:
         """Every seed's network in float32, trained, or the published one; the stacked states."""
-        study, plain = self.study, identity()
+        study = self.study
         if study.weights is not None and isinstance(study.model, ResNet | ResNetCifar):
             variables = jax.tree.map(jnp.asarray, dict(load_torch_resnet(study.weights, study.model)))
             keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
-            begin = functools.partial(create, variables.pop("params"), variables, optax.identity(), plain)
+            begin = functools.partial(create, variables.pop("params"), variables, optax.identity(), identity())
             return jax.jit(jax.vmap(begin))(keys)._replace(step=jnp.int32(0))
-        tx = study.float_optimizer.build(study.steps(self.dataset, study.float_epochs))
-        state = members.start(study, self.dataset, functools.partial(create, tx=tx, transform=plain), self.seeds)
-        step = make_train_step(classification_loss(self._apply), tx, plain)
-        args = (study, self.dataset.train, step, state, self.seeds)
-        return members.train(*args, epochs=study.float_epochs, name="float32 beforehand", run_dir=self.run_dir)
+        args, name = (study, self.dataset, study.float_optimizer, self.seeds), "float32 beforehand"
+        return members.trained(*args, epochs=study.float_epochs, name=name, run_dir=self.run_dir)
 
     def _row(self, row: Row | None) -> Result:
         """Fine-tune all seeds of a row; return its figures."""

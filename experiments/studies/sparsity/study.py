@@ -217,12 +217,11 @@ class Runner:
         """Return every seed's network as a row's method finds it: new, or after its dense epochs; once for all such rows."""
         wanted = (row.dense_epochs, row.optimizer)
         if wanted not in self._dense:
-            tx = row.optimizer.build(max(self.study.steps(self.dataset, row.dense_epochs), 1))
-            dense = identity()
-            state = members.start(self.study, self.dataset, partial(create, tx=tx, transform=dense), self.seeds)
             if row.dense_epochs:
-                step = make_train_step(self._loss, tx, dense)
-                args = (self.study, self.dataset.train, step, state, self.seeds)
-                state = members.train(*args, epochs=row.dense_epochs, name=f"dense before {row.name}", run_dir=self.run_dir)
+                args, name = (self.study, self.dataset, row.optimizer, self.seeds), f"dense before {row.name}"
+                state = members.trained(*args, epochs=row.dense_epochs, name=name, run_dir=self.run_dir)
+            else:
+                begin = partial(create, tx=row.optimizer.build(1), transform=identity())
+                state = members.start(self.study, self.dataset, begin, self.seeds)
             self._dense[wanted] = state
         return self._dense[wanted]
