@@ -48,6 +48,12 @@ def unoptimised_processes(monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
+@pytest.fixture(autouse=True)
+def one_batch(monkeypatch):
+    """Networks are timed at one size of batch, so that half as many are compiled."""
+    monkeypatch.setattr("experiments.common.deployed.BATCHES", (1,))
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A config file of a run that takes a moment."""
