@@ -97,17 +97,17 @@ def name_of(fmt: Format) -> str:
 
 
 def qwix_bytes(tree: PyTree) -> Iterator[tuple[str, int]]:
-    """Bytes in memory of the same matrices in Qwix's arrays; nothing if it is not installed."""
+    """Bytes in memory of the same weights in Qwix's arrays, in what fits them all; nothing if it is not installed."""
     try:
         qarray: Any = importlib.import_module("qwix._src.core.qarray")
     except ImportError:
         return
     for name, qtype, tiles in (("int8, channels", "int8", None), ("int4, groups of 32", "int4", {0: 32})):
-        total = 0
-        for leaf in paths.select(tree, paths.matrices).values():
-            how = qarray.HowToQuantize(qtype=qtype, channelwise_axes=(leaf.ndim - 1,), tiled_axes=tiles or {})
-            total += nbytes(qarray.quantize(leaf, how))
-        yield name, total
+        leaves = paths.select(tree, paths.matrices).values()
+        if any(leaf.shape[axis] % size for leaf in leaves for axis, size in (tiles or {}).items()):
+            continue  # its tiles must divide the axis
+        hows = [qarray.HowToQuantize(qtype=qtype, channelwise_axes=(leaf.ndim - 1,), tiled_axes=tiles or {}) for leaf in leaves]
+        yield name, sum(nbytes(qarray.quantize(leaf, how)) for leaf, how in zip(leaves, hows))
 
 
 def report(title: str, tree: PyTree, formats: tuple[Format, ...]) -> list[str]:
