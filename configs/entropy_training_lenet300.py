@@ -4,7 +4,7 @@ Source: Oktay et al. 2020 and Wiedemann et al. 2020, for the idea; no paper has 
 Command: python -m experiments.entropy_training --seeds 3
 Time: 9 minutes of processor time for 3 seeds.
 Result, mean of 3 seeds: rate 3e-7 takes the 4-bit file from 78,071 to 50,467 bytes at 2.17 % error (without: 2.15 %); 1e-6 to
-41,028 bytes at 2.37 %. Larger rates do worse than magnitude pruning; see experiments/results/entropy_training.md.
+41,028 bytes at 2.37 %. Larger rates do worse than magnitude pruning; see experiments/results/entropy_training_lenet300.
 """
 
 from experiments.common.config import Adam, Tfds

@@ -193,8 +193,8 @@ def write(run_dir: Path, config: EntropyTraining, rows: list[Result]) -> None:
             *markdown_table(lines),
             "",
             f"Means of {len(rows[0]['error'])} seeds, test split, last epoch. `estimate`: bytes of the kernels, by "
-            "`entropy_bits`, without contexts; `file bytes`: all of the `.lepton` file but its program, with biases in float32 "
-            "(1,640 bytes). The column in the middle is read between the pruned rows, linear in log bytes; '-': beyond them.\n",
+            "`entropy_bits`, without contexts; `file bytes`: all of the `.lepton` file but its program, biases in float32. "
+            "The column in the middle is read between the pruned rows, linear in log bytes; '-': beyond them.\n",
             "![accuracy against bytes](entropy_training.png)\n" if config.files else "",
             provenance({row["revision"] for row in rows}, "entropy_training"),
         ]
