@@ -27,7 +27,6 @@ def get_config() -> Study:
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
         epochs=6,
-        files=False,
         rows=(
             Row(name="dense", method=Dense(), optimizer=rate),
             Row(name="one_shot", method=OneShot(), optimizer=rate, dense_epochs=3),

@@ -29,7 +29,6 @@ def get_config() -> Study:
         epochs=2,
         sparsities=(0.9, 0.95),
         scan=False,
-        files=False,
         rows=(
             Row(name="dense", method=Dense(), optimizer=rate),
             Row(name="one_shot", method=OneShot(), optimizer=rate, dense_epochs=1),

@@ -19,6 +19,5 @@ def get_config() -> Lottery:
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
         epochs=8,
-        files=False,
         optimizer=Adam(learning_rate=3e-3),
     )

@@ -41,7 +41,6 @@ def get_config() -> Study:
         model=LeNet300(),
         epochs=2,
         sparsities=(0.8, 0.95, 0.98),
-        files=False,
         rows=(
             Row(name="dense", method=Dense(), optimizer=Adam(learning_rate=3e-3)),
             Row(name="random", method=AtInit(criterion="random"), optimizer=RATE),

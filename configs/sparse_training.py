@@ -24,7 +24,6 @@ def get_config() -> Study:
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),
         epochs=8,
-        files=False,
         sparsities=(0.9, 0.95, 0.98),
         rows=(
             Row(name="dense", method=Dense(), optimizer=Adam(learning_rate=3e-3)),
