@@ -67,4 +67,5 @@ def check_rows(problems: list[str], names: Sequence[str], only: Sequence[str], *
     if not names or len(set(names)) < len(names):
         problems.append(f"{field}: at least one, each with a name of its own; got {list(names)}")
     known = dict.fromkeys(names)
-    problems.extend(f"only: there is no row {name!r}; there are {', '.join(known)}" for name in only if name not in known)
+    unknown = [name for name in only if name not in known]
+    problems.extend(f"only: there is no {field.removesuffix('s')} {name!r}; there are {', '.join(known)}" for name in unknown)
