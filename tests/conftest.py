@@ -21,7 +21,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", compiled)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-UNOPTIMISED = {"channels", "distillation", "experiments", "models", "sparse_training"}
+UNOPTIMISED = {"distillation", "experiments", "lowrank", "models", "pruning"}
 """Folders whose tests compile for longer than they run, and do not hang on the compiler's last optimisations."""
 _ALWAYS = jax.config.values["jax_disable_most_optimizations"]
 
