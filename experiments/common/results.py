@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.common import unfinished
 from experiments.common.tables import revision
 
 Result = dict[str, Any]
@@ -17,7 +18,7 @@ def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Re
     """Write a report of paragraphs, and `summary.json` beside it; checkpoints of the run's trainings are removed."""
     path.write_text("\n\n".join(text) + "\n")
     save_whole(path.with_name("summary.json"), {"name": name, "results": list(results)})
-    shutil.rmtree(path.with_name("unfinished"), ignore_errors=True)
+    shutil.rmtree(path.with_name(unfinished.FOLDER), ignore_errors=True)
 
 
 def kept(path: Path, make: Callable[[], Result]) -> Result:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common import cli, environment
+from experiments.common import cli, environment, unfinished
 from experiments.common.config import to_json
 
 
@@ -74,7 +74,7 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
 
 def _clear(run_dir: Path) -> None:
     """Remove what a run of this config wrote, to begin again."""
-    for name in ("checkpoints", "unfinished", "stages", "rows", "files", "tensorboard", "wandb"):
+    for name in ("checkpoints", unfinished.FOLDER, "stages", "rows", "files", "tensorboard", "wandb"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     for name in ("metrics.jsonl", "summary.json", environment.FILE):
         (run_dir / name).unlink(missing_ok=True)
