@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import numpy as np
 import optax
 from tqdm.auto import tqdm
 
+from experiments.common import unfinished
 from experiments.common.config import to_json
+from experiments.common.unfinished import Unfinished
 from lepton_jax import identity, paths
 from lepton_jax.errors import collect
 from lepton_jax.interchange import load_npz, save_npz
@@ -150,18 +153,33 @@ def run_steps(
     name: str,
     seed: int = 0,
     loss_scale: LossScale | None = None,
+    run_dir: Path | None = None,
 ) -> TrainState:
     """Train parameters under a transform on all batches that the iterator gives.
+
+    Args:
+      apply: the model.
+      params: to begin with.
+      transform: of the parameters.
+      optimizer: for the masters.
+      data: batches ``[B, L + 1]``.
+      name: of the training, unique in the run's folder; shown at the progress bar.
+      seed: of what is random in training.
+      loss_scale: see `make_train_step`.
+      run_dir: gets a checkpoint now and then, so that the same call goes on from there; None: none is written.
 
     Raises:
       FloatingPointError: if the last loss is not finite.
     """
     step = make_train_step(next_token_loss(apply), optimizer, transform, loss_scale=loss_scale)
     state = create(params, {}, optimizer, transform, jax.random.key(seed), loss_scale=loss_scale)
+    checkpoint = Unfinished(run_dir, name, [seed], None)
+    state, done = checkpoint.restored(state)
     loss: Array | float = 0.0
-    for batch in tqdm(data, desc=name, unit="step", disable=None):
+    for batch in tqdm(islice(data, done, None), initial=done, desc=name, unit="step", disable=None):
         state, metrics = step(state, batch)
-        loss = metrics["loss"]
+        loss, done = metrics["loss"], done + 1
+        checkpoint.save(state, done)
     if not np.isfinite(float(loss)):
         raise FloatingPointError(f"{name}: the loss is not finite.")
     return state
@@ -174,17 +192,20 @@ def train(seed: int, config: CharLM, text: Text, folder: str | os.PathLike[str])
       seed: of the initial weights and of the batches.
       config: model and training.
       text: from `load_text`.
-      folder: keeps one file for each seed, config and text.
+      folder: keeps one file for each seed, config and text, and the checkpoint of a training that was interrupted.
     """
-    path = Path(folder) / f"char_lm-{_fingerprint(config, text)}-seed{seed}.npz"
+    name = f"char_lm-{_fingerprint(config, text)}-seed{seed}"
+    path = Path(folder) / f"{name}.npz"
     if path.exists():
         return jax.tree.map(jnp.asarray, load_npz(path))
     model = config.model(len(text.characters))
     params = model.init(jax.random.key(seed), jnp.zeros((1, config.length), jnp.int32))["params"]
     data = batches(text.train, config, config.steps, seed)
-    state = run_steps(model.apply, params, identity(), config.optimizer(), data, name=f"char_lm, seed {seed}", seed=seed)
+    args = (model.apply, params, identity(), config.optimizer(), data)
+    state = run_steps(*args, name=name, seed=seed, run_dir=Path(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_npz(path, {"params": state.params})
+    unfinished.remove(Path(folder))
     return {"params": state.params}
 
 

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm.auto import tqdm
 
+from experiments.common.unfinished import History, Unfinished
 from lepton_jax.data import Batch, Split, load_cifar10_jpeg, load_cifar10_subset, standardize
 from lepton_jax.models import ResNetCifar, load_torch_resnet
 from lepton_jax.training import TrainState, TrainStep
@@ -64,27 +66,50 @@ def momentum(learning_rate: float, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9, nesterov=True))
 
 
-def tune_epoch(
-    step: TrainStep, state: TrainState, split: Split, *, steps: int, batch_size: int, rng: np.random.Generator
+def tune(
+    step: TrainStep,
+    state: TrainState,
+    split: Split,
+    *,
+    epochs: int,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    name: str,
+    history: History | None = None,
+    run_dir: Path | None = None,
 ) -> TrainState:
-    """Take the steps of one pass over augmented images, in a new order.
+    """Train for some epochs on augmented images, each epoch in an order of its own.
 
     Args:
       step: from `make_train_step`.
       state: donated.
       split: standardised images.
-      steps: of this pass, at most what the images suffice for.
+      epochs: how many.
+      steps: of an epoch, at most what the images suffice for.
       batch_size: images a step.
-      rng: draws the order, flips and shifts.
+      seed: of order, flips and shifts.
+      name: of the training, unique in the run's folder; shown at the progress bar.
+      history: called with the state after every epoch.
+      run_dir: gets a checkpoint now and then, so that the same call goes on from there; None: none is written.
 
     Raises:
-      FloatingPointError: if the loss of the last step is not finite.
+      FloatingPointError: if the last loss of an epoch is not finite.
     """
-    for chosen in rng.permutation(len(split))[: steps * batch_size].reshape(steps, batch_size):
-        images = augmented(split.images[chosen], rng)
-        state, metrics = step(state, Batch(images, split.labels[chosen], np.ones(batch_size, bool)))
-    if not np.isfinite(float(metrics["loss"])):
-        raise FloatingPointError("resnet20: the loss of tuning is not finite; lower the learning rate.")
+    checkpoint = Unfinished(run_dir, name, [seed], history)
+    state, done = checkpoint.restored(state)
+    with tqdm(total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=None) as bar:
+        for epoch in range(done, epochs):
+            rng = np.random.default_rng([seed, epoch])
+            for chosen in rng.permutation(len(split))[: steps * batch_size].reshape(steps, batch_size):
+                images = augmented(split.images[chosen], rng)
+                state, metrics = step(state, Batch(images, split.labels[chosen], np.ones(batch_size, bool)))
+                bar.update()
+            if not np.isfinite(float(metrics["loss"])):
+                raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch}; lower the learning rate.")
+            if history is not None:
+                history(state)
+            checkpoint.save(state, epoch + 1)
     return state
 
 

@@ -1,7 +1,6 @@
 """Results of studies: kept a file each, written with a report, averaged over seeds."""
 
 import json
-import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Re
     """Write a report of paragraphs, and `summary.json` beside it; checkpoints of the run's trainings are removed."""
     path.write_text("\n\n".join(text) + "\n")
     save_whole(path.with_name("summary.json"), {"name": name, "results": list(results)})
-    shutil.rmtree(path.with_name(unfinished.FOLDER), ignore_errors=True)
+    unfinished.remove(path.parent)
 
 
 def kept(path: Path, make: Callable[[], Result]) -> Result:

@@ -1,6 +1,7 @@
 """Trainings that are interrupted: a checkpoint now and then, from which the same training goes on."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,12 @@ from lepton_jax.training import Checkpoints, TrainState
 FOLDER = "unfinished"
 """In the run's folder; removed when the run is reported."""
 SECONDS = 60.0
-"""A checkpoint is written after an epoch if so much time has passed since the last one, so that short trainings write none."""
+"""A checkpoint is written after an epoch, or a step, if so much time has passed since the last: short trainings have none."""
+
+
+def remove(run_dir: Path) -> None:
+    """Remove the checkpoints of trainings that are finished."""
+    shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
 
 
 class History(Protocol):
@@ -45,7 +51,7 @@ class Unfinished:
         self._run = f"{name}, seeds {list(seeds)}"
 
     def restored(self, state: TrainState) -> tuple[TrainState, int]:
-        """Return the state to go on from, and how many epochs it has had: the one that is given, without a checkpoint."""
+        """Return the state to go on from, and how many epochs (or steps) it has had: the given one, without a checkpoint."""
         if self._folder is None or not self._folder.exists():
             return state, 0
         with Checkpoints(self._folder, run=self._run) as checkpoints:
@@ -58,7 +64,7 @@ class Unfinished:
         return state, done
 
     def save(self, state: TrainState, done: int) -> None:
-        """Write a checkpoint after so many epochs, if it is time."""
+        """Write a checkpoint after so many epochs (or steps), if it is time."""
         if self._folder is None or time.monotonic() - self._saved < SECONDS:
             return
         with Checkpoints(self._folder, run=self._run, max_to_keep=1) as checkpoints:

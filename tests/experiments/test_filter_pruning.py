@@ -3,16 +3,21 @@
 import io
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 from experiments import filter_pruning
-from experiments.common import cli, resnet20
+from experiments.common import cli, resnet20, unfinished
 from experiments.common.config import load_config, to_json
 from experiments.studies.filter_pruning.study import Row, Study
-from lepton_jax import load
+from lepton_jax import identity, load
+from lepton_jax.data import Split
 from lepton_jax.models import ResNetCifar
+from lepton_jax.training import create, make_train_step
 
 CONFIG = cli.ROOT / "configs" / "filter_pruning.py"
 MODEL = ResNetCifar(depth=8, features=2, shortcut="pad")
@@ -90,6 +95,44 @@ def test_a_trial(folder, published, run_script):
     text = (run_dir / "report.md").read_text()
     assert "| taylor | 40 % |" in text
     assert (run_dir / "accuracy.png").exists()
+
+
+def test_an_interrupted_tuning_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """To the same weights and errors, without the epochs that it has had."""
+    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    rng = np.random.default_rng(0)
+    split = Split(images=rng.standard_normal((8, 32, 32, 1), np.float32), labels=np.arange(8, dtype=np.int32))
+
+    def loss(params, model_state, batch, key):
+        return jnp.mean((batch.images.mean((1, 2)) @ params["w"] - batch.labels) ** 2), (model_state, {})
+
+    tx = optax.sgd(0.1)
+    step = make_train_step(loss, tx, identity())
+
+    class Weights:
+        """The weight after every epoch; may interrupt one."""
+
+        def __init__(self, last=3):
+            self.epochs, self.last, self.calls = [], last, 0
+
+        def __call__(self, state):
+            self.calls += 1
+            if len(self.epochs) == self.last:
+                raise KeyboardInterrupt
+            self.epochs.append({"w": state.params["w"].tolist()})
+
+    def run(history, run_dir):
+        state = create({"w": jnp.zeros((1,))}, {}, tx, identity(), jax.random.key(0))
+        about = {"epochs": 3, "steps": 2, "batch_size": 4, "seed": 1, "name": "one"}
+        return resnet20.tune(step, state, split, **about, history=history, run_dir=run_dir).params["w"].tolist()
+
+    whole, resumed = Weights(), Weights()
+    expected = run(whole, None)
+    with pytest.raises(KeyboardInterrupt):
+        run(Weights(last=2), tmp_path)
+    assert run(resumed, tmp_path) == expected
+    assert (resumed.calls, resumed.epochs) == (1, whole.epochs)
+    assert len({tuple(figures["w"]) for figures in whole.epochs}) == 3
 
 
 def test_augmented_images_are_shifted_and_flipped_ones():

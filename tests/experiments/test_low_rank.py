@@ -2,10 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from experiments import low_rank
-from experiments.common import cli
+from experiments.common import char_lm, cli, unfinished
 from experiments.common.char_lm import CharLM, load_text, perplexity, train
 from experiments.common.config import load_config, to_json
 from experiments.studies.low_rank.study import Study
@@ -65,6 +67,33 @@ def test_a_trained_model_is_read_back(folder):
     assert both[0] == both[1] < 1.5 * len(text.characters)
     train(1, config, text, folder / "kept")
     assert len(list((folder / "kept").iterdir())) == 2
+
+
+def test_an_interrupted_transformer_goes_on_from_its_checkpoint(folder, monkeypatch):
+    """To the same weights, without the steps that it has had; the checkpoint goes when the file is there."""
+    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    config = CharLM(depth=1, width=8, heads=1, mlp=8, length=8, batch_size=2, steps=4)
+    text = load_text(folder / "data" / "tinyshakespeare" / "input.txt")
+    whole = train(0, config, text, folder / "whole")
+    all_batches, given = char_lm.batches, []
+
+    def until_interrupted(*args):
+        for number, batch in enumerate(all_batches(*args)):
+            if number == 3 and not (folder / "again").exists():
+                raise KeyboardInterrupt
+            given.append(number)
+            yield batch
+
+    monkeypatch.setattr(char_lm, "batches", until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(0, config, text, folder / "halted")
+    (folder / "again").mkdir()
+    steps = []
+    monkeypatch.setattr(unfinished.Unfinished, "save", lambda self, state, done: steps.append(done))
+    resumed = train(0, config, text, folder / "halted")
+    assert steps == [4]
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert [path.suffix for path in (folder / "halted").iterdir()] == [".npz"]
 
 
 def test_the_config_is_data():

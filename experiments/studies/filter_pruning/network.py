@@ -16,7 +16,7 @@ from lepton_jax.data import Split
 from lepton_jax.graph import cost
 from lepton_jax.models import ResNetCifar
 from lepton_jax.pruning.channels import Plan
-from lepton_jax.training import classification_loss, create, make_train_step
+from lepton_jax.training import TrainState, classification_loss, create, make_train_step
 from lepton_jax.typing import Array, PyTree
 
 
@@ -43,6 +43,17 @@ class Tuned:
     def nonzeros(self) -> int:
         """Of all parameters."""
         return measuring.nonzeros(jax.tree.leaves(jax.device_get(self.variables["params"])))
+
+
+class _Errors:
+    """The error after every epoch."""
+
+    def __init__(self, error: Callable[[TrainState], float]) -> None:
+        self._error = error
+        self.epochs: list[dict[str, Any]] = []
+
+    def __call__(self, state: TrainState) -> None:
+        self.epochs.append({"error": self._error(state)})
 
 
 class Network:
@@ -72,16 +83,24 @@ class Network:
         """Return the fraction of images classified wrongly."""
         return 1 - resnet20.count_right(self.predict, variables, split) / len(split)
 
-    def tune(self, train: Split, test: Split, seed: int) -> Tuned:
-        """Train from the cut on, and evaluate after every epoch."""
+    def tune(self, train: Split, test: Split, seed: int, name: str, run_dir: Path) -> Tuned:
+        """Train from the cut on, and evaluate after every epoch; see `resnet20.tune`."""
         params, rest = self.variables["params"], {"batch_stats": self.variables["batch_stats"]}
         state = create(params, rest, self._tx, identity(), jax.random.key(seed))
-        rng, errors, steps, size = np.random.default_rng(seed), [], self.tuning.steps, self.tuning.batch_size
-        for _ in range(self.tuning.epochs):
-            state = resnet20.tune_epoch(self._step, state, train, steps=steps, batch_size=size, rng=rng)
-            tuned = {"params": state.params, **state.model_state}
-            errors.append(self.error(tuned, test))
-        return Tuned(variables=tuned, errors=errors)
+        history = _Errors(lambda state: self.error(_variables(state), test))
+        state = resnet20.tune(
+            self._step,
+            state,
+            train,
+            epochs=self.tuning.epochs,
+            steps=self.tuning.steps,
+            batch_size=self.tuning.batch_size,
+            seed=seed,
+            name=name,
+            history=history,
+            run_dir=run_dir,
+        )
+        return Tuned(variables=_variables(state), errors=[figures["error"] for figures in history.epochs])
 
     def size(self, variables: PyTree, image: np.ndarray, path: Path) -> dict[str, int]:
         """Save the network as a file; return parameters, multiply-accumulates, and the file's bytes without its program."""
@@ -104,6 +123,10 @@ class Network:
     ) -> tuple[Array, PyTree]:
         variables = {"params": params, **model_state}
         return self._learn(variables, inputs) if train else (self.predict(variables, inputs), model_state)
+
+
+def _variables(state: TrainState) -> PyTree:
+    return {"params": state.params, **state.model_state}
 
 
 def _train_mode(model: ResNetCifar, variables: PyTree, images: Array) -> Any:

@@ -198,7 +198,11 @@ class Runner:
         for seed in self.seeds:
             alike = networks and row.criterion != "random"  # all other criteria choose the same filters for every seed
             networks.append(networks[0] if alike else self._network(row, fraction, seed))
-        runs = [network.tune(self.images(seed), test, seed) for network, seed in zip(networks, self.seeds)]
+        label = _label(row, fraction)
+        runs = [
+            network.tune(self.images(seed), test, seed, f"{label}, seed {seed}", self.run_dir)
+            for network, seed in zip(networks, self.seeds)
+        ]
         first, image = networks[0], test.images[:1]
         return {
             "cut_error": [network.error(network.variables, test) for network in networks],

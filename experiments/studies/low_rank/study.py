@@ -174,11 +174,11 @@ class Cells:
     def _made(self, label: str, part: str, name: str, fraction: float, choose: Callable[[], RankReport | None]) -> Result:
         begun = time.perf_counter()
         about = {"task": self.name, "part": part, "row": name, "fraction": fraction, "seed": self.seed}
-        result = {**about, **self._measure(choose(), name if part == "methods" else "plain")}
+        result = {**about, **self._measure(label, choose(), name if part == "methods" else "plain")}
         print(f"{label}: {result['error']:.2f}, tuned {result['tuned_error']:.2f}", flush=True)
         return {**result, "seconds": time.perf_counter() - begun}
 
-    def _measure(self, report: RankReport | None, method: str) -> Result:
+    def _measure(self, label: str, report: RankReport | None, method: str) -> Result:
         """Factorize, evaluate, tune, evaluate."""
         task, params, transform = self.task, self.task.params, identity()
         total = sum(task.macs.values())
@@ -189,7 +189,8 @@ class Cells:
             transform = freeze(made, ())
             spent -= sum(task.macs[choice.path] for choice in report.choices) - self._spent(report)
         before = task.figures(params, transform)
-        after = task.figures(task.tune(params, transform, self.study.max_steps), transform)
+        tuned = task.tune(params, transform, self.study.max_steps, label, self.runner.run_dir)
+        after = task.figures(tuned, transform)
         return {
             **before,
             **{f"tuned_{name}": value for name, value in after.items()},

@@ -112,8 +112,8 @@ class Task:
         """Return error and loss of dense parameters on test data."""
         raise TypeError(f"{type(self).__name__} has no test data")
 
-    def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
-        """Train factored parameters for one epoch."""
+    def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
+        """Train factored parameters for one epoch; an interrupted training goes on from its checkpoint in the run's folder."""
         raise TypeError(f"{type(self).__name__} has no training data")
 
 
@@ -156,15 +156,16 @@ class Resnet(Task):
         wrong, loss = (sum(float(part[k]) for part in parts) / len(self.test) for k in (0, 1))
         return {"error": 100 * wrong, "loss": loss}
 
-    def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
+    def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
         settings = self.settings
         steps = min(settings.tuning_images, len(self.tuning)) // settings.batch_size
         steps = steps if max_steps is None else min(steps, max_steps)
         tx = resnet20.momentum(settings.learning_rate, steps)
         step = make_train_step(classification_loss(linen_apply(resnet20.MODEL)), tx, transform)
         state = create(params, self.model_state, tx, transform, jax.random.key(self.seed))
-        rng = np.random.default_rng(self.seed)
-        return resnet20.tune_epoch(step, state, self.tuning, steps=steps, batch_size=settings.batch_size, rng=rng)
+        size = settings.batch_size
+        args = (step, state, self.tuning)
+        return resnet20.tune(*args, epochs=1, steps=steps, batch_size=size, seed=self.seed, name=name, run_dir=run_dir)
 
 
 class Text(Task):
@@ -195,9 +196,9 @@ class Text(Task):
         loss = cross_entropy_of(self.model.apply, {"params": params}, self.text.test, self.settings.model.length)
         return {"error": float(np.exp(loss)), "loss": loss}
 
-    def tune(self, params: PyTree, transform: Transform, max_steps: int | None) -> TrainState:
+    def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
         settings = self.settings
         steps = settings.tuning_steps if max_steps is None else min(settings.tuning_steps, max_steps)
         tx = settings.model.optimizer(steps, settings.learning_rate)
         data = batches(self.text.train, settings.model, steps, 1000 + self.seed)
-        return run_steps(self.model.apply, params, transform, tx, data, name="tuning", seed=self.seed)
+        return run_steps(self.model.apply, params, transform, tx, data, name=name, seed=self.seed, run_dir=run_dir)

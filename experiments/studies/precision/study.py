@@ -73,7 +73,7 @@ class Images:
     def _dataset(self) -> Dataset:
         return self.data.load()
 
-    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> Trained:
+    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None, run_dir: Path) -> Trained:
         """Train every seed."""
         config = Training(name=row.name, data=self.data, model=self.model, epochs=self.epochs, max_steps=max_steps)
         dataset, plain = self._dataset, identity()
@@ -84,7 +84,7 @@ class Images:
         step = make_train_step(classification_loss(apply), tx, plain, loss_scale=row.loss_scale)
         history, begun = History(Measure(apply, dataset), plain), time.perf_counter()
         args = (config, dataset.train, step, state, seeds)
-        state = members.train(*args, epochs=self.epochs, name=row.name, history=history)
+        state = members.train(*args, epochs=self.epochs, name=row.name, history=history, run_dir=run_dir)
         seconds = time.perf_counter() - begun
         figures = {name: history.figures[name] for name in ("error", "best_error", "nonzeros")}
         return Trained({"figure": accuracies(figures), **figures}, members.apart(state), seconds)
@@ -105,7 +105,7 @@ class Characters:
     def _text(self) -> char_lm.Text:
         return char_lm.load_text(self.text)
 
-    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None) -> Trained:
+    def run(self, row: Row, seeds: Sequence[int], max_steps: int | None, run_dir: Path) -> Trained:
         """Train every seed."""
         config, text = self.model, self._text
         module = config.model(len(text.characters))
@@ -124,6 +124,7 @@ class Characters:
                 name=f"{row.name}, seed {seed}",
                 seed=seed,
                 loss_scale=row.loss_scale,
+                run_dir=run_dir,
             )
             seconds += time.perf_counter() - begun
             part = text.test if max_steps is None else text.test[: 2 * config.length + 1]
@@ -165,12 +166,12 @@ def run(study: Study, seeds: Sequence[int], run_dir: Path) -> list[Result]:
       run_dir: gets a JSON file for each finished row, which is not run again.
     """
     rows = [row for row in study.rows if not study.only or row.name in study.only]
-    return [kept(run_dir / "rows" / f"{row.name}.json", partial(run_row, study, row, seeds)) for row in rows]
+    return [kept(run_dir / "rows" / f"{row.name}.json", partial(run_row, study, row, seeds, run_dir)) for row in rows]
 
 
-def run_row(study: Study, row: Row, seeds: Sequence[int]) -> Result:
+def run_row(study: Study, row: Row, seeds: Sequence[int], run_dir: Path) -> Result:
     """Train a row's seeds; return its figures."""
-    trained = study.task.run(row, seeds, study.max_steps)
+    trained = study.task.run(row, seeds, study.max_steps, run_dir)
     result = {"row": row.name, "seeds": list(seeds), **trained.figures, "seconds": trained.seconds}
     if row.loss_scale is not None:
         scales = jax.device_get([run.loss_scale for run in trained.runs])
