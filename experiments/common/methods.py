@@ -6,7 +6,7 @@ from typing import Literal
 
 from lepton_jax import cast, fake_quant, low_rank, prune, schedules
 from lepton_jax.errors import check_fraction, collect
-from lepton_jax.quantization import Codebook, Uniform
+from lepton_jax.quantization import Codebook, Uniform, lsq
 from lepton_jax.transform import Transform
 
 KERNELS = ("*/kernel",)
@@ -68,6 +68,22 @@ class TrainedCodebook:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedStepSize:
+    """Uniform quantization whose step is trained; weights go on choosing their levels (Esser et al. 2020)."""
+
+    bits: int = 3
+    """2 to 8: ``2**bits - 1`` levels, symmetric about zero."""
+    select: tuple[str, ...] = KERNELS
+    """Glob patterns of the leaves."""
+
+    def __post_init__(self) -> None:
+        Uniform(bits=self.bits)
+
+    def build(self, steps: int) -> Transform:
+        return lsq(self.bits, select=self.select)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FakeQuant:
     """Uniform quantization-aware training (Jacob et al. 2018)."""
 
@@ -119,4 +135,4 @@ class Cast:
         return cast(self.dtype)
 
 
-Method = Prune | TrainedCodebook | FakeQuant | LowRank | Cast
+Method = Prune | TrainedCodebook | LearnedStepSize | FakeQuant | LowRank | Cast

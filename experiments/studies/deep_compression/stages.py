@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from experiments.common.config import Config, Phase
-from experiments.common.methods import FakeQuant, Method, Prune, TrainedCodebook
+from experiments.common.methods import FakeQuant, LearnedStepSize, Method, Prune, TrainedCodebook
 
 
 def stages_off(config: Config) -> dict[str, Config]:
@@ -22,8 +22,9 @@ def stages_off(config: Config) -> dict[str, Config]:
         "whole": config,
         "no_pruning": _without(config, Prune),
         "no_codebook": _without(config, TrainedCodebook),
+        "no_learned_steps": _without(config, LearnedStepSize),
         "no_bias_bits": _without(config, FakeQuant),
-        "pruning_alone": _without(config, TrainedCodebook, FakeQuant),
+        "pruning_alone": _without(config, TrainedCodebook, LearnedStepSize, FakeQuant),
         "no_l2": _phases(config, lambda phase: dataclasses.replace(phase, l2=0.0)),
         "no_augmentation": dataclasses.replace(config, warp=None),
     }
