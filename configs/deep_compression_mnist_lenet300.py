@@ -30,8 +30,8 @@ def get_config(epochs: tuple[int, int, int] = (6, 260, 30)) -> Config:
                 l2=1e-5,
                 transforms=(Prune(sparsity=1 - 3700 / PARAMETERS, interval=50),),
             ),
-            # Wrong on validation data, seed 0, 4,400 weights, 130 epochs of pruning: 1.10 % before; so 1.16, by 4 bits 1.18, by 2
-            # bits 2.08; codebooks of 8 values 1.30, of 4 values 1.44.
+            # Wrong on validation data, seed 0, 4,400 weights, 130 epochs of pruning: before 1.10 %, so 1.16, by 4 bits 1.18, by
+            # 2 bits 2.08; codebooks of 8 values 1.30, of 4 values 1.44.
             Phase(
                 name="quantized",
                 epochs=quantized,
