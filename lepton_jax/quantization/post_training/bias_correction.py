@@ -75,7 +75,7 @@ def correct_biases(
     shifts, left = find_shifts(traced, uses)
     changed = {}
     for path, shift in shifts.items():
-        inputs = layer_inputs(apply, dense, batches, path, variables)
+        inputs = layer_inputs(apply, dense, batches, path, variables, uses[path][0].layout)
         held = paths.flatten(dense)
         before, after = (inputs.layout.matrix(leaf.astype(jnp.float32)) for leaf in (floats[path], held[path]))
         missing = inputs.reference_mean @ before - inputs.mean @ after

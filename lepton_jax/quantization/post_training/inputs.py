@@ -36,7 +36,12 @@ class LayerInputs(NamedTuple):
 
 
 def layer_inputs(
-    apply: Apply, variables: PyTree, batches: Iterable[Any], path: Path, reference: PyTree | None = None
+    apply: Apply,
+    variables: PyTree,
+    batches: Iterable[Any],
+    path: Path,
+    reference: PyTree | None = None,
+    layout: Layout | None = None,
 ) -> LayerInputs:
     """Collect the statistics of one layer; memory holds a batch's inputs and two matrices of (inputs, inputs).
 
@@ -46,6 +51,7 @@ def layer_inputs(
       batches: calibration batches, each one array or a tuple of inputs.
       path: of the layer's weight.
       reference: the float model's variables.
+      layout: the leaf as a matrix, if it is known; None: the model is traced once more to find it.
 
     Raises:
       ValueError: for no batch, or a leaf that is no layer's weight.
@@ -55,10 +61,10 @@ def layer_inputs(
       >>> found.mean.tolist(), found.largest.tolist(), found.second.tolist()
       ([2.0, -1.0], [3.0, 2.0], [[5.0, -1.0], [-1.0, 2.0]])
     """
-    totals, layout = None, None
+    totals = None
     for batch in batches:
         if totals is None:
-            layout = weight_uses(trace(apply, variables, *as_inputs(batch)), [path])[path][0].layout
+            layout = layout or weight_uses(trace(apply, variables, *as_inputs(batch)), [path])[path][0].layout
             totals = _zeros(layout)
         totals = _step(apply, path, totals, variables, reference, *as_inputs(batch))
     if totals is None or layout is None:

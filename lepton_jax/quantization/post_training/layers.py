@@ -141,9 +141,9 @@ def quantize_layers(
     dense = variables
     packed_leaves: dict[Path, QArray] = {}
     reports: dict[Path, LayerReport] = {}
-    for path in tqdm(layouts, desc=type(method).__name__, unit="layer", disable=not progress):
+    for path, layout in tqdm(layouts.items(), desc=type(method).__name__, unit="layer", disable=not progress):
         reference = variables if sequential and follow_float and packed_leaves else None
-        inputs = layer_inputs(apply, dense if sequential else variables, batches, path, reference)
+        inputs = layer_inputs(apply, dense if sequential else variables, batches, path, reference, layout)
         packed_leaves[path], reports[path] = quantize_leaf(
             path, leaves[path], inputs, formats[path], method, centred=centred, calibration=calibration, factors=factors
         )
