@@ -30,7 +30,7 @@ COSTS = {"file_bytes": ("bytes.png", "bytes of the file"), "macs": ("macs.png", 
 ABOUT = {
     "seeds": "how many runs a mean is of",
     "accuracy %, last epoch": "on the test split, mean ± standard deviation over the seeds",
-    "accuracy %, best epoch": "on the test split, of the epoch that was best on validation data; studies without such data chose by the test split",
+    "accuracy %, best epoch": "of the epoch that was best on validation data; of studies without such data, on the test split",
     "parameters": "numbers that the model keeps, zeros too",
     "non-zeros": "of all parameters",
     "MACs": "multiply-accumulates of one example as the model runs, zeros included",
