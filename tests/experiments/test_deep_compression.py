@@ -15,6 +15,7 @@ import pytest
 import lepton_jax
 from experiments.common import cli
 from experiments.common.config import load_config, load_sweep
+from experiments.common.methods import LearnedStepSize
 from lepton_jax.data import load_digits
 
 CONFIGS = sorted((cli.ROOT / "configs").glob("deep_compression_*.py"))
@@ -125,6 +126,17 @@ def test_rows_of_a_sweep_differ_in_what_they_say():
         {"weights_x0.5": 0.5, "weights_x2": 2.0, "weights_x4": 4.0}
     )
     assert len({row.name for row in rows.values()}) == len(rows)
+
+
+def test_learned_steps_are_a_stage_like_codebooks():
+    rows = load_sweep(cli.ROOT / "configs" / "deep_compression_mnist_lenet300.py")
+    kinds = {name: [type(method).__name__ for phase in row.phases for method in phase.transforms] for name, row in rows.items()}
+    assert kinds["whole"] == ["Prune", "LearnedStepSize", "FakeQuant"]
+    assert kinds["no_learned_steps"] == ["Prune", "FakeQuant"]
+    assert kinds["pruning_alone"] == ["Prune"]
+    assert "no_codebook" not in rows
+    with pytest.raises(ValueError, match="bits"):
+        LearnedStepSize(bits=1)
 
 
 def start(config: Path, run_dir: Path, *more: str) -> subprocess.Popen:
