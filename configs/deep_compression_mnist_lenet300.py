@@ -2,8 +2,8 @@
 
 Source: Han, Mao, Dally 2016, table 1: 40x at 1.58 % error, paper-style bytes.
 Command: python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet300.py --seeds 3
-Time: not yet taken.
-Result: not yet taken.
+Time: 13 minutes a seed on 2 CPU cores that much other work shared; 7 of CPU.
+Result, mean of 3 seeds: 282.8x (186.2x with the program) at 1.35 % error, dense 1.32 %. The aim was 285x at 1.25 %.
 """
 
 from experiments.common.config import Adam, Config, Phase, Tfds

@@ -136,12 +136,15 @@ def plot_training(run_dir: Path) -> None:
     steps: list[int] = []
     errors: list[float] = []
     zeros: list[float] = []
-    begin, phase = 0, None
+    begin, phases = 0, [""]
     for row in read_metrics(run_dir / "metrics.jsonl"):
-        if row["phase"] != phase:
-            begin, phase = (steps[-1] if steps else 0), row["phase"]
+        if row["phase"] != phases[-1]:
+            begin = steps[-1] if steps else 0
+            phases.append(row["phase"])
             axis.axvline(begin, color="0.85", linewidth=1)
-            axis.annotate(phase, (begin, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points")
+            above = 4 + 12 * (len(phases) % 2)  # in two rows, since the name of a short phase is wider than it
+            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axis.annotate(phases[-1], (begin, 1), xytext=(0, above), **place)
         if "eval_error" in row:
             steps.append(begin + row["step"])
             errors.append(100 * row["eval_error"])
