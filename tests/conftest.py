@@ -6,14 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
-FASTER_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-"""A small program compiles in half the time by XLA's plainer emitters of loops, in one piece."""
-
-os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=4 {FASTER_TO_COMPILE}")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
 import jax
 import pytest
+from jax._src import compiler
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -28,14 +27,28 @@ OPTIMISED = {
     "artifact/test_golden.py",  # bits that an optimised program wrote are read by one compiled here
     "graph/test_native_formats.py",  # a program on packed leaves and another on dense ones differ by rounding alone
     "graph/test_native_tensors.py",
+    "quantization/test_number_formats.py",  # without jit, in jit, under vmap and in a scan: the same bits
+    "test_contract.py",
 }
 """Files of tests that compare one compiled program with another to the last bits, and so compile as users do.
 
-All others compile for longer than they run, and leave out most of XLA's optimisations; `JAX_DISABLE_MOST_OPTIMIZATIONS=0`
-and an `XLA_FLAGS` of one's own in the environment run them all as users do.
+All others compile for longer than they run, and leave out most of XLA's optimisations; with
+`JAX_DISABLE_MOST_OPTIMIZATIONS=0` in the environment they all compile as users do.
 """
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""Unoptimised, a small program compiles in half the time by XLA's plainer emitters of loops, and in one piece."""
 _UNOPTIMISED = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1").lower() not in {"0", "false"}
 jax.config.update("jax_disable_most_optimizations", _UNOPTIMISED)
+_compile_options = compiler.get_compile_options
+
+
+def _quick_options(*args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    """Flags of XLA are of a whole process; options are of one program."""
+    quick = QUICK if jax.config.values["jax_disable_most_optimizations"] else {}
+    return _compile_options(*args, env_options_overrides={**quick, **(env_options_overrides or {})}, **kwargs)
+
+
+compiler.get_compile_options = _quick_options
 
 
 @pytest.hookimpl(wrapper=True)

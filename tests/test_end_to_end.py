@@ -34,7 +34,7 @@ def nnx_model():
 
 def linen_model():
     model = CNN(classes=3, features=(4, 4, 8))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     stats = {"batch_stats": variables["batch_stats"]}
     return variables["params"], stats, lambda p, stats, x: model.apply({"params": p, **stats}, x), (8, 8, 1)
 
@@ -111,7 +111,7 @@ def test_factors_are_packed_one_by_one():
 def test_linen_scopes_accept_the_view():
     """Flax checks the shapes of what it is given."""
     model = nn.Dense(4)
-    variables = model.init(jax.random.key(0), jnp.ones((1, 8)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 8)))
     transform = chain(prune(0.5), fake_quant(bits=3), cast(jnp.float16))
     params, state = transform.init(variables["params"])
     assert model.apply({"params": transform.view(params, state)}, jnp.ones((2, 8), jnp.float16)).dtype == jnp.float16

@@ -34,7 +34,7 @@ class Begin(Protocol):
 
 def initial(config: Training, dataset: Dataset, key: Array) -> tuple[PyTree, PyTree]:
     """Return initial parameters, zero for the inputs that are never active, and the model's other collections."""
-    variables = dict(config.model.init(key, jnp.asarray(dataset.train.images[:1])))
+    variables = dict(jax.jit(config.model.init)(key, jnp.asarray(dataset.train.images[:1])))
     return zero_dead_inputs(variables.pop("params"), active_features(dataset.train.images)), variables
 
 

@@ -109,7 +109,7 @@ def test_removed_channels_are_the_least_and_the_rest_computes_as_before(tmp_path
     """A unit without weights goes first, and its going changes nothing."""
     model = LeNet300(classes=3, hidden=(4,))
     x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
-    params = jax.tree.map(jnp.asarray, model.init(jax.random.key(1), x)["params"])
+    params = jax.tree.map(jnp.asarray, jax.jit(model.init)(jax.random.key(1), x)["params"])
     params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[:, 2].set(0)
     params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[2].set(0)
     apply, small, rest = without_channels(linen_apply(model), params, {}, jnp.asarray(x[:1]), 0.2)
@@ -123,7 +123,7 @@ def test_removed_channels_are_the_least_and_the_rest_computes_as_before(tmp_path
 def test_dropout_goes_on_in_the_smaller_network():
     model = BagOfEmbeddings(vocabulary=9, width=6, hidden=5, dropout=0.5)
     words = jnp.asarray(np.random.default_rng(0).integers(1, 9, (4, 3, 1, 1)), jnp.float32)
-    params = model.init(jax.random.key(0), words)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), words)["params"]
     apply, small, _ = without_channels(linen_apply(model), params, {}, words[:1], 0.3)
     assert small["words"]["embedding"].shape[1] < 6
     first, again, other = (apply(small, {}, words, train=True, key=jax.random.key(k))[0] for k in (0, 0, 1))

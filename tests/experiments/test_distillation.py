@@ -108,20 +108,26 @@ def test_students_learn_what_their_own_seeds_teacher_answers():
     kernel = jax.nn.initializers.lecun_normal()(jax.random.fold_in(jax.random.fold_in(adapter_key, 1), 0), (6, 7))
     params = (student, {"bias": jnp.zeros(7), "kernel": kernel})
 
+    images, labels = jnp.asarray(train.images), jnp.asarray(train.labels)
+
     def loss(params, rows):
-        (net, adapter), x = params, jnp.asarray(train.images[rows]).reshape(len(rows), -1)
+        (net, adapter), x = params, images[rows].reshape(len(rows), -1)
         inner = x @ net["Dense_0"]["kernel"] + net["Dense_0"]["bias"][None]
         ours = jax.nn.log_softmax(jax.nn.relu(inner) @ net["Dense_1"]["kernel"] + net["Dense_1"]["bias"][None])
         theirs = jax.nn.log_softmax(logits[1][rows])
         soft = jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=1).mean()
         hint = jnp.mean((inner @ adapter["kernel"] + adapter["bias"][None] - hidden[1][rows]) ** 2) / 2
-        return 0.9 * soft + 0.5 * hint - 0.1 * ours[jnp.arange(len(rows)), train.labels[rows]].mean()
+        return 0.9 * soft + 0.5 * hint - 0.1 * ours[jnp.arange(len(rows)), labels[rows]].mean()
+
+    @jax.jit
+    def step(params, opt_state, rows):
+        updates, opt_state = tx.update(jax.grad(loss)(params, rows), opt_state)
+        return optax.apply_updates(params, updates), opt_state
 
     opt_state = tx.init(params)
     for epoch in range(2):
         for rows in members.order(train, 20, seeds[1], epoch):
-            updates, opt_state = tx.update(jax.grad(loss)(params, rows), opt_state)
-            params = optax.apply_updates(params, updates)
+            params, opt_state = step(params, opt_state, rows)
     mine = members.member(found, 1).params
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), (mine["student"], mine["adapters"]["hints"]["0"]), params

@@ -111,7 +111,7 @@ class Deep(nn.Module):
 
 def deep(layers: int = 3, bias: bool = False) -> tuple:
     model = Deep(layers, bias)
-    return model, model.init(jax.random.key(0), jnp.ones((1, 5)))["params"]
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 5)))["params"]
 
 
 def synflow(model: nn.Module) -> SynFlow:
@@ -198,7 +198,7 @@ class Small(nn.Module):
 def test_wanda_norms_of_convolutions_and_dense_kernels():
     model, rng = Small(), np.random.default_rng(0)
     batches = [jnp.asarray(rng.normal(size=(n, 6, 6, 2)), jnp.float32) for n in (3, 2)]
-    params = model.init(jax.random.key(0), batches[0])["params"]
+    params = jax.jit(model.init)(jax.random.key(0), batches[0])["params"]
     scores = scored(Wanda(apply=lambda p, x: model.apply({"params": p}, x), batches=batches, compare="leaf"), params, "*kernel")
 
     x = np.concatenate(batches).astype(np.float64)

@@ -187,7 +187,7 @@ def net() -> tuple:
     base = rng.normal(size=(96, 5)) @ rng.normal(size=(5, 72))
     x = jnp.asarray((base + 0.1 * rng.normal(size=base.shape)).reshape(96, 6, 6, 2), jnp.float32)
     model = Net()
-    return model, model.init(jax.random.key(1), x[:1]), [x[:32], x[32:64], x[64:]]
+    return model, jax.jit(model.init)(jax.random.key(1), x[:1]), [x[:32], x[32:64], x[64:]]
 
 
 @pytest.mark.parametrize("sequential", [True, False])

@@ -218,7 +218,7 @@ class Tied(nn.Module):
 
 def test_linen_convolution_and_tied_embeddings() -> None:
     model, tokens = Tied(), jnp.arange(10).reshape(2, 5) % 9
-    v = model.init(jax.random.key(0), tokens)
+    v = jax.jit(model.init)(jax.random.key(0), tokens)
     fmt = Uniform(8)
     rules = [
         Rule(operation=("gather", "*attend"), argument="weight", quantizer=Dynamic(fmt)),

@@ -33,7 +33,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(24, 5)), jnp.float32)
 
 
 def variables(net):
-    made = dict(net.init(jax.random.key(0), X))
+    made = dict(jax.jit(net.init)(jax.random.key(0), X))
     draw = np.random.default_rng(1)
     params = jax.tree.map(lambda a: a + jnp.asarray(0.3 * draw.normal(size=a.shape), jnp.float32), made.pop("params"))
     stats = jax.tree.map(lambda a: a + jnp.asarray(draw.uniform(0, 0.5, size=a.shape), jnp.float32), made)

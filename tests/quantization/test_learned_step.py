@@ -226,7 +226,7 @@ def plain(v, x):
 
 def test_linen_nnx_and_plain_are_one():
     x, linen = draw(12, 5, 6), Net()
-    params = linen.init(jax.random.key(0), x)["params"]
+    params = jax.jit(linen.init)(jax.random.key(0), x)["params"]
 
     class Nnx(nnx.Module):
         def __init__(self):

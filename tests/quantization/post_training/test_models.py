@@ -91,7 +91,7 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def net():
     model, x = Net(), normal(4, 24, 5, 5, 2)
-    return model.apply, model.init(jax.random.key(1), x), [x[:12], x[12:]]
+    return model.apply, jax.jit(model.init)(jax.random.key(1), x), [x[:12], x[12:]]
 
 
 def kernels(path, leaf):
@@ -124,7 +124,7 @@ def test_a_model_follows_its_float_outputs(net):
 @pytest.mark.parametrize("norm", [True, False])
 def test_bias_correction_gives_every_layer_its_mean(norm):
     model, x = Net(norm=norm), normal(5, 24, 5, 5, 2)
-    variables = model.init(jax.random.key(2), x)
+    variables = jax.jit(model.init)(jax.random.key(2), x)
     coarse = jax.tree.map(lambda leaf: leaf, variables)
     quantized, _ = quantize_layers(
         model.apply, coarse, [x], Uniform(2, channel_axis=-1), Nearest(), select=kernels, sequential=False, progress=False

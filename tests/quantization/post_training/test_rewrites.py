@@ -25,7 +25,7 @@ def kernels(path, leaf):
 def decoder():
     model = Transformer(vocabulary=11, depth=1, width=8, heads=2, mlp=16, max_length=6)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (4, 6)))
-    variables = model.init(jax.random.key(0), tokens)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
     # A channel that is much larger than the others, as in trained models.
     scale = variables["params"]["Block_0"]["LayerNorm_0"]["scale"].at[3].set(40.0)
     variables["params"]["Block_0"]["LayerNorm_0"]["scale"] = scale
@@ -35,7 +35,7 @@ def decoder():
 @pytest.fixture(scope="module")
 def folded():
     model, x = ResNetCifar(depth=8, features=4), normal(1, 3, 8, 8, 3)
-    return (*fold_batch_norm(model.apply, model.init(jax.random.key(1), x), x), x)
+    return (*fold_batch_norm(model.apply, jax.jit(model.init)(jax.random.key(1), x), x), x)
 
 
 def same(apply, one, other, x):
