@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any, cast, overload
 
 import jax
@@ -72,8 +74,7 @@ class QArray(Coded):
     @property
     def qvalue(self) -> Array:
         """The codes in the dense shape: integers (int8, uint8, int16, uint16), floats of 8 bits, or places in a table."""
-        codes = unpack_bits(self.words, self.format.bits, self.size).reshape(self.shape)
-        return self.format.from_bits(codes)
+        return _unpacked(self.words, self.format, self.shape)
 
     def unpack(self) -> Array:
         return dequantize(self)
@@ -84,8 +85,31 @@ class QArray(Coded):
 
 
 def _packed(qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
-    words = pack_bits(fmt.to_bits(qvalue), fmt.bits)
-    return QArray(words, scale, zero_point, fmt, qvalue.shape, jnp.dtype(dtype).name)
+    return QArray(_words(qvalue, fmt), scale, zero_point, fmt, qvalue.shape, jnp.dtype(dtype).name)
+
+
+# One program an array, where there is no jit around, in place of one an operation; inlined where there is.
+_program = partial(jax.jit, inline=True)
+
+
+@partial(_program, static_argnames="fmt")
+def _words(qvalue: Array, fmt: Format) -> Array:
+    return pack_bits(fmt.to_bits(qvalue), fmt.bits)
+
+
+@partial(_program, static_argnames=("fmt", "shape"))
+def _unpacked(words: Array, fmt: Format, shape: tuple[int, ...]) -> Array:
+    return fmt.from_bits(unpack_bits(words, fmt.bits, math.prod(shape)).reshape(shape))
+
+
+@partial(_program, static_argnames=("fmt", "dtype"))
+def _values(qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> Array:
+    return fmt.from_codes(qvalue, *_expanded(qvalue.shape, scale, zero_point, fmt)).astype(dtype)
+
+
+@partial(_program, static_argnames="fmt")
+def _codes(x: Array, scale: Array, zero_point: Array, fmt: Format) -> Array:
+    return fmt.to_codes(x.astype(jnp.float32), *_expanded(x.shape, scale, zero_point, fmt))
 
 
 def check_scale(scale: Array) -> None:
@@ -121,6 +145,10 @@ def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) ->
       >>> calibrated(x, Uniform(bits=2, group_size=2, group_axis=1))[0].tolist()
       [[2.0, 14.0, 21.0]]
     """
+    return _calibrated(x, fmt) if calibration is None else _covering(x, fmt, calibration)
+
+
+def _covering(x: Array, fmt: Format, calibration: Calibration | None) -> tuple[Array, Array]:
     ranges = [
         tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration)) for part in layout.parts(_finite(x), fmt)
     ]
@@ -129,6 +157,11 @@ def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) ->
     axis = layout.grouped_axis(x.shape, fmt)
     low, high = (jnp.concatenate(bounds, axis) for bounds in zip(*ranges))
     return fmt.scale_and_zero_point(low, high)
+
+
+@partial(_program, static_argnames="fmt")
+def _calibrated(x: Array, fmt: Format) -> tuple[Array, Array]:
+    return _covering(x, fmt, None)
 
 
 def _range(part: layout.Part, fmt: Format, calibration: Calibration | None) -> tuple[Array, Array]:
@@ -184,8 +217,7 @@ def quantize(x: Array, fmt: Format | Codebook, calibration: Calibration | None =
         table, places = k_means(x.astype(jnp.float32), fmt.centroids)
         return coded(fmt, table, places, x.dtype)
     scale, zero_point = calibrated(x, fmt, calibration)
-    codes = fmt.to_codes(x.astype(jnp.float32), *_expanded(x.shape, scale, zero_point, fmt))
-    return _packed(codes, scale, zero_point, fmt, x.dtype)
+    return _packed(_codes(x, scale, zero_point, fmt), scale, zero_point, fmt, x.dtype)
 
 
 def dequantize(q: QArray | CodebookArray) -> Array:
@@ -197,7 +229,7 @@ def dequantize(q: QArray | CodebookArray) -> Array:
     """
     if isinstance(q, CodebookArray):
         return q.unpack()
-    return q.format.from_codes(q.qvalue, *_expanded(q.shape, q.scale, q.zero_point, q.format)).astype(q.dtype)
+    return _values(q.qvalue, q.scale, q.zero_point, q.format, q.dtype)
 
 
 def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
