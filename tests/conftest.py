@@ -25,6 +25,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 OPTIMISED = {
+    "artifact/test_artifact.py",  # the same bits in a new process, which compiles as users do
     "artifact/test_golden.py",  # bits that an optimised program wrote are read by one compiled here
     "graph/test_native_formats.py",  # a program on packed leaves and another on dense ones differ by rounding alone
     "graph/test_native_tensors.py",
