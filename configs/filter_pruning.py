@@ -6,7 +6,8 @@ Command: python -m experiments.filter_pruning --data FOLDER --seeds 3
 Time: 55 minutes for the rows dense, l1, taylor, fpgm and random, on 2 CPU cores that other work shared.
 Result, mean of 3 seeds, in percent, published 91.5, tuned without a cut 89.5; at 30 and 50 % of the MACs cut: l1 83.3 and
 76.8, fpgm 82.4 and 73.7, taylor 81.7 and 72.8, random 78.5 and 68.1. Far below the papers: two passes over 5,000
-JPEG-compressed images are 100 steps, and cost even the whole network 2 points. The other rows were not run yet.
+JPEG-compressed images are 100 steps, and cost even the whole network 2 points. The other rows were not run yet. The table is of
+its revision: since then every epoch draws its order from a generator of its own, and a new run differs as another seed would.
 """
 
 from experiments.studies.filter_pruning.study import Row, Study
