@@ -97,7 +97,7 @@ def test_a_trial(folder, published, run_script):
     assert (run_dir / "accuracy.png").exists()
 
 
-def test_an_interrupted_tuning_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_an_interrupted_tuning_goes_on_from_its_checkpoint(tmp_path, monkeypatch, halting):
     """To the same weights and errors, without the epochs that it has had."""
     monkeypatch.setattr(unfinished, "SECONDS", 0.0)
     rng = np.random.default_rng(0)
@@ -109,27 +109,18 @@ def test_an_interrupted_tuning_goes_on_from_its_checkpoint(tmp_path, monkeypatch
     tx = optax.sgd(0.1)
     step = make_train_step(loss, tx, identity())
 
-    class Weights:
-        """The weight after every epoch; may interrupt one."""
-
-        def __init__(self, last=3):
-            self.epochs, self.last, self.calls = [], last, 0
-
-        def __call__(self, state):
-            self.calls += 1
-            if len(self.epochs) == self.last:
-                raise KeyboardInterrupt
-            self.epochs.append({"w": state.params["w"].tolist()})
+    def weights(state):
+        return {"w": state.params["w"].tolist()}
 
     def run(history, run_dir):
         state = create({"w": jnp.zeros((1,))}, {}, tx, identity(), jax.random.key(0))
         about = {"epochs": 3, "steps": 2, "batch_size": 4, "seed": 1, "name": "one"}
         return resnet20.tune(step, state, split, **about, history=history, run_dir=run_dir).params["w"].tolist()
 
-    whole, resumed = Weights(), Weights()
+    whole, resumed = halting(weights), halting(weights)
     expected = run(whole, None)
     with pytest.raises(KeyboardInterrupt):
-        run(Weights(last=2), tmp_path)
+        run(halting(weights, last=2), tmp_path)
     assert run(resumed, tmp_path) == expected
     assert (resumed.calls, resumed.epochs) == (1, whole.epochs)
     assert len({tuple(figures["w"]) for figures in whole.epochs}) == 3

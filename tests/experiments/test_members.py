@@ -115,32 +115,23 @@ def test_states_of_different_structure_do_not_stack(digits):
 
 
 @pytest.mark.parametrize("scan", [True, False])
-def test_an_interrupted_training_goes_on_from_its_checkpoint(digits, scan, tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_from_its_checkpoint(digits, scan, tmp_path, monkeypatch, halting):
     """To the same states and the same history, without the epochs that it has had."""
     monkeypatch.setattr(unfinished, "SECONDS", 0.0)
     config, seeds = dataclasses.replace(CONFIG, scan=scan), (0, 1, 0, 1)
 
-    class Losses:
-        """Sums of weights after every epoch; interrupts the third."""
-
-        def __init__(self, last=3):
-            self.epochs, self.last, self.calls = [], last, 0
-
-        def __call__(self, state):
-            self.calls += 1
-            if len(self.epochs) == self.last:
-                raise KeyboardInterrupt
-            self.epochs.append({"sum": [float(x) for x in state.params["Dense_0"]["kernel"].sum(axis=(1, 2))]})
+    def sums(state):
+        return {"sum": [float(x) for x in state.params["Dense_0"]["kernel"].sum(axis=(1, 2))]}
 
     def run(history, folder):
         args = (config, digits.train, STEP, started(digits), seeds)
         return members.train(*args, epochs=3, name="of one, two", history=history, run_dir=folder)
 
-    whole = Losses()
+    whole = halting(sums)
     expected = run(whole, None)
     with pytest.raises(KeyboardInterrupt):
-        run(Losses(last=2), tmp_path)
-    resumed = Losses()
+        run(halting(sums, last=2), tmp_path)
+    resumed = halting(sums)
     found = run(resumed, tmp_path)
     assert (resumed.calls, resumed.epochs) == (1, whole.epochs)
     jax.tree.map(np.testing.assert_array_equal, to_arrays(found), to_arrays(expected))
