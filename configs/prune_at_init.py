@@ -3,7 +3,7 @@
 Source: Frankle, Dziugaite, Roy, Carbin 2021, "Pruning neural networks at initialization: why are we missing the mark?", figures
 3 to 5, for the form; no paper has these figures for this set.
 Command: python -m experiments.sparsity --config configs/prune_at_init.py --seeds 3
-Time: 7 minutes on 2 CPU cores.
+Time: 10 minutes on 2 CPU cores that other work shared.
 Result, mean of 3 seeds: dense 87.09 %; at 95 % sparsity SNIP 84.17, GraSP 82.60, SynFlow 85.29, magnitude 84.81, random 83.05.
 As in the paper, shuffling each layer's mask or taking that of another initialisation costs little or nothing (SNIP 84.66 and
 83.74), so that what counts is how much each layer keeps; inverted scores are far worse. At 98 % magnitude empties a layer.
