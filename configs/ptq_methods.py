@@ -16,7 +16,7 @@ def get_config() -> PtqMethods:
     ordered = Gptq(activation_order=True)
     return PtqMethods(
         name="ptq_methods",
-        images=250,  # a quarter of what GPTQ and AdaRound take, so that three seeds take an hour
+        images=250,  # a quarter of AdaRound's, so that three seeds take about an hour on free cores
         rows=(
             Recipe(name="nearest", sequential=False),
             Recipe(name="nearest, MSE range", sequential=False, calibration=Mse()),
