@@ -10,9 +10,11 @@ plain 9.70 and 5.93, activation-aware 6.94 and 5.78, Fisher-weighted 9.71 and 5.
 uniform 5.99, EVBMF 6.06. The table is of its revision: since then ResNet-20 is tuned on images in another order.
 """
 
+from experiments.common.char_lm import CharLM
 from experiments.studies.low_rank.study import Study
 from experiments.studies.low_rank.tasks import Characters, ResNet20
 
 
 def get_config() -> Study:
-    return Study(name="low_rank", tasks={"resnet20": ResNet20(), "char_lm": Characters()})
+    characters = Characters(model=CharLM(steps=1000), tuning_steps=200)
+    return Study(name="low_rank", tasks={"resnet20": ResNet20(), "char_lm": characters})
