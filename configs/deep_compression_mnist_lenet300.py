@@ -43,6 +43,8 @@ def get_config(epochs: tuple[int, int, int] = (6, 260, 30)) -> Config:
             ),
         ),
         warp=Warp(rotation_degrees=8, scale=0.08, shear=0.08, shift_pixels=0.7, elastic_alpha=0.6),
+        reference="40x at 1.58 %",
+        source="Han et al. 2016, table 1",
         scan=50,
     )
 

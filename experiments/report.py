@@ -6,7 +6,7 @@
     python -m experiments.report experiments/results/deep_compression_*
 
 A run is a folder with a `summary.json`, or a folder of such folders, e.g. one a seed: seeds of one config are joined. Writes
-`report.md`, `bytes.png` and `macs.png`, the figures only where there is anything to draw.
+`report.md`, `bytes.png` and `macs.png`, the figures only where rows differ in what they would be drawn against.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def write(folders: Sequence[Path], out: Path) -> None:
     for figure, (file, axis) in COSTS.items():
         some = points(rows, figure)
         (out / file).unlink(missing_ok=True)  # of an earlier report, which may have had other rows
-        if some:
+        if len({one.cost for one in some}) > 1:
             accuracy_against(out / file, some, cost=axis)
             text.append(f"![accuracy against {axis}]({file})")
     text += ["## What made the figures", "\n".join(_origins(folders, rows))]

@@ -159,6 +159,10 @@ class Config:
     """Of initialisation, order and augmentation."""
     max_steps: int | None = None
     """Stop every phase after so many steps, for a trial run."""
+    reference: Annotated[str, tyro.conf.Suppress] = ""
+    """A paper's figures, to stand beside the last phase's."""
+    source: Annotated[str, tyro.conf.Suppress] = ""
+    """The paper."""
 
     def __post_init__(self) -> None:
         with collect(f"Config {self.name!r}") as problems:

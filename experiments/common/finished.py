@@ -162,7 +162,9 @@ def _results(summary: Mapping[str, Any], folder: Path) -> list[Result]:
         raise ValueError(f"{folder / 'summary.json'} has no results, nor the figures of one run: {', '.join(missing)}.")
     about = {"seed": summary["seed"], "revision": summary.get("revision", "unknown")}
     dense = {"row": "dense", **about, "error": summary["dense_error"], "parameters": summary["parameters"], "seconds": 0.0}
+    dense |= {name: summary[key] for name, key in (("best_error", "dense_best_error"), ("macs", "macs")) if key in summary}
     whole = {name: summary[name] for name in ("error", "parameters", "nonzeros", "seconds")}
+    whole |= {name: summary[name] for name in ("best_error", "macs") if name in summary}
     size = summary["file_bytes"] - summary["program_bytes"]
     # There a ratio is how many times as fast the file is; in the common form it is of times.
     latency = {batch: 1 / ratio for batch, ratio in summary["latency_ratio"].items()}

@@ -54,6 +54,15 @@ def test_the_main_job_whole(command, tmp_path, capsys):
     assert summary["ratio"] == pytest.approx(4 * parameters / (file.stat().st_size - summary["program_bytes"]))
     assert summary["file_ratio"] == pytest.approx((4 * parameters + summary["program_bytes"]) / file.stat().st_size)
 
+    assert summary["macs"] == sum(w.size for w in weights if w.ndim == 2)  # a multiplication a weight, zeros included
+
+    # The best epoch by validation error among those that are as sparse as the last; errors of both splits are logged.
+    logged = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in logged if row["phase"] == "quantized" and "eval_error" in row]
+    assert last[-1]["eval_test_error"] == pytest.approx(wrong)
+    least = min(row["eval_error"] for row in last)
+    assert summary["best_error"] in {row["eval_test_error"] for row in last if row["eval_error"] == least}
+
     # One seed's figures; the means over seeds are in the committed results.
     assert summary["ratio"] >= 80
     assert summary["error"] <= summary["dense_error"] + 0.01

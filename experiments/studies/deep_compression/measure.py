@@ -20,6 +20,7 @@ from experiments.studies.deep_compression.phases import EVAL_BATCH, Stage
 from lepton_jax import load, pack, save
 from lepton_jax.artifact import Account, Artifact
 from lepton_jax.data import Split
+from lepton_jax.graph import cost
 from lepton_jax.training import linen_apply
 from lepton_jax.transform import Transform
 from lepton_jax.typing import Array, PyTree
@@ -36,12 +37,14 @@ class Row:
       error: fraction of the test split that is answered wrongly.
       account: of its file.
       latency: dense time over this one's, by batch size; more is faster.
+      macs: multiply-accumulates of one image as the model runs, zeros included.
     """
 
     name: str
     error: float
     account: Account
     latency: dict[int, float]
+    macs: int
 
 
 def inference(config: Config) -> Callable[[PyTree, Array], Array]:
@@ -95,7 +98,15 @@ class Meter:
 
     def _add_row(self, name: str, logits: np.ndarray, path: Path) -> None:
         model = load(path)
-        self.rows.append(Row(name=name, error=self._error(logits), account=model.account(), latency=self._latency(model)))
+        self.rows.append(
+            Row(
+                name=name,
+                error=self._error(logits),
+                account=model.account(),
+                latency=self._latency(model),
+                macs=cost(model, jnp.asarray(self._test.images[:1])).macs,
+            )
+        )
 
     def _error(self, logits: np.ndarray) -> float:
         return float(np.mean(logits.argmax(-1) != self._test.labels))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from experiments.common.config import Config, to_json
 from experiments.common.members import zero_dead_inputs
 from experiments.common.writers import Logs, Place
 from lepton_jax import chain, freeze, identity, paths
-from lepton_jax.data import Batch, Dataset, WarpBank, active_features, batches, eval_batches, steps_per_epoch, warp_bank
+from lepton_jax.data import Batch, Dataset, Split, WarpBank, active_features, batches, eval_batches, steps_per_epoch, warp_bank
 from lepton_jax.training import (
     Checkpoints,
+    Evaluate,
     FitSettings,
+    ModelApply,
     TrainState,
     batch_source,
     classification_loss,
@@ -76,6 +78,7 @@ def _phases(config: Config, dataset: Dataset, run_dir: Path, logs: Logs, *, resu
     bank = None if config.warp is None else warp_bank(config.warp, dataset.train.images.shape[1:3], seed=config.seed)
     epoch_steps = steps_per_epoch(dataset.train, config.batch_size)
     held_out = dataset.validation if len(dataset.validation) else dataset.train
+    splits = {"": held_out, "test_": dataset.test}
     transform, tstate, model_state, first = identity(), (), variables, 0
     for number, phase in enumerate(config.phases):
         steps = phase.epochs * epoch_steps
@@ -90,7 +93,7 @@ def _phases(config: Config, dataset: Dataset, run_dir: Path, logs: Logs, *, resu
                 step,
                 batch_source(partial(_batches_from, config, dataset, bank, first)),
                 _settings(config, steps, progress),
-                evaluate=make_evaluate(apply, transform, eval_batches(held_out, min(EVAL_BATCH, len(held_out)))),
+                evaluate=_evaluate(apply, transform, splits),
                 checkpoints=checkpoints,
                 metrics=logs.phase(phase.name),
                 resume=resume,
@@ -98,6 +101,18 @@ def _phases(config: Config, dataset: Dataset, run_dir: Path, logs: Logs, *, resu
             )
         yield Stage(name=phase.name, transform=transform, state=state, steps=steps)
         params, model_state, tstate, first = state.params, state.model_state, state.tstate, first + steps
+
+
+def _evaluate(apply: ModelApply, transform: Transform, splits: Mapping[str, Split]) -> Evaluate:
+    """Measure several splits, the figures of each with its prefix.
+
+    Nothing is chosen by the test split: its errors are logged so that the report can say that of the best epoch too.
+    """
+    parts = {
+        prefix: make_evaluate(apply, transform, eval_batches(split, min(EVAL_BATCH, len(split))))
+        for prefix, split in splits.items()
+    }
+    return lambda state: {prefix + name: value for prefix, part in parts.items() for name, value in part(state).items()}
 
 
 def _batches_from(config: Config, dataset: Dataset, bank: WarpBank | None, first: int, step: int) -> Iterator[Batch]:

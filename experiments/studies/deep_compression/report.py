@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.common.config import Config
+from experiments.common.measuring import best_errors
 from experiments.common.tables import aligned, markdown_table, provenance, revision
 from experiments.studies.deep_compression.measure import LATENCY_BATCHES, Row
 from lepton_jax.training import read_metrics
@@ -15,9 +16,11 @@ from lepton_jax.training import read_metrics
 SEED_FIGURES = (
     ("dense_error", 100, 2),
     ("error", 100, 2),
+    ("best_error", 100, 2),
     ("ratio", 1, 1),
     ("file_ratio", 1, 1),
     ("nonzeros", 1, 0),
+    ("macs", 1, 0),
     ("file_bytes", 1, 0),
     ("program_bytes", 1, 0),
     ("seconds", 1, 1),
@@ -35,7 +38,7 @@ def write(run_dir: Path, config: Config, rows: list[Row], *, seconds: float) -> 
       rows: dense first, the loaded file last.
       seconds: of the whole command.
     """
-    summary = summarise(config, rows, seconds)
+    summary = summarise(config, rows, _best_errors(run_dir), seconds)
     lines = table(rows)
     plot_training(run_dir)
     plot_bytes(run_dir, rows[-1])
@@ -47,14 +50,27 @@ def write(run_dir: Path, config: Config, rows: list[Row], *, seconds: float) -> 
     print(f"{summary['seconds']:.1f} s; report in {run_dir / 'report.md'}")
 
 
-def summarise(config: Config, rows: list[Row], seconds: float) -> dict[str, Any]:
+def _best_errors(run_dir: Path) -> dict[str, float]:
+    """Return the test error of every phase when its validation error was least, among those as sparse as at its end."""
+    phases: dict[str, list[dict[str, Any]]] = {}
+    for row in read_metrics(run_dir / "metrics.jsonl"):
+        if "eval_error" in row:
+            test, validation = row["eval_test_error"], row["eval_error"]
+            figures = {"error": [test], "validation_error": [validation], "nonzeros": [1 - row["eval_sparsity"]]}
+            phases.setdefault(row["phase"], []).append(figures)
+    return {phase: best_errors(history)[0] for phase, history in phases.items()}
+
+
+def summarise(config: Config, rows: list[Row], best: dict[str, float], seconds: float) -> dict[str, Any]:
     """Return the figures of the table for machines; errors are fractions, of the loaded file where it is not said."""
     dense, file = rows[0], rows[-1]
     return {
         "name": config.name,
         "seed": config.seed,
         "dense_error": dense.error,
+        "dense_best_error": best[config.phases[0].name],
         "error": file.error,
+        "best_error": best[config.phases[-1].name],
         "dense_bytes": file.account.dense_bytes,
         "file_bytes": file.account.total,
         "program_bytes": file.account.program,
@@ -62,11 +78,14 @@ def summarise(config: Config, rows: list[Row], seconds: float) -> dict[str, Any]
         "file_ratio": file.account.file_ratio,
         "nonzeros": file.account.nonzeros,
         "parameters": file.account.parameters,
+        "macs": file.macs,
         "bits_per_weight": file.account.bits_per_weight,
         "latency_ratio": file.latency,
         "stage_errors": {row.name: row.error for row in rows},
         "seconds": seconds,
         "revision": revision(),
+        "reference": config.reference,
+        "source": config.source,
     }
 
 
@@ -91,10 +110,11 @@ def markdown(config: Config, rows: list[Row], lines: list[tuple[str, ...]], summ
 
 {chr(10).join(markdown_table(lines))}
 
-Errors are of the test split, last epoch. The row "file" is `model.lepton`, loaded in a process of its own without the
-model's code; its outputs equal the live view's bit for bit. `ratio` is the float32 bytes of the dense parameters over all
-bytes of the file but the program's; `file_ratio` is (those bytes and the program's) over the whole file. Speed is the dense
-model's time over the file's, both run by XLA on this machine, the median of calls in pairs; zeros alone make nothing faster.
+Errors are of the test split, last epoch; `best_error` is that of the evaluation whose validation error was least. The row
+"file" is `model.lepton`, loaded in a process of its own without the model's code; its outputs equal the live view's bit for
+bit. `ratio` is the float32 bytes of the dense parameters over all bytes of the file but the program's; `file_ratio` is (those
+bytes and the program's) over the whole file. Speed is the dense model's time over the file's, both run by XLA on this machine,
+the median of calls in pairs; zeros alone make nothing faster.
 
 ![error and sparsity](training.png)
 
