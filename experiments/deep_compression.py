@@ -57,7 +57,7 @@ def main(options: Options[Config]) -> None:
         row = dataclasses.replace(rows[name], seed=whole.seed, max_steps=whole.max_steps)
         place = folder / name / (f"seed{row.seed}" if options.seeds == 1 else "")
         run(dataclasses.replace(options, setting=row, run_dir=place, resume=options.resume and place.exists()))
-    write_report([folder / name for name in options.only or rows], folder / "report")
+    write_report([folder / name for name in options.only or rows], folder / "report", family=whole.name)
 
 
 def run(options: Options[Config]) -> None:

@@ -11,6 +11,7 @@ A run is a folder with a `summary.json`, or a folder of such folders, e.g. one a
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(options.runs, options.out)
 
 
-def write(folders: Sequence[Path], out: Path) -> None:
+def write(folders: Sequence[Path], out: Path, *, family: str = "") -> None:
     """Write `report.md` and its figures, and print the table.
 
     Args:
       folders: of runs.
       out: made if it is not there; may be no run's own folder.
+      family: what all the runs' names begin with; it is said once, in the title.
 
     Raises:
       ValueError: if a folder is no finished run's, or the report would replace a run's.
     """
     if (out / "config.json").exists() or (out / "summary.json").exists():
         raise ValueError(f"{out} is a run's folder and has a report of its own. Choose another --out; nothing was overwritten.")
-    rows = read(folders)
+    rows = [replace(row, run=row.run.removeprefix(f"{family}_")) for row in read(folders)]
     lines = table(rows)
     out.mkdir(parents=True, exist_ok=True)
-    text = ["# " + ", ".join(dict.fromkeys(row.run for row in rows)), "\n".join(markdown_table(lines)), _columns(lines[0])]
+    title = ", ".join(dict.fromkeys(row.run for row in rows))
+    text = [f"# {family}: {title}" if family else f"# {title}", "\n".join(markdown_table(lines)), _columns(lines[0])]
     for figure, (file, axis) in COSTS.items():
         some = points(rows, figure)
         (out / file).unlink(missing_ok=True)  # of an earlier report, which may have had other rows

@@ -22,7 +22,6 @@ import numpy as np
 import optax
 from tqdm.auto import tqdm
 
-from experiments.common import unfinished
 from experiments.common.config import to_json
 from experiments.common.unfinished import Unfinished
 from lepton_jax import identity, paths
@@ -205,7 +204,7 @@ def train(seed: int, config: CharLM, text: Text, folder: str | os.PathLike[str])
     state = run_steps(*args, name=name, seed=seed, run_dir=Path(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_npz(path, {"params": state.params})
-    unfinished.remove(Path(folder))
+    Unfinished(Path(folder), name, [seed], None).remove()
     return {"params": state.params}
 
 

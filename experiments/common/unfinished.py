@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,13 @@ class Unfinished:
         if self._history is not None:
             self._history.epochs[:] = extra["history"]
         return state, done
+
+    def remove(self) -> None:
+        """Remove the checkpoint, of a training that is finished; those of others stay."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):  # there are others', or there is none
+                self._folder.parent.rmdir()
 
     def save(self, state: TrainState, done: int) -> None:
         """Write a checkpoint after so many epochs (or steps), if it is time."""

@@ -109,8 +109,9 @@ def test_a_sweep_keeps_what_is_finished_and_ends_in_one_report(command, tmp_path
     assert command(*few, "--resume") == 0, capsys.readouterr().err
     assert (folder / "no_pruning" / "seed0" / "model.lepton").stat().st_mtime_ns == first
     report = (folder / "report" / "report.md").read_text()
-    assert "no_pruning" in report
-    assert "pruning_alone" in report
+    assert report.startswith("# deep_compression_digits: no_pruning, pruning_alone\n")
+    assert [line.split(" | ")[0] for line in report.splitlines()[4:8]] == ["| no_pruning"] * 2 + ["| pruning_alone"] * 2
+    assert report.count("deep_compression_digits_") == 0  # the rows have names of their own
     assert (folder / "report" / "bytes.png").stat().st_size > 5000
     assert command(*few, "--only", "nothing") == 1
     assert "there is no row nothing; there are no_pruning, pruning_alone" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_a_trained_model_is_read_back(folder):
 
 
 def test_an_interrupted_transformer_goes_on_from_its_checkpoint(folder, monkeypatch):
-    """To the same weights, without the steps that it has had; the checkpoint goes when the file is there."""
+    """To the same weights, without the steps that it has had; its checkpoint goes when the file is there, and no other."""
     monkeypatch.setattr(unfinished, "SECONDS", 0.0)
     config = CharLM(depth=1, width=8, heads=1, mlp=8, length=8, batch_size=2, steps=4)
     text = load_text(folder / "data" / "tinyshakespeare" / "input.txt")
@@ -88,11 +88,18 @@ def test_an_interrupted_transformer_goes_on_from_its_checkpoint(folder, monkeypa
     with pytest.raises(KeyboardInterrupt):
         train(0, config, text, folder / "halted")
     (folder / "again").mkdir()
+    others = folder / "halted" / unfinished.FOLDER / "another"
+    others.mkdir()
     steps = []
     monkeypatch.setattr(unfinished.Unfinished, "save", lambda self, state, done: steps.append(done))
     resumed = train(0, config, text, folder / "halted")
     assert steps == [4]
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert sorted(path.suffix for path in (folder / "halted").iterdir()) == ["", ".npz"]
+    assert list(others.parent.iterdir()) == [others]
+    others.rmdir()
+    next((folder / "halted").glob("*.npz")).unlink()
+    train(0, config, text, folder / "halted")
     assert [path.suffix for path in (folder / "halted").iterdir()] == [".npz"]
 
 
