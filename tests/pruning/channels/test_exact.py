@@ -4,21 +4,17 @@ The reference is made here: variables masked and cut by numpy from `plan.removed
 """
 
 import re
-import sys
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from channel_models import MODELS
 
 from lepton_jax.paths import flatten
 from lepton_jax.pruning.channels import Random, plan
-
-sys.path.insert(0, str(Path(__file__).parent))
-from channel_models import MODELS
 
 # Compiling is most of the time these tests take, and rounding is all that optimisation could change.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

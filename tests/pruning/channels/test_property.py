@@ -1,20 +1,15 @@
 """Random networks: whatever the pieces, the plan holds exactly (in float64), or says what fixed the channels."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
+from test_exact import by_numpy, outputs_and_gradients
 
 from lepton_jax.paths import flatten
 from lepton_jax.pruning.channels import Random, plan
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_exact import by_numpy, outputs_and_gradients
 
 WIDTHS = (4, 8)
 LENGTH = 4
