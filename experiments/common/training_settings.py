@@ -1,7 +1,6 @@
 """What every study of many small runs has in common."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
@@ -53,19 +52,3 @@ class Training:
         """Return how many steps so many epochs have, or a trial run instead."""
         whole = epochs * steps_per_epoch(dataset.train, self.batch_size)
         return whole if self.max_steps is None else min(whole, self.max_steps)
-
-
-def check_rows(problems: list[str], names: Sequence[str], only: Sequence[str], *, field: str = "rows") -> None:
-    """Say what is wrong with the names of rows, and with those that are to be run.
-
-    Example:
-      >>> problems = []
-      >>> check_rows(problems, ["a", "a"], ["b"])
-      >>> problems
-      ["rows: at least one, each with a name of its own; got ['a', 'a']", "only: there is no row 'b'; there are a"]
-    """
-    if not names or len(set(names)) < len(names):
-        problems.append(f"{field}: at least one, each with a name of its own; got {list(names)}")
-    known = dict.fromkeys(names)
-    unknown = [name for name in only if name not in known]
-    problems.extend(f"only: there is no {field.removesuffix('s')} {name!r}; there are {', '.join(known)}" for name in unknown)

@@ -16,7 +16,8 @@ from experiments.common import members
 from experiments.common.config import Adam
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, kept
-from experiments.common.training_settings import Training, check_rows
+from experiments.common.rows import check_rows, chosen
+from experiments.common.training_settings import Training
 from experiments.studies.applications.recipe import ROWS, Row, without_channels
 from experiments.studies.applications.sources import Source
 from lepton_jax.errors import collect
@@ -88,11 +89,6 @@ class Study:
             if self.max_steps is not None and self.max_steps < 1:
                 problems.append(f"max_steps: must be at least 1; got {self.max_steps}")
 
-    @property
-    def chosen(self) -> tuple[Row, ...]:
-        """The rows to run."""
-        return tuple(row for row in self.rows if not self.only or row.name in self.only)
-
 
 class Tuned(NamedTuple):
     """What one seed of a row ends as."""
@@ -124,7 +120,7 @@ class Runner:
         results = []
         for task in self.study.tasks:
             before = functools.cache(functools.partial(self.trained, task))
-            for row in self.study.chosen:
+            for row in chosen(self.study.rows, self.study.only):
                 results.append(kept(self._path(task, row), functools.partial(self._row, task, row, before)))
         return results
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,8 @@ from experiments.common import members, taught
 from experiments.common.config import Adam
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, kept
-from experiments.common.training_settings import Training, check_rows
+from experiments.common.rows import check_rows, chosen
+from experiments.common.training_settings import Training
 from experiments.studies.combined.techniques import TECHNIQUES, Settings, Technique
 from lepton_jax import chain, freeze, identity
 from lepton_jax.data import Dataset
@@ -94,11 +96,6 @@ class Study(Training):
             if not self.scan:
                 problems.append("scan: an epoch is always one program here; leave it True")
 
-    @property
-    def chosen(self) -> tuple[Row, ...]:
-        """The rows to run."""
-        return tuple(row for row in self.rows if not self.only or row.label in self.only)
-
 
 class Runner:
     """Runs a study's rows.
@@ -118,7 +115,10 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, in the order of the study."""
-        return [kept(self._path(row), functools.partial(self._row, row)) for row in self.study.chosen]
+        return [
+            kept(self._path(row), functools.partial(self._row, row))
+            for row in chosen(self.study.rows, self.study.only, name=attrgetter("label"))
+        ]
 
     def _path(self, row: Row, folder: str = "rows", ending: str = "json") -> Path:
         return self.run_dir / folder / f"{row.label}.{ending}"

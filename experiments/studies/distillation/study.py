@@ -16,7 +16,8 @@ from experiments.common import members, taught
 from experiments.common.config import Adam
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, kept
-from experiments.common.training_settings import Training, check_rows
+from experiments.common.rows import check_rows, chosen
+from experiments.common.training_settings import Training
 from lepton_jax import fake_quant, identity
 from lepton_jax.data import Dataset
 from lepton_jax.distillation import (
@@ -96,11 +97,6 @@ class Study(Training):
             if not self.scan:
                 problems.append("scan: an epoch is always one program here; leave it True")
 
-    @property
-    def chosen(self) -> tuple[Row, ...]:
-        """The rows to run."""
-        return tuple(row for row in self.rows if not self.only or row.name in self.only)
-
 
 class Trained(NamedTuple):
     """What the seeds of a row, or of the teacher, end as."""
@@ -129,7 +125,7 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, the teacher's first."""
-        rows: list[Row | None] = [None, *self.study.chosen]
+        rows: list[Row | None] = [None, *chosen(self.study.rows, self.study.only)]
         return [kept(self._path(row), functools.partial(self._row, row)) for row in rows]
 
     def _path(self, row: Row | None, folder: str = "rows", ending: str = "json") -> Path:
@@ -147,7 +143,7 @@ class Runner:
     @functools.cached_property
     def answers(self) -> Outputs:
         """What every seed's teacher gives for each training image, ``[seeds, N, ...]``."""
-        taps = tuple(dict.fromkeys(tap for row in self.study.chosen for tap in row.distill.teacher_taps))
+        taps = tuple(dict.fromkeys(tap for row in chosen(self.study.rows, self.study.only) for tap in row.distill.teacher_taps))
         apply, images = linen_apply(self.study.teacher), self.dataset.train.images
         outputs = [teach(as_teacher(apply, run), taps)(images) for run in members.apart(self.teachers.state)]
         return jax.tree.map(lambda *each: jnp.stack(each), *outputs)

@@ -14,7 +14,7 @@ import tyro
 
 from experiments.common import resnet20
 from experiments.common.results import Result, kept
-from experiments.common.training_settings import check_rows
+from experiments.common.rows import check_rows, chosen
 from experiments.studies.filter_pruning.network import Network, Tuning
 from lepton_jax.data import Split
 from lepton_jax.errors import check_fraction, collect
@@ -94,8 +94,8 @@ class Study:
     @property
     def cells(self) -> list[tuple[Row, float]]:
         """The rows to run, each with its cuts."""
-        chosen = [row for row in self.rows if not self.only or row.name in self.only]
-        return [(row, cut) for row in chosen for cut in ((0.0,) if row.criterion == "none" else self.fractions)]
+        rows = chosen(self.rows, self.only)
+        return [(row, cut) for row in rows for cut in ((0.0,) if row.criterion == "none" else self.fractions)]
 
     @property
     def tuning(self) -> Tuning:

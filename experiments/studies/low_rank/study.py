@@ -5,13 +5,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments.common.results import Result, kept
-from experiments.common.training_settings import check_rows
+from experiments.common.rows import check_rows, chosen
 from experiments.studies.low_rank.tasks import Characters, ResNet20, Task
 from lepton_jax import freeze, identity, low_rank
 from lepton_jax.errors import collect
@@ -62,11 +63,6 @@ class Study:
             if not all(0 < fraction < 1 for fraction in (*self.fractions, self.rules_fraction)):
                 problems.append(f"fractions, rules_fraction: must be in (0, 1); got {self.fractions}, {self.rules_fraction}")
 
-    @property
-    def chosen(self) -> dict[str, ResNet20 | Characters]:
-        """The tasks to run."""
-        return {name: task for name, task in self.tasks.items() if not self.only or name in self.only}
-
 
 class Runner:
     """Runs a study.
@@ -83,7 +79,7 @@ class Runner:
     def run(self) -> list[Result]:
         """Run what is missing; return all results."""
         results = []
-        for name, settings in self.study.chosen.items():
+        for name, settings in chosen(self.study.tasks.items(), self.study.only, name=itemgetter(0)):
             for seed in self.seeds:
                 cells = Cells(self, name, settings, seed)
                 results += [cells.dense(), *cells.curve(), *cells.rules()]

@@ -16,7 +16,8 @@ from experiments.common import char_lm, members
 from experiments.common.config import Adam, Digits, Tfds
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, accuracies, kept
-from experiments.common.training_settings import Training, check_rows
+from experiments.common.rows import check_rows, chosen
+from experiments.common.training_settings import Training
 from lepton_jax import identity
 from lepton_jax.data import Dataset
 from lepton_jax.errors import collect
@@ -165,7 +166,7 @@ def run(study: Study, seeds: Sequence[int], run_dir: Path) -> list[Result]:
       seeds: of the runs.
       run_dir: gets a JSON file for each finished row, which is not run again.
     """
-    rows = [row for row in study.rows if not study.only or row.name in study.only]
+    rows = chosen(study.rows, study.only)
     return [kept(run_dir / "rows" / f"{row.name}.json", partial(run_row, study, row, seeds, run_dir)) for row in rows]
 
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from experiments.common.char_lm import CharLM, load_text, perplexity, train, windows
 from experiments.common.results import Result, kept, save_report, spread
+from experiments.common.rows import check_rows
 from experiments.common.tables import aligned, markdown_table, provenance
-from experiments.common.training_settings import check_rows
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
 from lepton_jax.errors import collect

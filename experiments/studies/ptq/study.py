@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from experiments.common import resnet20
 from experiments.common.results import Result, deviation, kept, save_report, spread
+from experiments.common.rows import check_rows, chosen
 from experiments.common.tables import aligned, markdown_table, provenance
-from experiments.common.training_settings import check_rows
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
 from lepton_jax.data import Split
@@ -78,11 +78,6 @@ class PtqMethods:
             if self.images < self.batch_size or self.images % self.batch_size:
                 problems.append(f"images: must be a multiple of batch_size; got {self.images} and {self.batch_size}")
 
-    @property
-    def chosen(self) -> tuple[Recipe, ...]:
-        """The rows to run."""
-        return tuple(row for row in self.rows if not self.only or row.name in self.only)
-
 
 class Runner:
     """Runs the rows of one seed.
@@ -109,7 +104,7 @@ class Runner:
     def run(self) -> list[Result]:
         """Run what is missing; return all results."""
         cells: list[tuple[str, int, Callable[[], PyTree]]] = [("float", 32, lambda: self.variables)]
-        for row in self.config.chosen:
+        for row in chosen(self.config.rows, self.config.only):
             cells += [(row.name, bits, partial(self._quantized, row, bits)) for bits in self.config.bits]
         return [kept(self._path(name, bits), partial(self._cell, name, bits, make)) for name, bits, make in cells]
 

@@ -17,7 +17,8 @@ from experiments.common import members
 from experiments.common.config import Adam, Momentum
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, kept
-from experiments.common.training_settings import Training, check_rows
+from experiments.common.rows import check_rows, chosen
+from experiments.common.training_settings import Training
 from experiments.studies.qat.methods import QatMethod, StraightThrough
 from lepton_jax import chain, identity, paths
 from lepton_jax.data import Dataset
@@ -104,11 +105,6 @@ class Study(Training):
             if self.weights is not None and not isinstance(self.model, ResNet | ResNetCifar):
                 problems.append(f"weights: are read for residual networks only; the model is a {type(self.model).__name__}")
 
-    @property
-    def chosen(self) -> tuple[Row, ...]:
-        """The rows to run."""
-        return tuple(row for row in self.rows if not self.only or row.name in self.only)
-
 
 class Runner:
     """Runs a study's rows.
@@ -127,7 +123,7 @@ class Runner:
 
     def run(self) -> list[Result]:
         """Run what is missing; return all results, those in float32 first."""
-        rows: list[Row | None] = [None, *self.study.chosen]
+        rows: list[Row | None] = [None, *chosen(self.study.rows, self.study.only)]
         return [kept(self._path(row), functools.partial(self._row, row)) for row in rows]
 
     def _path(self, row: Row | None, folder: str = "rows", ending: str = "json") -> Path:

@@ -17,8 +17,9 @@ from experiments.common import members
 from experiments.common.config import Adam, Momentum
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, save_result
+from experiments.common.rows import check_rows, chosen
 from experiments.common.tables import revision
-from experiments.common.training_settings import Training, check_rows
+from experiments.common.training_settings import Training
 from experiments.studies.sparsity.mask_finders import MaskFinder
 from experiments.studies.sparsity.methods import Dense, Scene, SparseMethod
 from lepton_jax import identity
@@ -82,11 +83,6 @@ class Study(Training):
         for sparsity in self.sparsities:
             check_fraction("sparsities", sparsity)
 
-    @property
-    def chosen(self) -> tuple[Row, ...]:
-        """The rows to run."""
-        return tuple(row for row in self.rows if not self.only or row.name in self.only)
-
     def levels(self, row: Row) -> tuple[float, ...]:
         """The sparsities of a row."""
         return (0.0,) if isinstance(row.method, Dense) else self.sparsities
@@ -115,7 +111,7 @@ class Runner:
     def run(self) -> list[Result]:
         """Run what is missing; return all results, in the order of the study."""
         results = []
-        for row in self.study.chosen:
+        for row in chosen(self.study.rows, self.study.only):
             levels = self.study.levels(row)
             for group in [levels] if row.method.stacks else [(level,) for level in levels]:
                 missing = [level for level in group if not self._path(row, level).exists()]
