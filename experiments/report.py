@@ -192,7 +192,8 @@ def _origins(folders: Sequence[Path], rows: Sequence[Row]) -> list[str]:
         said = _said(environment_of(run))
         name = "/".join([given.resolve().name, *run.relative_to(given).parts])
         made[said] = [*made.get(said, []), name]
-    return [*lines, *(f"- {', '.join(names)}: {said}." for said, names in made.items() if said)]
+    same = len(made) == 1 and len(lines) > 1
+    return [*lines, *(f"- {'all' if same else ', '.join(names)}: {said}." for said, names in made.items() if said)]
 
 
 def _said(made: Mapping[str, Any]) -> str:
