@@ -7,7 +7,7 @@ Result, mean of 3 seeds: 200.6x (157.3x with the program) at 0.70 % error, dense
 """
 
 from experiments.common.config import Adam, Config, Phase, Tfds
-from experiments.common.methods import FakeQuant, LearnedStepSize, Prune
+from experiments.common.methods import FakeQuant, Prune, TrainedCodebook
 from experiments.studies.deep_compression.stages import sizes, stages_off
 from lepton_jax.data import Warp
 from lepton_jax.models import LeNet5
@@ -15,7 +15,7 @@ from lepton_jax.models import LeNet5
 PARAMETERS = 431_080
 
 
-def get_config(epochs: tuple[int, int, int] = (3, 40, 8)) -> Config:
+def get_config(epochs: tuple[int, int, int] = (3, 24, 4)) -> Config:
     dense, pruned, quantized = epochs
     return Config(
         name="deep_compression_mnist_lenet5",
@@ -28,13 +28,15 @@ def get_config(epochs: tuple[int, int, int] = (3, 40, 8)) -> Config:
                 epochs=pruned,
                 optimizer=Adam(learning_rate=2e-3),
                 l2=1e-5,
-                transforms=(Prune(sparsity=1 - 2650 / PARAMETERS, interval=50),),
+                transforms=(Prune(sparsity=1 - 6500 / PARAMETERS, interval=50),),
             ),
+            # With 2,650 weights and 40 epochs of pruning, wrong on validation data, seed 0: before 1.16 %, by codebooks of 8
+            # values after 4 epochs 1.14 at 3.9 kB, by learned steps of 3 bits after 8 epochs 1.16 at 3.6 kB (473x; test 1.08).
             Phase(
                 name="quantized",
                 epochs=quantized,
-                optimizer=Adam(learning_rate=1e-3),
-                transforms=(LearnedStepSize(bits=3), FakeQuant(bits=6, select=("*/bias",))),
+                optimizer=Adam(learning_rate=3e-4),
+                transforms=(TrainedCodebook(bits=3), FakeQuant(bits=6, select=("*/bias",))),
             ),
         ),
         warp=Warp(rotation_degrees=8, scale=0.08, shear=0.08, shift_pixels=0.7, elastic_alpha=0.6),
@@ -44,6 +46,10 @@ def get_config(epochs: tuple[int, int, int] = (3, 40, 8)) -> Config:
 
 
 def sweep() -> dict[str, Config]:
-    """Every stage on and off; error against bytes; at a thirteenth of the epochs."""
-    short = get_config(epochs=(1, 2, 1))
-    return {**stages_off(short), **sizes(short, (0.6, 1.5, 3))}
+    """Stages left out; error against bytes; at a fifth of the epochs.
+
+    Without the rows that on LeNet-300-100 are others' equals: biases in float32, and pruning alone.
+    """
+    short = get_config(epochs=(1, 5, 1))
+    rows = {**stages_off(short), **sizes(short, (0.6, 1.5, 3))}
+    return {name: row for name, row in rows.items() if name not in ("no_bias_bits", "pruning_alone")}
