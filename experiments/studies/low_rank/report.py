@@ -20,7 +20,7 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
     text = [
         "# Low rank: error against multiply-accumulates",
         f"Means over seeds {', '.join(map(str, seeds))}. `MACs` are those of the whole model, as a share of the dense one's. "
-        "Before and after tuning, which is one epoch for every row, dense too. Factors by truncated SVD: of weights (plain), "
+        "Before and after the same tuning for every row, dense too. Factors by truncated SVD: of weights (plain), "
         "of the weights whitened by their inputs' covariance (activation-aware), of rows weighed by squared gradients "
         "(Fisher-weighted); convolutions as (height, width, in) by out. Layers stay dense where factors would be larger.",
     ]
@@ -43,7 +43,8 @@ def write(run_dir: Path, study: Study, results: Sequence[Result]) -> None:
 def _figures(results: Sequence[Result]) -> tuple[str, ...]:
     """MACs, parameters, and error and loss before and after tuning."""
     share, size = f"{100 * mean(results, 'macs'):.1f} %", f"{mean(results, 'parameters'):,.0f}"
-    before = (f"{mean(results, 'error'):.2f}", f"{mean(results, 'loss'):.3f}")
+    same = len({result["error"] for result in results}) == 1  # of one network, that others trained
+    before = (spread([r["error"] for r in (results[:1] if same else results)]), f"{mean(results, 'loss'):.3f}")
     return (share, size, *before, spread([r["tuned_error"] for r in results]), f"{mean(results, 'tuned_loss'):.3f}")
 
 

@@ -113,7 +113,7 @@ class Task:
         raise TypeError(f"{type(self).__name__} has no test data")
 
     def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
-        """Train factored parameters for one epoch; an interrupted training goes on from its checkpoint in the run's folder."""
+        """Train factored parameters; an interrupted training goes on from its checkpoint in the run's folder."""
         raise TypeError(f"{type(self).__name__} has no training data")
 
 
