@@ -88,7 +88,7 @@ def compress(config: Config, run_dir: Path, *, resume: bool, writers: Sequence[P
     loaded = measure.fresh_outputs(path, dataset.test.images)
     _check_same(live, loaded, path)
     meter.add_file(loaded)
-    report.write(run_dir, config, meter.rows, seconds=time.perf_counter() - start)
+    report.write(run_dir, config, meter.rows, macs=meter.macs, seconds=time.perf_counter() - start)
 
 
 def _check_same(live: np.ndarray, loaded: np.ndarray, path: Path) -> None:

@@ -37,14 +37,12 @@ class Row:
       error: fraction of the test split that is answered wrongly.
       account: of its file.
       latency: dense time over this one's, by batch size; more is faster.
-      macs: multiply-accumulates of one image, the dense one's: zeros are multiplied too.
     """
 
     name: str
     error: float
     account: Account
     latency: dict[int, float]
-    macs: int
 
 
 def inference(config: Config) -> Callable[[PyTree, Array], Array]:
@@ -73,6 +71,11 @@ class Meter:
         self._test = test
         self._dense: PyTree = None
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image, the same in every row: zeros are multiplied too."""
+        return cost(self._apply, self._dense, self._test.images[:1]).macs
+
     def add(self, stage: Stage, path: Path) -> np.ndarray:
         """Save a stage as a file, add its row, and return its logits on the test split."""
         state = stage.state
@@ -98,15 +101,7 @@ class Meter:
 
     def _add_row(self, name: str, logits: np.ndarray, path: Path) -> None:
         model = load(path)
-        self.rows.append(
-            Row(
-                name=name,
-                error=self._error(logits),
-                account=model.account(),
-                latency=self._latency(model),
-                macs=cost(self._apply, self._dense, self._test.images[:1]).macs,
-            )
-        )
+        self.rows.append(Row(name=name, error=self._error(logits), account=model.account(), latency=self._latency(model)))
 
     def _error(self, logits: np.ndarray) -> float:
         return float(np.mean(logits.argmax(-1) != self._test.labels))

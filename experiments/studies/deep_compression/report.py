@@ -29,16 +29,17 @@ SEED_FIGURES = (
 PARTS = ("values", "positions", "codebook", "scales", "tables")
 
 
-def write(run_dir: Path, config: Config, rows: list[Row], *, seconds: float) -> None:
+def write(run_dir: Path, config: Config, rows: list[Row], *, macs: int, seconds: float) -> None:
     """Write everything and print the table.
 
     Args:
       run_dir: the run's folder.
       config: the experiment.
       rows: dense first, the loaded file last.
+      macs: multiply-accumulates of one image.
       seconds: of the whole command.
     """
-    summary = summarise(config, rows, _best_errors(run_dir), seconds)
+    summary = summarise(config, rows, _best_errors(run_dir), macs, seconds)
     lines = table(rows)
     plot_training(run_dir)
     plot_bytes(run_dir, rows[-1])
@@ -61,7 +62,7 @@ def _best_errors(run_dir: Path) -> dict[str, float]:
     return {phase: best_errors(history)[0] for phase, history in phases.items()}
 
 
-def summarise(config: Config, rows: list[Row], best: dict[str, float], seconds: float) -> dict[str, Any]:
+def summarise(config: Config, rows: list[Row], best: dict[str, float], macs: int, seconds: float) -> dict[str, Any]:
     """Return the figures of the table for machines; errors are fractions, of the loaded file where it is not said."""
     dense, file = rows[0], rows[-1]
     return {
@@ -78,7 +79,7 @@ def summarise(config: Config, rows: list[Row], best: dict[str, float], seconds: 
         "file_ratio": file.account.file_ratio,
         "nonzeros": file.account.nonzeros,
         "parameters": file.account.parameters,
-        "macs": file.macs,
+        "macs": macs,
         "bits_per_weight": file.account.bits_per_weight,
         "latency_ratio": file.latency,
         "stage_errors": {row.name: row.error for row in rows},
