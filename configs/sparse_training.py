@@ -3,7 +3,7 @@
 Source: Evci et al. 2020, "Rigging the lottery", figure 2 and table 2, for the form (static below SET below RigL); no paper has
 these figures for this set.
 Command: python -m experiments.sparsity --config configs/sparse_training.py --seeds 3
-Time: 23 minutes on 2 CPU cores that other work shared.
+Time: 20 minutes on 2 CPU cores that other work shared.
 Result, mean of 3 seeds at 95 %, dense 89.10 %: under momentum static 87.18, SET 87.68, RigL 87.00; under adam that counts each
 weight's steps 87.89, 87.73 and 87.56. RigL is not above SET here, nor either well above static, as the paper's networks are;
 interval, fraction and end were varied on validation data, to no effect. With adam's one count for all weights RigL has 86.97.
