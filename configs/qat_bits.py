@@ -6,8 +6,8 @@ Command: python -m experiments.qat_bits --config configs/qat_bits.py --seeds 3
 Time: 41 minutes on 2 CPU cores that other work shared.
 Result, mean of 3 seeds, float32 90.97 %, points below it: W8A8 0.01; W4A4 and W2A2: LSQ 0.24 and 1.20, LSQ+ 0.15 and 1.19,
 DoReFa 0.11 and 1.98, PACT 0.39 and 3.01. Aims: within 0.2, 0.5 and 2 points, which PACT at 2 bits misses. Likely reasons: its
-heights are moved only by what they clip, for two epochs, and between the convolutions, where nothing is rectified, its symmetric
-grid of 2 bits has three levels.
+heights are moved only by what they clip, for two epochs, and between the convolutions, where nothing is rectified, its
+symmetric grid of 2 bits has three levels.
 """
 
 from experiments.common.config import Adam, Tfds

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.timing import ratio
+from lepton_jax import account, save
 from lepton_jax.graph import cost, packed
 from lepton_jax.packed import LowRank, is_packed
 from lepton_jax.paths import flatten
@@ -49,6 +51,14 @@ def deployed(dense: Network, apply: ModelApply, runs: Sequence[PyTree], images: 
         "nonzero_macs": [round(one.nonzero_macs) for one in counted],
         "latency_ratio": {str(batch): _ratio(dense, (apply, runs[0]), images, batch, rounds) for batch in BATCHES},
     }
+
+
+def file_bytes(apply: ModelApply, variables: PyTree, images: np.ndarray, path: Path) -> int:
+    """Save packed variables as a file, and count the bytes that are not its program."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, partial(logits, apply), variables, jnp.asarray(images[:1]))
+    counted = account(path)
+    return counted.total - counted.program
 
 
 def _numbers(leaf: Any) -> int:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import members
-from experiments.common.deployed import Network, deployed, logits
-from lepton_jax import account, identity, pack, paths, save
+from experiments.common.deployed import Network, deployed, file_bytes
+from lepton_jax import identity, pack, paths
 from lepton_jax.data import Dataset, eval_batches
 from lepton_jax.training import ModelApply, TrainState, make_evaluate
 from lepton_jax.transform import Transform
@@ -78,10 +77,7 @@ class Measure:
 
     def file_bytes(self, packed: PyTree, path: Path) -> int:
         """Save packed variables as a file, and count the bytes that are not its program."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, partial(logits, self._apply), packed, jnp.asarray(self._images[:1]))
-        counted = account(path)
-        return counted.total - counted.program
+        return file_bytes(self._apply, packed, self._images, path)
 
 
 class History:

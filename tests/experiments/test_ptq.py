@@ -1,5 +1,6 @@
 """The studies of post-training quantization: trials on tiny models, and what their tables say."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,7 +12,7 @@ from experiments import lm_ptq, ptq_methods
 from experiments.common import cli, resnet20
 from experiments.common.char_lm import CharLM
 from experiments.common.config import load_config
-from experiments.studies.ptq import lm_study, study
+from experiments.studies.ptq import lm_study, report
 from experiments.studies.ptq.lm_study import LmPtq
 from experiments.studies.ptq.study import PtqMethods
 from lepton_jax.data import Split
@@ -58,8 +59,8 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
     cells = [(name, bits, seed) for seed in (0, 1) for name, bits in (("float", 32), ("nearest", 3))]
     assert [(result["row"], result["bits"], result["seed"]) for result in results] == cells
     assert all(0 <= result[split] <= 100 for result in results for split in ("test", "held out, activations"))
-    report = (tmp_path / "run" / "ptq_methods.md").read_text()
-    assert "| nearest |" in report
+    text = (tmp_path / "run" / "ptq_methods.md").read_text()
+    assert "| nearest |" in text
     assert (tmp_path / "run" / "ptq_methods.png").stat().st_size > 5000
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
     assert run_script(ptq_methods, PtqMethods, *few, "--only", *chosen, "--resume", **kind) == 0
@@ -68,13 +69,52 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
     assert "there is no row 'nobody'" in capsys.readouterr().err
 
 
+def test_a_network_is_trained_for_every_seed_and_its_rows_have_costs(run_script, small_images, tmp_path, capsys):
+    """Float weights take four bytes; three bits less than a quarter of them; others follow from shapes alone."""
+    config = CONFIGS / "ptq_methods_fashion_mnist.py"
+    few = ("--images", 16, "--batch-size", 16, "--held-out", 16, "--test-images", 16, "--bits", 3, "--max-steps", 2)
+    arguments = ("--config", config, *few, "--only", "nearest", "--latency-rounds", 1, "--seeds", 2)
+    assert run_script(ptq_methods, PtqMethods, *arguments, "--run-dir", tmp_path) == 0, capsys.readouterr()
+    results = json.loads((tmp_path / "summary.json").read_text())["results"]
+    names = ("float", "nearest")
+    assert [(result["row"], result["seed"]) for result in results] == [(name, seed) for seed in (0, 1) for name in names]
+    first, second = results[:2], results[2:]
+    assert not any("file_bytes" in result for result in second)
+    kernels = 3 * 3 * (1 * 16 + 16 * 32 + 32 * 64) + 4 * 4 * 64 * 10
+    folded = kernels + 16 + 32 + 64 + 10
+    assert [result["parameters"] for result in first] == [folded] * 2
+    assert first[0]["file_bytes"] > 3 * kernels
+    assert 4 * first[1]["file_bytes"] < first[0]["file_bytes"]
+    macs = 3 * 3 * (28**2 * 1 * 16 + 14**2 * 16 * 32 + 7**2 * 32 * 64) + 4 * 4 * 64 * 10
+    assert [result["macs"] for result in first] == [macs] * 2
+    text = (tmp_path / "ptq_methods.md").read_text()
+    assert "of a CNN after 4 epochs" in text
+    assert f"| nearest | 3 | {folded:,} | {first[1]['file_bytes']:,} | {macs:,} |" in text
+
+
+def test_a_seeds_network_and_images_are_its_own(small_images, tmp_path):
+    source = load_config(CONFIGS / "ptq_methods_fashion_mnist.py", PtqMethods).source
+    one, again, other = (source.load(seed, 16, 1, tmp_path) for seed in (0, 0, 1))
+    for field in ("calibration", "held_out"):
+        images = [getattr(network, field).images for network in (one, again, other)]
+        np.testing.assert_array_equal(images[0], images[1])
+        assert not np.array_equal(images[0], images[2])
+    assert len(one.calibration) == 16
+    leaves = [jax.tree.leaves(network.variables) for network in (one, again, other)]
+    assert all(jnp.array_equal(*same) for same in zip(*leaves[:2], strict=True))
+    assert not all(jnp.array_equal(*some) for some in zip(leaves[0], leaves[2], strict=True))
+    kept = {image.tobytes() for image in one.held_out.images}
+    assert not kept & {image.tobytes() for image in one.calibration.images}
+
+
 def test_the_row_is_chosen_on_held_out_images_not_on_the_test_set():
-    config = load_config(CONFIGS / "ptq_methods.py", PtqMethods)
+    config = dataclasses.replace(load_config(CONFIGS / "ptq_methods.py", PtqMethods), aims={4: 91.0})
     cell = {"bits": 4, "test": 0.0, "held out": 0.0}
     good = [{**cell, "row": "a", "test, activations": t, "held out, activations": 95.0} for t in (89.0, 91.0)]
     lucky = [{**cell, "row": "b", "test, activations": 93.0, "held out, activations": h} for h in (96.0, 92.0)]
-    [_, line] = study.aims(config, [*lucky, *good], {4: 91.0, 3: 88.0})
-    assert line == ("W4A8", "91.0", "a", "90.0", "missed")
+    results = [*lucky, *good]
+    assert report.choices(config, results)[1:] == [("W4A8", "91.0", "a", "90.0", "missed")]
+    assert report.choices(dataclasses.replace(config, aims={}), results)[1:] == [("W4A8", "", "a", "90.0", "")]
 
 
 def test_rows_of_the_transformer_lose_perplexity_against_float(run_script, tmp_path, capsys):

@@ -11,6 +11,7 @@ from lepton_jax.quantization import (
     Calibration,
     Format,
     Gptq,
+    Mse,
     Nearest,
     awq_scale,
     compensate_errors,
@@ -83,3 +84,20 @@ class Recipe:
         if self.rank:
             quantized = compensate_errors(apply, variables, quantized, batches, self.rank, select=select)
         return quantized
+
+
+def rows() -> tuple[Recipe, ...]:
+    """Return every method for a classifier, each alone and the best two with all that helps them."""
+    ordered = Gptq(activation_order=True)
+    return (
+        Recipe(name="nearest", sequential=False),
+        Recipe(name="nearest, MSE range", sequential=False, calibration=Mse()),
+        Recipe(name="nearest, range by output error", sequential=False, factors=CLIPPED),
+        Recipe(name="equalised, bias corrected", sequential=False, equalize=True, correct=True),
+        Recipe(name="AWQ", sequential=False, awq=True, factors=CLIPPED),
+        Recipe(name="low rank 4", sequential=False, rank=4),
+        Recipe(name="GPTQ", sequential=True, method=Gptq()),
+        Recipe(name="AdaRound", method=AdaRound()),
+        Recipe(name="AdaRound, range, biases", method=AdaRound(), factors=CLIPPED, centred=True, correct=True),
+        Recipe(name="GPTQ, order, range, biases", method=ordered, factors=CLIPPED, centred=True, correct=True),
+    )

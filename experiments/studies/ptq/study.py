@@ -1,26 +1,24 @@
-"""The post-training study of ResNet-20: settings, runs, table and figure."""
+"""The post-training study of a classifier: settings and runs."""
 
 import dataclasses
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 from experiments.common import resnet20
-from experiments.common.results import Result, deviation, kept, save_report, spread
+from experiments.common.deployed import deployed, file_bytes
+from experiments.common.results import Result, kept
 from experiments.common.rows import check_rows, chosen
-from experiments.common.tables import aligned, markdown_table, provenance
+from experiments.studies.ptq.networks import Network, Published, Source, Trained
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
 from lepton_jax.data import Split
 from lepton_jax.errors import collect
-from lepton_jax.graph import fold_batch_norm
 from lepton_jax.quantization import (
     Percentile,
     Rule,
@@ -30,7 +28,10 @@ from lepton_jax.quantization import (
     quantize_activations,
     with_sites,
 )
-from lepton_jax.typing import PyTree
+from lepton_jax.typing import Array, PyTree
+
+FLOAT = "float"
+"""The row of the network as it is."""
 
 
 class Row(Protocol):
@@ -52,8 +53,12 @@ class PtqMethods:
     """Names the run folder."""
     rows: Annotated[tuple[Recipe, ...], tyro.conf.Suppress]
     """The methods."""
+    trained: Annotated[Trained | None, tyro.conf.Suppress] = None
+    """The network, if it is trained here; None: a published ResNet-20."""
+    aims: Annotated[dict[int, float], tyro.conf.Suppress] = dataclasses.field(default_factory=dict)
+    """Accuracies to reach, in percent, by bits of the weights."""
     data: Path = resnet20.FOLDER
-    """Holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`."""
+    """Of the published network: holds `weights/resnet20_cifar10.npz` and `cifar10_subset/`."""
     bits: tuple[int, ...] = (8, 4, 3)
     """Of the weights; every layer, the first and the last too; a scale for each output channel."""
     activation_bits: int = 8
@@ -65,18 +70,30 @@ class PtqMethods:
     held_out: int = 1000
     """Others, to choose by."""
     batch_size: int = 250
+    """Images a batch."""
     only: tuple[str, ...] = ()
     """Run only the rows of these names."""
     test_images: int = 1000
     """Of the test images."""
+    latency_rounds: int = 50
+    """Timed calls of each network, whose time is compared with the float one's."""
     seed: int = 0
-    """The first seed: of the training images to calibrate on, and of those to choose by."""
+    """The first seed: of the training images to calibrate on, and of those to choose by, and of a network trained here."""
+    max_steps: int | None = None
+    """Stop the training of a network after so many steps, for a trial run."""
 
     def __post_init__(self) -> None:
         with collect(f"PtqMethods {self.name!r}") as problems:
             check_rows(problems, [row.name for row in self.rows], self.only)
             if self.images < self.batch_size or self.images % self.batch_size:
                 problems.append(f"images: must be a multiple of batch_size; got {self.images} and {self.batch_size}")
+            if self.max_steps is not None and self.max_steps < 1:
+                problems.append(f"max_steps: must be at least 1; got {self.max_steps}")
+
+    @property
+    def source(self) -> Source:
+        """Where the network comes from."""
+        return self.trained or Published(folder=self.data)
 
 
 class Runner:
@@ -90,126 +107,76 @@ class Runner:
 
     def __init__(self, config: PtqMethods, seed: int, run_dir: Path) -> None:
         self.config, self.seed, self.run_dir = config, seed, run_dir
-        train, test = resnet20.lossless_splits(config.data)
-        order = np.random.default_rng(seed).permutation(len(train))
-        calibration = train.images[order[: config.images]]
-        self.batches = [calibration[i : i + config.batch_size] for i in range(0, config.images, config.batch_size)]
-        held = train.take(order[config.images : config.images + config.held_out])
-        self.splits = {"test": test.take(np.arange(config.test_images)), "held out": held}
-        weights = resnet20.load_variables(config.data)
-        self.apply, self.variables = fold_batch_norm(resnet20.MODEL.apply, weights, self.batches[0])
         quantizer = Static(Uniform(config.activation_bits, symmetric=False), Percentile(q=config.percentile))
         self.rules = [Rule(quantizer=quantizer)]
 
+    @cached_property
+    def network(self) -> Network:
+        """What is quantized."""
+        config = self.config
+        return config.source.load(self.seed, config.images, config.max_steps, self.run_dir)
+
+    @property
+    def batches(self) -> list[np.ndarray]:
+        """What is calibrated on."""
+        images, size = self.network.calibration.images, self.config.batch_size
+        return [images[i : i + size] for i in range(0, len(images), size)]
+
     def run(self) -> list[Result]:
         """Run what is missing; return all results."""
-        cells: list[tuple[str, int, Callable[[], PyTree]]] = [("float", 32, lambda: self.variables)]
+        cells: list[tuple[str, int, Callable[[], PyTree]]] = [(FLOAT, 32, lambda: self.network.variables)]
         for row in chosen(self.config.rows, self.config.only):
             cells += [(row.name, bits, partial(self._quantized, row, bits)) for bits in self.config.bits]
-        return [kept(self._path(name, bits), partial(self._cell, name, bits, make)) for name, bits, make in cells]
+        return [kept(self._path("rows", *cell[:2], "json"), partial(self._cell, *cell)) for cell in cells]
 
-    def _path(self, name: str, bits: int) -> Path:
-        return self.run_dir / "rows" / f"{name.replace(' ', '_')}-{bits}-{self.seed}.json"
+    def _path(self, folder: str, name: str, bits: int, ending: str) -> Path:
+        return self.run_dir / folder / f"{name.replace(' ', '_')}-{bits}-{self.seed}.{ending}"
 
     def _quantized(self, row: Row, bits: int) -> PyTree:
-        return row.quantize(self.apply, self.variables, self.batches, Uniform(bits, channel_axis=-1), _kernels)
+        apply, variables = self.network.apply, self.network.variables
+        return row.quantize(apply, variables, self.batches, Uniform(bits, channel_axis=-1), _kernels)
 
     def _cell(self, name: str, bits: int, make: Callable[[], PyTree]) -> Result:
         begun = time.perf_counter()
-        variables = unpack(make())
+        packed = make()
         seconds = time.perf_counter() - begun
-        sites = calibrate_activations(self.apply, self.rules, variables, self.batches)
-        rounded = quantize_activations(self.apply, self.rules)
+        config, apply, variables = self.config, self.network.apply, unpack(packed)
+        sites = calibrate_activations(apply, self.rules, variables, self.batches)
+        rounded = quantize_activations(apply, self.rules)
         result: Result = {"row": name, "bits": bits, "seed": self.seed, "seconds": seconds}
-        for part, split in self.splits.items():
-            result[part] = self._accuracy(self.apply, variables, split)
+        splits = {"test": (self.network.test, config.test_images), "held out": (self.network.held_out, config.held_out)}
+        for part, (whole, count) in splits.items():
+            split = whole.take(np.arange(min(count, len(whole))))
+            result[part] = self._accuracy(apply, variables, split)
             result[f"{part}, activations"] = self._accuracy(rounded, with_sites(variables, sites), split)
         print(
             f"seed {self.seed}, {name}, {bits} bits: {result['test']:.1f} %, "
-            f"with {self.config.activation_bits}-bit activations {result['test, activations']:.1f} % ({seconds:.0f} s)",
+            f"with {config.activation_bits}-bit activations {result['test, activations']:.1f} % ({seconds:.0f} s)",
             flush=True,
         )
-        return {**result, "error": [1 - result["test, activations"] / 100]}
+        costs = self._costs(packed, self._path("files", name, bits, "lepton")) if self.seed == config.seed else {}
+        return {**result, "error": [1 - result["test, activations"] / 100], **costs}
 
     def _accuracy(self, apply: Any, variables: PyTree, split: Split) -> float:
         """Percent of images classified rightly."""
         return 100.0 * resnet20.count_right(apply, variables, split, self.config.batch_size) / len(split)
 
+    def _costs(self, packed: PyTree, path: Path) -> Result:
+        """What the network costs with its weights packed and float activations, and the bytes of its file but the program."""
+        images, held = self.network.test.images, {"params": packed}
+        dense = self._trained, {"params": self.network.variables}
+        figures = deployed(dense, self._trained, [held], images, rounds=self.config.latency_rounds)
+        return {**figures, "file_bytes": file_bytes(self._trained, held, images, path)}
+
+    @cached_property
+    def _trained(self) -> Any:
+        """The network as training has it, all its variables parameters."""
+
+        def trained(params: PyTree, rest: PyTree, images: Array, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
+            return self.network.apply(params, images), rest
+
+        return trained
+
 
 def _kernels(path: str, leaf: Any) -> bool:
     return path.endswith("kernel")
-
-
-def table(config: PtqMethods, results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Return the cells: a line a row; two columns a number of bits; means and deviations over seeds."""
-    heads = [part for bits in config.bits for part in (f"W{bits}", f"W{bits}A{config.activation_bits}")]
-    lines: list[tuple[str, ...]] = [
-        ("method", *heads, *(f"held out, W{bits}A{config.activation_bits}" for bits in config.bits))
-    ]
-    for name in dict.fromkeys(result["row"] for result in results if result["row"] != "float"):
-        test = [_shown(results, name, bits, key) for bits in config.bits for key in ("test", "test, activations")]
-        lines.append((name, *test, *(_shown(results, name, bits, "held out, activations") for bits in config.bits)))
-    return lines
-
-
-def _values(results: Sequence[Result], name: str, bits: int, key: str) -> list[float]:
-    return [result[key] for result in results if (result["row"], result["bits"]) == (name, bits)]
-
-
-def _shown(results: Sequence[Result], name: str, bits: int, key: str) -> str:
-    return spread(_values(results, name, bits, key), 1)
-
-
-def aims(config: PtqMethods, results: Sequence[Result], wanted: Mapping[int, float]) -> list[tuple[str, ...]]:
-    """Return, for every number of bits, what the row that is best on held-out training images reaches on the test images."""
-    lines: list[tuple[str, ...]] = [("weights", "aim %", "chosen on training images", "reached %", "")]
-    for bits, aim in wanted.items():
-        names = dict.fromkeys(result["row"] for result in results if result["bits"] == bits)
-        if names:
-            best = max(names, key=lambda name: statistics.mean(_values(results, name, bits, "held out, activations")))
-            reached = statistics.mean(_values(results, best, bits, "test, activations"))
-            said = "met" if reached >= aim else "missed"
-            lines.append((f"W{bits}A{config.activation_bits}", f"{aim:.1f}", best, f"{reached:.1f}", said))
-    return lines
-
-
-def write(run_dir: Path, config: PtqMethods, results: Sequence[Result], wanted: Mapping[int, float]) -> None:
-    """Write `ptq_methods.md`, its figure and `summary.json`, and print the table."""
-    lines, seeds = table(config, results), sorted({result["seed"] for result in results})
-    dense = {key: _shown(results, "float", 32, key) for key in ("test", "test, activations", "held out")}
-    plot(run_dir / "ptq_methods.png", config, results)
-    text = [
-        f"# {config.name}: post-training quantization of a ResNet-20 that others trained",
-        f"Accuracy in percent on {config.test_images:,} lossless CIFAR-10 test images; float {dense['test']} %, with "
-        f"{config.activation_bits}-bit activations alone {dense['test, activations']} %. One image is "
-        f"{100 / config.test_images:.1f} points, the standard error of an accuracy about 0.9. Batch norms are folded; every "
-        "layer's weights are quantized, the first's and the last's too, symmetric, with a scale for each output channel. "
-        f"Activations: static, affine, one range a tensor, {config.percentile:g} % of the values covered. Nothing is trained: "
-        f"{config.images:,} training images calibrate weights and activations, others for every seed "
-        f"({', '.join(map(str, seeds))}).",
-        "\n".join(markdown_table(lines)),
-        "![accuracy against bits](ptq_methods.png)",
-        f"Chosen on {config.held_out:,} other training images, on which the float network has {dense['held out']} %:",
-        "\n".join(markdown_table(aims(config, results, wanted))),
-        provenance({result["revision"] for result in results}, "ptq_methods")
-        + f" Quantizing took {sum(result['seconds'] for result in results) / 60:.1f} minutes.",
-    ]
-    save_report(run_dir / "ptq_methods.md", config.name, text, results)
-    print("\n".join(aligned(lines)))
-    print("\n".join(aligned(aims(config, results, wanted))))
-
-
-def plot(path: Path, config: PtqMethods, results: Sequence[Result]) -> None:
-    """Draw accuracy with quantized activations against the bits of the weights."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axis = figure.subplots()
-    for number, name in enumerate(dict.fromkeys(result["row"] for result in results if result["row"] != "float")):
-        places = [place + 0.03 * number for place in range(len(config.bits))]
-        values = [_values(results, name, bits, "test, activations") for bits in config.bits[::-1]]
-        look = {"marker": "os^vDPX*<>"[number % 10], "capsize": 2, "label": name}
-        axis.errorbar(places, [statistics.mean(some) for some in values], [deviation(some) for some in values], **look)
-    axis.axhline(statistics.mean(_values(results, "float", 32, "test")), color="0.6", linewidth=1)
-    axis.set_xticks(range(len(config.bits)), [f"W{bits}A{config.activation_bits}" for bits in config.bits[::-1]])
-    axis.set(ylabel="test accuracy (%)")
-    axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)

@@ -1,0 +1,26 @@
+"""Three convolutions with batch norm on Fashion-MNIST, quantized after training to 8, 4, 3 and 2 bits by every method.
+
+Source: Nagel et al. 2020, "Up or down?", and 2021, "A white paper on neural network quantization", compare such methods; no
+paper has these figures. configs/qat_bits_cnn.py trains the same network with few bits.
+Command: python -m experiments.ptq_methods --config configs/ptq_methods_fashion_mnist.py --seeds 3
+Time: not yet known.
+Result: not yet known.
+"""
+
+from experiments.common.config import Adam, Tfds
+from experiments.studies.ptq.networks import Trained
+from experiments.studies.ptq.rows import rows
+from experiments.studies.ptq.study import PtqMethods
+from lepton_jax.models import CNN
+
+
+def get_config() -> PtqMethods:
+    return PtqMethods(
+        name="ptq_methods_fashion_mnist",
+        trained=Trained(data=Tfds(name="fashion_mnist"), model=CNN(), epochs=4, optimizer=Adam(learning_rate=2e-3)),
+        bits=(8, 4, 3, 2),
+        images=1000,
+        held_out=5000,
+        test_images=10_000,
+        rows=rows(),
+    )
