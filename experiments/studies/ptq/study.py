@@ -137,10 +137,11 @@ class Runner:
         return row.quantize(apply, variables, self.batches, Uniform(bits, channel_axis=-1), _kernels)
 
     def _cell(self, name: str, bits: int, make: Callable[[], PyTree]) -> Result:
+        config, apply = self.config, self.network.apply  # trained, if it is, before the time that is measured
         begun = time.perf_counter()
         packed = make()
         seconds = time.perf_counter() - begun
-        config, apply, variables = self.config, self.network.apply, unpack(packed)
+        variables = unpack(packed)
         sites = calibrate_activations(apply, self.rules, variables, self.batches)
         rounded = quantize_activations(apply, self.rules)
         result: Result = {"row": name, "bits": bits, "seed": self.seed, "seconds": seconds}
