@@ -13,6 +13,7 @@ from experiments.common.timing import ratio
 from lepton_jax import account, save
 from lepton_jax.graph import cost, packed
 from lepton_jax.packed import LowRank, is_packed
+from lepton_jax.packed_sum import Adapted
 from lepton_jax.paths import flatten
 from lepton_jax.training import ModelApply
 from lepton_jax.typing import Array, PyTree
@@ -62,7 +63,9 @@ def file_bytes(apply: ModelApply, variables: PyTree, images: np.ndarray, path: P
 
 
 def _numbers(leaf: Any) -> int:
-    """Count the numbers of a leaf: of factors, theirs; of what is quantized, one a weight."""
+    """Count the numbers of a leaf: of factors, theirs; of what is quantized, one a weight; of a sum, both parts'."""
+    if isinstance(leaf, Adapted):
+        return _numbers(leaf.base) + _numbers(leaf.correction)
     if isinstance(leaf, LowRank):
         return _numbers(leaf.u) + _numbers(leaf.v)
     return int(np.prod(leaf.shape))

@@ -20,7 +20,8 @@ from lepton_jax import chain, fake_quant, freeze, low_rank, pack, unpack
 from lepton_jax.lowrank import Svd
 from lepton_jax.models import LeNet300
 from lepton_jax.packed import LowRank
-from lepton_jax.quantization import QArray
+from lepton_jax.packed_sum import Adapted
+from lepton_jax.quantization import QArray, Uniform, quantize
 
 CONFIG = cli.ROOT / "configs" / "combined.py"
 
@@ -154,6 +155,10 @@ def test_costs_of_factors_that_are_quantized(monkeypatch):
     assert sorted(found["latency_ratio"]) == ["1", "3"]
     whole = deployed((apply, dense), apply, [dense], np.ones((3, 8), np.float32), rounds=1)
     assert (whole["macs"], whole["nonzeros"], whole["nonzero_macs"]) == (48, [53], [47])
+    base = quantize(dense["params"]["kernel"], Uniform(bits=3))
+    corrected = {"params": {**dense["params"], "kernel": Adapted(base, LowRank(jnp.ones((8, 2)), jnp.ones((2, 6)), (8, 6)))}}
+    both = deployed((apply, dense), apply, [corrected], np.ones((3, 8), np.float32), rounds=1)
+    assert (both["parameters"], both["macs"]) == (48 + 2 * (8 + 6) + 6, 48 + 2 * (8 + 6))
 
 
 def test_frozen_phases_hand_on_factors():
