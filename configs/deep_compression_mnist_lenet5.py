@@ -3,8 +3,8 @@
 Source: Han, Mao, Dally 2016, table 1: 39x at 0.74 % error, paper-style bytes. Further: Havasi, Peharz, Hernandez-Lobato 2019,
 MIRACLE: 1110x at 0.96 %, which stores where random draws match a trained distribution of the weights, and no weights.
 Command: python -m experiments.deep_compression --config configs/deep_compression_mnist_lenet5.py --seeds 3
-Time: 14 minutes a seed on 2 busy CPU cores.
-Result, mean of 3 seeds: 200.6x (157.3x with the program) at 0.70 % error, dense 0.78 %. The aim was 488x at 0.70 %.
+Time: 20 minutes a seed on 2 CPU cores that much other work shared; 12 to 14 of CPU.
+Result, mean of 3 seeds: 211.1x (163.7x with the program) at 0.65 % error, dense 0.78 %. The aim was 488x at 0.70 %.
 The sweep (--sweep, a sixth of the epochs; 101 minutes beside other work: the convolutions take 15 s an epoch on free cores,
 and 24 runs of fewer than five epochs say little), error at bytes, dense 1.49 %: whole 1.58 % at 8.1 kB; without pruning 0.81 at
 151.6, without codebooks 1.51 at 25.6, without L2 1.70 at 8.1, without augmentation 1.77 at 8.1; with 0.6, 1.5 and 3 times the
