@@ -14,7 +14,7 @@ from experiments.studies.ptq.study import PtqMethods
 def get_config() -> PtqMethods:
     return PtqMethods(
         name="ptq_methods",
-        images=250,  # a quarter of what AdaRound is better with, so that three seeds take about an hour on free cores
+        images=250,  # a quarter of the default, so that three seeds take about an hour on free cores
         aims={8: 91.0, 4: 91.0, 3: 88.0},
         rows=rows(),
     )
