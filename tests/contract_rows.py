@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, paths, prune, schedules
+from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, prune
+from lepton_jax.core import paths, schedules
 from lepton_jax.distillation import by_part
 from lepton_jax.lowrank import (
     ByPath,

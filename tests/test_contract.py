@@ -41,10 +41,11 @@ from contract_rows import (
 from flax import nnx
 
 import lepton_jax
-from lepton_jax import Transform, chain, fake_quant, pack, paths, schedules, unpack
+from lepton_jax import Transform, chain, fake_quant, pack, unpack
+from lepton_jax.core import paths, schedules
+from lepton_jax.core.packed import is_packed
 from lepton_jax.lowrank import Method, TrainMatrixSvd
 from lepton_jax.lowrank.weighted import Refused
-from lepton_jax.packed import is_packed
 from lepton_jax.pruning import NofM, PruneState, Structure, Unstructured, allocation, keep_count
 from lepton_jax.pruning.criteria import Criterion
 from lepton_jax.pruning.sparse_training import masks_of

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.graph.moments import inverse_cholesky, second_moments
 from lepton_jax.graph.trace import trace
 from lepton_jax.graph.weights import weight_uses
-from lepton_jax.hessian import inverse_cholesky, second_moments
 
 sys.path.insert(0, str(Path(__file__).parent / "graph"))
 from models_for_graph import MODELS

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from lepton_jax import paths
-from lepton_jax.packed import LowRank
+from lepton_jax.core import paths
+from lepton_jax.leaves.low_rank import LowRank
 
 TREE = {"b": [jnp.ones((2, 2)), (jnp.ones(3),)], "a": {"kernel": jnp.ones((2, 3)), "step": jnp.int32(1)}}
 

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from lepton_jax import schedules
-from lepton_jax.schedules import as_schedule, constant, cosine, one_shot, periodic, polynomial
+from lepton_jax.core import schedules
+from lepton_jax.core.schedules import as_schedule, constant, cosine, one_shot, periodic, polynomial
 
 
 def _done(steps: np.ndarray, begin: int, end: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.straight_through import straight_through
+from lepton_jax.core.straight_through import straight_through
 
 
 def test_value_and_gradient() -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, pack, prune, unpack
-from lepton_jax.packed import LowRank, Packed, Sparse
+from lepton_jax.core.packed import Packed
+from lepton_jax.core.transform import hold
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.pruning.sparse_training import rigl
 from lepton_jax.quantization import Codebook
-from lepton_jax.transform import hold
 
 PARAMS = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32), "bias": jnp.ones(5)}
 

@@ -34,13 +34,15 @@ import zstandard
 
 from lepton_jax import load
 from lepton_jax.artifact import counting, leaves
-from lepton_jax.artifact.bit_packing import pack_codes
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Reader
+from lepton_jax.coding.bit_packing import pack_codes
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.typing import PyTree
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.models import CNN, LeNet5, LeNet300, ResNet, ResNetCifar, Transformer
-from lepton_jax.packed import CodebookArray, LowRank, is_packed
 from lepton_jax.quantization import Uniform, quantize
-from lepton_jax.typing import PyTree
 
 COLUMNS = ("ours", "paper", "zstd-19", "xz -9e", "entropy")
 

@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 from experiments.common.timing import interleaved
+from lepton_jax.core.typing import PyTree
 from lepton_jax.models import ResNet, ResNetCifar
 from lepton_jax.pruning.channels import Plan, Random, plan
-from lepton_jax.typing import PyTree
 
 
 def gradient_of(apply: Callable[..., Any]) -> Callable[..., PyTree]:

@@ -25,13 +25,14 @@ import numpy as np
 import zstandard
 
 from experiments.common.timing import interleaved
-from lepton_jax.artifact import container, gaps, huffman, load, mask_classes, mask_rows, rans, save
+from lepton_jax.artifact import load, save
 from lepton_jax.artifact.artifact import read_manifest, read_tensors
-from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes
-from lepton_jax.artifact.rangecoder import Decoder, Encoder
-from lepton_jax.artifact.streams import Reader, Writer
-from lepton_jax.artifact.symbols import entropy
-from lepton_jax.packed import CodebookArray
+from lepton_jax.coding import container, gaps, huffman, mask_classes, mask_rows, rans
+from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.rangecoder import Decoder, Encoder
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.coding.symbols import entropy
+from lepton_jax.leaves.codebook import CodebookArray
 
 
 def bound(symbols: np.ndarray) -> float:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from experiments.benchmarks.hostile_files import Good, Hostile, good_files, hostile
 from lepton_jax.artifact import Artifact, ArtifactError, load
-from lepton_jax.packed import is_coded, is_packed
+from lepton_jax.core.packed import is_coded, is_packed
 
 _PLACE = re.compile(r"offsets? \d|tensor |the manifest")
 _RESULT = Path(__file__).parents[1] / "results" / "artifact_robustness.md"

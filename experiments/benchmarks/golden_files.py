@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import hostile_files
-from lepton_jax.artifact import Artifact, container, load, program, save
-from lepton_jax.packed import LowRank, Sparse
-from lepton_jax.packed_blocks import BlockSparse
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.quantization.numerics import Uniform, quantize
+from lepton_jax.artifact import Artifact, load, program, save
+from lepton_jax.coding import container
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.block_sparse import BlockSparse
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.sparse import Sparse
 
 
 def arrays_of(artifact: Artifact) -> dict[str, np.ndarray]:

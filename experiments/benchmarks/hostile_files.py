@@ -15,24 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.artifact import (
-    container,
-    gaps,
-    groups,
-    huffman,
-    leaves,
-    mask_bits,
-    mask_classes,
-    mask_rows,
-    rans,
-    sparse_index,
-    symbols,
-)
-from lepton_jax.artifact.rangecoder import Encoder
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Writer
-from lepton_jax.artifact.symbol_bits import code_symbols
-from lepton_jax.packed import CodebookArray, Sparse, pack_bits
+from lepton_jax.artifact import leaves
+from lepton_jax.coding import container, gaps, groups, huffman, mask_bits, mask_classes, mask_rows, rans, sparse_index, symbols
+from lepton_jax.coding.rangecoder import Encoder
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Writer
+from lepton_jax.coding.symbol_bits import code_symbols
+from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
 
 _PROGRAM = bytes(range(64)) * 4

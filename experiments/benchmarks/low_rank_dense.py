@@ -23,8 +23,8 @@ import numpy as np
 
 from experiments.common.timing import interleaved
 from lepton_jax import save, unpack
-from lepton_jax.graph import packed
 from lepton_jax.lowrank import CpAls, Method, Rank, SpatialSvd, Svd, TrainSvd, Tucker2
+from lepton_jax.native import packed
 
 REPEATS, LAYERS = 100, 8
 READING = (

@@ -23,10 +23,10 @@ import optax
 from flax import linen as nn
 
 from lepton_jax import Transform, identity, prune
+from lepton_jax.core.schedules import polynomial
 from lepton_jax.data import Batch
 from lepton_jax.pruning import erk
 from lepton_jax.pruning.sparse_training import masked_moments, rigl, set_
-from lepton_jax.schedules import polynomial
 from lepton_jax.training import classification_loss, create, linen_apply, make_train_step
 
 TURN = 10

@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.tables import provenance, revision
-from lepton_jax import account, paths, save
+from lepton_jax import account, save
+from lepton_jax.core import paths
+from lepton_jax.core.packed import unpack
+from lepton_jax.core.typing import PyTree
+from lepton_jax.formats import layout
 from lepton_jax.models import load_resnet20
-from lepton_jax.packed import unpack
 from lepton_jax.quantization import Binary, Float8, Format, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
-from lepton_jax.quantization.formats import layout
-from lepton_jax.typing import PyTree
 
 FORMATS: tuple[Format, ...] = (
     Uniform(16, channel_axis=-1),

@@ -24,14 +24,15 @@ from tqdm.auto import tqdm
 
 from experiments.common.config import to_json
 from experiments.common.unfinished import Unfinished
-from lepton_jax import identity, paths
-from lepton_jax.errors import collect
+from lepton_jax import identity
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.interchange import load_npz, save_npz
 from lepton_jax.models import Transformer
 from lepton_jax.precision import LossScale
 from lepton_jax.training import LossFn, Metrics, TrainState, create, cross_entropy, make_train_step
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 Apply = Callable[..., Any]
 """``(variables, tokens[B, L]) -> logits[B, L, vocabulary]``."""
@@ -221,7 +222,7 @@ def cross_entropy_of(apply: Apply, variables: PyTree, tokens: np.ndarray, length
     """Return the mean cross entropy, in nats a character, over all whole windows of a part of the text.
 
     Args:
-      apply: as the model's own; under `lepton_jax.graph.packed` the variables may have packed leaves.
+      apply: as the model's own; under `lepton_jax.native.interpreter` the variables may have packed leaves.
       variables: of the model.
       tokens: e.g. ``text.test``.
       length: of the windows; a character is predicted from those before it in its own window.

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from experiments.common import resnet20
 from experiments.common.methods import Method
+from lepton_jax.core.errors import collect
 from lepton_jax.data import (
     Dataset,
     Warp,
@@ -26,7 +27,6 @@ from lepton_jax.data import (
     load_digits,
     load_tfds,
 )
-from lepton_jax.errors import collect
 from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
 
 

@@ -11,12 +11,14 @@ import numpy as np
 
 from experiments.common.timing import ratio
 from lepton_jax import account, save
-from lepton_jax.graph import cost, packed
-from lepton_jax.packed import LowRank, is_packed
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.paths import flatten
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.paths import flatten
+from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.graph import cost
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.native import packed
 from lepton_jax.training import ModelApply
-from lepton_jax.typing import Array, PyTree
 
 BATCHES = (1, 128)
 """Images a call whose time is measured."""

@@ -10,11 +10,12 @@ import numpy as np
 
 from experiments.common import members
 from experiments.common.deployed import Network, deployed, file_bytes
-from lepton_jax import identity, pack, paths
+from lepton_jax import identity, pack
+from lepton_jax.core import paths
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import PyTree
 from lepton_jax.data import Dataset, eval_batches
 from lepton_jax.training import ModelApply, TrainState, make_evaluate
-from lepton_jax.transform import Transform
-from lepton_jax.typing import PyTree
 
 _EVAL_BATCH = 1000
 _AS_SPARSE = 1.01

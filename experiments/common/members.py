@@ -20,10 +20,11 @@ from tqdm.auto import tqdm
 from experiments.common.config import Adam, Momentum
 from experiments.common.training_settings import Training
 from experiments.common.unfinished import History, Unfinished
-from lepton_jax import identity, paths
+from lepton_jax import identity
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Batch, Dataset, Split, active_features, shuffled, steps_per_epoch
 from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
-from lepton_jax.typing import Array, PyTree
 
 
 class Begin(Protocol):

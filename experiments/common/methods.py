@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from lepton_jax import cast, fake_quant, low_rank, prune, schedules
-from lepton_jax.errors import check_fraction, collect
+from lepton_jax import cast, fake_quant, low_rank, prune
+from lepton_jax.core import schedules
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.transform import Transform
 from lepton_jax.quantization import Codebook, Uniform, lsq
-from lepton_jax.transform import Transform
 
 KERNELS = ("*/kernel",)
 ALL = ("*/kernel", "*/bias")

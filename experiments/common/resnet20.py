@@ -13,10 +13,10 @@ import optax
 from tqdm.auto import tqdm
 
 from experiments.common.unfinished import History, Unfinished
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Batch, Split, load_cifar10_jpeg, load_cifar10_subset, standardize
 from lepton_jax.models import ResNetCifar, load_torch_resnet
 from lepton_jax.training import TrainState, TrainStep
-from lepton_jax.typing import Array, PyTree
 
 MODEL = ResNetCifar(depth=20, shortcut="pad")
 FOLDER = Path(os.environ.get("TFDS_DATA_DIR", "data/tfds")).parent

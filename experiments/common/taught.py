@@ -12,10 +12,10 @@ import numpy as np
 from experiments.common import members
 from experiments.common.training_settings import Training
 from experiments.common.unfinished import History
+from lepton_jax.core.typing import Array
 from lepton_jax.data import Split
 from lepton_jax.distillation import Outputs, TaughtBatch
 from lepton_jax.training import TrainState, TrainStep
-from lepton_jax.typing import Array
 
 
 def train(

@@ -7,8 +7,8 @@ import tyro
 from flax import linen as nn
 
 from experiments.common.config import Cifar10, Digits, Tfds
+from lepton_jax.core.errors import collect
 from lepton_jax.data import Dataset, steps_per_epoch
-from lepton_jax.errors import collect
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

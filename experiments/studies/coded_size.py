@@ -19,13 +19,14 @@ from experiments.common.measuring import History, Measure, packed_variables
 from experiments.common.results import Result, kept, save_report, spread
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.common.training_settings import Training
-from lepton_jax import chain, fake_quant, prune, schedules
+from lepton_jax import chain, fake_quant, prune
+from lepton_jax.core import schedules
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
-from lepton_jax.errors import check_fraction, collect
 from lepton_jax.quantization import Uniform, entropy_bits
 from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,6 @@
 
 from lepton_jax.artifact.account import Account, TensorAccount, account
 from lepton_jax.artifact.artifact import Artifact, load, save
-from lepton_jax.artifact.errors import ArtifactError
+from lepton_jax.core.errors import ArtifactError
 
 __all__ = ["Account", "Artifact", "ArtifactError", "TensorAccount", "account", "load", "save"]

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lepton_jax.artifact.container import Container
 from lepton_jax.artifact.counting import Figures, figures
-from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.leaves import Spec
-from lepton_jax.artifact.streams import CATEGORIES, Reader
-from lepton_jax.packed import LowRank, is_coded
-from lepton_jax.packed_blocks import BlockSparse
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.packed_tensors import Factors
+from lepton_jax.coding.container import Container
+from lepton_jax.coding.streams import CATEGORIES, Reader
+from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.packed import is_coded
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.block_sparse import BlockSparse
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.networks import Factors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

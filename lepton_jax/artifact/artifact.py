@@ -14,13 +14,14 @@ from typing import Any
 import jax
 from tqdm.auto import tqdm
 
-from lepton_jax import packed as packed_leaves
-from lepton_jax.artifact import container, leaves, program, structure
+from lepton_jax.artifact import leaves, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Reader
-from lepton_jax.typing import PyTree
+from lepton_jax.coding import container
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader
+from lepton_jax.core import packed as packed_leaves
+from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.typing import PyTree
 
 # What a small file may unfold to; beyond it, a file may unfold to this many times its size.
 _FREE_BYTES = 1 << 24
@@ -122,14 +123,14 @@ class Artifact:
         """Return the model on its packed leaves: they stay packed in memory, and the dense weights are never kept.
 
         A file that was saved with ``native=True`` has a program of its own for it, in which each operation runs on the
-        packed leaf: two thin dots, a dot of integers; see `lepton_jax.graph.packed`. Without it the leaves are decoded
+        packed leaf: two thin dots, a dot of integers; see `lepton_jax.native.interpreter`. Without it the leaves are decoded
         inside every call, which saves memory and no time; an `UnpackedWarning` says so. Values equal those of a plain call
         within rounding, since sums are taken in another order.
 
         Returns:
           ``native(*inputs)``, compiled once a batch size; the inputs are those of a plain call.
         """
-        from lepton_jax.graph import UnpackedWarning  # not needed to read a file
+        from lepton_jax.native import UnpackedWarning  # not needed to read a file
 
         in_file = list(_in_order(self.packed))
         if self._native_code:

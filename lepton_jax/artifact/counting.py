@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.artifact.arrays import patterns
-from lepton_jax.artifact.bit_packing import unpack_codes
-from lepton_jax.artifact.symbols import entropy
-from lepton_jax.packed import CodebookArray, Sparse
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.coding.arrays import patterns
+from lepton_jax.coding.bit_packing import unpack_codes
+from lepton_jax.coding.symbols import entropy
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.sparse import Sparse
 
 _PIECE = 1 << 18
 _unpack = jax.jit(QArray.unpack)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.quantization.formats import MX, Binary, Float8, Format, NormalFloat4, Ternary, Uniform
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.core.errors import ArtifactError
+from lepton_jax.formats import MX, Binary, Float8, Format, NormalFloat4, Ternary, Uniform
+from lepton_jax.leaves.qarray import QArray
 
 # Numbers in files: append only.
 _FORMATS: tuple[type[Format], ...] = (Uniform, Binary, Ternary, Float8, NormalFloat4, MX)

@@ -14,14 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.artifact import arrays, formats, tensor_codes
-from lepton_jax.artifact.bit_packing import pack_codes, unpack_codes
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.sparse_index import Hints, matrix_shape
-from lepton_jax.artifact.streams import Reader, Writer
-from lepton_jax.packed import CodebookArray, Coded, LowRank, Packed, Sparse
-from lepton_jax.quantization.formats import Format, Uniform, layout
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.artifact import formats
+from lepton_jax.coding import arrays, tensor_codes
+from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.sparse_index import Hints, matrix_shape
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.packed import Coded, Packed
+from lepton_jax.formats import Format, Uniform, layout
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.sparse import Sparse
 
 _KIND_NAMES = {"": "array", "c": "codebook", "q": "quantized", "g": "quantized", "s": "sparse", "k": "key"}
 _DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint8", "float64")

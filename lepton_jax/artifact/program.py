@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from lepton_jax import paths
-from lepton_jax.artifact.errors import ArtifactError
 from lepton_jax.artifact.leaves import is_key
-from lepton_jax.errors import collect
-from lepton_jax.packed import is_packed
-from lepton_jax.typing import PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.errors import ArtifactError, collect
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.typing import PyTree
 
 _CALLBACK = re.compile(rb"\w*python\w*callback\w*")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -64,11 +63,11 @@ def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any,
 
 
 def export_native(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
-    """Export `lepton_jax.graph.packed` of apply: a program of the packed leaves' own arrays, see `native_weights`.
+    """Export `lepton_jax.native.interpreter` of apply: a program of the packed leaves' own arrays, see `native_weights`.
 
     Args, Returns, Raises: as `export_program`.
     """
-    from lepton_jax.graph import packed as run_packed  # not needed to read a file
+    from lepton_jax.native import packed as run_packed  # not needed to read a file
 
     leaves, treedef = jax.tree.flatten(packed)
     impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]

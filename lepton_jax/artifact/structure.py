@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.packed import LowRank, is_coded, is_packed
-from lepton_jax.packed_blocks import BlockSparse, rows_of
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.packed_tensors import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
+from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.packed import is_coded, is_packed
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.block_sparse import BlockSparse, rows_of
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.networks import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
 
 _LIST, _TUPLE, _MAPPING, _LOW_RANK, _BLOCKS = range(5)
 # The fields of networks of tensors: several of them, or one that holds a tuple of so many parts.

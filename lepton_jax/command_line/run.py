@@ -11,9 +11,9 @@ import numpy as np
 from tqdm.auto import tqdm
 from tyro.conf import Positional
 
-from lepton_jax import paths
 from lepton_jax.artifact import Artifact, load
 from lepton_jax.command_line.console import OK, as_json, table
+from lepton_jax.core import paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

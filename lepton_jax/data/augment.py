@@ -10,7 +10,7 @@ import numpy as np
 import scipy.ndimage
 import scipy.sparse
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
 
 
 @dataclass(frozen=True, kw_only=True)

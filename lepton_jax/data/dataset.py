@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation.features import pool
 from lepton_jax.distillation.numerics import unit, wide
-from lepton_jax.errors import check_whole
-from lepton_jax.typing import Array, PyTree
 
 
 class Adapter(Protocol):

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from lepton_jax.core.errors import collect
 from lepton_jax.data import Split, batches, eval_batches
 from lepton_jax.distillation.taps import Outputs
 from lepton_jax.distillation.teacher import TaughtBatch, Teach, Teacher, teach
-from lepton_jax.errors import collect
 from lepton_jax.training.arrays import to_arrays
 
 _ABOUT = "about.json"

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_batch, check_same, unit, wide
-from lepton_jax.errors import check_whole
-from lepton_jax.typing import Array
 
 
 def crd(student: Array, teacher: Array, *, population: int, temperature: float = 0.07) -> Array:

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_batch, check_same, check_temperature, unit, wide
-from lepton_jax.typing import Array
 
 
 def dist(

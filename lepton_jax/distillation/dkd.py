@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.logits import divergence
 from lepton_jax.distillation.numerics import check_rank, check_same, check_temperature, wide
-from lepton_jax.typing import Array
 
 
 def dkd(

@@ -6,11 +6,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.errors import check_option
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_same, check_temperature, wide
 from lepton_jax.distillation.taps import Outputs
 from lepton_jax.distillation.teacher import Teach
-from lepton_jax.models.options import check_option
-from lepton_jax.typing import Array
 
 Average = Literal["probabilities", "logits"]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_rank, check_same, unit, wide
-from lepton_jax.typing import Array
 
 
 def hints(student: Array, teacher: Array) -> Array:

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.distillation.logits import soft_targets
 from lepton_jax.distillation.numerics import check_temperature
 from lepton_jax.distillation.offline import Labelled
-from lepton_jax.training.classification import ModelApply, classification_loss
+from lepton_jax.training.classification import classification_loss
 from lepton_jax.training.step import LossFn, Metrics
-from lepton_jax.typing import Array, PyTree
 
 
 def mutual_loss(

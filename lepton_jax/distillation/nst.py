@@ -5,9 +5,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.errors import check_option
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_rank, unit, wide
-from lepton_jax.models.options import check_option
-from lepton_jax.typing import Array
 
 Kernel = Literal["linear", "polynomial", "gaussian"]
 

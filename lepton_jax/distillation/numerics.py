@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lepton_jax.errors import is_traced
-from lepton_jax.typing import Array
+from lepton_jax.core.errors import is_traced
+from lepton_jax.core.typing import Array
 
 
 def wide(x: Any) -> Array:

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.transform import Transform, identity
+from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.distillation.parts import by_part, part
 from lepton_jax.distillation.settings import Distill
 from lepton_jax.distillation.taps import Outputs, tapped
 from lepton_jax.distillation.terms import FeatureTerm
-from lepton_jax.training.classification import ModelApply, classification_loss
+from lepton_jax.training.classification import classification_loss
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, make_train_step
-from lepton_jax.transform import Transform, identity
-from lepton_jax.typing import Array, PyTree
 
 Labelled = Callable[[ModelApply], LossFn]
 """Makes the loss on the labels of a model: `classification_loss`, with its settings by `functools.partial`."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from lepton_jax.core.transform import State, Transform, pack
+from lepton_jax.core.typing import PyTree, Step
 from lepton_jax.training.state import TrainState
-from lepton_jax.transform import State, Transform, pack
-from lepton_jax.typing import PyTree, Step
 
 
 def by_part(transforms: Mapping[str, Transform]) -> Transform:

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_batch, rows, safe_sqrt, unit
-from lepton_jax.typing import Array
 
 
 def rkd_distance(student: Array, teacher: Array, *, delta: float = 1.0) -> Array:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from lepton_jax.core.errors import collect
 from lepton_jax.distillation.terms import FeatureTerm, LogitTerm, Term
-from lepton_jax.errors import collect
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from lepton_jax.core.errors import check_whole
 from lepton_jax.distillation.teacher import Teacher
-from lepton_jax.errors import check_whole
 
 
 def born_again(teacher: Teacher, train: Callable[[int, Teacher], Teacher], generations: int) -> tuple[Teacher, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.capture import capture, places
 from lepton_jax.graph.trace import trace
-from lepton_jax.typing import PyTree
 
 
 class Outputs(NamedTuple):

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.transform import Transform, identity
+from lepton_jax.core.typing import ModelApply, PyTree
 from lepton_jax.distillation.taps import Outputs, tapped
-from lepton_jax.graph.packed import packed
-from lepton_jax.packed import is_packed
-from lepton_jax.training.classification import ModelApply
+from lepton_jax.native.interpreter import packed
 from lepton_jax.training.state import TrainState
-from lepton_jax.transform import Transform, identity
-from lepton_jax.typing import PyTree
 
 Teach = Callable[[Any], Outputs]
 """``images -> Outputs``: a teacher, an ensemble of them, or anything else that answers."""

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation.adapters import Adapter, Plain
 from lepton_jax.distillation.logits import soft_targets
 from lepton_jax.distillation.taps import Outputs
-from lepton_jax.typing import Array, PyTree
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

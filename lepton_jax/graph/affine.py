@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import Equation
-from lepton_jax.typing import Array
 
 Compute = Callable[[], Array]
 Keep = Callable[[str, Compute], Array]

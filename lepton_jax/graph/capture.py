@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
-from lepton_jax.typing import PyTree
 
 SelectValue = str | tuple[str, ...] | Callable[[str, Equation], bool]
 """Which values: glob pattern(s) over modules, operations and primitives, or a predicate ``(name, operation) -> bool``."""

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.paths import flatten
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
-from lepton_jax.packed import LowRank, is_packed, unpack
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.packed_tensors import Factors
-from lepton_jax.paths import flatten
-from lepton_jax.typing import Path, PyTree
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.networks import Factors
 
 _MOVING = frozenset(
     {

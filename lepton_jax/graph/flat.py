@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from lepton_jax.core.typing import Path
 from lepton_jax.graph import _compat
 from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.trace import CallPath, Equation, Traced, join
-from lepton_jax.typing import Path
 
 _INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lepton_jax.core.typing import Path
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import CallPath, Equation, Traced, join
-from lepton_jax.typing import Path
 
 Origin = frozenset[Path] | None
 """The paths of the variables that a value is computed from (none for a constant), or None if an input plays a part."""

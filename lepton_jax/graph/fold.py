@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.affine import AFFINE, Affine, Compute, Const, Keep, extend, start
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
-from lepton_jax.typing import Array, PyTree
 
 _INLINED = ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_closed_call", "core_call", "call")
 _ELEMENTWISE = frozenset(

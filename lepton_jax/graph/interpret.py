@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, join, split_keywords, trace
-from lepton_jax.typing import PyTree
 
 
 class Interpreter:

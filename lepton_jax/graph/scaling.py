@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.flat import FlatGraph, Node
 from lepton_jax.graph.scaling_rules import Channels, alternatives
 from lepton_jax.graph.trace import Equation, Traced
 from lepton_jax.graph.weights import weight_uses
-from lepton_jax.typing import Array, Path, PyTree
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

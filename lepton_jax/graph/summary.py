@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
 from lepton_jax.graph.trace import Apply
-from lepton_jax.typing import PyTree
 
 _HEADER = ("module", "output", "parameters", "MACs", "share", "sparsity", "bits", "bytes")
 

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.paths import path_str
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
-from lepton_jax.paths import path_str
-from lepton_jax.typing import Path, PyTree
 
 Apply = Callable[..., PyTree]
 """A pure function ``apply(variables, *inputs, **static) -> outputs``."""

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import CallPath, Equation, Traced, join
-from lepton_jax.typing import Array, Path
 
 _UNCHANGED = (
     "convert_element_type",

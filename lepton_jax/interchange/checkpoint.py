@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lepton_jax.artifact import load
+from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange.names import fit_template, to_named
 from lepton_jax.interchange.npz import load_npz, save_npz
 from lepton_jax.interchange.orbax_folder import load_orbax
 from lepton_jax.interchange.safetensors_file import load_safetensors, save_safetensors
-from lepton_jax.typing import PyTree
 
 _TRAIN_STATE = {"params", "model_state", "opt_state", "tstate"}
 

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
 from lepton_jax.artifact import structure
-from lepton_jax.errors import collect
-from lepton_jax.packed import is_packed, unpack
-from lepton_jax.typing import PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.typing import PyTree
 
 _ROOT = "array"  # the name of a tree that is one leaf
 _NUMBERS = {"bool": bool, "int": int, "float": float, "complex": complex}

@@ -11,9 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lepton_jax.artifact.container import write_atomic
+from lepton_jax.coding.container import write_atomic
+from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange.names import fit_template, from_named, to_named
-from lepton_jax.typing import PyTree
 
 _ABOUT = "__lepton__"
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.paths import flatten
+from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange.names import fit_template, nested
-from lepton_jax.paths import flatten
-from lepton_jax.typing import PyTree
 
 _METADATA = "_METADATA"
 _ITEMS = ("default", "state", "params", "model", "item")

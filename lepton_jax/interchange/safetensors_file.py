@@ -8,9 +8,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from lepton_jax.artifact.container import write_atomic
+from lepton_jax.coding.container import write_atomic
+from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange.names import fit_template, from_named, to_named
-from lepton_jax.typing import PyTree
 
 _STRUCTURE = "lepton_structure"
 # The format's names of what numpy or ml_dtypes can hold.

@@ -1,5 +1,6 @@
 """Low-rank factorization."""
 
+from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.lowrank.activation_aware import ActivationAware, Covariance, SingularCovarianceWarning, activation_aware
 from lepton_jax.lowrank.adapted import Directed, Held
 from lepton_jax.lowrank.adapters import AdapterState
@@ -22,7 +23,6 @@ from lepton_jax.lowrank.tensor_train import TrainMatrixSvd, TrainSvd
 from lepton_jax.lowrank.transform import SkippedWarning, factors_of, low_rank
 from lepton_jax.lowrank.tucker import Tucker2
 from lepton_jax.lowrank.weighted import ByPath, WeightedSvd
-from lepton_jax.packed_sum import Adapted
 
 __all__ = [
     "ActivationAware",

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.typing import Array, Path
+from lepton_jax.graph.moments import Moments
 from lepton_jax.graph.weights import Layout
-from lepton_jax.hessian import Moments
 from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.weighted import ByPath, Refused, WeightedSvd
-from lepton_jax.typing import Array, Path
 
 
 class SingularCovarianceWarning(UserWarning):
@@ -74,7 +74,7 @@ def activation_aware(moments: Mapping[Path, Moments], *, damping: float = 1e-5) 
       SingularCovarianceWarning: with every layer whose covariance is singular.
 
     Example:
-      >>> from lepton_jax.hessian import second_moments
+      >>> from lepton_jax.graph.moments import second_moments
       >>> weights, batch = {"w": jnp.eye(2)}, jnp.array([[9.0, 1.0], [-9.0, 1.0]])
       >>> found = activation_aware(dict(second_moments(lambda v, x: x @ v["w"], weights, [batch])))
       >>> found.covariances["w"].rank, jnp.abs(found.method.at("w").factorize(weights["w"], 1).unpack()).round(4).tolist()

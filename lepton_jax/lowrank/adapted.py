@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lepton_jax.packed import Packed, register_packed
-from lepton_jax.typing import Array
+from lepton_jax.core.packed import Packed, register_packed
+from lepton_jax.core.typing import Array
 
 
 @register_packed("u", "v", "magnitude")

@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import packed, paths
-from lepton_jax.errors import collect
+from lepton_jax.core import packed, paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.adapted import Held
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.packed import LowRank, is_packed
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 class AdapterState(NamedTuple):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.errors import check_whole
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
+from lepton_jax.leaves.networks import CP, SPACE
 from lepton_jax.lowrank.method import Method, Rank, as_ranks, each_layer, working
-from lepton_jax.packed_tensors import CP, SPACE
-from lepton_jax.typing import Array
 
 _LETTERS = f"{SPACE}cn"
 

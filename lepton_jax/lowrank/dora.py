@@ -3,15 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, PyTree, Select
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.adapted import Directed
 from lepton_jax.lowrank.adapters import AdapterState, check_settings, put_away, shown, split, start, trained_leaves
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.packed import LowRank
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, PyTree, Select
 
 
 def dora(

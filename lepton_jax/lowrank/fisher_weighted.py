@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.hessian import as_inputs
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.svd import Svd
 from lepton_jax.lowrank.weighted import ByPath, Refused, WeightedSvd
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def squared_gradients(

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.layer_times import layer_times
 from lepton_jax.lowrank.method import Method, Rank, RankRule
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.packed import Packed
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.cost import cost
 from lepton_jax.graph.flow import operand_origins, origins
-from lepton_jax.graph.packed import packed
 from lepton_jax.graph.trace import Apply, Equation, trace
-from lepton_jax.packed import Packed
-from lepton_jax.typing import Path, PyTree
+from lepton_jax.native.interpreter import packed
 
 _WARM = 2
 

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-from lepton_jax.errors import check_whole
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Format
+from lepton_jax.formats.ranges import Calibration, MinMax
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.qarray import dequantize, quantize
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.quantization import Calibration, Format, MinMax, dequantize, quantize
-from lepton_jax.typing import Array
 
 First = Literal["quantized", "low_rank"]
 

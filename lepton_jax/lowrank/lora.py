@@ -1,11 +1,11 @@
 """LoRA: train a low-rank correction of fixed weights."""
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree, Select
 from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree, Select
 
 
 def lora(

@@ -1,8 +1,8 @@
 """Back to dense weights."""
 
-from lepton_jax.packed import unpack
-from lepton_jax.transform import State, Transform
-from lepton_jax.typing import PyTree
+from lepton_jax.core.packed import unpack
+from lepton_jax.core.transform import State, Transform
+from lepton_jax.core.typing import PyTree
 
 
 def merge(transform: Transform, params: PyTree, state: State) -> PyTree:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.errors import check_whole
-from lepton_jax.packed import Packed
-from lepton_jax.typing import Array, Path
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.packed import Packed
+from lepton_jax.core.typing import Array, Path
 
 Rank = int | tuple[int, ...]
 """The inner size of a factorization, or its inner sizes."""

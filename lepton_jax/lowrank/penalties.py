@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax import paths
-from lepton_jax.packed import LowRank
-from lepton_jax.typing import Array, Path, PyTree, Select
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.leaves.low_rank import LowRank
 
 Penalty = Callable[[PyTree], Array]
 """parameters -> a number to add to the loss."""

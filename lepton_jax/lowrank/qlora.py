@@ -1,14 +1,16 @@
 """QLoRA: train a low-rank correction of quantized weights."""
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree, Select
+from lepton_jax.formats import Format, Uniform
+from lepton_jax.formats.ranges import Calibration, MinMax
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import quantize
 from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.packed import LowRank
-from lepton_jax.quantization import Calibration, Format, MinMax, Uniform, quantize
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree, Select
 
 
 def qlora(

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import packed, paths
-from lepton_jax.errors import collect
+from lepton_jax.core import packed, paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.schedules import SparsitySchedule, as_schedule
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.method import Method, Rank, RankRule
 from lepton_jax.lowrank.svd import Svd
 from lepton_jax.lowrank.transform import low_rank
-from lepton_jax.packed import LowRank, is_packed
-from lepton_jax.schedules import SparsitySchedule, as_schedule
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree, Select, Step
 
 
 class ReduceRankState(NamedTuple):
@@ -48,7 +49,7 @@ def reduce_rank(
       TypeError: for a method that gives other leaves.
 
     Example:
-      >>> from lepton_jax.schedules import one_shot
+      >>> from lepton_jax.core.schedules import one_shot
       >>> transform = reduce_rank(2, one_shot(0.5, begin=3))
       >>> params, state = transform.init({"kernel": jnp.diag(jnp.array([1.0, 5.0]))})
       >>> params, state = transform.update(params, state, params, 3)

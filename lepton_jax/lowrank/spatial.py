@@ -6,10 +6,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
+from lepton_jax.leaves.networks import Separable
 from lepton_jax.lowrank.method import Method, Rank, as_ranks, working
 from lepton_jax.lowrank.svd import halves
-from lepton_jax.packed_tensors import Separable
-from lepton_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Literal
 
-from lepton_jax import packed, paths
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core import packed, paths
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.method import Method, Rank, RankRule
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 Unsupported = Literal["raise", "skip"]
 

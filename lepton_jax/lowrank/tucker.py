@@ -9,10 +9,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.errors import check_whole
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
+from lepton_jax.leaves.networks import Tucker
 from lepton_jax.lowrank.method import Method, Rank, as_ranks, each_layer, working
-from lepton_jax.packed_tensors import Tucker
-from lepton_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

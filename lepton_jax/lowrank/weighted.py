@@ -9,10 +9,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, Path
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.method import Method, Rank, as_ranks
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.packed import LowRank
-from lepton_jax.typing import Array, Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

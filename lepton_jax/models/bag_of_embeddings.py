@@ -4,8 +4,8 @@ from typing import Any
 
 from flax import linen as nn
 
+from lepton_jax.core.typing import Array
 from lepton_jax.models.tokens import as_tokens, mean_of_words
-from lepton_jax.typing import Array
 
 
 class BagOfEmbeddings(nn.Module):

@@ -4,8 +4,8 @@ from typing import Any
 
 from flax import linen as nn
 
+from lepton_jax.core.typing import Array
 from lepton_jax.models.pooling import max_pool
-from lepton_jax.typing import Array
 
 
 class LeNet5(nn.Module):

@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from lepton_jax.typing import Array
+from lepton_jax.core.typing import Array
 
 
 class LeNet300(nn.Module):

@@ -1,6 +1,6 @@
 """Pooling."""
 
-from lepton_jax.typing import Array
+from lepton_jax.core.typing import Array
 
 
 def max_pool(x: Array, size: int = 2) -> Array:

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lepton_jax.models.options import check_option
-from lepton_jax.typing import Array
+from lepton_jax.core.errors import check_option
+from lepton_jax.core.typing import Array
 
 Shortcut = Literal["pad", "projection"]
 """How a shortcut changes shape: option A (subsample, pad channels with zeros) or option B (1x1 convolution and norm)."""

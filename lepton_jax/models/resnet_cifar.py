@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lepton_jax.models.options import check_option
+from lepton_jax.core.errors import check_option
+from lepton_jax.core.typing import Array
 from lepton_jax.models.resnet import BasicBlock, Shortcut
-from lepton_jax.typing import Array
 
 
 class ResNetCifar(nn.Module):

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from lepton_jax.typing import Array
+from lepton_jax.core.typing import Array
 
 PADDING = 0
 """The token that fills up a sentence; it counts nowhere."""

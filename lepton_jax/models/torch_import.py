@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.interchange import npz, safetensors_file
 from lepton_jax.models.resnet import ResNet
 from lepton_jax.models.resnet_cifar import ResNetCifar
-from lepton_jax.typing import Path, PyTree
 
 _BATCH_NORM = {"weight": ("params", "scale"), "bias": ("params", "bias")} | {
     "running_mean": ("batch_stats", "mean"),

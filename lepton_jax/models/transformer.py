@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lepton_jax.models.options import check_option
-from lepton_jax.typing import Array
+from lepton_jax.core.errors import check_option
+from lepton_jax.core.typing import Array
 
 _Position = Literal["learned", "rotary"]
 

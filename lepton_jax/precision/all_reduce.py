@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.policy import floating_dtype
-from lepton_jax.typing import Array, PyTree
 
 
 @dataclass(frozen=True, kw_only=True)

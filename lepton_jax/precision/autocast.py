@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply, split_keywords, trace
 from lepton_jax.precision.decisions import Decisions
 from lepton_jax.precision.fp8 import Amax, Fp8, part
 from lepton_jax.precision.interpreter import Autocast
 from lepton_jax.precision.policy import Policy, check_backend
 from lepton_jax.precision.rules import Rules
-from lepton_jax.typing import PyTree
 
 
 def autocast(

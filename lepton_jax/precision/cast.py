@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.packed import is_coded
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import PyTree, Select
+from lepton_jax.core import paths
+from lepton_jax.core.packed import is_coded
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import PyTree, Select
 
 
 def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floating) -> Transform:

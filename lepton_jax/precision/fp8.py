@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import Apply, Equation, trace
 from lepton_jax.precision.policy import floating_dtype
 from lepton_jax.precision.rules import Rules, is_wide
-from lepton_jax.typing import Array, PyTree
 
 COLLECTION = "amax"
 """The collection, beside ``params``, that holds the histories."""

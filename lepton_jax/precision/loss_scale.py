@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.fp8 import Amax
-from lepton_jax.typing import Array, PyTree
 
 
 class LossScaleState(NamedTuple):

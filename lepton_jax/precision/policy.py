@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.precision.cast import cast
-from lepton_jax.transform import Transform
-from lepton_jax.typing import PyTree, Select
 
 _WIDEST = 4
 

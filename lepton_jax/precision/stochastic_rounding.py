@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
-from lepton_jax.typing import Array, PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, PyTree
 
 _DROPPED = 16  # bits of a float32 that bfloat16 has not
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import check_fraction, collect, is_traced
-from lepton_jax.paths import matches
-from lepton_jax.typing import Array, Path
+from lepton_jax.core.errors import check_fraction, collect, is_traced
+from lepton_jax.core.paths import matches
+from lepton_jax.core.typing import Array, Path
 
 Shapes = Mapping[Path, tuple[int, ...]]
 Patterns = str | tuple[str, ...]

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from tqdm.auto import tqdm
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction, check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, check_whole
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.threshold import top_of_all
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def iterative_masks(

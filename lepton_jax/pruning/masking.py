@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax.experimental.shard_alike import shard_alike
 
-from lepton_jax import paths
-from lepton_jax.packed import is_coded
-from lepton_jax.straight_through import straight_through
-from lepton_jax.typing import Array, Path, PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.packed import is_coded
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.typing import Array, Path, PyTree
 
 Masks = Mapping[Path, Array]
 """By path; boolean, True where the weight is kept, of the weight's shape."""

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import check_fraction, check_whole, is_traced
+from lepton_jax.core.errors import check_fraction, check_whole, is_traced
+from lepton_jax.core.typing import Array
 from lepton_jax.pruning.threshold import sort_keys, top_of_all
 from lepton_jax.pruning.units import block_means, check_groups, full_block, normal_axis, slice_block, spread
-from lepton_jax.typing import Array
 
 _PAIRWISE = 16
 """Groups up to this size are ranked by comparing every pair; larger ones by a threshold each."""

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction, collect, is_traced
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, collect, is_traced
+from lepton_jax.core.schedules import SparsitySchedule, as_schedule, constant
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
 from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
@@ -18,9 +21,6 @@ from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
 from lepton_jax.pruning.threshold import top_of_groups
-from lepton_jax.schedules import SparsitySchedule, as_schedule, constant
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree, Select, Step
 
 Allocation = Callable[[Shapes, Any], Mapping[Path, Any]]
 
@@ -216,7 +216,7 @@ def prune(
     ``view = where(mask, w, 0)``, ``mask = top(scores(w), sparsity(step))``.
 
     Args:
-      sparsity: fraction of the selected weights removed, [0, 1), or a schedule of it; see `lepton_jax.schedules`.
+      sparsity: fraction of the selected weights removed, [0, 1), or a schedule of it; see `lepton_jax.core.schedules`.
       criterion: scores a weight; see `lepton_jax.pruning.criteria`.
       structure: which weights go together.
       allocation: in scope "layer", gives each leaf its sparsity, see `lepton_jax.pruning.allocation`; under a schedule all

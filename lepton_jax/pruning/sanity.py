@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
-from lepton_jax.typing import Array, Path, PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, Path, PyTree
 
 Initializer = Callable[[Array, tuple[int, ...], Any], Array]
 """``(key, shape, dtype) -> array``, as in `jax.nn.initializers`."""

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction, collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.criteria.magnitude import Magnitude
 from lepton_jax.pruning.masks import top
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 Shapes = Mapping[Path, tuple[int, ...]]
 

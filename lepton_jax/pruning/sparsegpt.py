@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction, check_whole, collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, check_whole, collect
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.graph.moments import as_inputs, inverse_cholesky, second_moments
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout, weight_uses
-from lepton_jax.hessian import as_inputs, inverse_cholesky, second_moments
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.threshold import top_of_all
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 Pattern = float | tuple[int, int]
 """A sparsity (the fraction removed), or (n, m): n of every m consecutive inputs are kept."""

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import collect
-from lepton_jax.typing import Array, Path
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, Path
 
 
 class Goals(NamedTuple):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.typing import Array
+from lepton_jax.core.typing import Array
 
 BARRED, LOWEST, HIGHEST = 1, 0x007FFFFF, 0xFF800000
 """The keys of scores that come after all others, of -inf and of +inf; 0 is below all."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from lepton_jax.errors import check_whole
-from lepton_jax.typing import Array
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
 
 
 def normal_axis(axis: int, shape: Sequence[int]) -> int:

@@ -1,34 +1,23 @@
 """Quantization: number formats, calibration, and training with them."""
 
+from lepton_jax.formats import MX, Binary, Float8, Format, NormalFloat4, Ternary, Uniform, expand, mxfp4, mxfp8, scale_shape
+from lepton_jax.formats.codebook import Codebook, k_means, look_up
+from lepton_jax.formats.ranges import Calibration, Entropy, MinMax, MovingAverage, Mse, Percentile
+from lepton_jax.leaves.qarray import QArray, calibrated, dequantize, fake, quantize
 from lepton_jax.quantization.activations import quantize_activations
 from lepton_jax.quantization.batch_norm import re_estimate_batch_norm
 from lepton_jax.quantization.batch_norm_fold import FoldedTraining
 from lepton_jax.quantization.bit_schedule import BitSchedule, delayed, scheduled_quant
 from lepton_jax.quantization.calibrate_activations import calibrate_activations
-from lepton_jax.quantization.calibration import Calibration, Entropy, MinMax, MovingAverage, Mse, Percentile
-from lepton_jax.quantization.codebook import Centroids, Codebook, CodebookState, k_means, look_up
+from lepton_jax.quantization.codebook import Centroids, CodebookState
 from lepton_jax.quantization.collection import with_sites
 from lepton_jax.quantization.decide import first_and_last
 from lepton_jax.quantization.dorefa import DoReFa, dorefa, dorefa_gradient
 from lepton_jax.quantization.entropy import entropy_bits
 from lepton_jax.quantization.explain import Explanation, explain
 from lepton_jax.quantization.fake_quant import fake_quant
-from lepton_jax.quantization.formats import (
-    MX,
-    Binary,
-    Float8,
-    Format,
-    NormalFloat4,
-    Ternary,
-    Uniform,
-    expand,
-    mxfp4,
-    mxfp8,
-    scale_shape,
-)
 from lepton_jax.quantization.learned_step import LearnedStep, learned_round
 from lepton_jax.quantization.lsq import LearnedWeight, lsq
-from lepton_jax.quantization.numerics import QArray, calibrated, dequantize, fake, quantize
 from lepton_jax.quantization.pact import Pact
 from lepton_jax.quantization.post_training import (
     AdaRound,

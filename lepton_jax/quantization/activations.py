@@ -11,21 +11,21 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.paths import path_str
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.typing import PyTree
+from lepton_jax.formats import Float8
 from lepton_jax.graph.cost import dense_shapes
-from lepton_jax.graph.native import Native, Quantized
-from lepton_jax.graph.native_ops import opened, run
-from lepton_jax.graph.packed import OnPacked, PackedInterpreter, UnpackedWarning, entered
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
-from lepton_jax.packed import is_packed
-from lepton_jax.paths import path_str
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.native.interpreter import OnPacked, PackedInterpreter, UnpackedWarning, entered
+from lepton_jax.native.operands import Native, Quantized
+from lepton_jax.native.operations import opened, run
 from lepton_jax.quantization.collection import check_sites, part
 from lepton_jax.quantization.decide import decide
-from lepton_jax.quantization.formats import Float8
-from lepton_jax.quantization.numerics import QArray
 from lepton_jax.quantization.rules import Operand, Rule, rules_of
 from lepton_jax.quantization.simulate import casts_of_integers, exact, integers
-from lepton_jax.straight_through import straight_through
-from lepton_jax.typing import PyTree
 
 
 def quantize_activations(

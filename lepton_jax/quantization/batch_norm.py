@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
-from lepton_jax.training.classification import ModelApply
-from lepton_jax.typing import Array, Path, PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, ModelApply, Path, PyTree
 
 
 def re_estimate_batch_norm(

@@ -4,10 +4,9 @@ from typing import Any
 
 import jax
 
+from lepton_jax.core.transform import State, Transform
+from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.graph.fold import folding
-from lepton_jax.training.classification import ModelApply
-from lepton_jax.transform import State, Transform
-from lepton_jax.typing import Array, PyTree
 
 
 class FoldedTraining:

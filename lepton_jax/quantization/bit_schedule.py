@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole, collect
-from lepton_jax.packed import is_coded, unpack
-from lepton_jax.quantization.calibration.base import Calibration
-from lepton_jax.quantization.formats import Uniform
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.packed import is_coded, unpack
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.transform import State, Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.formats import Uniform
+from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.leaves.qarray import calibrated, fake, quantize
 from lepton_jax.quantization.lsq import LearnedWeight
-from lepton_jax.quantization.numerics import calibrated, fake, quantize
-from lepton_jax.straight_through import straight_through
-from lepton_jax.transform import State, Transform, hold
-from lepton_jax.typing import Array, Path, PyTree, Select, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.graph.cost import dense_shapes
-from lepton_jax.graph.native import Native
-from lepton_jax.graph.packed import PackedInterpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
+from lepton_jax.native.interpreter import PackedInterpreter
+from lepton_jax.native.operands import Native
 from lepton_jax.quantization.activations import values_of
-from lepton_jax.quantization.calibration import Calibration, MinMax
 from lepton_jax.quantization.collection import part, wrong
 from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.quantizers import joined, spans
 from lepton_jax.quantization.rules import Operand, Rule, rules_of
-from lepton_jax.typing import Array, PyTree
 
 Decided = Mapping[CallPath, Sequence[Operand]]
 

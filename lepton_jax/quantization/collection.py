@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from lepton_jax.errors import collect, is_traced
-from lepton_jax.paths import flatten
-from lepton_jax.typing import PyTree
+from lepton_jax.core.errors import collect, is_traced
+from lepton_jax.core.paths import flatten
+from lepton_jax.core.typing import PyTree
 
 if TYPE_CHECKING:
     from lepton_jax.quantization.rules import Operand

@@ -8,15 +8,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import PyTree
+from lepton_jax.formats import layout
 from lepton_jax.graph import _compat
 from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.matching import there_is
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
-from lepton_jax.quantization.formats import layout
 from lepton_jax.quantization.quantizers import Dynamic
 from lepton_jax.quantization.rules import OPERANDS, Operand, Rule, has_site, rules_of
-from lepton_jax.typing import PyTree
 
 
 def decide(traced: Traced, rules: Rule | Sequence[Rule]) -> dict[CallPath, tuple[Operand, ...]]:

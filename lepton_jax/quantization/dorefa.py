@@ -8,16 +8,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
-from lepton_jax.graph.native import Quantized
-from lepton_jax.packed import is_coded, unpack
-from lepton_jax.quantization.formats import Uniform
-from lepton_jax.quantization.numerics import QArray, fake, to_integers
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.packed import is_coded, unpack
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.formats import Uniform
+from lepton_jax.leaves.qarray import QArray, fake, to_integers
+from lepton_jax.native.operands import Quantized
 from lepton_jax.quantization.quantizers import coded
-from lepton_jax.straight_through import straight_through
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select = paths.matrices) -> Transform:

@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 
+from lepton_jax.core.typing import PyTree
+from lepton_jax.formats import Format
 from lepton_jax.graph.cost import dense_shapes
-from lepton_jax.graph.native import Native
-from lepton_jax.graph.packed import PackedInterpreter
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
+from lepton_jax.native.interpreter import PackedInterpreter
+from lepton_jax.native.operands import Native
 from lepton_jax.quantization.activations import values_of
 from lepton_jax.quantization.collection import part
 from lepton_jax.quantization.decide import decide, unseen
-from lepton_jax.quantization.formats import Format
 from lepton_jax.quantization.rules import Operand, Rule
-from lepton_jax.typing import PyTree
 
 
 class Explanation(tuple[Operand, ...]):

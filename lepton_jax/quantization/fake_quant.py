@@ -5,16 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect, is_traced
-from lepton_jax.packed import is_coded, unpack
-from lepton_jax.quantization.calibration import Calibration
-from lepton_jax.quantization.codebook import Codebook, train_codebook
-from lepton_jax.quantization.formats import Format, Uniform, expand
-from lepton_jax.quantization.formats.layout import problem
-from lepton_jax.quantization.numerics import calibrated, fake, quantize
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, Path, PyTree, Select
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect, is_traced
+from lepton_jax.core.packed import is_coded, unpack
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.formats import Format, Uniform, expand
+from lepton_jax.formats.codebook import Codebook
+from lepton_jax.formats.layout import problem
+from lepton_jax.formats.ranges import Calibration
+from lepton_jax.leaves.qarray import calibrated, fake, quantize
+from lepton_jax.quantization.codebook import train_codebook
 
 
 def fake_quant(

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.graph.native import Quantized
-from lepton_jax.quantization.calibration.base import Calibration
-from lepton_jax.quantization.formats import Uniform, expand
-from lepton_jax.quantization.formats.base import storable
-from lepton_jax.quantization.numerics import fake
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Uniform, expand
+from lepton_jax.formats.base import storable
+from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.leaves.qarray import fake
+from lepton_jax.native.operands import Quantized
 from lepton_jax.quantization.quantizers import coded
-from lepton_jax.straight_through import straight_through
-from lepton_jax.typing import Array
 
 
 def grid(step: Array, offset: Array, fmt: Uniform) -> tuple[Array, Array]:

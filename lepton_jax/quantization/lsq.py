@@ -4,16 +4,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
-from lepton_jax.packed import is_coded, is_packed, register_packed, unpack_coded
-from lepton_jax.quantization.calibration.base import Calibration
-from lepton_jax.quantization.formats import Uniform
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_coded, is_packed, register_packed, unpack_coded
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.formats import Uniform
+from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.leaves.qarray import QArray, calibrated, to_integers
 from lepton_jax.quantization.learned_step import check_uniform, grid, learned_round, scaled_gradient, step_gradient_factor
-from lepton_jax.quantization.numerics import QArray, calibrated, to_integers
 from lepton_jax.quantization.twice_mean import TwiceMean
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 @register_packed("value", "step", "offset")

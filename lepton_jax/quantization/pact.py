@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.errors import check_whole
-from lepton_jax.graph.native import Quantized
-from lepton_jax.quantization.calibration.base import Calibration
-from lepton_jax.quantization.formats import Uniform
-from lepton_jax.quantization.numerics import fake
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Uniform
+from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.leaves.qarray import fake
+from lepton_jax.native.operands import Quantized
 from lepton_jax.quantization.quantizers import coded
-from lepton_jax.straight_through import straight_through
-from lepton_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.graph.native import Quantized
-from lepton_jax.quantization.calibration import Calibration
-from lepton_jax.quantization.calibration.base import Range
-from lepton_jax.quantization.formats import Format, Uniform, layout
-from lepton_jax.quantization.numerics import QArray, fake
-from lepton_jax.typing import Array, PyTree
+from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.formats import Format, Uniform, layout
+from lepton_jax.formats.ranges import Calibration
+from lepton_jax.formats.ranges.base import Range
+from lepton_jax.leaves.qarray import QArray, fake
+from lepton_jax.native.operands import Quantized
 
 _INT8 = Uniform(8)
 

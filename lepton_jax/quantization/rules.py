@@ -9,12 +9,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.paths import matches
+from lepton_jax.core.typing import Path
+from lepton_jax.formats import Format
 from lepton_jax.graph.matching import fits, patterns_of
 from lepton_jax.graph.trace import Equation
-from lepton_jax.paths import matches
-from lepton_jax.quantization.formats import Format
 from lepton_jax.quantization.quantizers import ActivationQuantizer
-from lepton_jax.typing import Path
 
 Argument = Literal["activation", "weight", "lhs", "rhs", "any"]
 OPERANDS = {"dot_general": ("lhs", "rhs"), "conv_general_dilated": ("lhs", "rhs"), "gather": ("lhs",)}

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Uniform
 from lepton_jax.graph import _compat
-from lepton_jax.graph.native import Quantized
-from lepton_jax.graph.native_dots import alike, free_expanded, outer
 from lepton_jax.graph.trace import CallPath, Equation, Traced
-from lepton_jax.quantization.formats import Uniform
-from lepton_jax.typing import Array
+from lepton_jax.native.dots import alike, free_expanded, outer
+from lepton_jax.native.operands import Quantized
 
 if TYPE_CHECKING:
     from lepton_jax.quantization.rules import Operand

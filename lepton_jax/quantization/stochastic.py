@@ -5,14 +5,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.packed import is_coded, unpack
-from lepton_jax.quantization.calibration.base import Calibration
-from lepton_jax.quantization.formats import Uniform, expand
-from lepton_jax.quantization.numerics import QArray, calibrated, fake, to_integers
-from lepton_jax.straight_through import straight_through
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.core import paths
+from lepton_jax.core.packed import is_coded, unpack
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.formats import Uniform, expand
+from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.leaves.qarray import QArray, calibrated, fake, to_integers
 
 
 class StochasticState(NamedTuple):

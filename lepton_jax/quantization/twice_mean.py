@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from lepton_jax.quantization.calibration.base import Range, format_of
-from lepton_jax.quantization.formats.base import Format
-from lepton_jax.quantization.formats.uniform import Uniform
-from lepton_jax.typing import Array
+from lepton_jax.core.typing import Array
+from lepton_jax.formats.base import Format
+from lepton_jax.formats.ranges.base import Range, format_of
+from lepton_jax.formats.uniform import Uniform
 
 
 class TwiceMeanState(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.artifact import Artifact
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.simple.masters import Masters
 from lepton_jax.simple.model import Applied, Model
-from lepton_jax.typing import Array, PyTree
 
 if TYPE_CHECKING:  # half a second to import, which only training has to wait for
     import optax

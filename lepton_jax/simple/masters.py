@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.packed import CodebookArray, Sparse, is_coded, unpack
+from lepton_jax.core import paths
+from lepton_jax.core.packed import is_coded, unpack
+from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.quantization import quantize
-from lepton_jax.quantization.numerics import QArray
-from lepton_jax.straight_through import straight_through
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, Path, PyTree
 
 
 class _State(NamedTuple):

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 
 from lepton_jax.artifact import leaves, load, save
-from lepton_jax.packed import is_packed
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.simple.report import report
-from lepton_jax.typing import Path, PyTree
 
 
 class Applied(NamedTuple):
@@ -127,11 +127,11 @@ class Model:
         return self._run(self.dense, *inputs)
 
     def native(self) -> Callable[..., Any]:
-        """Return the model on its packed leaves, compiled; see `lepton_jax.graph.packed`.
+        """Return the model on its packed leaves, compiled; see `lepton_jax.native.interpreter`.
 
         Values equal those of a call within rounding, since sums are taken in another order.
         """
-        from lepton_jax.graph import packed  # a quarter of the package, which plain models do not need
+        from lepton_jax.native import packed  # a quarter of the package, which plain models do not need
 
         return partial(jax.jit(packed(self.apply)), self.variables)
 

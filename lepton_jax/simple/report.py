@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.packed import CodebookArray, Coded, LowRank, Packed, is_packed, unpack
-from lepton_jax.quantization.numerics import QArray
-from lepton_jax.typing import PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.packed import Coded, Packed, is_packed, unpack
+from lepton_jax.core.typing import PyTree
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import QArray
 
 _HEAD = ("leaf", "stored as", "shape", "weights", "non-zeros", "bytes", "smaller")
 

@@ -10,15 +10,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_coded, is_packed, unpack, unpack_coded
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.lowrank.svd import factorize
-from lepton_jax.packed import LowRank, Sparse, is_coded, is_packed, unpack, unpack_coded
 from lepton_jax.pruning.prune import apply_mask, prune
 from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quantize
-from lepton_jax.quantization.numerics import QArray
 from lepton_jax.simple.model import Applied, Model
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def prune_model(

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
-from lepton_jax.typing import Path, PyTree
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Path, PyTree
 
 
 def to_arrays(tree: PyTree) -> dict[Path, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.typing import PyTree
 from lepton_jax.training.arrays import check_same, describe, from_arrays, to_arrays
-from lepton_jax.typing import PyTree
 
 
 def fingerprint(config: Any) -> str:

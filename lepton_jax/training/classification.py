@@ -1,24 +1,16 @@
 """The loss of a classifier, for any model: Linen modules with or without batch norm, or plain functions."""
 
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction
+from lepton_jax.core.typing import Array, ModelApply, PyTree, Select
 from lepton_jax.training.step import LossFn, Metrics
-from lepton_jax.typing import Array, PyTree, Select
-
-
-class ModelApply(Protocol):
-    """A model as a pure function: ``(params, model_state, inputs, *, train, key) -> (outputs, new model_state)``."""
-
-    def __call__(
-        self, params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None
-    ) -> tuple[Array, PyTree]: ...
 
 
 def linen_apply(module: Any) -> ModelApply:

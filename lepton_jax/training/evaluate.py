@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.training.classification import ModelApply, cross_entropy
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, ModelApply, PyTree
+from lepton_jax.training.classification import cross_entropy
 from lepton_jax.training.state import TrainState
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 Evaluate = Callable[[TrainState], dict[str, float]]
 

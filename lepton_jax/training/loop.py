@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.interrupt import deferred_interrupt

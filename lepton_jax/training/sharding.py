@@ -8,13 +8,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
 from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, step_function
-from lepton_jax.transform import Transform
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:

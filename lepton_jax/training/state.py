@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.loss_scale import LossScale
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 
 class TrainState(NamedTuple):

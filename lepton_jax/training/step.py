@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale, all_finite, keep_unless, scaled, unscaled
 from lepton_jax.training.state import TrainState
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 Metrics = dict[str, Array]
 LossFn = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, Metrics]]]

@@ -7,10 +7,11 @@ import pytest
 
 from lepton_jax import ArtifactError, load, pack, save
 from lepton_jax.artifact import structure
-from lepton_jax.graph.packed import packed, unpacked
+from lepton_jax.core.packed import unpack
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank import loftq, lora, qlora
-from lepton_jax.packed import LowRank, unpack
-from lepton_jax.packed_sum import Adapted
+from lepton_jax.native.interpreter import packed, unpacked
 from lepton_jax.quantization import Uniform
 
 INT4 = Uniform(bits=4, channel_axis=-1)

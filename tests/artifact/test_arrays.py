@@ -4,10 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lepton_jax.artifact import arrays
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Reader
+from lepton_jax.coding import arrays
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader
+from lepton_jax.core.errors import ArtifactError
 
 DTYPES = [
     "float32",

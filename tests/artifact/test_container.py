@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax.artifact import ArtifactError, account, container, load, save
-from lepton_jax.packed import CodebookArray, Sparse, pack_bits
-from lepton_jax.quantization.numerics import Uniform, quantize
+from lepton_jax.artifact import ArtifactError, account, load, save
+from lepton_jax.coding import container
+from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.sparse import Sparse
 
 
 def save_dense(v, x):

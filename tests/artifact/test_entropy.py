@@ -5,21 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from lepton_jax.artifact import (
-    huffman,
-    mask_bits,
-    mask_rows,
-    rangecoder,
-    rans,
-    sparse_index,
-    symbol_bits,
-    symbols,
-    tensor_codes,
-)
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.rangecoder import Decoder, Encoder, Mixer
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.coding import huffman, mask_bits, mask_rows, rangecoder, rans, sparse_index, symbol_bits, symbols, tensor_codes
+from lepton_jax.coding.rangecoder import Decoder, Encoder, Mixer
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError
 
 
 def entropy_bytes(symbols_: np.ndarray) -> float:

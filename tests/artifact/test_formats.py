@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from lepton_jax.artifact import ArtifactError, arrays, counting, leaves
-from lepton_jax.artifact.bit_packing import pack_codes
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Reader
-from lepton_jax.packed import CodebookArray, Sparse
+from lepton_jax.artifact import ArtifactError, counting, leaves
+from lepton_jax.coding import arrays
+from lepton_jax.coding.bit_packing import pack_codes
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader
+from lepton_jax.formats import layout
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
-from lepton_jax.quantization.formats import layout
-from lepton_jax.quantization.numerics import QArray
 
 DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn", "int8", "int32", "uint8", "bool", "complex64")
 SHAPES = numpy_strategies.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)

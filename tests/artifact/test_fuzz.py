@@ -10,8 +10,9 @@ from jax import export
 
 from experiments.benchmarks.fuzz_artifact import run
 from experiments.benchmarks.hostile_files import good_files, seal
-from lepton_jax.artifact import ArtifactError, arrays, container, load, rans, sparse_index, symbols
-from lepton_jax.artifact.streams import Writer
+from lepton_jax.artifact import ArtifactError, load
+from lepton_jax.coding import arrays, container, rans, sparse_index, symbols
+from lepton_jax.coding.streams import Writer
 
 POSITIONS, SYMBOLS = sparse_index.CODERS.index, symbols.CODERS.index
 HOLES, CONSTANT = bytes([SYMBOLS("holes"), 0, 1]), bytes([SYMBOLS("constant"), 0])

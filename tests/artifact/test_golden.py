@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.golden_files import arrays_of
-from lepton_jax.artifact import account, arrays, load, sparse_index, symbols
+from lepton_jax.artifact import account, load
+from lepton_jax.coding import arrays, sparse_index, symbols
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.glob("**/*.lepton"))

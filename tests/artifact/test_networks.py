@@ -7,9 +7,9 @@ import pytest
 
 from lepton_jax import ArtifactError, chain, fake_quant, load, low_rank, pack, prune, save, unpack
 from lepton_jax.artifact import structure
-from lepton_jax.graph.packed import packed
-from lepton_jax.packed import LowRank
-from lepton_jax.packed_tensors import CP, Separable, TensorTrain, TensorTrainMatrix, Tucker
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.networks import CP, Separable, TensorTrain, TensorTrainMatrix, Tucker
+from lepton_jax.native.interpreter import packed
 
 
 def draw(*shape):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from lepton_jax.artifact import gaps, groups, mask_bits, mask_classes, mask_rows, sparse_index
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.rangecoder import Decoder, Encoder
-from lepton_jax.artifact.sparse_index import Hints
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.coding import gaps, groups, mask_bits, mask_classes, mask_rows, sparse_index
+from lepton_jax.coding.rangecoder import Decoder, Encoder
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError
 
 MASKS = {
     "sparse": lambda rng: rng.random((90, 40)) < 0.05,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lepton_jax import cast, chain, fake_quant, load, low_rank, pack, prune, save
-from lepton_jax.packed_blocks import BlockSparse
-from lepton_jax.quantization.codebook import Codebook
+from lepton_jax.formats.codebook import Codebook
+from lepton_jax.leaves.block_sparse import BlockSparse
 
 
 class Net(nn.Module):

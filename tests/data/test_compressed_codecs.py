@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_jax.artifact import ArtifactError
-from lepton_jax.artifact.streams import Reader
+from lepton_jax.coding.streams import Reader
 from lepton_jax.data.compressed import Lossless, PatchPCA, filters, lossless, open_dataset, patch_pca, write_dataset
 
 DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64")

@@ -10,8 +10,8 @@ from distillation_models import BATCH, IMAGES, conv_net, dense_net
 
 from lepton_jax import distillation as d
 from lepton_jax import fake_quant, low_rank, pack
+from lepton_jax.core.packed import is_packed
 from lepton_jax.data import Split, batches
-from lepton_jax.packed import is_packed
 
 
 def test_no_gradient_reaches_the_teacher(teacher):

@@ -12,7 +12,7 @@ import pytest
 from experiments import deep_compression
 from experiments.common import cli
 from experiments.common.config import Config, Tfds
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.data import from_arrays
 from lepton_jax.models import ResNetCifar
 from lepton_jax.models.torch_import import torch_names

@@ -17,10 +17,10 @@ from experiments.studies.combined.report import order_notes, pair_notes, table
 from experiments.studies.combined.study import Row, Runner, Study
 from experiments.studies.combined.techniques import EqualShares, Settings
 from lepton_jax import chain, fake_quant, freeze, low_rank, pack, unpack
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank import Svd
 from lepton_jax.models import LeNet300
-from lepton_jax.packed import LowRank
-from lepton_jax.packed_sum import Adapted
 from lepton_jax.quantization import QArray, Uniform, quantize
 
 CONFIG = cli.ROOT / "configs" / "combined.py"

@@ -12,7 +12,7 @@ from experiments.common import members, unfinished
 from experiments.common.config import Digits
 from experiments.common.members import zero_dead_inputs
 from experiments.common.training_settings import Training
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.data import Dataset, active_features, batches, steps_per_epoch
 from lepton_jax.models import LeNet300
 from lepton_jax.pruning.sparse_training import dynamic_surgery

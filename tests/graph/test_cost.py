@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lepton_jax.core.paths import flatten
 from lepton_jax.graph.cost import cost
 from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import trace
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import Uniform, quantize
 from lepton_jax.models import ResNet, ResNetCifar, Transformer
-from lepton_jax.packed import LowRank
-from lepton_jax.paths import flatten
-from lepton_jax.quantization.numerics import Uniform, quantize
 
 sys.path.insert(0, str(Path(__file__).parent))
 from models_for_graph import MODELS

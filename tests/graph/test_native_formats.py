@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax.graph.native import Quantized, native, stored
-from lepton_jax.graph.packed import packed, unpacked
-from lepton_jax.graph.ready import ready
-from lepton_jax.packed import CodebookArray, Sparse, pack_bits, unpack
+from lepton_jax.core.packed import unpack
+from lepton_jax.formats import MX, Binary, Float8, NormalFloat4, Ternary, mxfp4, mxfp8
+from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.sparse import Sparse
+from lepton_jax.native.interpreter import packed, unpacked
+from lepton_jax.native.operands import Quantized, native, stored
+from lepton_jax.native.ready import ready
 from lepton_jax.quantization import Uniform, quantize
-from lepton_jax.quantization.formats import MX, Binary, Float8, NormalFloat4, Ternary, mxfp4, mxfp8
-from lepton_jax.quantization.numerics import QArray
 
 
 def values(seed, *shape):
@@ -313,7 +316,7 @@ def test_a_simulated_operand_gives_the_derivative():
         return leaf, array + jax.lax.stop_gradient(leaf.unpack() - array)
 
     def loss(x, w):
-        from lepton_jax.graph.native_dots import dot
+        from lepton_jax.native.dots import dot
 
         sides = []
         for array, fmt in ((x, SYMMETRIC), (w, Uniform(channel_axis=1))):

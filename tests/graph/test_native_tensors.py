@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax import paths
-from lepton_jax.graph.packed import UnpackedWarning, packed, unpacked
+from lepton_jax.core import paths
+from lepton_jax.core.packed import unpack
 from lepton_jax.graph.trace import trace
-from lepton_jax.packed import LowRank, Sparse, unpack
-from lepton_jax.packed_tensors import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape, sizes
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.networks import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape, sizes
+from lepton_jax.leaves.sparse import Sparse
+from lepton_jax.native.interpreter import UnpackedWarning, packed, unpacked
 
 
 def draw(*shape, seed=0):

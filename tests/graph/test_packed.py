@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax.graph.packed import UnpackedWarning, packed, unpacked
-from lepton_jax.packed import CodebookArray, LowRank, Sparse, is_packed, pack_bits, unpack
-from lepton_jax.packed_blocks import BlockSparse
-from lepton_jax.paths import flatten, replace
-from lepton_jax.quantization.numerics import Uniform, quantize
+from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.paths import flatten, replace
+from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.leaves.block_sparse import BlockSparse
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.sparse import Sparse
+from lepton_jax.native.interpreter import UnpackedWarning, packed, unpacked
 
 sys.path.insert(0, str(Path(__file__).parent))
 from models_for_graph import MODELS

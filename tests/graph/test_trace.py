@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lepton_jax.core.paths import flatten
 from lepton_jax.graph.trace import trace
-from lepton_jax.paths import flatten
 
 sys.path.insert(0, str(Path(__file__).parent))
 from models_for_graph import MODELS

@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from lepton_jax import chain, fake_quant, low_rank, pack, paths, prune
-from lepton_jax.graph.packed import packed, unpacked
+from lepton_jax import chain, fake_quant, low_rank, pack, prune
+from lepton_jax.core import paths
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.networks import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
 from lepton_jax.lowrank import (
     CpAls,
     Method,
@@ -21,8 +23,7 @@ from lepton_jax.lowrank import (
     factors_of,
 )
 from lepton_jax.lowrank.method import as_ranks
-from lepton_jax.packed import LowRank
-from lepton_jax.packed_tensors import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
+from lepton_jax.native.interpreter import packed, unpacked
 
 METHODS = [Svd(), Svd(rows=2), SpatialSvd(), Tucker2(), CpAls(iterations=20), TrainSvd()]
 LEAVES = {Svd: LowRank, SpatialSvd: Separable, Tucker2: Tucker, CpAls: CP, TrainSvd: TensorTrain}

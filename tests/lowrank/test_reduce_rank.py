@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from lepton_jax import chain, fake_quant, low_rank, pack, paths, schedules, unpack
+from lepton_jax import chain, fake_quant, low_rank, pack, unpack
+from lepton_jax.core import paths, schedules
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank import SpatialSvd, Svd, merge, nuclear_norm, orthogonality, penalized, reduce_rank
-from lepton_jax.packed import LowRank
 from lepton_jax.training import Checkpoints, create, make_train_step
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lepton_jax import chain, low_rank, pack, prune
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank import factorize
-from lepton_jax.packed import LowRank
 
 MATRIX = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(2, 3, 2, 5)).astype(np.float32)

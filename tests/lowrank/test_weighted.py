@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_jax import low_rank
-from lepton_jax.hessian import second_moments
+from lepton_jax.graph.moments import second_moments
 from lepton_jax.lowrank import (
     SingularCovarianceWarning,
     SkippedWarning,

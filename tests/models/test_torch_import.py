@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.data import eval_batches, load_cifar10_subset, standardize
 from lepton_jax.models import BasicBlock, Bottleneck, ResNet, ResNetCifar, load_resnet20, load_torch_resnet
 from lepton_jax.models.torch_import import torch_names

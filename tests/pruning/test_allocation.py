@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lepton_jax import prune
+from lepton_jax.core.schedules import polynomial
 from lepton_jax.pruning import keep_count
 from lepton_jax.pruning.allocation import Explicit, erk, uniform
-from lepton_jax.schedules import polynomial
 
 MLP = {"a/kernel": (784, 300), "b/kernel": (300, 100), "c/kernel": (100, 10)}
 CNN = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.pruning import prune, top
 from lepton_jax.pruning.criteria import Grasp, Snip, SynFlow, Wanda
 from lepton_jax.pruning.criteria.wanda import wanda_masks

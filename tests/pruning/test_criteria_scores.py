@@ -286,7 +286,7 @@ def test_decay_must_be_a_fraction(decay):
 
 def test_gathering_criteria_decide_after_the_schedule_begins():
     """Masks at the end follow what was gathered, not positions."""
-    from lepton_jax.schedules import one_shot
+    from lepton_jax.core.schedules import one_shot
 
     transform = prune(one_shot(0.5, begin=2), criterion=Saliency(decay=1))
     params, state = transform.init({"w": jnp.ones((2, 2))})

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.pruning import keep_count, prune
 from lepton_jax.pruning.criteria import Criterion, Magnitude, Random, Snip, SynFlow
 from lepton_jax.pruning.iterative import iterative_masks

@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from lepton_jax import chain, fake_quant, freeze, pack, prune
+from lepton_jax.core.schedules import constant, polynomial
 from lepton_jax.pruning import apply_mask
 from lepton_jax.pruning.criteria import Criterion
 from lepton_jax.quantization import Codebook, QArray
-from lepton_jax.schedules import constant, polynomial
 
 FOUR = {"kernel": jnp.array([[1.0, -4.0], [3.0, 2.0]])}
 

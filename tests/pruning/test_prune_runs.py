@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lepton_jax import cast, chain, fake_quant, freeze, identity, prune
+from lepton_jax.core.schedules import polynomial
 from lepton_jax.pruning import check_scores, erk
 from lepton_jax.pruning.criteria import Criterion
-from lepton_jax.schedules import polynomial
 from lepton_jax.training import Checkpoints, FitSettings, create, fit, make_train_step
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 6)), jnp.float32)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.pruning import keep_count, prune
 from lepton_jax.pruning.criteria import Magnitude, Snip
 from lepton_jax.pruning.sensitivity import Sensitivity, sensitivity

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax import paths
-from lepton_jax.hessian import second_moments
+from lepton_jax.core import paths
+from lepton_jax.graph.moments import second_moments
 from lepton_jax.pruning import apply_mask, keep_count, prune, top
 from lepton_jax.pruning.criteria import Given
 from lepton_jax.pruning.sparsegpt import sparsegpt, sparsegpt_prune

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lepton_jax import prune
+from lepton_jax.core.schedules import polynomial
 from lepton_jax.pruning import (
     Blocks,
     Channels,
@@ -22,7 +23,6 @@ from lepton_jax.pruning import (
     n_of_m,
     top,
 )
-from lepton_jax.schedules import polynomial
 
 
 def draw(seed: int, *shape: int) -> jax.Array:

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from lepton_jax.graph import packed
-from lepton_jax.packed import LowRank
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.native import packed
 from lepton_jax.precision import Policy, autocast
 from lepton_jax.quantization import (
     Dynamic,

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lepton_jax.formats.ranges import histogram
 from lepton_jax.quantization import Entropy, MinMax, MovingAverage, Mse, Percentile, Uniform, quantize
-from lepton_jax.quantization.calibration import histogram
 
 ALL = [MinMax(), MovingAverage(decay=0.5), Percentile(q=95), Mse(candidates=17), Entropy(bins=64, candidates=9)]
 

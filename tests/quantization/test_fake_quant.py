@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lepton_jax import Transform, cast, chain, fake_quant, low_rank, pack, prune, unpack
-from lepton_jax.packed import CodebookArray, LowRank
+from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.quantization import Codebook, QArray, Uniform, dequantize, quantize
 
 PARAMS = {

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lepton_jax import cast, chain, freeze, low_rank, pack, paths, prune, schedules, unpack
+from lepton_jax import cast, chain, freeze, low_rank, pack, prune, unpack
+from lepton_jax.core import paths, schedules
 from lepton_jax.quantization import (
     Codebook,
     LearnedStep,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lepton_jax import chain, fake_quant, pack, prune, unpack
-from lepton_jax.packed import CodebookArray
+from lepton_jax.core.schedules import polynomial
+from lepton_jax.leaves.codebook import CodebookArray
 from lepton_jax.quantization import (
     MX,
     Binary,
@@ -28,7 +29,6 @@ from lepton_jax.quantization import (
     mxfp8,
     quantize,
 )
-from lepton_jax.schedules import polynomial
 
 FORMATS = {
     "int4 groups": Uniform(4, True, None, 8, scale_dtype="float16"),

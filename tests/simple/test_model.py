@@ -11,11 +11,12 @@ import pytest
 from flax import nnx
 
 import lepton_jax as lepton
-from lepton_jax import Model, compress_model, distill_model, load_model, paths, prune_model, quantize_model, save_model
+from lepton_jax import Model, compress_model, distill_model, load_model, prune_model, quantize_model, save_model
+from lepton_jax.core import paths
 from lepton_jax.distillation import soft_targets
-from lepton_jax.packed import LowRank
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization import Codebook, Uniform
-from lepton_jax.quantization.numerics import QArray
 
 
 class Net(nn.Module):

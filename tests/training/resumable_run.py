@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lepton_jax import chain, fake_quant, prune, schedules
+from lepton_jax import chain, fake_quant, prune
+from lepton_jax.core import schedules
 from lepton_jax.data import Batch, Split, batches, eval_batches
 from lepton_jax.training import (
     Checkpoints,

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from lepton_jax import chain, fake_quant, prune, schedules
+from lepton_jax import chain, fake_quant, prune
+from lepton_jax.core import schedules
 from lepton_jax.training import create, data_mesh, make_train_step, replicate, shard_step
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lepton_jax import Transform, chain, fake_quant, identity, prune, schedules
+from lepton_jax import Transform, chain, fake_quant, identity, prune
+from lepton_jax.core import schedules
 from lepton_jax.training import create, make_scan_steps, make_train_step
 
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax import cast, chain, fake_quant, identity
-from lepton_jax.errors import check_fraction, collect
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.channels import plan
 from lepton_jax.quantization import Uniform
 from lepton_jax.training import ModelApply
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

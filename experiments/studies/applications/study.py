@@ -20,9 +20,9 @@ from experiments.common.rows import check_rows, chosen
 from experiments.common.training_settings import Training
 from experiments.studies.applications.recipe import ROWS, Row, without_channels
 from experiments.studies.applications.sources import Source
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
 from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
-from lepton_jax.transform import Transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

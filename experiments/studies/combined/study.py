@@ -21,6 +21,9 @@ from experiments.common.rows import check_rows, chosen
 from experiments.common.training_settings import Training
 from experiments.studies.combined.techniques import TECHNIQUES, Settings, Technique
 from lepton_jax import chain, freeze, identity
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
 from lepton_jax.distillation import (
     Distill,
@@ -33,10 +36,7 @@ from lepton_jax.distillation import (
     soft_targets,
     teach,
 )
-from lepton_jax.errors import collect
 from lepton_jax.training import TrainState, create, linen_apply, make_train_step
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 DENSE = "dense"
 """The row that is fine-tuned without any technique."""

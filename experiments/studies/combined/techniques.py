@@ -5,12 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from lepton_jax import cast, fake_quant, low_rank, prune, schedules
-from lepton_jax.errors import check_fraction, collect
+from lepton_jax import cast, fake_quant, low_rank, prune
+from lepton_jax.core import schedules
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.lowrank.method import Method
 from lepton_jax.quantization import Uniform
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path
 
 Technique = Literal["prune", "quantize", "low_rank", "cast", "distil"]
 TECHNIQUES: tuple[Technique, ...] = get_args(Technique)

@@ -19,11 +19,11 @@ from experiments.common.timing import ratio
 from experiments.studies.deep_compression.phases import EVAL_BATCH, Stage
 from lepton_jax import load, pack, save
 from lepton_jax.artifact import Account, Artifact
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split
 from lepton_jax.graph import cost
 from lepton_jax.training import linen_apply
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 LATENCY_BATCHES = (1, 128)
 

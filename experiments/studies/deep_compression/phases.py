@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from experiments.common.config import Config, to_json
 from experiments.common.members import zero_dead_inputs
 from experiments.common.writers import Logs, Place
-from lepton_jax import chain, freeze, identity, paths
+from lepton_jax import chain, freeze, identity
+from lepton_jax.core import paths
+from lepton_jax.core.transform import Transform
 from lepton_jax.data import Batch, Dataset, Split, WarpBank, active_features, batches, eval_batches, steps_per_epoch, warp_bank
 from lepton_jax.training import (
     Checkpoints,
@@ -29,7 +31,6 @@ from lepton_jax.training import (
     make_evaluate,
     make_train_step,
 )
-from lepton_jax.transform import Transform
 
 _EVALUATIONS = 20
 _EVALUATIONS_PER_CHECKPOINT = 4

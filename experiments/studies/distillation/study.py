@@ -19,6 +19,9 @@ from experiments.common.results import Result, kept
 from experiments.common.rows import check_rows, chosen
 from experiments.common.training_settings import Training
 from lepton_jax import fake_quant, identity
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
 from lepton_jax.distillation import (
     Distill,
@@ -30,11 +33,8 @@ from lepton_jax.distillation import (
     teach,
     with_adapters,
 )
-from lepton_jax.errors import collect
 from lepton_jax.quantization import Uniform
 from lepton_jax.training import TrainState, create, linen_apply, make_train_step
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 TEACHER = "teacher"
 """The row of the teacher itself."""

@@ -12,12 +12,12 @@ import numpy as np
 from experiments.common import measuring, resnet20
 from experiments.common.timing import ratio
 from lepton_jax import account, identity, save
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split
 from lepton_jax.graph import cost
 from lepton_jax.models import ResNetCifar
 from lepton_jax.pruning.channels import Plan
 from lepton_jax.training import TrainState, classification_loss, create, make_train_step
-from lepton_jax.typing import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

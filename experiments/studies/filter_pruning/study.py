@@ -16,13 +16,13 @@ from experiments.common import resnet20
 from experiments.common.results import Result, kept
 from experiments.common.rows import check_rows, chosen
 from experiments.studies.filter_pruning.network import Network, Tuning
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split
-from lepton_jax.errors import check_fraction, collect
 from lepton_jax.graph import cost
 from lepton_jax.models import ResNetCifar
 from lepton_jax.pruning.channels import BatchNormScale, GeometricMedian, Importance, Norm, Random, Taylor, plan, verify
 from lepton_jax.training import cross_entropy
-from lepton_jax.typing import Array, PyTree
 
 Criterion = Literal["none", "l1", "l2", "taylor", "fpgm", "bn_scale", "random"]
 _VERIFIED, _RTOL = 32, 1e-4

@@ -15,7 +15,7 @@ from experiments.common.results import Result, kept
 from experiments.common.rows import check_rows, chosen
 from experiments.studies.low_rank.tasks import Characters, ResNet20, Task
 from lepton_jax import freeze, identity, low_rank
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
 from lepton_jax.lowrank import (
     Budget,
     Energy,

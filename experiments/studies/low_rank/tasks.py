@@ -12,13 +12,13 @@ import numpy as np
 
 from experiments.common import resnet20
 from experiments.common.char_lm import CharLM, batches, cross_entropy_of, load_text, next_token_loss, run_steps, train
-from lepton_jax import typing
-from lepton_jax.errors import collect
-from lepton_jax.hessian import Moments, second_moments
+from lepton_jax.core import typing
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.graph.moments import Moments, second_moments
 from lepton_jax.lowrank import dense_macs, squared_gradients
 from lepton_jax.training import TrainState, classification_loss, create, cross_entropy, linen_apply, make_train_step
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 Figures = dict[str, float]
 """``error``, as drawn (percent of images, or perplexity), and ``loss``, in nats."""

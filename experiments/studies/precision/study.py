@@ -19,8 +19,8 @@ from experiments.common.results import Result, accuracies, kept
 from experiments.common.rows import check_rows, chosen
 from experiments.common.training_settings import Training
 from lepton_jax import identity
+from lepton_jax.core.errors import collect
 from lepton_jax.data import Dataset
-from lepton_jax.errors import collect
 from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale, autocast
 from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
 

@@ -18,7 +18,8 @@ from experiments.common.rows import check_rows
 from experiments.common.tables import aligned, markdown_table, provenance
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import PyTree
 from lepton_jax.quantization import (
     Dynamic,
     Rule,
@@ -28,7 +29,6 @@ from lepton_jax.quantization import (
     quantize_activations,
     with_sites,
 )
-from lepton_jax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from flax import linen as nn
 from experiments.common import members, resnet20
 from experiments.common.config import Adam, Digits, Tfds
 from experiments.common.training_settings import Training
+from lepton_jax.core.typing import PyTree
 from lepton_jax.data import Split
 from lepton_jax.graph import fold_batch_norm
 from lepton_jax.graph.trace import Apply
-from lepton_jax.typing import PyTree
 
 
 class Network(NamedTuple):

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.graph.trace import Apply
 from lepton_jax.quantization import (
     AdaRound,
@@ -20,7 +21,6 @@ from lepton_jax.quantization import (
     quantize_layers,
     smooth_quant,
 )
-from lepton_jax.typing import PyTree, Select
 
 CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 """Parts of the range of the weights that are tried."""

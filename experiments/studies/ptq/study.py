@@ -17,8 +17,9 @@ from experiments.common.rows import check_rows, chosen
 from experiments.studies.ptq.networks import Network, Published, Source, Trained
 from experiments.studies.ptq.rows import Recipe
 from lepton_jax import unpack
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split
-from lepton_jax.errors import collect
 from lepton_jax.quantization import (
     Percentile,
     Rule,
@@ -28,7 +29,6 @@ from lepton_jax.quantization import (
     quantize_activations,
     with_sites,
 )
-from lepton_jax.typing import Array, PyTree
 
 FLOAT = "float"
 """The row of the network as it is."""

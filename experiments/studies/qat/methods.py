@@ -3,6 +3,8 @@
 import dataclasses
 
 from lepton_jax import fake_quant
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Path
 from lepton_jax.quantization import (
     ActivationQuantizer,
     DoReFa,
@@ -15,8 +17,6 @@ from lepton_jax.quantization import (
     dorefa,
     lsq,
 )
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

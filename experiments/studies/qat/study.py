@@ -20,16 +20,17 @@ from experiments.common.results import Result, kept
 from experiments.common.rows import check_rows, chosen
 from experiments.common.training_settings import Training
 from experiments.studies.qat.methods import QatMethod, StraightThrough
-from lepton_jax import chain, identity, paths
+from lepton_jax import chain, identity
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
 from lepton_jax.distillation import by_part
-from lepton_jax.errors import collect
 from lepton_jax.graph import trace, weight_uses
 from lepton_jax.models import ResNet, ResNetCifar, load_torch_resnet
 from lepton_jax.quantization import Rule, Static, Uniform, calibrate_activations, quantize_activations
 from lepton_jax.training import ModelApply, TrainState, classification_loss, create, linen_apply, make_train_step
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 PLAIN = "float32"
 """The row that is fine-tuned without rounding, the reference of all others."""

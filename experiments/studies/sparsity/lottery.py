@@ -16,13 +16,13 @@ from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, save_result
 from experiments.common.tables import revision
 from experiments.common.training_settings import Training
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
-from lepton_jax.errors import check_fraction, collect
 from lepton_jax.pruning.sanity import reinitialize
 from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks, next_masks, rewind
 from lepton_jax.training import Checkpoints, TrainState, classification_loss, create, fingerprint, linen_apply, make_train_step
-from lepton_jax.typing import Array, PyTree
 
 _WEIGHT, _RATE, _RANDOM = "weight_rewinding", "rate_rewinding", "random_reinit"
 

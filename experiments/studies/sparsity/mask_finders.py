@@ -10,14 +10,15 @@ import jax.numpy as jnp
 
 from experiments.common.methods import KERNELS
 from experiments.studies.sparsity.methods import Scene, SparseMethod, Spread, spread_options
-from lepton_jax import paths, prune
+from lepton_jax import prune
+from lepton_jax.core import paths
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.allocation import erk
 from lepton_jax.pruning.criteria import Criterion, Grasp, Inverted, Magnitude, Random, Snip, SynFlow
 from lepton_jax.pruning.iterative import iterative_masks
 from lepton_jax.pruning.sanity import shuffle_masks
 from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree
 
 Ablation = Literal["none", "shuffle", "reinit", "invert"]
 

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from experiments.common.methods import KERNELS
-from lepton_jax import identity, paths, prune, schedules
-from lepton_jax.errors import check_fraction
+from lepton_jax import identity, prune
+from lepton_jax.core import paths, schedules
+from lepton_jax.core.errors import check_fraction
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.pruning.allocation import erk, uniform
 from lepton_jax.pruning.sparse_training import SurgeryState, ac_dc, dynamic_surgery, masked_moments, rigl, set_, soft_threshold
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 Spread = Literal["uniform", "erk", "global"]
 

@@ -23,8 +23,10 @@ from experiments.common.training_settings import Training
 from experiments.studies.sparsity.mask_finders import MaskFinder
 from experiments.studies.sparsity.methods import Dense, Scene, SparseMethod
 from lepton_jax import identity
+from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
-from lepton_jax.errors import check_fraction, collect
 from lepton_jax.pruning.sparse_training import FixedMasksState
 from lepton_jax.training import (
     TrainState,
@@ -35,8 +37,6 @@ from lepton_jax.training import (
     linen_apply,
     make_train_step,
 )
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, PyTree
 
 _SCENE_BATCH = 500
 

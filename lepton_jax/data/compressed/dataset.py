@@ -16,12 +16,11 @@ from typing import Any, Self
 import numpy as np
 from tqdm.auto import tqdm
 
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.streams import Reader
+from lepton_jax.coding.streams import Reader
+from lepton_jax.core.errors import ArtifactError, check_whole
 from lepton_jax.data.compressed import lossless, patch_pca
 from lepton_jax.data.compressed.head import PREFIX, Column, head_size, parse
 from lepton_jax.data.compressed.report import ArrayReport, Report
-from lepton_jax.errors import check_whole
 
 # What a small stream may unfold to; beyond it, a stream may unfold to this many times its size.
 _FREE_BYTES = 1 << 26
@@ -209,7 +208,7 @@ def open_dataset(path: str | os.PathLike[str], *, cached_blocks: int = 1) -> Com
       >>> open_dataset("nowhere.lepd")
       Traceback (most recent call last):
       ...
-      lepton_jax.artifact.errors.ArtifactError: cannot read ...nowhere.lepd: No such file or directory
+      lepton_jax.core.errors.ArtifactError: cannot read ...nowhere.lepd: No such file or directory
     """
     return CompressedDataset(path, cached_blocks)
 

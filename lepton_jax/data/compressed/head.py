@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lepton_jax.artifact import container
-from lepton_jax.artifact.arrays import dtype_of
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.coding import container
+from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError
 from lepton_jax.data.compressed import patch_pca
 
 MAGIC = b"\x93LPD"

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import zstandard
 
-from lepton_jax.artifact import symbols
-from lepton_jax.artifact.arrays import patterns
-from lepton_jax.artifact.container import compress, decompress
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.streams import Reader, Writer
+from lepton_jax.coding import symbols
+from lepton_jax.coding.arrays import patterns
+from lepton_jax.coding.container import compress, decompress
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError
 from lepton_jax.data.compressed import filters
 
 LAYOUTS = ("lempel-ziv", "planes")

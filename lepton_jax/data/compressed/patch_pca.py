@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lepton_jax.artifact import symbols
-from lepton_jax.artifact.container import compress, decompress
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.streams import Reader, Writer
-from lepton_jax.errors import check_whole
+from lepton_jax.coding import symbols
+from lepton_jax.coding.container import compress, decompress
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError, check_whole
 
 _MAX_LENGTH = 1 << 14
 # Patches by which the step is chosen.

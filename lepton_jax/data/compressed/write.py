@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from lepton_jax.artifact import container
-from lepton_jax.artifact.arrays import dtype_of
-from lepton_jax.artifact.errors import ArtifactError
-from lepton_jax.artifact.streams import Reader
+from lepton_jax.coding import container
+from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.coding.streams import Reader
+from lepton_jax.core.errors import ArtifactError, check_whole, collect
 from lepton_jax.data.compressed import lossless, patch_pca
 from lepton_jax.data.compressed.head import Column, Head, build
 from lepton_jax.data.compressed.lossless import Lossless
 from lepton_jax.data.compressed.patch_pca import PatchPCA
-from lepton_jax.errors import check_whole, collect
 
 _BLOCK_BYTES = 1 << 18
 

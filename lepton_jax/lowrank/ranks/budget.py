@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import unpack
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.ranks.options import Option, Options, solve
 from lepton_jax.lowrank.ranks.rule import (
@@ -21,8 +23,6 @@ from lepton_jax.lowrank.ranks.rule import (
     like,
     to_multiple,
 )
-from lepton_jax.packed import unpack
-from lepton_jax.typing import Array, Path
 
 _MEASURED = 12
 """Ranks that are tried where no singular values tell the error."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lepton_jax.errors import check_whole
+from lepton_jax.core.errors import check_whole
 from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.ranks.rule import Ranks, Weights, as_tuple, like
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lepton_jax.core.typing import Path
 from lepton_jax.lowrank.method import Rank
-from lepton_jax.typing import Path
 
 
 class Option(NamedTuple):

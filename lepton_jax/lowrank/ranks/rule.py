@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jax.errors import check_whole, collect, is_traced
+from lepton_jax.core.errors import check_whole, collect, is_traced
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.lowrank.method import Method, Rank
-from lepton_jax.typing import Array, Path
 
 Ranks = dict[Path, Rank]
 """By path; a weight that is missing stays dense."""

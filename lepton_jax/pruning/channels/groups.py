@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lepton_jax.core.typing import Path
 from lepton_jax.graph.axes import FIXED, Analysis
 from lepton_jax.graph.trace import Traced
-from lepton_jax.typing import Path
 
 Place = tuple[Path, int]
 """A leaf's path and one of its axes."""

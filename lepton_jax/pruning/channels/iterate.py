@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from lepton_jax.errors import check_fraction
+from lepton_jax.core.errors import check_fraction
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply
 from lepton_jax.pruning.channels.importance import Importance
 from lepton_jax.pruning.channels.planning import plan
 from lepton_jax.pruning.channels.plans import Plan
 from lepton_jax.pruning.criteria import Criterion
-from lepton_jax.typing import PyTree
 
 
 def prune_iteratively(

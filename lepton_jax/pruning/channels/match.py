@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lepton_jax.typing import Path
+from lepton_jax.core.typing import Path
 
 _PARAMS = "params"
 

@@ -6,17 +6,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lepton_jax.errors import check_fraction
+from lepton_jax.core.errors import check_fraction
+from lepton_jax.core.paths import flatten, select
+from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.graph.axes import FIXED, Analysis, analyse_traced
 from lepton_jax.graph.trace import Apply, trace
-from lepton_jax.paths import flatten, select
 from lepton_jax.pruning.channels.amount import Amount, macs, parameters
 from lepton_jax.pruning.channels.cut import Chosen, Ranking, fraction_of, levels, spare
 from lepton_jax.pruning.channels.groups import Group, find_groups, fixed_places, number
 from lepton_jax.pruning.channels.importance import Elements, Importance, Norm, Normalize, Reduce, channel_scores
 from lepton_jax.pruning.channels.plans import Plan
 from lepton_jax.pruning.criteria import Criterion
-from lepton_jax.typing import PyTree, Select
 
 Of = Literal["channels", "macs", "parameters"]
 _CHOICES: Mapping[str, tuple[str, ...]] = {

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.paths import path_str
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.axes import analyse_traced
 from lepton_jax.graph.trace import Apply, split_keywords, trace
-from lepton_jax.paths import path_str
 from lepton_jax.pruning.channels.groups import Group, Place, removed_places
 from lepton_jax.pruning.channels.match import Matcher
 from lepton_jax.pruning.channels.shrinker import Layout, Shrinker, take
 from lepton_jax.pruning.channels.text import describe, from_json, to_json
-from lepton_jax.typing import Path, PyTree
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

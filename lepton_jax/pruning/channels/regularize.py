@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.paths import flatten, floating, matches
+from lepton_jax.core.paths import flatten, floating, matches
+from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.pruning.channels.groups import Group
 from lepton_jax.pruning.channels.plans import Plan
-from lepton_jax.typing import Array, PyTree, Select, Step
 
 
 def channel_norms(group: Group, variables: PyTree, select: Select = floating) -> Array:

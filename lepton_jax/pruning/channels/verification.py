@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import collect
+from lepton_jax.core.errors import collect
+from lepton_jax.core.paths import flatten, is_floating, replace
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.trace import Apply
-from lepton_jax.paths import flatten, is_floating, replace
 from lepton_jax.pruning.channels.plans import Plan
-from lepton_jax.typing import Path, PyTree
 
 _NOISE = 0.1
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lepton_jax.typing import Array, Path, PyTree
+from lepton_jax.core.typing import Array, Path, PyTree
 
 
 def wide(values: Array) -> Array:

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion, wide
-from lepton_jax.typing import Array, Path, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.criteria.magnitude import Magnitude
-from lepton_jax.typing import Array, Path, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array
 from lepton_jax.pruning.criteria.base import Criterion, wide
-from lepton_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion, wide
 from lepton_jax.pruning.criteria.magnitude import Magnitude
-from lepton_jax.typing import Array, Path, PyTree
 
 
 def normalized(scores: Array) -> Array:

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion
-from lepton_jax.typing import Array, Path, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

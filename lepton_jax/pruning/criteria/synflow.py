@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion
-from lepton_jax.typing import Array, Path, PyTree
 
 
 def _absolute(leaf: Any) -> Any:

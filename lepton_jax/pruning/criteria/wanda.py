@@ -7,11 +7,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.graph.moments import second_moments
 from lepton_jax.graph.trace import Apply
-from lepton_jax.hessian import second_moments
 from lepton_jax.pruning.criteria.base import Criterion, wide
 from lepton_jax.pruning.masks import top
-from lepton_jax.typing import Array, Path, PyTree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

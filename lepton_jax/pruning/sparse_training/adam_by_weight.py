@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax.errors import collect
-from lepton_jax.typing import PyTree
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import PyTree
 
 
 class AdamByWeightState(NamedTuple):

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.pruning.masking import masked, masked_straight_through
 from lepton_jax.pruning.sparse_training.masked import take_slopes
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree, Select, Step
 
 
 class SurgeryState(NamedTuple):

@@ -4,12 +4,12 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree, Step
 from lepton_jax.pruning.masking import Masks, laid_out_as, masked, masked_straight_through
 from lepton_jax.pruning.sparse_training.masked import check_masks
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree, Step
 
 
 class FixedMasksState(NamedTuple):

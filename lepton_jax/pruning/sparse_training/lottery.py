@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction, check_whole, collect, is_traced
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, check_whole, collect, is_traced
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.masking import Masks, masked
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sanity import Initializer, reinitialize
 from lepton_jax.pruning.sparse_training.masked import check_masks
 from lepton_jax.pruning.threshold import top_of_groups
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 Train = Callable[[PyTree, dict[Path, Array]], PyTree]
 """``(params, masks) -> trained params``, e.g. a run of `fit` under ``fixed_masks(masks)``."""

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.masking import Masks
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def masks_of(tstate: Any) -> dict[Path, Array]:

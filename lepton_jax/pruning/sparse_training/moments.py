@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.typing import PyTree
 from lepton_jax.pruning.masking import masked
 from lepton_jax.pruning.sparse_training.masked import masks_of
-from lepton_jax.typing import PyTree
 
 
 def masked_moments(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

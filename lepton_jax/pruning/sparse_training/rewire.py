@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction, check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction, check_whole
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Path, PyTree, Schedule, Select, Step
 from lepton_jax.pruning.allocation import Shapes
 from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sparse_training.masked import take_slopes
 from lepton_jax.pruning.state import Failure, first_failure, no_failure
 from lepton_jax.pruning.threshold import top_of_groups
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Path, PyTree, Schedule, Select, Step
 
 Leaves = Mapping[Path, Array]
 Allocation = Callable[[Shapes, float], Mapping[Path, float | Array]]

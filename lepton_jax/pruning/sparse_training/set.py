@@ -2,11 +2,11 @@
 
 import jax
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.transform import Transform
+from lepton_jax.core.typing import Array, Schedule, Select
 from lepton_jax.pruning.allocation import erk
 from lepton_jax.pruning.sparse_training.rewire import Allocation, Rewiring, exchange_schedule
-from lepton_jax.transform import Transform
-from lepton_jax.typing import Array, Schedule, Select
 
 
 def _anywhere(grad: Array, key: Array) -> Array:

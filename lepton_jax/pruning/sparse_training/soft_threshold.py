@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
-from lepton_jax.packed import register_packed
-from lepton_jax.transform import Transform, hold
-from lepton_jax.typing import Array, PyTree, Select
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import register_packed
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.typing import Array, PyTree, Select
 
 
 @register_packed("weight", "threshold")

@@ -7,7 +7,7 @@ A *local* structure (N:M) chooses within small groups instead: it defines `mask`
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
-from lepton_jax.typing import Array, Path
+from lepton_jax.core.typing import Array, Path
 
 Shape = tuple[int, ...]
 

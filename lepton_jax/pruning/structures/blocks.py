@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.pruning.structures.base import Shape, Structure, complaints
 from lepton_jax.pruning.units import block_means, full_block, spread
-from lepton_jax.typing import Array, Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

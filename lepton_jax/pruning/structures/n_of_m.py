@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from lepton_jax.errors import check_whole, collect, is_traced
+from lepton_jax.core.errors import check_whole, collect, is_traced
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.pruning.masks import keep_count, n_of_m
 from lepton_jax.pruning.structures.base import Shape, Structure, complaints
 from lepton_jax.pruning.units import check_groups
-from lepton_jax.typing import Array, Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from lepton_jax.core.typing import Array
 from lepton_jax.pruning.structures.base import Shape, Structure
-from lepton_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax.errors import check_whole
-from lepton_jax.quantization.formats import Format, Uniform
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Format, Uniform
 from lepton_jax.quantization.post_training.grid import output_error, snap
 from lepton_jax.quantization.post_training.layers import Matrix
-from lepton_jax.typing import Array
 
 _LOW, _HIGH = -0.1, 1.1  # the stretch of the sigmoid, equation 23
 

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.formats import Format
+from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.trace import Apply
 from lepton_jax.graph.weights import Layout
-from lepton_jax.quantization.calibration import Calibration
-from lepton_jax.quantization.formats import Format
-from lepton_jax.quantization.numerics import QArray, quantize
+from lepton_jax.leaves.qarray import QArray, quantize
 from lepton_jax.quantization.post_training.grid import output_error
 from lepton_jax.quantization.post_training.inputs import layer_inputs
 from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def awq(

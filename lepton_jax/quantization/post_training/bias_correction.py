@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
+from lepton_jax.core import paths
+from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.graph.flat import FlatGraph
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.scaling_rules import Channels, alternatives
 from lepton_jax.graph.trace import Apply, Traced, trace
 from lepton_jax.graph.weights import Use, weight_uses
-from lepton_jax.hessian import as_inputs
-from lepton_jax.packed import is_packed, unpack
 from lepton_jax.quantization.post_training.inputs import layer_inputs
-from lepton_jax.typing import Path, PyTree, Select
 
 _THROUGH = ("reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy")
 

@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.graph.scaling import Scaling, input_scalings
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.quantization.post_training.smooth_quant import largest_weights
-from lepton_jax.typing import Path, PyTree, Select
 
 
 def equalize(

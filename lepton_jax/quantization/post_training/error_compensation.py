@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax import paths
-from lepton_jax.errors import check_whole, collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.packed import is_coded, is_packed, unpack
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.trace import Apply
-from lepton_jax.packed import LowRank, is_coded, is_packed, unpack
-from lepton_jax.packed_sum import Adapted
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization.post_training.inputs import layer_inputs
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def low_rank_error(difference: Array, hessian: Array, rank: int, damping: float = 1e-3) -> tuple[Array, Array]:

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.errors import check_whole
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Format
+from lepton_jax.formats.ranges import Calibration
+from lepton_jax.graph.moments import inverse_cholesky
 from lepton_jax.graph.weights import Layout
-from lepton_jax.hessian import inverse_cholesky
-from lepton_jax.quantization.calibration import Calibration
-from lepton_jax.quantization.formats import Format
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization.post_training.grid import Grid, coded, search_grid, snap
 from lepton_jax.quantization.post_training.layers import Matrix
-from lepton_jax.typing import Array
 
 
 def gptq(

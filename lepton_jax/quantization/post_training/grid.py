@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import Format, expand
+from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.weights import Layout
-from lepton_jax.quantization.calibration import Calibration
-from lepton_jax.quantization.formats import Format, expand
-from lepton_jax.quantization.numerics import QArray, calibrated
-from lepton_jax.typing import Array
+from lepton_jax.leaves.qarray import QArray, calibrated
 
 
 class Grid(NamedTuple):

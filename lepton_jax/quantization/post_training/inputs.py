@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.graph.moments import as_inputs, input_statistics
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout, weight_uses
-from lepton_jax.hessian import as_inputs, input_statistics
-from lepton_jax.typing import Array, Path, PyTree
 
 
 class LayerInputs(NamedTuple):

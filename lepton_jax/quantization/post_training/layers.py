@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from tqdm.auto import tqdm
 
-from lepton_jax import paths
-from lepton_jax.errors import collect
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.formats import Format
+from lepton_jax.formats.ranges import Calibration
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout, weight_uses
-from lepton_jax.hessian import as_inputs
-from lepton_jax.quantization.calibration import Calibration
-from lepton_jax.quantization.formats import Format
-from lepton_jax.quantization.numerics import QArray
+from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization.post_training.grid import Grid, coded, output_error, search_grid, snap
 from lepton_jax.quantization.post_training.inputs import LayerInputs, layer_inputs
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 class Matrix(NamedTuple):

@@ -6,14 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax import paths
-from lepton_jax.errors import check_fraction
+from lepton_jax.core import paths
+from lepton_jax.core.errors import check_fraction
+from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.scaling import Scaling, input_scalings
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout
-from lepton_jax.hessian import as_inputs
 from lepton_jax.quantization.post_training.inputs import layer_inputs
-from lepton_jax.typing import Array, Path, PyTree, Select
 
 
 def smooth_quant(

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lepton_jax.core.paths import path_str
 from lepton_jax.models import ResNetCifar
-from lepton_jax.paths import path_str
 
 
 def fill(shapes, seed=0):

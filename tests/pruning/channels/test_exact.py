@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from channel_models import MODELS
 
-from lepton_jax.paths import flatten
+from lepton_jax.core.paths import flatten
 from lepton_jax.pruning.channels import Random, plan
 
 # Compiling is most of the time these tests take, and rounding is all that optimisation could change.

@@ -8,8 +8,8 @@ import pytest
 from channel_models import MODELS
 from small_models import MLP, POINT, X, mlp, removed
 
+from lepton_jax.core.paths import flatten
 from lepton_jax.graph.cost import cost
-from lepton_jax.paths import flatten
 from lepton_jax.pruning.channels import (
     Group,
     GroupSparsity,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax import lax
 from test_exact import by_numpy, outputs_and_gradients
 
-from lepton_jax.paths import flatten
+from lepton_jax.core.paths import flatten
 from lepton_jax.pruning.channels import Random, plan
 
 WIDTHS = (4, 8)

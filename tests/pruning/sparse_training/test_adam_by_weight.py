@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lepton_jax import paths
+from lepton_jax.core import paths
 from lepton_jax.pruning.sparse_training import fixed_masks, masked_moments, scale_by_adam_by_weight
 
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 from lepton_jax import unpack
-from lepton_jax.packed_sum import Adapted
+from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.quantization import (
     AdaRound,
     Gptq,

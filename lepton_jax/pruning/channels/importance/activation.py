@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.axes import analyse_traced
 from lepton_jax.graph.capture import capture
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.pruning.channels.groups import Group, Place, number
 from lepton_jax.pruning.channels.importance.base import Importance
-from lepton_jax.typing import Path, PyTree
 
 _CONV = "conv_general_dilated"
 

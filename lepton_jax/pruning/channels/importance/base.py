@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lepton_jax.errors import collect
-from lepton_jax.paths import flatten
+from lepton_jax.core.errors import collect
+from lepton_jax.core.paths import flatten
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.match import Matcher
-from lepton_jax.typing import Path, PyTree
 
 Reduce = Literal["sum", "mean", "max"]
 Normalize = Literal["none", "mean", "max"]

@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.paths import matches, matrices
+from lepton_jax.core.paths import matches, matrices
+from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance, along, by_variable, places
 from lepton_jax.pruning.criteria import Criterion
-from lepton_jax.typing import Path, PyTree, Select
 
 
 @dataclass(frozen=True, kw_only=True)

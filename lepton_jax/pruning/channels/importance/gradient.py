@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance, along, by_variable, places, value
-from lepton_jax.typing import Path, PyTree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lepton_jax.paths import matches, matrices
+from lepton_jax.core.paths import matches, matrices
+from lepton_jax.core.typing import Path, Select
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance, along, places, value
-from lepton_jax.typing import Path, Select
 
 
 @dataclass(frozen=True, kw_only=True)

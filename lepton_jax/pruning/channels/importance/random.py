@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.typing import Array, Path
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance
-from lepton_jax.typing import Array, Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,51 @@
+"""Modules that moved: their old names are imported still, with a warning, until version 0.3."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+
+_MOVED = {
+    "errors": "core.errors",
+    "hessian": "graph.moments",
+    "packed": "leaves",
+    "packed_blocks": "leaves.block_sparse",
+    "packed_sum": "leaves.adapted",
+    "packed_tensors": "leaves.networks",
+    "paths": "core.paths",
+    "quantization.calibration": "formats.ranges",
+    "quantization.formats": "formats",
+    "quantization.numerics": "leaves.qarray",
+    "schedules": "core.schedules",
+    "straight_through": "core.straight_through",
+    "transform": "core.transform",
+    "typing": "core.typing",
+}
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return importlib.machinery.ModuleSpec(fullname, self) if package == __package__ and name in _MOVED else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        new = f"{__package__}.{_MOVED[spec.name.partition('.')[2]]}"
+        warnings.warn(f"{spec.name} is now {new}.", DeprecationWarning, stacklevel=2)
+        # A module of its own, so that the import system's marks do not overwrite those of the new one.
+        module, there = ModuleType(spec.name), importlib.import_module(new)
+        vars(module).update({name: value for name, value in vars(there).items() if not name.startswith("__")})
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: it was made whole."""
+
+
+def forward() -> None:
+    """Let the old names be found, once."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

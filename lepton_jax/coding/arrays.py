@@ -1,0 +1,185 @@
+"""Arrays of numbers, bit for bit: as they are, narrowed where that is exact, as a palette, in planes of bytes, or sparse.
+
+All work is on bit patterns (unsigned integers), so NaN payloads and -0.0 come back as they were.
+"""
+
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+
+from lepton_jax.coding import sparse_index, symbols, tensor_codes
+from lepton_jax.coding.container import compress, decompress
+from lepton_jax.coding.sparse_index import Hints, find_lag, matrix_shape
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError
+
+CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty", "delta")
+_RAW, _COMPRESSED, _PALETTE, _PLANES, _FLOAT16, _BFLOAT16, _SPARSE, _EMPTY, _DELTA = range(9)
+_PALETTE_LIMIT = 256
+_NUMPY = {"bool", "complex64", "complex128", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+# Sorted tables and slowly changing scales are short; longer arrays are no such.
+_DELTA_LIMIT = 1 << 14
+
+
+def patterns(array: np.ndarray) -> np.ndarray:
+    """The elements' bits as little-endian unsigned integers, flat; elements over 8 bytes as several."""
+    size = min(array.dtype.itemsize, 8)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).view(f"<u{size}") if flat.size else np.zeros(0, f"<u{size}")
+
+
+def dtype_of(name: str) -> np.dtype:
+    """The numpy dtype of a name, those of `ml_dtypes` included.
+
+    Raises:
+      ArtifactError: if there is none that plain numbers can have.
+    """
+    if name in _NUMPY:
+        return np.dtype(name)
+    # Only names of their numbers: numpy would read many other texts as dtypes, some with a warning.
+    if name.startswith(("bfloat", "float", "int", "uint")) and isinstance(getattr(ml_dtypes, name, None), type):
+        return np.dtype(getattr(ml_dtypes, name))
+    raise ArtifactError(f"dtype {name[:40]!r} is not one of plain numbers")
+
+
+def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], hints: Hints, sparse: bool = True) -> Writer:
+    """Code numbers losslessly.
+
+    Args:
+      bits: their patterns, flat.
+      dtype: what they are.
+      shape: the tensor's.
+      hints: what earlier tensors tell.
+      sparse: whether zeros may be coded apart.
+
+    Returns:
+      The shortest stream found.
+    """
+    if not bits.size:
+        return _start(_EMPTY)
+    candidates = [_start(_RAW, bits.tobytes())]
+    if bits.nbytes > 64:
+        codec, stored = compress(bits.tobytes())
+        writer = _start(_COMPRESSED, bytes([codec]))
+        writer.block(stored)
+        candidates.append(writer)
+    distinct, index = np.unique(bits, return_inverse=True)
+    if len(distinct) <= min(_PALETTE_LIMIT, bits.size):
+        writer = _start(_PALETTE)
+        writer.number(len(distinct))
+        writer.put(distinct.tobytes())
+        writer.put(tensor_codes.encode(index, len(distinct), shape, hints).data)
+        candidates.append(writer)
+    elif bits.itemsize == 1 or bits.size > 256:
+        writer = _start(_PLANES)
+        for plane in bits.view(np.uint8).reshape(-1, bits.itemsize).T:
+            writer.put(tensor_codes.encode(plane, 256, shape, hints, holes=False).data)
+        candidates.append(writer)
+    if dtype == np.float32:
+        candidates += _narrowed(bits, shape, hints)
+    if 8 < bits.size <= _DELTA_LIMIT and bits.itemsize > 1:
+        writer = _start(_DELTA)
+        for plane in _differences(bits).view(np.uint8).reshape(-1, bits.itemsize).T:
+            writer.put(tensor_codes.encode(plane, 256, shape, hints, holes=False).data)
+        candidates.append(writer)
+    zeros = int((bits == 0).sum())
+    if sparse and zeros:
+        kept = (bits != 0).reshape(matrix_shape(shape))
+        lag, writer = find_lag(kept), _start(_SPARSE)
+        writer.number(lag)
+        writer.put(sparse_index.encode(kept, lag, hints).data)
+        writer.put(encode(bits[kept.reshape(-1)], dtype, (len(bits) - zeros,), hints, sparse=False).data)
+        candidates.append(writer)
+    return symbols.smallest(candidates)
+
+
+def decode(
+    reader: Reader, dtype: np.dtype, shape: tuple[int, ...], hints: Hints, category: str, sparse: bool = True
+) -> np.ndarray:
+    """Read the patterns that `encode` wrote, flat.
+
+    Raises:
+      ArtifactError: if the stream does not hold them.
+    """
+    kind, count = np.dtype(f"<u{min(dtype.itemsize, 8)}"), math.prod(shape)
+    coder = reader.coder(CODERS, category)
+    if coder == _EMPTY and not count:
+        return np.zeros(0, kind)
+    if coder == _RAW:
+        return np.frombuffer(reader.take(count * kind.itemsize, category), kind)
+    if coder == _COMPRESSED:
+        codec = reader.take(1)[0]
+        return np.frombuffer(decompress(codec, reader.block(category), count * kind.itemsize), kind)
+    if coder == _PALETTE:
+        size = reader.number()
+        if not 1 <= size <= _PALETTE_LIMIT:
+            raise ArtifactError(f"a palette of {size} numbers at offset {reader.offset}; 1 to {_PALETTE_LIMIT} are allowed")
+        distinct = np.frombuffer(reader.take(size * kind.itemsize, "codebook"), kind)
+        return distinct[tensor_codes.decode(reader, size, shape, hints, category)]
+    if coder == _PLANES:
+        return _read_planes(reader, kind, shape, hints, category)
+    if coder == _DELTA:
+        return _sums(_read_planes(reader, kind, shape, hints, category))
+    if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
+        narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
+        bits = decode(reader, narrow, shape, hints, category, sparse)
+        if coder == _BFLOAT16:
+            return bits.astype(np.uint32) << np.uint32(16)
+        with np.errstate(all="ignore"):
+            return bits.view(np.float16).astype(np.float32).view(np.uint32)
+    if coder == _SPARSE and sparse:
+        lag = reader.number()
+        kept = sparse_index.decode(reader, matrix_shape(shape), lag, hints).reshape(-1)
+        bits = np.zeros(count, kind)
+        bits[kept] = decode(reader, dtype, (int(kept.sum()),), hints, category, sparse=False)
+        return bits
+    raise ArtifactError(f"coder {CODERS[coder]} cannot hold {count} numbers of {dtype}, near offset {reader.offset}")
+
+
+def _start(coder: int, data: bytes = b"") -> Writer:
+    writer = Writer()
+    writer.put(bytes([coder]) + data)
+    return writer
+
+
+def _read_planes(reader: Reader, kind: np.dtype, shape: tuple[int, ...], hints: Hints, category: str) -> np.ndarray:
+    out = np.empty((math.prod(shape), kind.itemsize), np.uint8)
+    for plane in out.T:
+        plane[...] = tensor_codes.decode(reader, 256, shape, hints, category)
+    return out.reshape(-1).view(kind)
+
+
+def _differences(bits: np.ndarray) -> np.ndarray:
+    """Differences of the patterns, each less the one before; small ones of either sign in the low bits (0, -1, 1, -2, ...)."""
+    steps = np.diff(bits, prepend=bits.dtype.type(0))
+    sign = (steps >> bits.dtype.type(8 * bits.itemsize - 1)).astype(bits.dtype)
+    return (steps << bits.dtype.type(1)) ^ (bits.dtype.type(0) - sign)
+
+
+def _sums(coded: np.ndarray) -> np.ndarray:
+    """Undo `_differences`."""
+    one = coded.dtype.type(1)
+    return np.cumsum((coded >> one) ^ (coded.dtype.type(0) - (coded & one)), dtype=coded.dtype)
+
+
+def _narrowed(bits: np.ndarray, shape: tuple[int, ...], hints: Hints) -> list[Writer]:
+    """Streams of 16-bit floats that are exactly the 32-bit ones; float16 of finite numbers only, whose widening is exact."""
+    out = []
+    if not (bits & 0xFFFF).any():
+        writer = _start(_BFLOAT16)
+        writer.put(encode((bits >> np.uint32(16)).astype("<u2"), dtype_of("bfloat16"), shape, hints).data)
+        out.append(writer)
+    values = bits.view(np.float32)
+    if np.isfinite(values).all():
+        with np.errstate(all="ignore"):
+            half = values.astype(np.float16)
+        if (half.astype(np.float32).view(np.uint32) == bits).all():
+            writer = _start(_FLOAT16)
+            writer.put(encode(half.view("<u2"), np.dtype(np.float16), shape, hints).data)
+            out.append(writer)
+    return out

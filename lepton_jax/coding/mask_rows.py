@@ -1,0 +1,155 @@
+"""The adaptive model for large masks: a row (or several narrow ones) is predicted at once, so that arrays do most of the work.
+
+It differs from `mask_bits` in that a row's density is told beforehand, as a class, in place of being learned along the row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lepton_jax.coding.batch_mixer import BatchMixer
+from lepton_jax.coding.mask_bits import code_flags, nearness
+from lepton_jax.coding.rangecoder import Coder, Mixer
+
+_CLASS_BITS = 6
+
+
+def log_classes(values: np.ndarray) -> np.ndarray:
+    """`log_class` of every element, below 64 for values below 2**31."""
+    low = np.maximum(values, 1)
+    # The exponent of a double is exact, whatever the platform.
+    length = np.frexp(low.astype(np.float64))[1].astype(np.int64)
+    half = np.where(length > 1, low >> np.maximum(length - 2, 0) & 1, 0)
+    return np.where(values > 0, 2 * length + half, 0)
+
+
+def code_classes(coder: Coder, classes: list[int] | None, hints: list[int], lag: int) -> list[int]:
+    """Code each row's class of density, bit by bit down a binary tree, from the classes of the rows before.
+
+    Args:
+      coder: an `Encoder` or a `Decoder`.
+      classes: below 64; None to decode.
+      hints: one small integer a row, known beforehand.
+      lag: how far before lies the neighbour above.
+    """
+    mixer, out = Mixer(5, limit=60), [0] * len(hints)
+    for i, hint in enumerate(hints):
+        before = out[i - 1] if i else 0
+        second = out[i - 2] if i > 1 else 0
+        above = out[i - lag] if i >= lag else 0
+        source, node = classes[i] if classes else 0, 1
+        for shift in range(_CLASS_BITS - 1, -1, -1):
+            contexts = (
+                node,
+                node << 2 | hint,
+                node << 6 | before,
+                node << 6 | above,
+                node << 7 | (before + second + above) * 2 // 3,
+            )
+            node = node * 2 + mixer.code(coder, source >> shift & 1, contexts)
+        out[i] = node - (1 << _CLASS_BITS)
+    return out
+
+
+def _batch(size: int) -> int:
+    """How many bits of a mask of `size` are predicted at once: large masks learn enough from fewer, larger batches."""
+    return min(max(128, 1 << max(size.bit_length() - 12, 0)), 2048)
+
+
+class _Rows:
+    """What is known of a mask while it is coded, and the contexts that follow from it."""
+
+    def __init__(self, rows: np.ndarray, columns: int, classes: np.ndarray | None, lag: int):
+        weights = nearness(lag)
+        self._reach, self._lag, self._columns, self._classes = len(weights), lag, columns, classes
+        self._offsets = np.flatnonzero(weights)
+        self._weights = weights[self._offsets].astype(np.int32)[:, None, None]
+        # Rows before the first are empty.
+        self.done = np.zeros((self._reach + int(rows[-1]) + 1, columns), np.uint8)
+        self._column_ones, self._ones, self._seen = np.zeros(columns, np.int64), 0, 0
+
+    def contexts(self, batch: np.ndarray, part: slice) -> tuple[np.ndarray, ...]:
+        """The contexts of the bits in these rows and columns, rows before these and columns before `part` being known."""
+        at = batch[None, :] + self._reach
+        near = (self._weights * self.done[at + (self._offsets - self._reach)[:, None], part]).sum(0)
+        touch = self.done[at[0] - 1, part] + self.done[at[0] - self._lag, part]
+        overall = (65536 * self._ones + 26214) // (self._seen * self._columns + 1)
+        if self._classes is None:
+            before = self.done[at[0], : part.start].sum(1, dtype=np.int64)[:, None]
+            rate = (65536 * before + 26214) // (part.start + 1)
+            row, rate = log_classes(rate), rate + overall
+        else:
+            row = self._classes[batch][:, None]
+            # The rate of a class is that of its least count.
+            rate = ((2 + (row & 1)) << np.maximum(row >> 1, 2) - 2) * 65536 // self._columns
+        column = (65536 * self._column_ones[part] + 26214) // (self._seen + 1)
+        product = column[None, :] * rate
+        expected = log_classes(product >> 12 if self._classes is None else product // max(overall, 1))
+        around = log_classes(near.sum(1, keepdims=True) * 64 // near.shape[1])
+        local = np.minimum(log_classes(near), 63)
+        contexts = (
+            np.zeros(near.shape, np.int64),
+            local << 6 | log_classes(column)[None, :],
+            np.minimum(expected, 63) << 2 | touch,
+            local,
+            np.broadcast_to(np.minimum(around, 63) << 6 | row, near.shape),
+        )
+        return tuple(context.reshape(-1) for context in contexts)
+
+    def learn(self, batch: np.ndarray, part: slice, bits: np.ndarray) -> None:
+        """Take the bits of these rows and columns; the last part of a row ends it."""
+        self.done[batch + self._reach, part] = bits
+        self._ones += int(bits.sum())
+        if part.stop >= self._columns:
+            self._column_ones += self.done[batch + self._reach].sum(0, dtype=np.int64)
+            self._seen += batch.size
+
+    def mask(self, rows: np.ndarray) -> np.ndarray:
+        return self.done[rows + self._reach] != 0
+
+
+def code_mask(
+    coder: Coder,
+    mask: np.ndarray | None,
+    matrix: tuple[int, int],
+    lag: int,
+    row_hints: list[int],
+    column_hints: list[int],
+    told: bool,
+) -> np.ndarray:
+    """Code a mask; the same call decodes it.
+
+    Args:
+      coder: an `Encoder` or a `Decoder`.
+      mask: boolean, shape `matrix`; None to decode.
+      matrix: (rows, columns).
+      lag: how many rows before lies the neighbour above; 1 if there is none.
+      row_hints: one small integer a row, known beforehand.
+      column_hints: one a column.
+      told: whether the classes of the rows' densities are coded beforehand, or only whether rows are empty.
+
+    Returns:
+      The mask.
+    """
+    counts = None if mask is None else mask.sum(1)
+    flags = code_flags(coder, None if mask is None else mask.any(axis=0).astype(int).tolist(), column_hints, 1)
+    if told:
+        classes = code_classes(coder, None if counts is None else log_classes(counts).tolist(), row_hints, lag)
+    else:
+        classes = code_flags(coder, None if counts is None else (counts > 0).astype(int).tolist(), row_hints, lag)
+    rows, columns = np.flatnonzero(classes), np.flatnonzero(flags)
+    full = np.zeros(matrix, bool)
+    if not rows.size or not columns.size:
+        return full
+    known, mixer = _Rows(rows, columns.size, np.array(classes) if told else None, lag), BatchMixer((1, 4096, 256, 64, 4096))
+    width = _batch(rows.size * columns.size)
+    step = max(1, width // columns.size)
+    for start in range(0, rows.size, step):
+        batch = rows[start : start + step]
+        source = None if mask is None else mask[np.ix_(batch, columns)].astype(np.int64)
+        for left in range(0, columns.size, width):
+            part = slice(left, left + width)
+            bits = mixer.code(coder, None if source is None else source[:, part].reshape(-1), known.contexts(batch, part))
+            known.learn(batch, part, bits.reshape(batch.size, -1))
+    full[np.ix_(rows, columns)] = known.mask(rows)
+    return full

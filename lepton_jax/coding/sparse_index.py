@@ -1,0 +1,193 @@
+"""Positions: where the non-zeros of a tensor are. Several coders compete, and the smallest output is kept.
+
+A tensor is read as a matrix: its last axis gives the columns (output units), all others the rows (inputs). A stream is one byte
+that names its coder, and what the coder needs:
+
+* ``bits``: one bit an element; for masks without structure about half full.
+* ``context``, ``rows``: adaptive models (`mask_bits`, `mask_rows`); nearly always the smallest where no structure is.
+* ``classes``: a static model by densities of rows and columns (`mask_classes`).
+* ``gaps``, ``lists``: distances in flat order, and row by row (`gaps`).
+* ``groups``, ``blocks``: n of every m neighbours, whole blocks, repeated slices (`groups`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lepton_jax.coding import gaps, groups, mask_bits, mask_classes, mask_rows
+from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.rangecoder import Decoder, Encoder
+from lepton_jax.coding.streams import Reader, Writer, turns
+from lepton_jax.core.errors import ArtifactError
+
+CODERS = ("bits", "context", "classes", "rows", "gaps", "lists", "groups", "blocks")
+_BITS, _CONTEXT, _CLASSES, _ROWS, _GAPS, _LISTS, _GROUPS, _BLOCKS = range(8)
+# Up to as many bits the slow model is tried, from as many on the fast one.
+_SLOW, _FAST = 1 << 15, 1 << 14
+# A block mask that takes less than as many bits an element is not tried as another.
+_FEW_BITS = 0.1
+
+
+class Hints:
+    """Which units earlier tensors left alive, by their number: a later tensor's rows and columns tend to agree.
+
+    A unit without inputs has no bias and no outputs, so a mask's columns foretell the next mask's rows.
+    """
+
+    def __init__(self) -> None:
+        self._alive: dict[int, np.ndarray] = {}
+
+    def remember(self, alive: np.ndarray) -> None:
+        """Keep the flags of the units that a tensor's last axis counts."""
+        if alive.size > 1:
+            self._alive[alive.size] = alive.astype(np.uint8)
+
+    def recall(self, count: int) -> list[int]:
+        """The flags of as many units or, for the rows of a flattened image, of the most units that divide them."""
+        size = max((size for size in self._alive if count and count % size == 0), default=0)
+        return np.tile(self._alive[size], count // size).tolist() if size else [2] * count
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows (all axes but the last) and columns."""
+    return (int(np.prod(shape[:-1], dtype=np.int64)), shape[-1]) if shape else (1, 1)
+
+
+def find_lag(mask: np.ndarray) -> int:
+    """Return how many rows before lies the neighbour above: where non-zeros of a column coincide most, beyond chance."""
+    rows = mask.shape[0]
+    candidates = range(mask_bits.REACH + 1, min(rows // 2, 512) + 1)
+    counts = mask.sum(1, dtype=np.float64) / max(mask.shape[1], 1)
+    packed = np.packbits(mask, axis=1)
+
+    def excess(lag: int) -> float:
+        both = int(np.bitwise_count(packed[lag:] & packed[:-lag]).sum(dtype=np.int64))
+        return both - float(counts[lag:] @ counts[:-lag]) * mask.shape[1]
+
+    best = max(candidates, key=excess, default=1)
+    return best if best > 1 and excess(best) > 0 else 1
+
+
+def _start(coder: int) -> Writer:
+    writer = Writer()
+    writer.put(bytes([coder]))
+    return writer
+
+
+def encode(mask: np.ndarray, lag: int, hints: Hints, structured: bool = True) -> Writer:
+    """Code where a mask is set; the coders compete.
+
+    Args:
+      mask: boolean, shape (rows, columns).
+      lag: see `find_lag`; the caller stores it.
+      hints: what earlier tensors tell.
+      structured: whether to look for blocks.
+    """
+    candidates = _encode_blocks(mask) if structured and mask.size else []
+    if candidates and len(candidates[0]) * 8 < _FEW_BITS * mask.size:
+        return candidates[0]
+    candidates.append(_start(_BITS))
+    candidates[-1].put(pack_codes(mask.reshape(-1), 1).tobytes())
+    found = groups.find_groups(mask)
+    if found is not None:
+        candidates.append(_start(_GROUPS))
+        groups.encode_groups(candidates[-1], mask, *found)
+    if np.count_nonzero(mask) * 8 <= mask.size:
+        candidates += [_start(_GAPS), _start(_LISTS)]
+        gaps.encode_flat(candidates[-2], mask)
+        gaps.encode_rows(candidates[-1], mask)
+    return min(candidates + _adaptive(mask, lag, hints), key=len)
+
+
+def _adaptive(mask: np.ndarray, lag: int, hints: Hints) -> list[Writer]:
+    """The streams of the models that fit a mask of this size."""
+    size, out = int(mask.any(1).sum() * mask.any(0).sum()), []
+    rows, columns = hints.recall(mask.shape[0]), hints.recall(mask.shape[1])
+    if size <= _SLOW and max(mask.shape) <= mask_bits.CONTEXT_LIMIT:
+        writer, coder = _start(_CONTEXT), Encoder()
+        mask_bits.code_mask(coder, mask, mask.shape, lag, rows, columns)
+        stream = coder.finish()
+        writer.block(stream)
+        out += [writer] if max(size, sum(mask.shape)) <= turns(len(stream)) else []
+    for told in (False, True) if size >= _FAST else ():
+        writer, coder = _start(_ROWS), Encoder()
+        writer.put(bytes([told]))
+        mask_rows.code_mask(coder, mask, mask.shape, lag, rows, columns, told)
+        stream = coder.finish()
+        writer.block(stream)
+        out += [writer] if _fits(mask.shape, stream) else []
+    if size >= _FAST:
+        out.append(_start(_CLASSES))
+        mask_classes.encode(out[-1], mask)
+    return out
+
+
+def _fits(matrix: tuple[int, ...], stream: bytes) -> bool:
+    """Whether the row model may code so large a mask in this stream; its inner loop is many times faster than the outer."""
+    return max(sum(matrix), matrix[0] * matrix[1] // 16) <= turns(len(stream))
+
+
+def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, structured: bool = True) -> np.ndarray:
+    """Read a mask of `matrix` = (rows, columns) bits that `encode` wrote.
+
+    Raises:
+      ArtifactError: if the stream does not hold it.
+    """
+    coder, (rows, columns) = reader.coder(CODERS, "positions"), matrix
+    if not 1 <= lag <= max(rows // 2, 1):
+        raise ArtifactError(f"a neighbour {lag} rows before in a matrix of {rows} rows, near offset {reader.offset}")
+    if coder == _BITS:
+        packed = np.frombuffer(reader.take((rows * columns + 7) // 8, "positions"), np.uint8)
+        return unpack_codes(packed, 1, rows * columns).reshape(matrix) != 0
+    if coder == _CONTEXT and max(matrix) <= mask_bits.CONTEXT_LIMIT:
+        stream = reader.block("positions")
+        if rows + columns > turns(len(stream)):
+            raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
+        decoder, most = Decoder(stream), turns(len(stream))
+        mask = mask_bits.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns), most)
+        decoder.finish()
+        return mask
+    if coder == _ROWS:
+        told, stream = reader.take(1) != b"\0", reader.block("positions")
+        if not _fits(matrix, stream):
+            raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
+        decoder = Decoder(stream)
+        mask = mask_rows.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns), told)
+        decoder.finish()
+        return mask
+    if coder == _CLASSES:
+        return mask_classes.decode(reader, matrix)
+    if coder == _GAPS:
+        return gaps.decode_flat(reader, matrix)
+    if coder == _LISTS:
+        return gaps.decode_rows(reader, matrix)
+    if coder == _GROUPS:
+        return groups.decode_groups(reader, matrix)
+    if coder == _BLOCKS and structured:
+        return _decode_blocks(reader, matrix)
+    raise ArtifactError(f"positions of {rows} x {columns} cannot be coded by {CODERS[coder]}, near offset {reader.offset}")
+
+
+def _encode_blocks(mask: np.ndarray) -> list[Writer]:
+    """The stream of a mask of blocks or repeated slices, if it is one."""
+    times = groups.find_repeats(mask)
+    once = mask[: mask.shape[0] // times]
+    height, width = groups.find_blocks(once)
+    if times * height * width == 1:
+        return []
+    writer, inner = _start(_BLOCKS), once[::height, ::width]
+    lag = find_lag(inner)
+    for number in (times, height, width, lag):
+        writer.number(number)
+    writer.put(encode(inner, lag, Hints(), structured=False).data)
+    return [writer]
+
+
+def _decode_blocks(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
+    times, height, width, lag = (reader.number() for _ in range(4))
+    if times < 1 or matrix[0] % times or not 1 <= height <= matrix[0] or not 1 <= width <= matrix[1] or not 1 <= lag <= 4096:
+        raise ArtifactError(f"{times} times blocks of {height} x {width} in {matrix}, near offset {reader.offset}")
+    once = (matrix[0] // times, matrix[1])
+    grid = (-(-once[0] // height), -(-once[1] // width))
+    blocks = decode(reader, grid, lag, Hints(), structured=False)
+    return np.tile(groups.spread(blocks, height, width, once), (times, 1))

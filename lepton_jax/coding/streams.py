@@ -1,0 +1,108 @@
+"""Byte streams whose every byte has an owner: the tensor it belongs to and what it is for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lepton_jax.coding.container import read_varint, varint
+from lepton_jax.core.errors import ArtifactError
+
+CATEGORIES = ("values", "positions", "codebook", "scales", "tables")
+"""What a tensor's bytes are for; ``tables``: coders' choices, probabilities and lengths."""
+
+
+def turns(stored: int) -> int:
+    """How many turns of a slow loop a coded stream of `stored` bytes may ask for.
+
+    No stream that pays comes near it: where a byte holds so many symbols, other coders do as well. Encoders keep to it, so a
+    stream that asks for more is a bomb, and is refused before the loop begins.
+    """
+    return 256 * (stored + 4)
+
+
+class Writer:
+    """Collects bytes, each with its category."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def put(self, data: bytes | bytearray) -> None:
+        """Append bytes whose number the reader will know."""
+        self.data += data
+
+    def number(self, value: int) -> None:
+        """Append a non-negative integer."""
+        self.data += varint(value)
+
+    def block(self, data: bytes) -> None:
+        """Append bytes and, before them, their number."""
+        self.number(len(data))
+        self.data += data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class Reader:
+    """Reads what a `Writer` collected, counts the bytes of each category and notes the coders that were chosen.
+
+    Args:
+      data: the bytes.
+      offset: where in the file they lie.
+      position: where among them to begin.
+
+    Attributes:
+      bytes: how many were read, by category.
+      coders: names of the coders, in the order of the stream.
+    """
+
+    def __init__(self, data: bytes, offset: int = 0, position: int = 0):
+        self._data = data
+        self._position = position
+        self._offset = offset
+        self.bytes: Counter[str] = Counter()
+        self.coders: list[str] = []
+
+    @property
+    def offset(self) -> int:
+        """Where in the file the next byte lies."""
+        return self._offset + self._position
+
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return len(self._data) - self._position
+
+    def peek(self) -> int:
+        """Return the next byte and leave it there."""
+        if not self.left:
+            raise ArtifactError(f"the bytes end at offset {self.offset}")
+        return self._data[self._position]
+
+    def coder(self, names: tuple[str, ...], what: str) -> int:
+        """Return the number of the coder that is named by the next byte, and note it.
+
+        Raises:
+          ArtifactError: if there are not so many coders.
+        """
+        coder = self.take(1)[0]
+        if coder >= len(names):
+            raise ArtifactError(f"unknown coder {coder} of {what} at offset {self.offset - 1}; a newer version may read it")
+        self.coders.append(names[coder])
+        return coder
+
+    def take(self, count: int, category: str = "tables") -> bytes:
+        """Return the next bytes, on the account of `category`."""
+        if count > self.left:
+            raise ArtifactError(f"{count} bytes of {category} declared at offset {self.offset}, but {self.left} are left")
+        self._position += count
+        self.bytes[category] += count
+        return self._data[self._position - count : self._position]
+
+    def number(self, category: str = "tables") -> int:
+        """Return the next integer."""
+        return read_varint(lambda count: self.take(count, category))
+
+    def block(self, category: str = "tables") -> bytes:
+        """Return bytes that were written with their number; the number is on the account of the tables."""
+        return self.take(self.number(), category)

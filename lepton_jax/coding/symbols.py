@@ -1,0 +1,119 @@
+"""Streams of small symbols (codes of weights, gaps, bytes of numbers): the coders compete, and the smallest output is kept.
+
+A stream is one byte that names its coder, and what the coder needs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lepton_jax.coding import huffman, rans
+from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.rangecoder import Decoder, Encoder
+from lepton_jax.coding.streams import Reader, Writer, turns
+from lepton_jax.coding.symbol_bits import code_symbols, width_of
+from lepton_jax.core.errors import ArtifactError
+
+CODERS = ("bits", "constant", "rans", "mixing", "holes", "huffman")
+BITS, _CONSTANT, _RANS, _MIXING, HOLES, _HUFFMAN = range(6)
+_MIXING_LIMIT = 1 << 18
+# Codes of weights resemble their neighbours; the bytes of float32 numbers do not, and mixing codes some 100,000 bits a second.
+_MIXING_ALPHABET, _MIXING_BYTES = 128, 1 << 10
+# Bytes of mantissas are noise: no entropy coder pays for its time there.
+_WORTHWHILE = 0.99
+
+
+def smallest(candidates: list[Writer]) -> Writer:
+    """Return the shortest; among equals the first."""
+    return min(candidates, key=len)
+
+
+def start(coder: int, data: bytes = b"") -> Writer:
+    """Return a stream that names its coder and holds these bytes."""
+    writer = Writer()
+    writer.put(bytes([coder]) + data)
+    return writer
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Bits a symbol that no coder without contexts can go below.
+
+    Example:
+      >>> entropy(np.array([4, 2, 2, 0]))
+      1.5
+    """
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, lag: int = 1) -> Writer:
+    """Code symbols losslessly.
+
+    Args:
+      symbols: flat unsigned integers below `alphabet`.
+      alphabet: at most 256.
+      kept: boolean, shape (rows, columns): where in a matrix they stand, in flat order; None: in one column.
+      lag: how many rows before lies the neighbour above.
+
+    Returns:
+      The shortest stream found.
+    """
+    counts = np.bincount(symbols, minlength=alphabet)
+    if symbols.size and counts.max() == symbols.size:
+        return start(_CONSTANT, bytes([int(symbols[0])]))
+    candidates = [encode_bits(symbols, alphabet)]
+    worthwhile = entropy(counts) < _WORTHWHILE * width_of(alphabet)
+    if symbols.size and worthwhile:
+        writer = start(_HUFFMAN)
+        huffman.encode(writer, symbols, counts)
+        candidates.append(writer)
+    mixed, limit = False, _MIXING_LIMIT // width_of(alphabet) if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
+    if symbols.size <= limit:
+        writer, coder = start(_MIXING), Encoder()
+        code_symbols(coder, symbols, np.ones((symbols.size, 1), bool) if kept is None else kept, alphabet, lag)
+        stream = coder.finish()
+        writer.block(stream)
+        mixed = symbols.size * width_of(alphabet) <= turns(len(stream))
+        candidates += [writer] if mixed else []
+    if worthwhile and not mixed:
+        writer, table = start(_RANS), rans.frequencies(counts)
+        rans.write_table(writer, table)
+        rans.encode(writer, symbols, table)
+        candidates.append(writer)
+    return smallest(candidates)
+
+
+def encode_bits(symbols: np.ndarray, alphabet: int) -> Writer:
+    """Write every symbol in as many bits as the alphabet needs."""
+    return start(BITS, pack_codes(symbols, width_of(alphabet)).tobytes())
+
+
+def decode(
+    reader: Reader, count: int, alphabet: int, kept: np.ndarray | None = None, lag: int = 1, category: str = "values"
+) -> np.ndarray:
+    """Read `count` symbols that `encode` wrote; flat, of dtype uint8.
+
+    Raises:
+      ArtifactError: if the stream is not of this alphabet or length.
+    """
+    coder, width = reader.coder(CODERS, category), width_of(alphabet)
+    if coder == BITS:
+        symbols = unpack_codes(np.frombuffer(reader.take((count * width + 7) // 8, category), np.uint8), width, count)
+    elif coder == _CONSTANT:
+        symbols = np.full(count, reader.take(1, category)[0], np.uint8)
+    elif coder == _RANS:
+        symbols = rans.decode(reader, count, rans.read_table(reader, alphabet), category)
+    elif coder == _HUFFMAN:
+        symbols = huffman.decode(reader, count, alphabet, category)
+    elif coder == _MIXING and count * width <= _MIXING_LIMIT:
+        stream = reader.block(category)
+        if count * width > turns(len(stream)):
+            raise ArtifactError(f"{count} symbols in {len(stream)} bytes declared near offset {reader.offset}")
+        decoder = Decoder(stream)
+        symbols = code_symbols(decoder, None, np.ones((count, 1), bool) if kept is None else kept, alphabet, lag)
+        decoder.finish()
+    else:
+        raise ArtifactError(f"coder {CODERS[coder]} cannot hold {count} {category}, near offset {reader.offset}")
+    if count and int(symbols.max()) >= alphabet:
+        raise ArtifactError(f"a symbol beyond the {alphabet} there are, near offset {reader.offset}")
+    return symbols

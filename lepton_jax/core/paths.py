@@ -1,0 +1,114 @@
+"""Names of leaves: one path syntax for Linen dicts, `nnx.State`, tuples and packed leaves.
+
+A path joins the keys from the root with '/': ``'Dense_0/kernel'``. The attribute ``value`` is transparent, because it is
+how a container that merely wraps an array (an `nnx.Variable`) names its content: ``nnx`` and Linen leaves have like names.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lepton_jax.core.typing import Path, PyTree, Select
+
+_TRANSPARENT = "value"
+
+
+def path_str(key_path: tuple[Any, ...]) -> Path:
+    """Join a jax key path with '/'.
+
+    Example:
+      >>> [(key_path, _)] = jax.tree_util.tree_flatten_with_path({"a": [1.0]})[0]
+      >>> path_str(key_path)
+      'a/0'
+    """
+    keys = [jax.tree_util.keystr((key,), simple=True) for key in key_path if getattr(key, "name", None) != _TRANSPARENT]
+    return "/".join(keys)
+
+
+def flatten(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[Path, Any]:
+    """Return ``{path: leaf}`` in the tree's own order.
+
+    Raises:
+      ValueError: if two leaves have the same path, as in ``{"a/b": 1, "a": {"b": 2}}``.
+
+    Example:
+      >>> flatten({"b": 2, "a": {"kernel": 1}})
+      {'a/kernel': 1, 'b': 2}
+    """
+    entries = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
+    leaves = {path_str(key_path): leaf for key_path, leaf in entries}
+    if len(leaves) < len(entries):
+        counts = Counter(path_str(key_path) for key_path, _ in entries)
+        double = ", ".join(path for path, count in counts.items() if count > 1)
+        raise ValueError(f"several leaves have the same path: {double}. Rename keys that contain '/'.")
+    return leaves
+
+
+def replace(tree: PyTree, leaves: Mapping[Path, Any], is_leaf: Callable[[Any], bool] | None = None) -> PyTree:
+    """Return `tree` with the leaves at the given paths exchanged; paths that the tree lacks are passed over.
+
+    A replacement may itself be a tree: that is how a leaf becomes a packed leaf.
+
+    Example:
+      >>> replace({"a": 1, "b": 2}, {"b": 3, "c": 4})
+      {'a': 1, 'b': 3}
+    """
+    return jax.tree_util.tree_map_with_path(lambda kp, leaf: leaves.get(path_str(kp), leaf), tree, is_leaf=is_leaf)
+
+
+def is_floating(leaf: Any) -> bool:
+    """True for arrays of a floating dtype (bfloat16 and fp8 included)."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def matrices(path: Path, leaf: Any) -> bool:
+    """Select floating leaves with two axes or more: kernels and embeddings, not biases and norms. The usual default."""
+    return is_floating(leaf) and leaf.ndim >= 2
+
+
+def floating(path: Path, leaf: Any) -> bool:
+    """Select every floating leaf."""
+    return is_floating(leaf)
+
+
+def matches(pattern: Select, path: Path, leaf: Any) -> bool:
+    """Whether `pattern` selects this leaf. A glob's ``*`` crosses '/'.
+
+    Example:
+      >>> matches("*/kernel", "Dense_0/kernel", None), matches(("a*", "b*"), "c", None)
+      (True, False)
+    """
+    if callable(pattern):
+        return bool(pattern(path, leaf))
+    patterns = (pattern,) if isinstance(pattern, str) else pattern
+    return any(fnmatchcase(path, p) for p in patterns)
+
+
+def select(tree: PyTree, pattern: Select, is_leaf: Callable[[Any], bool] | None = None) -> dict[Path, Any]:
+    """Return the selected floating leaves as ``{path: leaf}``.
+
+    Args:
+      tree: any pytree.
+      pattern: glob pattern(s) over paths, or a predicate ``(path, leaf) -> bool``.
+      is_leaf: as in `jax.tree.flatten`.
+
+    Raises:
+      ValueError: if a pattern matches no floating leaf; the message lists the paths there are.
+
+    Example:
+      >>> list(select({"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}, "*/kernel"))
+      ['Dense_0/kernel']
+    """
+    leaves = {path: leaf for path, leaf in flatten(tree, is_leaf).items() if is_floating(leaf)}
+    for one in pattern if isinstance(pattern, (tuple, list)) and pattern else (pattern,):
+        if not any(matches(one, path, leaf) for path, leaf in leaves.items()):
+            wanted = getattr(one, "__name__", one)
+            raise ValueError(
+                f"select={wanted!r} matches no floating leaf. The floating leaves are: {', '.join(leaves) or 'none'}. "
+                "Write a glob over these paths, e.g. '*/kernel'."
+            )
+    return {path: leaf for path, leaf in leaves.items() if matches(pattern, path, leaf)}

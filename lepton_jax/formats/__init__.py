@@ -1,0 +1,24 @@
+"""Number formats, one a file: how floats are written in few bits, and where their scales are."""
+
+from lepton_jax.formats.base import Format
+from lepton_jax.formats.binary import Binary
+from lepton_jax.formats.float8 import Float8
+from lepton_jax.formats.layout import expand, scale_shape
+from lepton_jax.formats.mx import MX, mxfp4, mxfp8
+from lepton_jax.formats.normal_float import NormalFloat4
+from lepton_jax.formats.ternary import Ternary
+from lepton_jax.formats.uniform import Uniform
+
+__all__ = [
+    "MX",
+    "Binary",
+    "Float8",
+    "Format",
+    "NormalFloat4",
+    "Ternary",
+    "Uniform",
+    "expand",
+    "mxfp4",
+    "mxfp8",
+    "scale_shape",
+]

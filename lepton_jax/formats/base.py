@@ -1,0 +1,149 @@
+"""What every number format has."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax.core.errors import check_whole
+from lepton_jax.core.typing import Array
+from lepton_jax.formats import layout
+from lepton_jax.formats.ranges.base import extremes
+
+_SCALES = ("float32", "float16", "bfloat16")
+
+
+# Its reciprocal is a normal float32, too.
+_LARGEST_SCALE = 2.0**125
+
+
+class Format:
+    """A number format: how an array of floats is written in few bits, and where its scales are.
+
+    Frozen, hashable, and static in a pytree. An array is calibrated (`scale_and_zero_point` of a range), coded (`to_codes`) and
+    read back (`from_codes`); the stored codes are unsigned integers of `bits` bits (`to_bits`, `from_bits`).
+
+    Args:
+      channel_axis: the axis whose every index has a scale of its own; None: one scale a tensor.
+      group_size: how many neighbours share a scale; None: no groups. The last group of an axis may be shorter.
+      group_axis: along which axis groups run; None: the axis before the last, or the last if that one is `channel_axis`.
+      scale_dtype: of the stored scales: float32, float16 or bfloat16.
+
+    Example:
+      >>> from lepton_jax.formats import Uniform
+      >>> format = Uniform(bits=4, channel_axis=-1, group_size=32)
+      >>> isinstance(format, Format), format.bits, format.scale_shape((64, 10))
+      (True, 4, (2, 10))
+    """
+
+    channel_axis: int | None
+    group_size: int | None
+    group_axis: int | None
+    scale_dtype: str
+
+    short_groups: ClassVar[bool] = False
+    """Whether an axis may be shorter than one group."""
+    scale_dtypes: ClassVar[tuple[str, ...]] = _SCALES
+    """What `scale_dtype` may be."""
+    has_zero: ClassVar[bool] = True
+    """Whether 0 is one of its values."""
+    is_integer: ClassVar[bool] = False
+    """Whether ``x = (qvalue - zero_point) * scale`` with integers, so that dots can be of integers."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field in ("channel_axis", "group_axis"):
+            value = getattr(self, field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{name}: {field} must be a whole number or None; got {value!r}.")
+        if self.group_size is not None:
+            check_whole(f"{name}: group_size", self.group_size, 1)
+        elif self.group_axis is not None:
+            raise ValueError(f"{name}: group_axis={self.group_axis} needs a group_size, how many neighbours share a scale.")
+        if self.scale_dtype not in self.scale_dtypes:
+            raise ValueError(f"{name}: scale_dtype must be one of {', '.join(self.scale_dtypes)}; got {self.scale_dtype!r}.")
+
+    @property
+    def bits(self) -> int:
+        """Width of a stored code."""
+        raise TypeError(f"{type(self).__name__} does not say how wide its codes are")
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether zero points are all zero."""
+        return True
+
+    @property
+    def name(self) -> str:
+        """A short name for tables: 'int4', 'nf4'."""
+        raise TypeError(f"{type(self).__name__} has no name")
+
+    def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the scales of an array of this shape; see `layout.scale_shape`."""
+        return layout.scale_shape(shape, self)
+
+    def own_range(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        """Return the range (low, high) to cover where no calibration is given, with `axes` kept: all values but NaN."""
+        return extremes(x, axes)
+
+    def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Return scales (`scale_dtype`, positive and finite) and zero points (integers) that cover ``[low, high]`` and zero."""
+        raise TypeError(f"{type(self).__name__} does not say how it is scaled")
+
+    def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
+        """Return the nearest codes of an array, given the expanded scale and zero point; NaN is coded as zero."""
+        raise TypeError(f"{type(self).__name__} does not say how it codes")
+
+    def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
+        """Return the values of codes, float32, given the expanded scale and zero point."""
+        raise TypeError(f"{type(self).__name__} does not say how it is read")
+
+    def zero_code(self, zero_point: Array) -> Array:
+        """Return the code of 0."""
+        raise TypeError(f"{type(self).__name__} does not say how zero is coded")
+
+    def to_bits(self, qvalue: Array) -> Array:
+        """Return codes as unsigned integers below ``2**bits``."""
+        return qvalue
+
+    def from_bits(self, codes: Array) -> Array:
+        """Undo `to_bits`."""
+        return codes
+
+    def _no_zero_point(self, scale: Array) -> Array:
+        return jnp.zeros((1,) * scale.ndim, jnp.int32)
+
+    def _largest_over(self, low: Array, high: Array, level: float) -> Array:
+        """Return the scale by which `level` is the largest magnitude of the range; 1 where the range is empty."""
+        width = jnp.maximum(-jnp.minimum(low, 0), jnp.maximum(high, 0))
+        return storable(jnp.where(width > 0, width * (1 / level), 1), self.scale_dtype, level)
+
+
+def storable(scale: Array, dtype: str, level: float) -> Array:
+    """Round scales to the dtype in which they are stored, positive and finite.
+
+    Neither becomes 0 what is too small for the dtype (or for a normal float32), nor does ``level * scale`` overflow float32.
+    """
+    info = jnp.finfo(dtype)
+    low = max(float(info.smallest_subnormal), float(np.finfo(np.float32).tiny))
+    high = min(float(info.max), float(np.finfo(np.float32).max) / level * (1 - float(info.eps)), _LARGEST_SCALE)
+    return rounded(jax.lax.clamp(jnp.float32(low), scale.astype(jnp.float32), jnp.float32(high)), dtype)
+
+
+def in_steps(x: Array, scale: Array) -> Array:
+    """Return ``x * (1 / scale)``, float32.
+
+    The reciprocal is written out: a compiler that sees that many elements share a scale takes it by itself, and where it does
+    not see it divides, so that the same array would have other codes in another program.
+    """
+    return x.astype(jnp.float32) * (1 / scale.astype(jnp.float32))
+
+
+def rounded(scale: Array, dtype: str) -> Array:
+    """Return scales in the dtype in which they are stored, and keep compilers from taking back the rounding."""
+    if scale.dtype == dtype:
+        return scale
+    return jax.lax.optimization_barrier(scale.astype(dtype))

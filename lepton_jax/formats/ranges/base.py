@@ -1,0 +1,62 @@
+"""What every calibration has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax.numpy as jnp
+
+from lepton_jax.core.typing import Array
+
+if TYPE_CHECKING:
+    from lepton_jax.formats.base import Format
+
+Range = tuple[Array, Array]
+"""(low, high), float32."""
+
+
+class Calibration(Protocol):
+    """Finds the range of values that a format shall cover: at once, or over batches.
+
+    A range has the axes of the array, of size 1 where they were reduced. Over batches,
+
+        state = calibration.init(shape)                     # of a range
+        state = calibration.observe(state, x, axes)         # for every batch; pure, under jit
+        low, high = calibration.range(state, fmt)
+
+    NaN counts as 0. A range that observed nothing is [0, 0].
+    """
+
+    def __call__(self, x: Array, axes: tuple[int, ...], fmt: Format | None = None) -> Range:
+        """Return the range of one array over `axes`, kept at size 1, for a number format."""
+
+    def init(self, shape: tuple[int, ...]) -> Any:
+        """Return the state before the first batch, for ranges of this shape."""
+
+    def observe(self, state: Any, x: Array, axes: tuple[int, ...]) -> Any:
+        """Return the state after one more batch, reduced over `axes`."""
+
+    def range(self, state: Any, fmt: Format | None = None) -> Range:
+        """Return the range of what was observed."""
+
+
+def extremes(x: Array, axes: tuple[int, ...]) -> Range:
+    """Return the smallest and largest value over `axes`, and zero among them, float32; NaN counts as 0.
+
+    Example:
+      >>> extremes(jnp.array([3.0, jnp.nan]), (0,))
+      (Array([0.], dtype=float32), Array([3.], dtype=float32))
+    """
+    x = jnp.nan_to_num(x.astype(jnp.float32), nan=0.0, posinf=jnp.inf, neginf=-jnp.inf)
+    return jnp.min(x, axes, keepdims=True, initial=0.0), jnp.max(x, axes, keepdims=True, initial=0.0)
+
+
+def format_of(name: str, fmt: Format | None) -> Format:
+    """Return the format, which a calibration by rounding errors needs.
+
+    Raises:
+      TypeError: if there is none.
+    """
+    if fmt is None:
+        raise TypeError(f"{name}: ranges by rounding errors need the number format: give it as `fmt`.")
+    return fmt

@@ -1,0 +1,129 @@
+"""Convolutions of codes: of integers accumulated in int32, or of codes against floats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax.core.typing import Array
+from lepton_jax.native.dots import alike, castable, decoded, differentiated, free_expanded, int8
+from lepton_jax.native.operands import Quantized
+
+_MOST_TAPS = 16
+"""Patches are as many times the input as the kernel has elements in space."""
+
+
+def conv(x: Any, kernel: Any, params: Mapping[str, Any]) -> Array:
+    """Return a `conv_general_dilated` of `Quantized` operands, or of one and an array.
+
+    Integers of eight bits on both sides are multiplied as int8 and summed in int32, if the scales are one for each output
+    channel of the kernel and one for each example (or fewer); so are eight-bit floats, in float32. What is filled in around and
+    between the inputs is 0, that is, their zero point. Codes against floats are cast, exactly. Anything else is decoded here.
+
+    The result's derivative is that of the convolution of what the codes stand for; see `dots.differentiated`.
+    """
+    numbers = params["dimension_numbers"]
+    x, kernel = _scaled_by(x, numbers.lhs_spec[0]), _scaled_by(kernel, numbers.rhs_spec[0])
+    if isinstance(x, Quantized) and isinstance(kernel, Quantized):
+        if alike(x, kernel):
+            return differentiated(partial(_coded, params=params), partial(_bound, params=params), x, kernel)
+    elif isinstance(kernel, Quantized) and castable(kernel, x.dtype):
+        return _bound(x, kernel.integers(x.dtype), params) * _kernel_scale(kernel, numbers)
+    elif isinstance(x, Quantized) and castable(x, kernel.dtype) and params["batch_group_count"] == 1:
+        return _bound(x.integers(kernel.dtype), kernel, params) * _image_scale(x, numbers)
+    return _bound(decoded(x), decoded(kernel), params)
+
+
+def _scaled_by(value: Any, axis: int) -> Any:
+    """The value, decoded if it has scales along other axes than this one."""
+    if not isinstance(value, Quantized):
+        return value
+    value = free_expanded(value, [i for i in range(len(value.shape)) if i != axis])
+    return value if all(size == 1 for i, size in enumerate(value.scale.shape) if i != axis) else value.dense()
+
+
+def _bound(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
+    return jax.lax.conv_general_dilated_p.bind(x, kernel, **params)
+
+
+def _along_result(part: Array, axis: int, place: int, numbers: Any) -> Array:
+    """A scale along one axis of an operand, along the axis of the result: 0 for examples, 1 for channels."""
+    shape = [1] * part.ndim
+    shape[numbers.out_spec[place]] = part.shape[axis]
+    return part.reshape(shape)
+
+
+def _kernel_scale(kernel: Quantized, numbers: Any) -> Array:
+    return _along_result(kernel.scale, numbers.rhs_spec[0], 1, numbers).astype(jnp.float32)
+
+
+def _image_scale(x: Quantized, numbers: Any) -> Array:
+    return _along_result(x.scale, numbers.lhs_spec[0], 0, numbers).astype(jnp.float32)
+
+
+def _coded(x: Quantized, kernel: Quantized, params: Mapping[str, Any]) -> Array:
+    """The scaled convolution of codes with codes."""
+    numbers = params["dimension_numbers"]
+    return _sums(x, kernel, params) * (_image_scale(x, numbers) * _kernel_scale(kernel, numbers))
+
+
+def _sums(x: Quantized, kernel: Quantized, params: Mapping[str, Any]) -> Array:
+    """The convolution of codes, without their scales, float32."""
+    numbers = params["dimension_numbers"]
+    if x.is_float8:
+        wide = {**params, "preferred_element_type": np.dtype(np.float32)}
+        return _bound(x.qvalue, kernel.qvalue, wide)
+    wide = {**params, "preferred_element_type": np.dtype(np.int32)}
+    (a, p), (b, q) = int8(x), int8(kernel)
+    if q is not None or (p is not None and (p.size != 1 or params["batch_group_count"] != 1)):
+        # Every window has a sum of inputs of its own: integers less their zero points are multiplied instead.
+        return _bound(x.integers(jnp.int32), kernel.integers(jnp.int32), wide).astype(jnp.float32)
+    if p is None:
+        return _integers(a, b, wide).astype(jnp.float32)
+    # The zero point all around and in between; then every window has whole kernels' sums of it to subtract.
+    spatial = dict(zip(numbers.lhs_spec[2:], zip(params["padding"], params["lhs_dilation"])))
+    filled = [(*spatial[i][0], spatial[i][1] - 1) if i in spatial else (0, 0, 0) for i in range(a.ndim)]
+    a = jax.lax.pad(a, p.reshape(()).astype(jnp.int8), filled)
+    none = len(spatial)
+    out = _integers(a, b, {**wide, "padding": ((0, 0),) * none, "lhs_dilation": (1,) * none})
+    channel = numbers.rhs_spec[0]
+    sums = jnp.sum(b, [i for i in range(b.ndim) if i != channel], keepdims=True, dtype=jnp.int32)
+    return (out - p * _along_result(sums, channel, 1, numbers)).astype(jnp.float32)
+
+
+def _integers(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
+    """The convolution of int8 with int8, int32; on CPU as a dot of patches, the same integers in half the time."""
+    taps = math.prod(kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:])
+    grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+    if grouped or taps > _MOST_TAPS or any(step != 1 for step in params["lhs_dilation"]):
+        return _bound(x, kernel, params)
+    # The compiler takes one of them, by the platform that it compiles for.
+    cpu, default = partial(_as_dot, params=params), partial(_bound, params=params)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _as_dot(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
+    numbers = params["dimension_numbers"]
+    x = jnp.transpose(x, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]))
+    kernel = jnp.transpose(kernel, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
+    x = jax.lax.pad(x, jnp.int8(0), ((0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)))
+    strides, dilations, sizes = params["window_strides"], params["rhs_dilation"], kernel.shape[:-2]
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations)]
+    counts = [(length - span) // stride + 1 for length, span, stride in zip(x.shape[1:-1], spans, strides)]
+    parts = []
+    for tap in np.ndindex(*sizes):
+        start = [place * dilation for place, dilation in zip(tap, dilations)]
+        stop = [first + (count - 1) * stride + 1 for first, count, stride in zip(start, counts, strides)]
+        limits = (x.shape[0], *stop, x.shape[-1])
+        parts.append(jax.lax.slice(x, (0, *start, 0), limits, (1, *strides, 1)))
+    patches = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+    last = (((patches.ndim - 1,), (0,)), ((), ()))
+    out = jax.lax.dot_general(patches, kernel.reshape(-1, kernel.shape[-1]), last, preferred_element_type=jnp.int32)
+    order = np.argsort((numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1]))
+    return jnp.transpose(out, tuple(int(axis) for axis in order))
