@@ -80,6 +80,7 @@ def unpack_coded(tree: PyTree) -> PyTree:
     """Return `tree` with its coded leaves as dense arrays; factored leaves stay in factors.
 
     Example:
+      >>> from lepton_jax.leaves import Sparse
       >>> unpack_coded({"a": Sparse.from_dense(jnp.array([0.0, 2.0]))})["a"].tolist()
       [0.0, 2.0]
     """
@@ -90,6 +91,7 @@ def unpack(tree: PyTree) -> PyTree:
     """Return `tree` with every packed leaf as a dense array, bit for bit what the training view gave.
 
     Example:
+      >>> from lepton_jax.leaves import LowRank
       >>> unpack({"a": LowRank(jnp.ones((2, 1)), jnp.ones((1, 2)), (2, 2)), "b": 1})["a"].shape
       (2, 2)
     """
