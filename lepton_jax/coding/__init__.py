@@ -1,5 +1,5 @@
 """Entropy coders: masks, symbols and numbers to bytes and back."""
 
-from lepton_jax.coding.streams import CATEGORIES, Reader, Writer
+from lepton_jax.coding.streams import CATEGORIES
 
-__all__ = ["CATEGORIES", "Reader", "Writer"]
+__all__ = ["CATEGORIES"]

@@ -13,7 +13,14 @@ from lepton_jax.core.typing import Array, PyTree
 
 
 class Packed:
-    """Base of all packed leaves."""
+    """Base of all packed leaves.
+
+    Example:
+      >>> from lepton_jax.leaves import LowRank
+      >>> leaf = LowRank(jnp.ones((3, 1)), jnp.ones((1, 2)), (3, 2))
+      >>> isinstance(leaf, Packed), leaf.ndim, leaf.size
+      (True, 2, 6)
+    """
 
     shape: tuple[int, ...]
     dtype: Any
@@ -35,6 +42,11 @@ class Coded(Packed):
     """Base of packed leaves that store one code an element.
 
     ``output_dtype`` names the dtype of the dense array; a dataclass field of every subclass.
+
+    Example:
+      >>> from lepton_jax.leaves import Sparse
+      >>> Sparse.from_dense(jnp.array([0.0, 2.0])).masked(jnp.array([True, False])).unpack().tolist()
+      [0.0, 0.0]
     """
 
     output_dtype: str
@@ -56,7 +68,15 @@ class Coded(Packed):
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def register_packed(*data_fields: str) -> Any:
-    """Make a class a frozen dataclass and a pytree node whose children are `data_fields`; the other fields are static."""
+    """Make a class a frozen dataclass and a pytree node whose children are `data_fields`; the other fields are static.
+
+    Example:
+      >>> @register_packed("values")
+      ... class Twice(Packed):
+      ...     values: Array
+      >>> jax.tree.leaves(Twice(1.0))
+      [1.0]
+    """
 
     def decorate(cls: type) -> type:
         cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
@@ -67,12 +87,22 @@ def register_packed(*data_fields: str) -> Any:
 
 
 def is_packed(leaf: Any) -> bool:
-    """True for packed leaves of either kind."""
+    """True for packed leaves of either kind.
+
+    Example:
+      >>> is_packed(jnp.ones(2))
+      False
+    """
     return isinstance(leaf, Packed)
 
 
 def is_coded(leaf: Any) -> bool:
-    """True for packed leaves that store one code an element."""
+    """True for packed leaves that store one code an element.
+
+    Example:
+      >>> is_coded(jnp.ones(2))
+      False
+    """
     return isinstance(leaf, Coded)
 
 

@@ -23,6 +23,11 @@ class CodebookArray(Coded):
       bits: bits a code.
       shape: the dense leaf's.
       output_dtype: the dense leaf's dtype.
+
+    Example:
+      >>> leaf = CodebookArray(pack_bits(jnp.array([0, 1, 1, 0], jnp.uint8), 1), jnp.array([5.0]), 1, (4,), "float32")
+      >>> leaf.unpack().tolist()
+      [0.0, 5.0, 5.0, 0.0]
     """
 
     index: Array

@@ -25,7 +25,12 @@ SPACE = "xyz"
 
 
 class Factors(Packed):
-    """Base of the tensors made of smaller ones."""
+    """Base of the tensors made of smaller ones.
+
+    Example:
+      >>> Separable(jnp.ones((3, 2, 1)), jnp.ones((5, 1, 4)), (3, 5, 2, 4)).labels
+      ('xcr', 'yrn')
+    """
 
     @property
     def dtype(self) -> Any:  # type: ignore[override]
