@@ -25,9 +25,9 @@ import numpy as np
 import zstandard
 
 from experiments.common.timing import interleaved
-from lepton_jax.artifact import load, save
+from lepton_jax.artifact import container, load, save
 from lepton_jax.artifact.artifact import read_manifest, read_tensors
-from lepton_jax.coding import container, gaps, huffman, mask_classes, mask_rows, rans
+from lepton_jax.coding import gaps, huffman, mask_classes, mask_rows, rans
 from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
 from lepton_jax.coding.rangecoder import Decoder, Encoder
 from lepton_jax.coding.streams import Reader, Writer

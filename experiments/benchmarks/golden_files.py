@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import hostile_files
-from lepton_jax.artifact import Artifact, load, program, save
-from lepton_jax.coding import container
+from lepton_jax.artifact import Artifact, container, load, program, save
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.block_sparse import BlockSparse
 from lepton_jax.leaves.low_rank import LowRank

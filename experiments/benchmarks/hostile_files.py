@@ -15,8 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.artifact import leaves
-from lepton_jax.coding import container, gaps, groups, huffman, mask_bits, mask_classes, mask_rows, rans, sparse_index, symbols
+from lepton_jax.artifact import container, leaves
+from lepton_jax.coding import (
+    compression,
+    gaps,
+    groups,
+    huffman,
+    mask_bits,
+    mask_classes,
+    mask_rows,
+    rans,
+    sparse_index,
+    streams,
+    symbols,
+)
 from lepton_jax.coding.rangecoder import Encoder
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Writer
@@ -231,9 +243,7 @@ def seal(sections: list[tuple[int, bytes, int]], version: bytes = bytes([contain
     """A file of these (codec, stored bytes, declared size), with right checksums."""
     head = bytearray(container.MAGIC + version)
     for codec, stored, size in sections:
-        head += (
-            bytes([codec]) + container.varint(len(stored)) + container.varint(size) + zlib.crc32(stored).to_bytes(4, "little")
-        )
+        head += bytes([codec]) + streams.varint(len(stored)) + container.varint(size) + zlib.crc32(stored).to_bytes(4, "little")
     return bytes(head + zlib.crc32(head).to_bytes(4, "little") + b"".join(stored for _, stored, _ in sections))
 
 
@@ -298,7 +308,7 @@ def _false_head(good: Good, rng: np.random.Generator) -> bytes:
     """Sections under false codecs and sizes, with right checksums; or compressed ones damaged under their checksum."""
     sections = []
     for data in (good.manifest, _PROGRAM, good.tensors):
-        codec, stored = (0, data) if rng.random() < 0.5 else container.compress(data)
+        codec, stored = (0, data) if rng.random() < 0.5 else compression.compress(data)
         size = len(data)
         if rng.random() < 0.5:
             codec = int(rng.integers(6)) if rng.random() < 0.4 else codec

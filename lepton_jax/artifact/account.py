@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lepton_jax.artifact.container import Container
 from lepton_jax.artifact.counting import Figures, figures
 from lepton_jax.artifact.leaves import Spec
-from lepton_jax.coding.container import Container
 from lepton_jax.coding.streams import CATEGORIES, Reader
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.packed import is_coded

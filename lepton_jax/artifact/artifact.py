@@ -14,9 +14,8 @@ from typing import Any
 import jax
 from tqdm.auto import tqdm
 
-from lepton_jax.artifact import leaves, program, structure
+from lepton_jax.artifact import container, leaves, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
-from lepton_jax.coding import container
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
 from lepton_jax.core import packed as packed_leaves

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from lepton_jax.coding import sparse_index, symbols, tensor_codes
-from lepton_jax.coding.container import compress, decompress
+from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.sparse_index import Hints, find_lag, matrix_shape
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError

@@ -1,11 +1,9 @@
 """Byte streams whose every byte has an owner: the tensor it belongs to and what it is for."""
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Callable
 
-from lepton_jax.coding.container import read_varint, varint
-from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.files import ArtifactError
 
 CATEGORIES = ("values", "positions", "codebook", "scales", "tables")
 """What a tensor's bytes are for; ``tables``: coders' choices, probabilities and lengths."""
@@ -18,6 +16,31 @@ def turns(stored: int) -> int:
     stream that asks for more is a bomb, and is refused before the loop begins.
     """
     return 256 * (stored + 4)
+
+
+def varint(value: int) -> bytes:
+    """Write a non-negative integer in base 128, low digits first.
+
+    Example:
+      >>> varint(300)
+      b'\\xac\\x02'
+    """
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def read_varint(take: Callable[[int], bytes]) -> int:
+    """Read what `varint` wrote; `take(n)` gives the next n bytes. At most nine digits."""
+    value = 0
+    for shift in range(0, 63, 7):
+        digit = take(1)[0]
+        value |= (digit & 127) << shift
+        if digit < 128:
+            return value
+    raise ArtifactError("an integer has more than nine digits")
 
 
 class Writer:

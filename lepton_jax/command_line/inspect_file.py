@@ -8,8 +8,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from lepton_jax.artifact import Account, account, artifact
-from lepton_jax.coding import container
+from lepton_jax.artifact import Account, account, artifact, container
 from lepton_jax.command_line.console import OK, as_json
 
 

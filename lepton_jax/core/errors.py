@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 import jax
 
+from lepton_jax.core.files import ArtifactError as ArtifactError
+
 
 class Problems(list[str]):
     """A list of messages, raised as one error by `collect`."""
@@ -95,7 +97,3 @@ def check_option(name: str, value: str, literal: Any) -> None:
     """
     if value not in get_args(literal):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(literal)))}; got {value!r}.")
-
-
-class ArtifactError(ValueError):
-    """A file of ours that cannot be written, or is damaged, foreign or too new; says what and where."""

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lepton_jax.coding.container import write_atomic
+from lepton_jax.core.files import write_atomic
 from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange.names import fit_template, from_named, to_named
 

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from lepton_jax.artifact import ArtifactError
-from lepton_jax.coding import container
+from lepton_jax.artifact import ArtifactError, container
 
 ROOT = Path(__file__).parents[2]
 # A process that holds the container alone and not jax, so that to fork it is cheap and safe.
 PROLOGUE = """
 import os, random, resource, signal, sys, time, types
-for name in ("lepton_jax", "lepton_jax.artifact"):
+for name in ("lepton_jax", "lepton_jax.artifact", "lepton_jax.core"):
     module = types.ModuleType(name)
     module.__path__ = [os.path.join(sys.argv[1], *name.split("."))]
     sys.modules[name] = module
-from lepton_jax.coding import container
-from lepton_jax.core.errors import ArtifactError
+from lepton_jax.artifact import container
+from lepton_jax.core.files import ArtifactError
 assert "jax" not in sys.modules
 folder = sys.argv[2]
 path = os.path.join(folder, "m.lepton")

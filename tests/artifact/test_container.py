@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax.artifact import ArtifactError, account, load, save
-from lepton_jax.coding import container
+from lepton_jax.artifact import ArtifactError, account, container, load, save
+from lepton_jax.coding import compression, streams
 from lepton_jax.leaves.bits import pack_bits
 from lepton_jax.leaves.codebook import CodebookArray
 from lepton_jax.leaves.qarray import Uniform, quantize
@@ -56,16 +56,16 @@ def test_codecs_never_make_more_than_was_declared(codec):
     data = bytes(1 << 20)
     outputs = {
         0: data,
-        1: container._deflate(data),
-        2: container.zstandard.ZstdCompressor(19).compress(data),
-        3: container.lzma.compress(data, format=container.lzma.FORMAT_RAW, filters=container._lzma(len(data))),
+        1: compression._deflate(data),
+        2: compression.zstandard.ZstdCompressor(19).compress(data),
+        3: compression.lzma.compress(data, format=compression.lzma.FORMAT_RAW, filters=compression._lzma(len(data))),
     }
-    assert container.decompress(codec, outputs[codec], len(data)) == data
+    assert compression.decompress(codec, outputs[codec], len(data)) == data
     for size in (len(data) - 1, 10, 0, len(data) + 1):
         with pytest.raises(ArtifactError, match="declares"):
-            container.decompress(codec, outputs[codec], size)
+            compression.decompress(codec, outputs[codec], size)
     with pytest.raises(ArtifactError, match="allowed"):
-        container.decompress(codec, outputs[codec], 1 << 40)
+        compression.decompress(codec, outputs[codec], 1 << 40)
 
 
 def test_foreign_and_empty_and_missing_files(tmp_path):
@@ -128,8 +128,8 @@ def test_a_false_size_in_a_resealed_head_is_refused_before_it_is_allocated(good,
     for codec, stored, size in ((2, 10, 1 << 40), (0, 0, 0), (0, 0, 0)):
         head += (
             bytes([codec])
-            + container.varint(stored)
-            + container.varint(size)
+            + streams.varint(stored)
+            + streams.varint(size)
             + zlib.crc32(b"0123456789"[:stored]).to_bytes(4, "little")
         )
     head += zlib.crc32(head).to_bytes(4, "little")

@@ -11,7 +11,7 @@ from jax import export
 from experiments.benchmarks.fuzz_artifact import run
 from experiments.benchmarks.hostile_files import good_files, seal
 from lepton_jax.artifact import ArtifactError, load
-from lepton_jax.coding import arrays, container, rans, sparse_index, symbols
+from lepton_jax.coding import arrays, compression, rans, sparse_index, streams, symbols
 from lepton_jax.coding.streams import Writer
 
 POSITIONS, SYMBOLS = sparse_index.CODERS.index, symbols.CODERS.index
@@ -19,7 +19,7 @@ HOLES, CONSTANT = bytes([SYMBOLS("holes"), 0, 1]), bytes([SYMBOLS("constant"), 0
 # An empty table of values, and 256 codes into it.
 TABLE = b"\0\1\0" + bytes([arrays.CODERS.index("empty")]) + b"\xff"
 LONG = 4_000_000
-varint = container.varint
+varint = streams.varint
 
 
 def sure_symbol(lanes):
@@ -120,9 +120,9 @@ def test_a_tensor_that_costs_nothing_is_allowed_only_to_a_limit(tmp_path):
 def test_compressed_sections_that_unfold_are_refused(codec, section, tmp_path):
     zeros = bytes(1 << 22)
     stored = {
-        1: container._deflate(zeros),
-        2: container.zstandard.ZstdCompressor(19).compress(zeros),
-        3: container.lzma.compress(zeros, format=container.lzma.FORMAT_RAW, filters=container._lzma(1 << 30)),
+        1: compression._deflate(zeros),
+        2: compression.zstandard.ZstdCompressor(19).compress(zeros),
+        3: compression.lzma.compress(zeros, format=compression.lzma.FORMAT_RAW, filters=compression._lzma(1 << 30)),
     }[codec]
     for size, match in (
         (1 << 30, r"declares 1073741824 bytes; \d+ are allowed"),

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from lepton_jax import ArtifactError, account, chain, fake_quant, load, low_rank, pack, prune, save, unpack
-from lepton_jax.coding import container
+from lepton_jax.artifact import container
 from lepton_jax.native import UnpackedWarning, packed
 
 

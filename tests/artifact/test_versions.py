@@ -7,8 +7,8 @@ import pytest
 
 from experiments.benchmarks.fuzz_artifact import tensor_bits
 from experiments.benchmarks.hostile_files import good_files, seal
-from lepton_jax.artifact import ArtifactError, load
-from lepton_jax.coding import arrays, container
+from lepton_jax.artifact import ArtifactError, container, load
+from lepton_jax.coding import arrays
 
 
 def sealed(manifest, tensors, version):

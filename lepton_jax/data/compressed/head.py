@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lepton_jax.coding import container
+from lepton_jax.artifact import container
 from lepton_jax.coding.arrays import dtype_of
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError

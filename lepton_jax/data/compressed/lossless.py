@@ -11,7 +11,7 @@ import zstandard
 
 from lepton_jax.coding import symbols
 from lepton_jax.coding.arrays import patterns
-from lepton_jax.coding.container import compress, decompress
+from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.data.compressed import filters

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lepton_jax.coding import symbols
-from lepton_jax.coding.container import compress, decompress
+from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError, check_whole
 

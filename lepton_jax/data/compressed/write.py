@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from lepton_jax.coding import container
 from lepton_jax.coding.arrays import dtype_of
 from lepton_jax.coding.streams import Reader
 from lepton_jax.core.errors import ArtifactError, check_whole, collect
+from lepton_jax.core.files import write_atomic
 from lepton_jax.data.compressed import lossless, patch_pca
 from lepton_jax.data.compressed.head import Column, Head, build
 from lepton_jax.data.compressed.lossless import Lossless
@@ -72,7 +72,7 @@ def write_dataset(
         streams += [one.encode(part) for one in pending.values()]
     columns = tuple(one.column() for one in pending.values())
     shared = [b"" if one.basis is None else patch_pca.write_basis(one.basis) for one in pending.values()]
-    container.write_atomic(path, build(Head(columns, count, rows, dict(meta or {}), 0), streams, shared))
+    write_atomic(path, build(Head(columns, count, rows, dict(meta or {}), 0), streams, shared))
 
 
 def _check(arrays: Mapping[str, np.ndarray], codec: Lossless | PatchPCA) -> None:
