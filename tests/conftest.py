@@ -27,9 +27,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 OPTIMISED = {
     "artifact/test_artifact.py",  # the same bits in a new process, which compiles as users do
     "artifact/test_golden.py",  # bits that an optimised program wrote are read by one compiled here
-    "graph/test_native_formats.py",  # a program on packed leaves and another on dense ones differ by rounding alone
-    "graph/test_native_tensors.py",
-    "quantization/test_number_formats.py",  # without jit, in jit, under vmap and in a scan: the same bits
+    "native/test_native_formats.py",  # a program on packed leaves and another on dense ones differ by rounding alone
+    "native/test_native_tensors.py",
+    "formats/test_number_formats.py",  # without jit, in jit, under vmap and in a scan: the same bits
     "test_contract.py",
 }
 """Files of tests that compare one compiled program with another to the last bits, and so compile as users do.

@@ -6,10 +6,10 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from fuzz import run
+from hostile_files import good_files, seal
 from jax import export
 
-from experiments.benchmarks.fuzz_artifact import run
-from experiments.benchmarks.hostile_files import good_files, seal
 from lepton_jax.artifact import ArtifactError, load
 from lepton_jax.coding import arrays, compression, rans, sparse_index, streams, symbols
 from lepton_jax.coding.streams import Writer

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import arrays_of
 
-from experiments.benchmarks.golden_files import arrays_of
 from lepton_jax.artifact import account, load
 from lepton_jax.coding import arrays, sparse_index, symbols
 

@@ -4,9 +4,9 @@ import json
 import zlib
 
 import pytest
+from fuzz import tensor_bits
+from hostile_files import good_files, seal
 
-from experiments.benchmarks.fuzz_artifact import tensor_bits
-from experiments.benchmarks.hostile_files import good_files, seal
 from lepton_jax.artifact import ArtifactError, container, load
 from lepton_jax.coding import arrays
 

@@ -1,6 +1,6 @@
 """Write the files that every later version must read, with what they hold: `tests/artifact/golden`.
 
-    python -m experiments.benchmarks.golden_files FOLDER
+    python tests/artifact/golden_files.py FOLDER
 
 For a new version of the format: write them to a folder of their own, and leave the old ones as they are.
 """
@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hostile_files
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import hostile_files
 from lepton_jax.artifact import Artifact, container, load, program, save
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.block_sparse import BlockSparse

@@ -1,7 +1,7 @@
 """Thousands of hostile `.lepton` files: each must end in `ArtifactError`, which says where, or in an exact load.
 
-    python -m experiments.benchmarks.fuzz_artifact --cases 20000
-    python -m experiments.benchmarks.fuzz_artifact --cases 20000 --write     # figures to experiments/results
+    python tests/artifact/fuzz.py --cases 20000
+    python tests/artifact/fuzz.py --cases 20000 --write     # figures to experiments/results
 
 A file fails the test if loading it raises anything else or warns, if a changed file under unchanged checksums gives other
 tensors, if a loaded leaf is not what the manifest says or cannot be unpacked, or if it takes more than a second of processor
@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from hostile_files import Good, Hostile, good_files, hostile
 from tqdm.auto import tqdm
 
-from experiments.benchmarks.hostile_files import Good, Hostile, good_files, hostile
 from lepton_jax.artifact import Artifact, ArtifactError, load
 from lepton_jax.core.packed import is_coded, is_packed
 
 _PLACE = re.compile(r"offsets? \d|tensor |the manifest")
-_RESULT = Path(__file__).parents[1] / "results" / "artifact_robustness.md"
+_RESULT = Path(__file__).parents[2] / "experiments" / "results" / "artifact_robustness.md"
 
 
 def _peak() -> int:
@@ -151,7 +151,7 @@ def table(outcomes: list[tuple[int, str, Outcome]], goods: list[Good], seed: int
         f"{len(outcomes)} files made from {len(goods)} good ones, seed {seed}; together these hold every coder and every "
         "kind of leaf. Times are of the processor; growth is that of the process's peak memory over all the files of a row.",
         "",
-        f"Command: `python -m experiments.benchmarks.fuzz_artifact --cases {len(outcomes)}`",
+        f"Command: `python tests/artifact/fuzz.py --cases {len(outcomes)}`",
         "",
         "| what was done | files | refused | loaded | failed | mean, ms | worst, ms | growth, MB |",
         "|---|---|---|---|---|---|---|---|",

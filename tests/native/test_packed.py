@@ -19,7 +19,7 @@ from lepton_jax.leaves.qarray import Uniform, quantize
 from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.native.interpreter import UnpackedWarning, packed, unpacked
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "graph"))
 from models_for_graph import MODELS
 
 

@@ -15,7 +15,7 @@ from lepton_jax.graph.moments import inverse_cholesky, second_moments
 from lepton_jax.graph.trace import trace
 from lepton_jax.graph.weights import weight_uses
 
-sys.path.insert(0, str(Path(__file__).parent / "graph"))
+sys.path.insert(0, str(Path(__file__).parent))
 from models_for_graph import MODELS
 
 KEY = jax.random.key(0)
