@@ -1,15 +1,16 @@
 """Compare named arrays, element by element."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.command_line.console import table
+from lepton_jax.interchange import load_variables
+from lepton_jax.interchange.names import to_named
 
 _ABSENT = "-"
 
@@ -45,6 +46,11 @@ class Difference:
         return self.shapes[0] == self.shapes[1] and self.largest <= tolerance
 
 
+def named(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of any file of variables, by name."""
+    return to_named(load_variables(path))[0]
+
+
 def compare(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> list[Difference]:
     """Compare all tensors of two files, those that only one has included; shows progress.
 
@@ -72,22 +78,30 @@ def _both(texts: tuple[str, str]) -> str:
 
 
 def _difference(name: str, a: np.ndarray | None, b: np.ndarray | None) -> Difference:
-    both = (a, b)
-    size = a.size if a is not None else b.size if b is not None else 0
-    changed, largest = size, float("inf")
+    there = [x for x in (a, b) if x is not None]
+    size, largest = there[0].size, float("inf")
+    changed = size
     if a is not None and b is not None and a.shape == b.shape:
         differ = _bits(a) != _bits(b) if a.dtype == b.dtype else _wide(a) != _wide(b)
         changed = int(np.count_nonzero(differ.reshape(size, -1).any(axis=1))) if size else 0
         largest = _largest(a, b) if changed else 0.0
+    (shape, dtype, bytes_), (other_shape, other_dtype, other_bytes) = map(_said, (a, b))
     return Difference(
         name=name,
-        shapes=tuple(_ABSENT if x is None else "x".join(map(str, x.shape)) or "scalar" for x in both),  # type: ignore[arg-type]
-        dtypes=tuple(_ABSENT if x is None else x.dtype.name for x in both),  # type: ignore[arg-type]
-        bytes=tuple(0 if x is None else x.nbytes for x in both),  # type: ignore[arg-type]
+        shapes=(shape, other_shape),
+        dtypes=(dtype, other_dtype),
+        bytes=(bytes_, other_bytes),
         size=size,
         changed=changed,
         largest=largest,
     )
+
+
+def _said(array: np.ndarray | None) -> tuple[str, str, int]:
+    """Shape, dtype and bytes."""
+    if array is None:
+        return _ABSENT, _ABSENT, 0
+    return "x".join(map(str, array.shape)) or "scalar", array.dtype.name, array.nbytes
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -1,12 +1,55 @@
-"""What all commands share: exit codes, tables, JSON."""
+"""What all commands share: how an answer is printed, exit codes, tables, JSON."""
 
-from __future__ import annotations
-
+import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 OK, DIFFERENT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Answer(NamedTuple):
+    """What a command found.
+
+    Attributes:
+      facts: what ``--json`` prints.
+      text: what is printed without it.
+      code: the exit code.
+    """
+
+    facts: Mapping[str, Any]
+    text: str
+    code: int = OK
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """Base of all commands: its fields are the arguments, its docstring the help.
+
+    Example:
+      >>> class Greet(Command):
+      ...     def answer(self):
+      ...         return Answer({"hello": 1}, "hello")
+      >>> Greet()(), Greet(json=True)()
+      hello
+      {
+        "hello": 1
+      }
+      (0, 0)
+    """
+
+    json: bool = False
+    """Print JSON."""
+
+    def answer(self) -> Answer:
+        """Do the work; nothing is printed here but progress."""
+        raise TypeError(f"{type(self).__name__} does not say what it answers")
+
+    def __call__(self) -> int:
+        """Print the answer, and return the exit code."""
+        answer = self.answer()
+        print(as_json(answer.facts) if self.json else answer.text)
+        return answer.code
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:

@@ -1,18 +1,16 @@
 """``lepton diff``: what two files' tensors have not in common."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from lepton_jax.command_line.compare import compare, comparison
-from lepton_jax.command_line.console import DIFFERENT, OK, as_json
+from lepton_jax.command_line.compare import compare, comparison, named
+from lepton_jax.command_line.console import DIFFERENT, OK, Answer, Command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Diff:
+class Diff(Command):
     """Compare the tensors of two files: shapes, dtypes, bytes, changed elements, the largest difference.
 
     Ends with 1 if they differ.
@@ -28,24 +26,17 @@ class Diff:
     """Another."""
     all: bool = False
     """Show tensors that are the same, too."""
-    json: bool = False
-    """Print JSON."""
 
-    def __call__(self) -> int:
-        from lepton_jax.interchange import load_variables
-        from lepton_jax.interchange.names import to_named
-
-        differences = compare(*(to_named(load_variables(path))[0] for path in (self.a, self.b)))
+    def answer(self) -> Answer:
+        differences = compare(named(self.a), named(self.b))
         different = [one for one in differences if not one.same]
         sizes = [_size(path) for path in (self.a, self.b)]
-        if self.json:
-            tensors = [dataclasses.asdict(one) | {"same": one.same} for one in differences]
-            print(as_json({"same": not different, "file_bytes": sizes, "tensors": tensors}))
-        else:
-            if different or self.all:
-                print(comparison(differences if self.all else different))
-            print(f"{len(different)} of {len(differences)} tensors differ; files of {sizes[0]} and {sizes[1]} bytes")
-        return DIFFERENT if different else OK
+        tensors = [dataclasses.asdict(one) | {"same": one.same} for one in differences]
+        shown = differences if self.all else different
+        lines = [comparison(shown)] if shown or self.all else []
+        lines += [f"{len(different)} of {len(differences)} tensors differ; files of {sizes[0]} and {sizes[1]} bytes"]
+        facts = {"same": not different, "file_bytes": sizes, "tensors": tensors}
+        return Answer(facts, "\n".join(lines), DIFFERENT if different else OK)
 
 
 def _size(path: Path) -> int:

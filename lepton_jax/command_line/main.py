@@ -1,7 +1,5 @@
 """Read the command line, run one command, and end with one clear line if something is wrong."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect
@@ -17,10 +15,10 @@ import jax
 import tyro
 
 from lepton_jax.artifact import ArtifactError
-from lepton_jax.command_line.console import DIFFERENT, INTERRUPTED, WRONG_USAGE
+from lepton_jax.command_line.console import DIFFERENT, INTERRUPTED, WRONG_USAGE, Command
 from lepton_jax.command_line.convert import Convert
 from lepton_jax.command_line.diff import Diff
-from lepton_jax.command_line.inspect_file import Inspect
+from lepton_jax.command_line.inspect import Inspect
 from lepton_jax.command_line.run import Run
 from lepton_jax.command_line.unpack import Unpack
 from lepton_jax.command_line.verify import Verify
@@ -30,14 +28,7 @@ _DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert an
 Exit codes: 0 all is well; 1 files differ or a file is damaged; 2 wrong usage, or a file cannot be found or written.
 Results go to the output stream, progress and errors to the error stream. `lepton COMMAND --help` shows examples."""
 
-_COMMANDS = (
-    ("inspect", Inspect),
-    ("verify", Verify),
-    ("unpack", Unpack),
-    ("diff", Diff),
-    ("run", Run),
-    ("convert", Convert),
-)
+_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,21 +68,21 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _parse(words: Sequence[str]) -> Inspect | Verify | Unpack | Diff | Run | Convert:
+def _parse(words: Sequence[str]) -> Command:
     """Read the words.
 
     Raises:
       ValueError: for what tyro refuses, its box of several lines made one.
     """
     said = io.StringIO()
-    kinds = dict(_COMMANDS)
     try:
         with contextlib.redirect_stderr(said):
-            if words and words[0] in kinds:
-                return _read(kinds[words[0]], f"lepton {words[0]}", inspect.getdoc(kinds[words[0]]) or "", words[1:])
+            if words and words[0] in _COMMANDS:
+                kind = _COMMANDS[words[0]]
+                return _read(kind, f"lepton {words[0]}", inspect.getdoc(kind) or "", words[1:])
             brief = [
                 Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").splitlines()[0])]
-                for name, kind in _COMMANDS
+                for name, kind in _COMMANDS.items()
             ]
             return _read(functools.reduce(operator.or_, brief), "lepton", _DESCRIPTION, words)
     except SystemExit as stop:

@@ -1,7 +1,5 @@
 """``lepton run``: a file's answers to inputs."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,13 @@ from tqdm.auto import tqdm
 from tyro.conf import Positional
 
 from lepton_jax.artifact import Artifact, load
-from lepton_jax.command_line.console import OK, as_json, table
+from lepton_jax.command_line.console import Answer, Command, table
 from lepton_jax.core import paths
+from lepton_jax.interchange import save_npz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Command):
     """Run a file's program on inputs; without the model's code.
 
     Examples:
@@ -35,8 +34,6 @@ class Run:
     """Examples at a time; 0: all at once."""
     native: bool = False
     """Run on the packed leaves, if the file was saved for it."""
-    json: bool = False
-    """Print JSON."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 0:
@@ -46,31 +43,20 @@ class Run:
         if self.output is not None and self.output.suffix not in (".npy", ".npz"):
             raise ValueError(f"--output must be a .npy or .npz file; got {self.output}.")
 
-    def __call__(self) -> int:
-        from lepton_jax.interchange import save_npz
-
-        model = load(self.file, progress=True)
-        outputs = self._outputs(model, [_read(path) for path in self.input])
+    def answer(self) -> Answer:
+        outputs = self._outputs(load(self.file, progress=True), [_read(path) for path in self.input])
         named = {path or "output": np.asarray(leaf) for path, leaf in paths.flatten(outputs).items()}
-        if self.output is not None and self.output.suffix == ".npy":
+        if self.output is not None and self.output.suffix == ".npz":
+            save_npz(self.output, outputs)
+        elif self.output is not None:
             if len(named) != 1:
                 raise ValueError(f"the program has {len(named)} outputs, {', '.join(named)}; give --output a .npz file.")
             with open(self.output, "wb") as file:
                 np.save(file, next(iter(named.values())))
-        elif self.output is not None:
-            save_npz(self.output, outputs)
         facts = [_describe(name, array) for name, array in named.items()]
-        if self.json:
-            print(as_json({"outputs": facts, "output_file": self.output and str(self.output)}))
-        else:
-            print(
-                table(
-                    tuple(facts[0]) if facts else ("name",),
-                    [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in fact.values()] for fact in facts],
-                    left=3,
-                )
-            )
-        return OK
+        cells = [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in fact.values()] for fact in facts]
+        text = table(tuple(facts[0]) if facts else ("name",), cells, left=3)
+        return Answer({"outputs": facts, "output_file": self.output and str(self.output)}, text)
 
     def _outputs(self, model: Artifact, inputs: list[np.ndarray]) -> Any:
         run = model.native() if self.native else model
@@ -100,11 +86,5 @@ def _read(path: Path) -> np.ndarray:
 def _describe(name: str, array: np.ndarray) -> dict[str, Any]:
     numbers = array.astype(np.float64) if array.size and array.dtype.kind in "biufV" else np.zeros(0)
     low, high, mean = (float(f(numbers)) for f in (np.min, np.max, np.mean)) if numbers.size else [float("nan")] * 3
-    return {
-        "name": name,
-        "shape": "x".join(map(str, array.shape)) or "scalar",
-        "dtype": array.dtype.name,
-        "min": low,
-        "mean": mean,
-        "max": high,
-    }
+    shape = "x".join(map(str, array.shape)) or "scalar"
+    return {"name": name, "shape": shape, "dtype": array.dtype.name, "min": low, "mean": mean, "max": high}

@@ -1,18 +1,18 @@
 """``lepton unpack``: the dense tensors of a file, for other programs."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from lepton_jax.artifact import load
-from lepton_jax.command_line.console import OK, as_json
+from lepton_jax.command_line.console import Answer, Command
+from lepton_jax.command_line.convert import written
+from lepton_jax.interchange import save_variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Unpack:
+class Unpack(Command):
     """Write the dense tensors of a file as .safetensors or .npz.
 
     Examples:
@@ -24,17 +24,7 @@ class Unpack:
     """The .lepton file."""
     out: Positional[Path]
     """A .safetensors or .npz file to write."""
-    json: bool = False
-    """Print JSON."""
 
-    def __call__(self) -> int:
-        from lepton_jax.interchange.checkpoint import save_variables
-
-        tree = load(self.file, progress=True).variables
-        count = save_variables(self.out, tree)
-        size = self.out.stat().st_size
-        if self.json:
-            print(as_json({"file": str(self.file), "out": str(self.out), "tensors": count, "bytes": size}))
-        else:
-            print(f"{self.out}: {count} tensors, {size} bytes (the file had {self.file.stat().st_size})")
-        return OK
+    def answer(self) -> Answer:
+        count = save_variables(self.out, load(self.file, progress=True).variables)
+        return written(self.file, self.out, count, f" (the file had {self.file.stat().st_size})")
