@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 _MOVED = {
+    "command_line.inspect_file": "command_line.inspect",
     "errors": "core.errors",
     "hessian": "graph.moments",
     "packed": "leaves",

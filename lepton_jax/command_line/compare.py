@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from lepton_jax.command_line.console import table
+from lepton_jax.core.tables import table
 from lepton_jax.interchange import load_variables
 from lepton_jax.interchange.names import to_named
 
@@ -70,7 +70,7 @@ def comparison(differences: Sequence[Difference]) -> str:
         (one.name, _both(one.shapes), _both(one.dtypes), *one.bytes, f"{one.changed} of {one.size}", f"{one.largest:.6g}")
         for one in differences
     ]
-    return table(head, rows, left=3)
+    return table([head, *rows], left=range(3))
 
 
 def _both(texts: tuple[str, str]) -> str:

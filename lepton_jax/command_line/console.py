@@ -1,8 +1,8 @@
-"""What all commands share: how an answer is printed, exit codes, tables, JSON."""
+"""What all commands share: how an answer is printed, exit codes, JSON."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 OK, DIFFERENT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -50,21 +50,6 @@ class Command:
         answer = self.answer()
         print(as_json(answer.facts) if self.json else answer.text)
         return answer.code
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
-    """Return aligned columns, the first `left` of them to the left.
-
-    Example:
-      >>> print(table(("name", "n"), [("a", 10), ("bcdef", 2)]))
-      name    n
-      a      10
-      bcdef   2
-    """
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = [[c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in cells]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def as_json(value: Any) -> str:

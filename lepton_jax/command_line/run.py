@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 from tyro.conf import Positional
 
 from lepton_jax.artifact import Artifact, load
-from lepton_jax.command_line.console import Answer, Command, table
+from lepton_jax.command_line.console import Answer, Command
 from lepton_jax.core import paths
+from lepton_jax.core.tables import table
 from lepton_jax.interchange import save_npz
 
 
@@ -55,7 +56,7 @@ class Run(Command):
                 np.save(file, next(iter(named.values())))
         facts = [_describe(name, array) for name, array in named.items()]
         cells = [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in fact.values()] for fact in facts]
-        text = table(tuple(facts[0]) if facts else ("name",), cells, left=3)
+        text = table([list(facts[0]) if facts else ["name"], *cells], left=range(3))
         return Answer({"outputs": facts, "output_file": self.output and str(self.output)}, text)
 
     def _outputs(self, model: Artifact, inputs: list[np.ndarray]) -> Any:

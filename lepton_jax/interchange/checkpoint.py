@@ -1,9 +1,6 @@
 """One function that reads variables from whatever holds them."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from lepton_jax.artifact import load
@@ -14,6 +11,8 @@ from lepton_jax.interchange.orbax_folder import load_orbax
 from lepton_jax.interchange.safetensors_file import load_safetensors, save_safetensors
 
 _TRAIN_STATE = {"params", "model_state", "opt_state", "tstate"}
+_READERS = {".lepton": lambda path: load(path).variables, ".safetensors": load_safetensors, ".npz": load_npz}
+_WRITERS = {".safetensors": save_safetensors, ".npz": save_npz}
 
 
 def load_variables(path: str | os.PathLike[str], template: PyTree | None = None) -> PyTree:
@@ -36,7 +35,11 @@ def load_variables(path: str | os.PathLike[str], template: PyTree | None = None)
       ...
       ValueError: weights.pt: variables are read from .lepton, .safetensors, .npz or an orbax folder; convert it to one of them.
     """
-    found = _reader(Path(path))(path)
+    suffix, is_folder = Path(path).suffix, os.path.isdir(path)
+    if not is_folder and suffix not in _READERS:
+        names = ", ".join(_READERS)
+        raise ValueError(f"{os.fspath(path)}: variables are read from {names} or an orbax folder; convert it to one of them.")
+    found = load_orbax(path) if is_folder else _READERS[suffix](path)
     if isinstance(found, dict) and {"params", "opt_state"} <= found.keys() <= _TRAIN_STATE | {"step", "key"}:
         found = {"params": found["params"], **found.get("model_state", {})}
     return found if template is None else fit_template(to_named(found)[0], template, path)
@@ -57,27 +60,8 @@ def save_variables(path: str | os.PathLike[str], tree: PyTree) -> int:
       ...
       ValueError: weights.pt: variables are written to .safetensors or .npz; choose one of them.
     """
-    writers = {".safetensors": save_safetensors, ".npz": save_npz}
     suffix = Path(path).suffix
-    if suffix not in writers:
-        raise ValueError(f"{os.fspath(path)}: variables are written to {' or '.join(writers)}; choose one of them.")
-    writers[suffix](path, tree)
+    if suffix not in _WRITERS:
+        raise ValueError(f"{os.fspath(path)}: variables are written to {' or '.join(_WRITERS)}; choose one of them.")
+    _WRITERS[suffix](path, tree)
     return len(to_named(tree)[0])
-
-
-def _load_lepton(path: str | os.PathLike[str]) -> PyTree:
-    return load(path).variables
-
-
-def _reader(path: Path) -> Callable[[str | os.PathLike[str]], PyTree]:
-    if path.is_dir():
-        return load_orbax
-    readers: dict[str, Callable[[str | os.PathLike[str]], PyTree]] = {
-        ".lepton": _load_lepton,
-        ".safetensors": load_safetensors,
-        ".npz": load_npz,
-    }
-    if path.suffix not in readers:
-        names = ", ".join(readers)
-        raise ValueError(f"{path}: variables are read from {names} or an orbax folder; convert it to one of them.")
-    return readers[path.suffix]

@@ -4,8 +4,6 @@ Names are paths: ``params/Dense_0/kernel``. The structure (what is a list, a tup
 text, which a file keeps in its own way; a file without one comes back as nested dictionaries.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from lepton_jax.artifact import structure
@@ -49,14 +48,21 @@ def to_named(tree: PyTree) -> tuple[dict[str, np.ndarray], str]:
             name = path or _ROOT
             if name in arrays:
                 problems.append(f"{name}: two leaves of this name; rename keys that contain '/'")
-            kind, array = _plain(leaf)
+            array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
             if array.dtype.hasobject or array.dtype.kind in "SU":
                 problems.append(f"{name}: must be an array or a number; got {type(leaf).__name__}")
             arrays[name] = np.require(array, requirements="C")
-            return f"{kind}:{name}"
+            return f"{_kind(leaf)}:{name}"
 
         text = json.dumps(structure.describe(unpack(tree), leaf_text), separators=(",", ":"), ensure_ascii=False)
     return arrays, text
+
+
+def as_tree(
+    arrays: Mapping[str, np.ndarray], text: str | None, template: PyTree | None, where: str | os.PathLike[str]
+) -> PyTree:
+    """Return the tree of named arrays: that of `fit_template` for a template, else that of `from_named`."""
+    return from_named(arrays, text) if template is None else fit_template(arrays, template, where)
 
 
 def from_named(arrays: Mapping[str, np.ndarray], text: str | None) -> PyTree:
@@ -108,23 +114,19 @@ def fit_template(arrays: Mapping[str, np.ndarray], template: PyTree, where: str 
         a: needs float64[3], the file has float64[2]
         b: needs float64[1], not in the file
     """
-    leaves = {path or _ROOT: leaf for path, leaf in paths.flatten(template, is_packed).items()}
+    leaves = paths.flatten(template, is_packed)
+    wanted = {path or _ROOT: leaf for path, leaf in leaves.items()}
     heading = f"{os.fspath(where)} does not hold the variables that were asked for; it must have their names, shapes and dtypes"
     with collect(heading) as problems:
-        for name, leaf in leaves.items():
-            needed = _described(leaf)
-            if name not in arrays:
+        for name, leaf in wanted.items():
+            needed, found = _described(leaf), _described(arrays[name]) if name in arrays else None
+            if found is None:
                 problems.append(f"{name}: needs {needed}, not in the file")
-            elif needed != (found := _described(arrays[name])):
+            elif needed != found:
                 problems.append(f"{name}: needs {needed}, the file has {found}")
-        problems.extend(
-            f"{name}: {_described(arrays[name])} in the file, not asked for" for name in arrays if name not in leaves
-        )
-    return paths.replace(
-        template,
-        {path: _like(leaf, arrays[path or _ROOT]) for path, leaf in paths.flatten(template, is_packed).items()},
-        is_packed,
-    )
+        unknown = {name: array for name, array in arrays.items() if name not in wanted}
+        problems.extend(f"{name}: {_described(array)} in the file, not asked for" for name, array in unknown.items())
+    return paths.replace(template, {path: _restored(_kind(x), arrays[path or _ROOT]) for path, x in leaves.items()}, is_packed)
 
 
 def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,19 +149,29 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def named_dtype(name: str) -> np.dtype:
+    """Return the dtype of a name, those of `ml_dtypes` included.
+
+    Example:
+      >>> named_dtype("bfloat16").itemsize
+      2
+    """
+    return np.dtype(getattr(ml_dtypes, name, None) or name)
+
+
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
 
 
-def _plain(leaf: Any) -> tuple[str, np.ndarray]:
-    """The kind of a leaf, and its array."""
+def _kind(leaf: Any) -> str:
+    """What a leaf is, if it is no array."""
     if _is_key(leaf):
-        return f"key {jax.random.key_impl(leaf)}", np.asarray(jax.random.key_data(leaf))
-    kind = type(leaf).__name__ if type(leaf) in _NUMBERS.values() else ""
-    return kind, np.asarray(leaf)
+        return f"key {jax.random.key_impl(leaf)}"
+    return type(leaf).__name__ if type(leaf) in _NUMBERS.values() else ""
 
 
 def _restored(kind: str, array: np.ndarray) -> Any:
+    """The leaf of this kind that became the array."""
     if kind.startswith("key "):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=kind[4:])
     if not kind:
@@ -167,12 +179,6 @@ def _restored(kind: str, array: np.ndarray) -> Any:
     if kind not in _NUMBERS or array.shape:
         raise ValueError(f"the file's structure is damaged: {array.dtype}{list(array.shape)} cannot be {kind!r}")
     return _NUMBERS[kind](array[()])
-
-
-def _like(leaf: Any, array: np.ndarray) -> Any:
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-    return type(leaf)(array[()]) if type(leaf) in _NUMBERS.values() else array
 
 
 def _described(leaf: Any) -> str:

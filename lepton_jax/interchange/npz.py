@@ -1,19 +1,16 @@
 """Npz: numpy's own archive of named arrays, read without pickle."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import zipfile
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from lepton_jax.core.files import write_atomic
 from lepton_jax.core.typing import PyTree
-from lepton_jax.interchange.names import fit_template, from_named, to_named
+from lepton_jax.interchange.names import as_tree, named_dtype, to_named
 
 _ABOUT = "__lepton__"
 
@@ -72,8 +69,7 @@ def load_npz(path: str | os.PathLike[str], template: PyTree | None = None) -> Py
       ...
       FileNotFoundError: [Errno 2] No such file or directory: 'absent.npz'
     """
-    arrays, text = read_arrays(path)
-    return from_named(arrays, text) if template is None else fit_template(arrays, template, path)
+    return as_tree(*read_arrays(path), template, path)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str | None]:
@@ -93,7 +89,7 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], st
         raise ValueError(f"{name} is no npz file but a single array (.npy).")
     text, dtypes = _about(arrays.pop(_ABOUT, None), name)
     for key in dtypes.keys() & arrays.keys():
-        dtype = np.dtype(getattr(ml_dtypes, dtypes[key], None) or dtypes[key])
+        dtype = named_dtype(dtypes[key])
         if dtype.hasobject or dtype.itemsize != arrays[key].dtype.itemsize:
             raise ValueError(f"{name}: {key}: {arrays[key].dtype} cannot be read as {dtype}.")
         arrays[key] = arrays[key].view(dtype)

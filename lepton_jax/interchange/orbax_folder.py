@@ -1,17 +1,13 @@
 """Orbax checkpoints, as they lie in a folder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from lepton_jax.core.paths import flatten
 from lepton_jax.core.typing import PyTree
-from lepton_jax.interchange.names import fit_template, nested
+from lepton_jax.interchange.names import fit_template, nested, to_named
 
 _METADATA = "_METADATA"
 _ITEMS = ("default", "state", "params", "model", "item")
@@ -56,11 +52,7 @@ def load_orbax(path: str | os.PathLike[str], template: PyTree | None = None) -> 
         loaded = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     # A training state is saved flat, under its paths.
     loaded = nested(loaded) if isinstance(loaded, dict) and any("/" in str(key) for key in loaded) else loaded
-    return loaded if template is None else fit_template(_arrays(loaded), template, path)
-
-
-def _arrays(tree: PyTree) -> dict[str, Any]:
-    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
+    return loaded if template is None else fit_template(to_named(loaded)[0], template, path)
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -1,16 +1,13 @@
 """Safetensors: named arrays in one file, read without executing anything."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from lepton_jax.core.files import write_atomic
 from lepton_jax.core.typing import PyTree
-from lepton_jax.interchange.names import fit_template, from_named, to_named
+from lepton_jax.interchange.names import as_tree, named_dtype, to_named
 
 _STRUCTURE = "lepton_structure"
 # The format's names of what numpy or ml_dtypes can hold.
@@ -78,8 +75,7 @@ def load_safetensors(path: str | os.PathLike[str], template: PyTree | None = Non
       ...
       FileNotFoundError: [Errno 2] No such file or directory: 'absent.safetensors'
     """
-    arrays, text = read_arrays(path)
-    return from_named(arrays, text) if template is None else fit_template(arrays, template, path)
+    return as_tree(*read_arrays(path), template, path)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str | None]:
@@ -100,9 +96,7 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], st
     lacking = [f"{name}: {about['dtype']}" for name, about in tensors if about["dtype"] not in _DTYPES]
     if lacking:
         raise ValueError(f"{os.fspath(path)}: numpy has no such dtypes: {', '.join(lacking)}. Convert them first.")
-    arrays = {name: _array(about["data"], _DTYPES[about["dtype"]], about["shape"]) for name, about in tensors}
-    return dict(sorted(arrays.items())), metadata.get(_STRUCTURE)
-
-
-def _array(data: bytes, dtype: str, shape: list[int]) -> np.ndarray:
-    return np.frombuffer(data, np.dtype(getattr(ml_dtypes, dtype, None) or dtype)).reshape(shape)
+    arrays: dict[str, np.ndarray] = {}
+    for name, about in sorted(tensors, key=lambda tensor: tensor[0]):
+        arrays[name] = np.frombuffer(about["data"], named_dtype(_DTYPES[about["dtype"]])).reshape(about["shape"])
+    return arrays, metadata.get(_STRUCTURE)

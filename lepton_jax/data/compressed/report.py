@@ -1,9 +1,9 @@
 """What a file of a data set holds: bytes, ratios, errors, speed."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
+
+from lepton_jax.core.tables import table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,7 @@ class Report:
             rows.append((a.name, a.dtype, "x".join(map(str, a.shape)), *sizes, *errors, shown))
         rows.append(("head", "", "", "", str(self.head_bytes), "", "", "", "", ""))
         rows.append(("file", "", "", str(self.raw_bytes), str(self.file_bytes), f"{self.ratio:.2f}x", "", "", "", ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        ends = len(widths) - 1
-        lines = [
-            "  ".join(c.rjust(w) if 2 < i < ends else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-            for row in rows
-        ]
+        lines = [table(rows, left=(0, 1, 2, len(rows[0]) - 1))]
         if self.examples_per_second is not None:
             lines.append(f"decoded in order: {self.examples_per_second:.0f} examples a second")
         return "\n".join(lines)
