@@ -1,6 +1,7 @@
-"""The packages form a tree: nothing imports from its own floor or from one above."""
+"""The packages form a tree: nothing imports from its own floor or from one above; and modules and functions stay small."""
 
 import ast
+import statistics
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,46 @@ def test_an_import_from_above_is_found(tmp_path: Path, line: str) -> None:
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "paths.py").write_text(f"def f():\n    {line}\n")
     assert edges(tmp_path) == [("core/paths.py", "core", "pruning")]
+
+
+MODULES = {
+    str(file.relative_to(ROOT)): file.read_text()
+    for top in ("lepton_jax", "experiments")
+    for file in (ROOT / top).rglob("*.py")
+}
+LONG_MODULES = {
+    "lepton_jax/graph/_compat.py",  # the only file that touches what is internal to jax
+    "lepton_jax/artifact/artifact.py",
+}
+"""Those that may be longer than others."""
+
+
+def bodies(text: str) -> dict[str, int]:
+    """Lines of every function's body, its docstring left out, by name."""
+    found = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            found[node.name] = max(found.get(node.name, 0), node.end_lineno - body[0].lineno + 1 if body else 0)
+    return found
+
+
+def test_most_modules_are_short() -> None:
+    assert statistics.median(text.count("\n") for text in MODULES.values()) <= 120
+
+
+def test_no_module_is_long() -> None:
+    lengths = {file: text.count("\n") for file, text in MODULES.items() if file not in LONG_MODULES}
+    long = [f"{file}: {lines} lines" for file, lines in sorted(lengths.items()) if lines > 350]
+    assert not long, "\n".join(long)
+
+
+def test_no_body_is_long() -> None:
+    all_bodies = [(file, name, lines) for file, text in sorted(MODULES.items()) for name, lines in bodies(text).items()]
+    long = [f"{file}: {name} has {lines} lines" for file, name, lines in all_bodies if lines > 60]
+    assert not long, "\n".join(long)
+
+
+def test_a_long_body_is_found() -> None:
+    assert bodies('def f():\n    """Says."""\n' + "    x = 1\n" * 61)["f"] == 61
+    assert bodies('def f():\n    """Says."""\n')["f"] == 0
