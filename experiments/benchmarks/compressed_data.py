@@ -34,7 +34,7 @@ from lepton_jax import identity
 from lepton_jax.data import Dataset, Split, load_cifar10_subset, load_digits, load_fashion_mnist, steps_per_epoch
 from lepton_jax.data.compressed import Lossless, PatchPCA, open_dataset, write_dataset
 from lepton_jax.models import LeNet300
-from lepton_jax.training import classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import classification_loss, create, linen_apply, make_train_step, stacked
 
 ENERGIES = (0.8, 0.9, 0.97)
 _RANDOM = 200
@@ -123,7 +123,7 @@ def trained(examples: int, epochs: int, folder: Path) -> Lines:
         dataset = Dataset(name="f", num_classes=10, train=split, validation=empty, test=test)
         state = members.start(config, dataset, lambda p, m, key: create(p, m, tx, identity(), key), seeds)
         state = members.train(config, split, step, state, seeds, epochs=epochs, name=name)
-        errors = [100 * e for e in measure(identity(), [members.member(state, i) for i in range(_SEEDS)])["error"]]
+        errors = [100 * e for e in measure(identity(), [stacked.member(state, i) for i in range(_SEEDS)])["error"]]
         figures = (f"{report.file_bytes:,}", f"{report.ratio:.1f}x", f"{report.arrays[0].psnr:.1f}")
         lines.append((name, *figures, f"{statistics.mean(errors):.2f}", f"{statistics.stdev(errors):.2f}"))
     return lines

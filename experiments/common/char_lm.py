@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
 
+from experiments.common import unfinished
 from experiments.common.config import to_json
-from experiments.common.unfinished import Unfinished
 from lepton_jax import identity
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
-from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.interchange import load_npz, save_npz
 from lepton_jax.models import Transformer
-from lepton_jax.precision import LossScale
-from lepton_jax.training import LossFn, Metrics, TrainState, create, cross_entropy, make_train_step
+from lepton_jax.training import FitSettings, LossFn, Metrics, batch_source, create, cross_entropy, make_train_step
 
 Apply = Callable[..., Any]
 """``(variables, tokens[B, L]) -> logits[B, L, vocabulary]``."""
@@ -126,12 +123,24 @@ def windows(tokens: np.ndarray, length: int) -> np.ndarray:
     return tokens[np.arange(count)[:, None] * length + np.arange(length + 1)[None]]
 
 
-def batches(tokens: np.ndarray, config: CharLM, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield windows ``[batch_size, length + 1]`` that begin anywhere."""
+def batches(tokens: np.ndarray, config: CharLM, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Yield windows ``[batch_size, length + 1]`` that begin anywhere, from a step on."""
     rng = np.random.default_rng(seed)
     span = np.arange(config.length + 1)
-    for _ in range(steps):
-        yield tokens[rng.integers(0, len(tokens) - config.length, (config.batch_size, 1)) + span[None]]
+    for step in count():
+        begins = rng.integers(0, len(tokens) - config.length, (config.batch_size, 1))
+        if step >= start:
+            yield tokens[begins + span[None]]
+
+
+def batches_by_step(tokens: np.ndarray, config: CharLM, seed: int) -> Callable[[int], np.ndarray]:
+    """Return `batches` by step."""
+    return batch_source(lambda start: batches(tokens, config, seed, start))
+
+
+def settings(steps: int) -> FitSettings:
+    """Return how a training of so many steps runs: after any of them there may be a checkpoint."""
+    return FitSettings(steps=steps, checkpoint_every=1)
 
 
 def next_token_loss(apply: Apply) -> LossFn:
@@ -141,48 +150,6 @@ def next_token_loss(apply: Apply) -> LossFn:
         return jnp.mean(cross_entropy(apply({"params": params}, batch[:, :-1]), batch[:, 1:])), (model_state, {})
 
     return loss
-
-
-def run_steps(
-    apply: Apply,
-    params: PyTree,
-    transform: Transform,
-    optimizer: optax.GradientTransformation,
-    data: Iterator[np.ndarray],
-    *,
-    name: str,
-    seed: int = 0,
-    loss_scale: LossScale | None = None,
-    run_dir: Path | None = None,
-) -> TrainState:
-    """Train parameters under a transform on all batches that the iterator gives.
-
-    Args:
-      apply: the model.
-      params: to begin with.
-      transform: of the parameters.
-      optimizer: for the masters.
-      data: batches ``[B, L + 1]``.
-      name: of the training, unique in the run's folder; shown at the progress bar.
-      seed: of what is random in training.
-      loss_scale: see `make_train_step`.
-      run_dir: gets a checkpoint now and then, so that the same call goes on from there; None: none is written.
-
-    Raises:
-      FloatingPointError: if the last loss is not finite.
-    """
-    step = make_train_step(next_token_loss(apply), optimizer, transform, loss_scale=loss_scale)
-    state = create(params, {}, optimizer, transform, jax.random.key(seed), loss_scale=loss_scale)
-    checkpoint = Unfinished(run_dir, name, [seed], None)
-    state, done = checkpoint.restored(state)
-    loss: Array | float = 0.0
-    for batch in tqdm(islice(data, done, None), initial=done, desc=name, unit="step", disable=None):
-        state, metrics = step(state, batch)
-        loss, done = metrics["loss"], done + 1
-        checkpoint.save(state, done)
-    if not np.isfinite(float(loss)):
-        raise FloatingPointError(f"{name}: the loss is not finite.")
-    return state
 
 
 def train(seed: int, config: CharLM, text: Text, folder: str | os.PathLike[str]) -> PyTree:
@@ -200,12 +167,14 @@ def train(seed: int, config: CharLM, text: Text, folder: str | os.PathLike[str])
         return jax.tree.map(jnp.asarray, load_npz(path))
     model = config.model(len(text.characters))
     params = model.init(jax.random.key(seed), jnp.zeros((1, config.length), jnp.int32))["params"]
-    data = batches(text.train, config, config.steps, seed)
-    args = (model.apply, params, identity(), config.optimizer(), data)
-    state = run_steps(*args, name=name, seed=seed, run_dir=Path(folder))
+    tx, plain = config.optimizer(), identity()
+    step = make_train_step(next_token_loss(model.apply), tx, plain)
+    state = create(params, {}, tx, plain, jax.random.key(seed))
+    args = (state, step, batches_by_step(text.train, config, seed), settings(config.steps))
+    state = unfinished.train(*args, name=name, seeds=[seed], run_dir=Path(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_npz(path, {"params": state.params})
-    Unfinished(Path(folder), name, [seed], None).remove()
+    unfinished.remove(Path(folder), name)
     return {"params": state.params}
 
 

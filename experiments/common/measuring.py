@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import members
 from experiments.common.deployed import Network, deployed, file_bytes
 from lepton_jax import identity, pack
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import PyTree
 from lepton_jax.data import Dataset, eval_batches
-from lepton_jax.training import ModelApply, TrainState, make_evaluate
+from lepton_jax.training import ModelApply, TrainState, make_evaluate, stacked
 
 _EVAL_BATCH = 1000
 _AS_SPARSE = 1.01
@@ -82,7 +81,7 @@ class Measure:
 
 
 class History:
-    """Figures of the same runs after every epoch, in the common form of results.
+    """Measures the same runs after every epoch; the figures, in the common form of results, are kept in `epochs`.
 
     Args:
       measure: of their model.
@@ -96,9 +95,9 @@ class History:
         self._measure, self._transform, self._seen = measure, transform, seen
         self.epochs: list[dict[str, Any]] = []
 
-    def __call__(self, state: TrainState) -> None:
+    def __call__(self, state: TrainState) -> dict[str, Any]:
         """Measure stacked states."""
-        self.epochs.append(self._measure(self._transform, members.apart(self._seen(state))))
+        return self._measure(self._transform, stacked.apart(self._seen(state)))
 
     @property
     def figures(self) -> dict[str, Any]:

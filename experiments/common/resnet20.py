@@ -1,8 +1,9 @@
 """What studies share of a ResNet-20 that others trained on CIFAR-10: model, weights, images, tuning, accuracy."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
 
-from experiments.common.unfinished import History, Unfinished
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Batch, Split, load_cifar10_jpeg, load_cifar10_subset, standardize
 from lepton_jax.models import ResNetCifar, load_torch_resnet
-from lepton_jax.training import TrainState, TrainStep
+from lepton_jax.training import batch_source
 
 MODEL = ResNetCifar(depth=20, shortcut="pad")
 FOLDER = Path(os.environ.get("TFDS_DATA_DIR", "data/tfds")).parent
@@ -66,51 +65,28 @@ def momentum(learning_rate: float, steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9, nesterov=True))
 
 
-def tune(
-    step: TrainStep,
-    state: TrainState,
-    split: Split,
-    *,
-    epochs: int,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    name: str,
-    history: History | None = None,
-    run_dir: Path | None = None,
-) -> TrainState:
-    """Train for some epochs on augmented images, each epoch in an order of its own.
+def batches(split: Split, *, steps: int, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+    """Yield augmented batches from a step on, each epoch in an order of its own.
 
     Args:
-      step: from `make_train_step`.
-      state: donated.
       split: standardised images.
-      epochs: how many.
       steps: of an epoch, at most what the images suffice for.
       batch_size: images a step.
       seed: of order, flips and shifts.
-      name: of the training, unique in the run's folder; shown at the progress bar.
-      history: called with the state after every epoch.
-      run_dir: gets a checkpoint now and then, so that the same call goes on from there; None: none is written.
-
-    Raises:
-      FloatingPointError: if the last loss of an epoch is not finite.
+      start: the first step whose batch is given.
     """
-    checkpoint = Unfinished(run_dir, name, [seed], history)
-    state, done = checkpoint.restored(state)
-    with tqdm(total=epochs * steps, initial=done * steps, desc=name, unit="step", disable=None) as bar:
-        for epoch in range(done, epochs):
-            rng = np.random.default_rng([seed, epoch])
-            for chosen in rng.permutation(len(split))[: steps * batch_size].reshape(steps, batch_size):
-                images = augmented(split.images[chosen], rng)
-                state, metrics = step(state, Batch(images, split.labels[chosen], np.ones(batch_size, bool)))
-                bar.update()
-            if not np.isfinite(float(metrics["loss"])):
-                raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch}; lower the learning rate.")
-            if history is not None:
-                history(state)
-            checkpoint.save(state, epoch + 1)
-    return state
+    for epoch in count(start // steps):
+        rng = np.random.default_rng([seed, epoch])
+        orders = rng.permutation(len(split))[: steps * batch_size].reshape(steps, batch_size)
+        for number, chosen in enumerate(orders, epoch * steps):
+            images = augmented(split.images[chosen], rng)  # those before the first are drawn too, so that the rest are the same
+            if number >= start:
+                yield Batch(images, split.labels[chosen], np.ones(batch_size, bool))
+
+
+def tuning_batches(split: Split, *, steps: int, batch_size: int, seed: int) -> Callable[[int], Batch]:
+    """Return `batches` by step."""
+    return batch_source(lambda start: batches(split, steps=steps, batch_size=batch_size, seed=seed, start=start))
 
 
 def count_right(apply: Callable[[PyTree, Array], Array], variables: PyTree, split: Split, batch_size: int = _EVAL_BATCH) -> int:

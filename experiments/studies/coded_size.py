@@ -26,7 +26,7 @@ from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
 from lepton_jax.quantization import Uniform, entropy_bits
-from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, TrainStep, classification_loss, create, linen_apply, make_train_step, stacked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,9 +120,9 @@ class Comparison:
             def one(params: PyTree, model_state: PyTree, *, key: Array) -> TrainState:
                 return create(params, {"rate": jnp.float32(rate)}, tx, transform, key)
 
-            return members.restart(jax.tree.map(jnp.copy, self.dense), one)
+            return stacked.restart(jax.tree.map(jnp.copy, self.dense), one)
 
-        state = members.stack([begin(rate) for rate in rates.values()])
+        state = stacked.stack([begin(rate) for rate in rates.values()])
         step = self._make_step(transform, bits if any(rates.values()) else None)
         begun, seeds = time.perf_counter(), self.seeds * len(rates)
         history = History(self._measure, transform, seen=lambda state: state._replace(model_state={}))  # the rate is there
@@ -135,7 +135,7 @@ class Comparison:
             run_dir=self.run_dir,
         )
         seconds = (time.perf_counter() - begun) / len(rates)
-        runs = [run._replace(model_state={}) for run in members.apart(state)]
+        runs = [run._replace(model_state={}) for run in stacked.apart(state)]
         rows = []
         for place, (name, rate) in enumerate(rates.items()):
             mine = slice(place * len(self.seeds), (place + 1) * len(self.seeds))

@@ -1,6 +1,7 @@
 """Training: state, step, loop, evaluation, metrics, checkpoints, data parallelism."""
 
 from lepton_jax.core.typing import ModelApply
+from lepton_jax.training import stacked
 from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints, fingerprint
 from lepton_jax.training.classification import classification_loss, cross_entropy, linen_apply
@@ -8,7 +9,7 @@ from lepton_jax.training.evaluate import Evaluate, make_evaluate
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
 from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, shard_step
-from lepton_jax.training.source import batch_source
+from lepton_jax.training.source import StackedSource, batch_source
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step, step_function
 from lepton_jax.training.writers import TensorBoardWriter, WandbWriter, Writer, Writers, import_extra
@@ -21,6 +22,7 @@ __all__ = [
     "Metrics",
     "MetricsWriter",
     "ModelApply",
+    "StackedSource",
     "TensorBoardWriter",
     "TrainState",
     "TrainStep",
@@ -45,6 +47,7 @@ __all__ = [
     "read_metrics",
     "replicate",
     "shard_step",
+    "stacked",
     "step_function",
     "to_arrays",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,13 @@ class Checkpoints:
     """The checkpoints of one run (or of one of its phases) in a folder of their own.
 
     A checkpoint appears in the folder only once it is complete: a run that is killed while it saves keeps the one before.
+    `fit` saves every so many steps, if enough time has passed as well.
 
     Args:
       directory: made when the first checkpoint is saved.
       run: identifies the run, e.g. ``fingerprint(config)``; a folder with checkpoints of another run is refused.
       max_to_keep: how many of the newest stay.
+      seconds: between two checkpoints, at least; a training that is shorter has none, unless it is interrupted.
 
     Raises:
       ValueError: if the folder holds checkpoints of another run.
@@ -51,18 +55,12 @@ class Checkpoints:
       [1.0, 1.0]
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, run: str = "", max_to_keep: int = 2) -> None:
-        # Imported here because it takes a third of a second that other uses of the package need not wait for.
-        import orbax.checkpoint as ocp
-
+    def __init__(self, directory: str | os.PathLike[str], *, run: str = "", max_to_keep: int = 2, seconds: float = 0.0) -> None:
         if max_to_keep < 1:
             raise ValueError(f"Checkpoints: max_to_keep must be at least 1; got {max_to_keep}.")
         self.directory = Path(directory).absolute()
-        self.run = run
-        self._ocp = ocp
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=True)
-        )
+        self.run, self.seconds = run, seconds
+        self._max_to_keep, self._saved = max_to_keep, time.monotonic()
         if (latest := self.latest_step) is not None and (found := self._about(latest)["run"]) != run:
             self.close()
             raise ValueError(
@@ -70,10 +68,26 @@ class Checkpoints:
                 "Choose another folder, or go back to that configuration. Nothing was overwritten."
             )
 
+    @cached_property
+    def _ocp(self) -> Any:
+        import orbax.checkpoint  # here because it takes a third of a second that other uses of the package need not wait for
+
+        return orbax.checkpoint
+
+    @cached_property
+    def _manager(self) -> Any:
+        options = self._ocp.CheckpointManagerOptions(max_to_keep=self._max_to_keep, create=True)
+        return self._ocp.CheckpointManager(self.directory, options=options)
+
     @property
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        return self._manager.latest_step() if self.directory.exists() else None
+
+    @property
+    def due(self) -> bool:
+        """Whether so much time has passed since the last checkpoint that there may be another."""
+        return time.monotonic() - self._saved >= self.seconds
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
         """Save a state; the writing goes on in the background, and the state may be donated at once.
@@ -92,6 +106,7 @@ class Checkpoints:
             self._manager.save(
                 step, args=args.Composite(state=args.StandardSave(stored), about=args.JsonSave(about)), force=True
             )
+        self._saved = time.monotonic()
 
     def restore(self, template: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
         """Return a saved state in the structure of `template`, with its shardings, and the `extra` facts.
@@ -119,11 +134,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything that was saved is on disk."""
-        self._manager.wait_until_finished()
+        if "_manager" in vars(self):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and end the background threads."""
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self

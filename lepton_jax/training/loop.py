@@ -11,6 +11,7 @@ from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.interrupt import deferred_interrupt
 from lepton_jax.training.running import Run
+from lepton_jax.training.source import StackedSource
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import TrainStep
 from lepton_jax.training.writers import Writer
@@ -26,6 +27,7 @@ class FitSettings:
       evaluate_every: steps between two evaluations; there is one at the end as well.
       checkpoint_every: steps between two checkpoints; there is one at the end as well.
       scan: steps a dispatch, see `make_scan_steps`; more than 1 for small dense models only.
+      side_by_side: stacked runs that are vectorised together, where steps are scanned; 1: one after another, faster on CPU.
       progress: show a bar, if the error stream is a terminal.
 
     Raises:
@@ -44,13 +46,31 @@ class FitSettings:
     evaluate_every: int = 1000
     checkpoint_every: int = 1000
     scan: int = 1
+    side_by_side: int = 1
     progress: bool = True
 
     def __post_init__(self) -> None:
         with collect("FitSettings") as problems:
-            for name in ("steps", "log_every", "evaluate_every", "checkpoint_every", "scan"):
+            for name in ("steps", "log_every", "evaluate_every", "checkpoint_every", "scan", "side_by_side"):
                 if not getattr(self, name) >= 1:
                     problems.append(f"{name}: must be at least 1; got {getattr(self, name)}")
+
+    @classmethod
+    def by_epochs(cls, epochs: int, length: int, *, first: int = 0, **options: Any) -> "FitSettings":
+        """Return the settings of a training that is looked at after every epoch of so many steps.
+
+        Args:
+          epochs: how many.
+          length: steps of each.
+          first: the step that the training begins with.
+          **options: other fields.
+
+        Example:
+          >>> FitSettings.by_epochs(3, 20, scan=20).steps
+          60
+        """
+        steps = first + epochs * length
+        return cls(steps=steps, log_every=length, evaluate_every=length, checkpoint_every=length, **options)
 
     def due(self, step: int, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens after `step` steps."""
@@ -65,27 +85,29 @@ class FitSettings:
 def fit(
     state: TrainState,
     step: TrainStep,
-    batch_at: Callable[[int], Any],
+    batch_at: Callable[[int], Any] | StackedSource,
     settings: FitSettings,
     *,
     evaluate: Evaluate | None = None,
+    history: list[dict[str, Any]] | None = None,
     checkpoints: Checkpoints | None = None,
     metrics: Writer | None = None,
     resume: bool = False,
     name: str = "train",
 ) -> TrainState:
-    """Train to `settings.steps` steps.
+    """Train one run, or several that are stacked, to `settings.steps` steps.
 
     A resumed run gives the same state (on CPU bit for bit) and the same metrics as one that was never stopped, since step k
     depends only on the state after k steps and on ``batch_at(k)``. Ctrl-C finishes the step, saves a checkpoint and raises.
 
     Args:
-      state: where to begin; it is donated.
-      step: from `make_train_step`.
-      batch_at: ``batch_at(k)`` is the batch of step k, from 0.
+      state: where to begin; it is donated. See `lepton_jax.training.stacked` for several runs.
+      step: from `make_train_step`; that of stacked runs must read all that differs between them from the state.
+      batch_at: ``batch_at(k)`` is the batch of step k, from 0; a `StackedSource` for stacked runs.
       settings: how often what happens.
       evaluate: from `make_evaluate`; its figures are logged with the prefix "eval_".
-      checkpoints: where to save; without it the run cannot be resumed.
+      history: gets the figures of each evaluation; a resumed run finds those of before in it.
+      checkpoints: where to save, and how seldom at most; without it the run cannot be resumed.
       metrics: where to log: means over the steps since the last row.
       resume: go on from the newest checkpoint, if there is one.
       name: shown at the progress bar.
@@ -95,7 +117,8 @@ def fit(
 
     Raises:
       ValueError: if there are checkpoints and `resume` is False.
-      FloatingPointError: if a loss or a parameter is not finite, with the step and the leaves; the last checkpoint is good.
+      FloatingPointError: if a loss or a parameter is not finite, with the step, the run and the leaves; the last checkpoint
+        is good.
       KeyboardInterrupt: after Ctrl-C, with a message that says where the state was saved.
 
     Example:
@@ -109,15 +132,17 @@ def fit(
       >>> state.params["w"].item()
       3.5
     """
-    window: list[dict[str, float]] = []
+    extra: dict[str, list[dict[str, Any]]] = {"window": [], "history": [] if history is None else history}
     if checkpoints is not None and (latest := checkpoints.latest_step) is not None:
         if not resume:
             raise ValueError(
                 f"{checkpoints.directory} holds a checkpoint of step {latest}; resume it, or choose another folder."
             )
-        state, extra = checkpoints.restore(state)
-        window = extra["window"]
-    run = Run(state, step, batch_at, settings.scan, checkpoints, window)
+        state, saved = checkpoints.restore(state)
+        extra["window"], extra["history"][:] = saved["window"], saved.get("history", [])
+    ways: dict[str, Any] = {"scan": settings.scan, "side_by_side": settings.side_by_side}
+    run = Run(state, step, batch_at, **ways, checkpoints=checkpoints, extra=extra, name=name)
+    del state
     if metrics is not None:
         metrics.rewind(run.done)
     hidden = None if settings.progress else True  # None: hidden unless the error stream is a terminal
@@ -133,10 +158,12 @@ def fit(
                 if metrics is not None:
                     metrics.write(run.done, row)
             if evaluate is not None and settings.due(run.done, settings.evaluate_every):
-                row = {f"eval_{key}": value for key, value in evaluate(run.state).items()}
+                figures = evaluate(run.state)
+                if history is not None:
+                    history.append(figures)
                 if metrics is not None:
-                    metrics.write(run.done, row)
-            if settings.due(run.done, settings.checkpoint_every):
+                    metrics.write(run.done, {f"eval_{key}": value for key, value in figures.items()})
+            if settings.due(run.done, settings.checkpoint_every) and (checkpoints is None or checkpoints.due):
                 run.save()
         if run.done < settings.steps:
             run.interrupt()

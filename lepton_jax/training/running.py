@@ -1,16 +1,19 @@
-"""A run in progress: its state, the steps in flight, its last good state, and the account of a failure."""
+"""A run in progress, or several that are stacked: the steps in flight, the last good state, and the account of a failure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
 from lepton_jax.pruning.state import check_scores
+from lepton_jax.training import stacked
 from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints
+from lepton_jax.training.dispatch import AtOnce, InTurn
+from lepton_jax.training.source import StackedSource
 from lepton_jax.training.state import TrainState
-from lepton_jax.training.step import Metrics, TrainStep, make_scan_steps
+from lepton_jax.training.step import TrainStep
 
 IN_FLIGHT = 8
 """Dispatches that may wait on the device: more would only fill its memory with their batches."""
@@ -20,52 +23,65 @@ class Run:
     """Take steps without waiting for them, and look at their losses when asked.
 
     Args:
-      state: after `done` steps.
+      state: after `done` steps; stacked, if the batches come from a `StackedSource`.
       step: from `make_train_step`.
-      batch_at: the batch of a step.
+      batch_at: the batch of a step, or a `StackedSource`.
       scan: steps a dispatch where `advance` is asked for that many.
+      side_by_side: stacked runs under `vmap` at a time, where steps are scanned.
       checkpoints: where to save.
-      window: metrics of the steps since the last row, from the checkpoint.
+      extra: what a checkpoint keeps besides: "window", the metrics of the steps since the last row, and "history".
+      name: begins the account of a failure.
     """
 
     def __init__(
         self,
         state: TrainState,
         step: TrainStep,
-        batch_at: Callable[[int], Any],
+        batch_at: Callable[[int], Any] | StackedSource,
+        *,
         scan: int,
+        side_by_side: int,
         checkpoints: Checkpoints | None,
-        window: list[dict[str, float]],
+        extra: dict[str, list[dict[str, Any]]],
+        name: str,
     ) -> None:
-        self.state = state
         self.done = int(state.step)
-        self._step, self._batch_at, self._checkpoints, self._window = step, batch_at, checkpoints, window
-        self._scanned = make_scan_steps(step, scan) if scan > 1 else step
-        self._pending: list[Metrics] = []
+        self._step, self._batch_at, self._checkpoints, self._extra, self._name = step, batch_at, checkpoints, extra, name
         # On the host, so that a failure can be traced from here without the device holding two states.
         self._good, self._good_step = to_arrays(state), self.done
+        self._count = len(batch_at.seeds) if isinstance(batch_at, StackedSource) else 1
+        self._ways: InTurn | AtOnce
+        if not isinstance(batch_at, StackedSource):
+            self._ways = InTurn([state], step, [batch_at], scan)
+        elif scan > 1:
+            self._ways = AtOnce(state, step, batch_at, side_by_side)
+        else:
+            sources = [batch_at.batch_at(run) for run in range(self._count)]
+            self._ways = InTurn(stacked.apart(state), step, sources)
+        self._pending: list[Any] = []
+
+    @property
+    def state(self) -> TrainState:
+        """After `done` steps; stacked, if there are several runs."""
+        in_turn = isinstance(self._ways, InTurn) and isinstance(self._batch_at, StackedSource)
+        return stacked.together(self._ways.states) if in_turn else self._ways.states[0]
 
     def advance(self, count: int) -> None:
         """Dispatch `count` steps: one, or as many as are scanned."""
-        if count == 1:
-            self.state, metrics = self._step(self.state, self._batch_at(self.done))
-        else:
-            batches = [self._batch_at(self.done + i) for i in range(count)]
-            self.state, metrics = self._scanned(self.state, jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
-        self._pending.append(metrics)
+        self._pending.append(self._ways.advance(self.done, count))
         self.done += count
         if len(self._pending) > IN_FLIGHT:
-            self._pending[-IN_FLIGHT]["loss"].block_until_ready()
+            jax.block_until_ready(self._pending[-IN_FLIGHT])
 
     def take_means(self) -> dict[str, float]:
-        """Return the mean of each metric over the steps since the last call.
+        """Return the mean of each metric over the runs and the steps since the last call.
 
         Raises:
           FloatingPointError: if a loss was not finite.
           ValueError: if pruning met scores that were not finite.
         """
         self._look()
-        rows, self._window = self._window, []
+        rows, self._extra["window"] = self._extra["window"], []
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def save(self) -> None:
@@ -76,11 +92,12 @@ class Run:
           ValueError: if pruning met scores that were not finite.
         """
         self._look()
-        if not_finite((self.state.params, self.state.model_state)):
-            self._fail(self.done)
-        self._good, self._good_step = to_arrays(self.state), self.done
+        state = self.state
+        if not_finite((state.params, state.model_state)):
+            self._fail(self.done, ())
+        self._good, self._good_step = to_arrays(state), self.done
         if self._checkpoints is not None:
-            self._checkpoints.save(self.done, self.state, {"window": self._window})
+            self._checkpoints.save(self.done, state, self._extra)
 
     def interrupt(self) -> NoReturn:
         """Save, and raise KeyboardInterrupt with a message that says where."""
@@ -94,32 +111,40 @@ class Run:
 
     def _look(self) -> None:
         """Fetch the metrics of the steps in flight."""
-        rows: list[dict[str, float]] = []
-        for fetched in jax.device_get(self._pending):
-            columns = {name: np.ravel(values).tolist() for name, values in fetched.items()}
-            rows.extend(dict(zip(columns, row)) for row in zip(*columns.values()))
-        self._pending = []
-        first = self.done - len(rows)
-        self._window += rows
-        for i, row in enumerate(rows):
-            if not np.isfinite(row["loss"]):
-                self._fail(first + i)
-        check_scores(self.state.tstate)
+        pending, self._pending = jax.device_get(self._pending), []
+        by_step: list[dict[str, Any]] = []  # of all runs
+        for fetched in pending:
+            columns = {name: np.reshape(values, (self._count, -1)).T for name, values in fetched.items()}
+            by_step.extend(dict(zip(columns, row)) for row in zip(*columns.values()))
+        first = self.done - len(by_step)
+        self._extra["window"] += [{name: float(values.mean()) for name, values in row.items()} for row in by_step]
+        for i, row in enumerate(by_step):
+            if not np.isfinite(row["loss"]).all():
+                self._fail(first + i, np.flatnonzero(~np.isfinite(row["loss"])).tolist())
+        for state in self._ways.states:
+            check_scores(state.tstate)
 
-    def _fail(self, seen_at: int) -> NoReturn:
+    def _fail(self, seen_at: int, bad: Sequence[int]) -> NoReturn:
         """Go over the steps since the last good state, one by one, to find the one that failed and what it left behind."""
-        state = from_arrays(self._good, self.state)
-        for number in range(self._good_step, self.done):
-            batch = self._batch_at(number)
-            state, metrics = self._step(state, batch)
-            leaves = not_finite({"params": state.params, **state.model_state})
-            if leaves or not np.isfinite(metrics["loss"]):
-                raise FloatingPointError(self._account(number, float(metrics["loss"]), leaves, not_finite(batch)))
-        leaves = not_finite({"params": self.state.params, **self.state.model_state})
-        account = self._account(seen_at, float("nan"), leaves, [])
+        good, last = from_arrays(self._good, self.state), self.state
+        for run in bad or range(self._count):
+            state, batch_at, where = self._alone(good, run)
+            for number in range(self._good_step, self.done):
+                batch = batch_at(number)
+                state, metrics = self._step(state, batch)
+                leaves = _bad_leaves(state)
+                if leaves or not np.isfinite(metrics["loss"]):
+                    raise FloatingPointError(self._account(number, where, float(metrics["loss"]), leaves, not_finite(batch)))
+        account = self._account(seen_at, "", float("nan"), _bad_leaves(last), [])
         raise FloatingPointError(f"{account} Going over the steps again did not repeat it.")
 
-    def _account(self, number: int, loss: float, leaves: list[str], inputs: list[str]) -> str:
+    def _alone(self, state: TrainState, run: int) -> tuple[TrainState, Callable[[int], Any], str]:
+        """Return a run's state, its batches, and what to call it."""
+        if not isinstance(self._batch_at, StackedSource):
+            return state, self._batch_at, ""
+        return stacked.member(state, run), self._batch_at.batch_at(run), f" of member {run} (seed {self._batch_at.seeds[run]})"
+
+    def _account(self, number: int, where: str, loss: float, leaves: list[str], inputs: list[str]) -> str:
         shown = ", ".join(leaves[:8]) + (f" and {len(leaves) - 8} more" if len(leaves) > 8 else "")
         cause = f"the batch of this step is not finite at {', '.join(inputs)}. " if inputs else ""
         kept = "no checkpoint was asked for"
@@ -128,6 +153,11 @@ class Run:
             latest = self._checkpoints.latest_step
             kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is good"
         return (
-            f"training must stay finite: step {number} gave loss {loss}, and left {shown or 'no parameter'} not finite. {cause}"
-            f"{kept}. Lower the learning rate, clip the gradients, or look at that step's batch."
+            f"{self._name}: training must stay finite: step {number}{where} gave loss {loss}, and left "
+            f"{shown or 'no parameter'} not finite. {cause}{kept}. Lower the learning rate, clip the gradients, or look at "
+            "that step's batch."
         )
+
+
+def _bad_leaves(state: TrainState) -> list[str]:
+    return not_finite({"params": state.params, **state.model_state})

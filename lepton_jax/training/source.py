@@ -1,7 +1,15 @@
-"""Batches by step, out of a stream."""
+"""Batches by step: out of a stream, or out of arrays on the device for several runs at once."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lepton_jax.core.typing import Array, PyTree
 
 
 def batch_source(stream_from: Callable[[int], Iterator[Any]]) -> Callable[[int], Any]:
@@ -30,3 +38,48 @@ def batch_source(stream_from: Callable[[int], Iterator[Any]]) -> Callable[[int],
         return next(stream)
 
     return batch_at
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StackedSource:
+    """Batches of several runs, cut out of arrays that stay on the device.
+
+    The batch of step k of run m is ``take(held, own[m], rows(seeds[m], k))``: rows of examples, windows of a text, examples
+    with what the run's own teacher answers.
+
+    Args:
+      seeds: of the order of the data, one a run.
+      rows: ``rows(seed, step)``, integers of one shape; computed on the host.
+      take: makes a batch; a traceable function of module level, so that programs which use it are compiled once.
+      held: arrays that all runs read.
+      own: arrays with a leading axis of as many as there are runs.
+
+    Example:
+      >>> text = jnp.arange(10)
+      >>> windows = lambda held, own, rows: held[rows[:, None] + jnp.arange(3)[None]] + own
+      >>> source = StackedSource(
+      ...     seeds=(5, 7), rows=lambda seed, step: np.array([seed, step]), take=windows, held=text, own=jnp.array([0, 100])
+      ... )
+      >>> source.batch_at(1)(2).tolist()
+      [[107, 108, 109], [102, 103, 104]]
+    """
+
+    seeds: Sequence[int]
+    rows: Callable[[int, int], np.ndarray]
+    take: Callable[[Any, Any, Array], Any]
+    held: PyTree
+    own: PyTree = ()
+
+    def batch_at(self, run: int) -> Callable[[int], Any]:
+        """Return the batches of one run by step."""
+        own = jax.tree.map(lambda leaf: leaf[run], self.own)
+        return lambda step: _taken(self.take, self.held, own, jnp.asarray(self.rows(self.seeds[run], step)))
+
+    def orders(self, first: int, count: int) -> np.ndarray:
+        """Return the rows of some steps of all runs, ``[runs, steps, ...]``."""
+        return np.stack([np.stack([self.rows(seed, first + i) for i in range(count)]) for seed in self.seeds])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _taken(take: Callable[[Any, Any, Array], Any], held: PyTree, own: PyTree, rows: Array) -> Any:
+    return take(held, own, rows)

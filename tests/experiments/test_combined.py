@@ -22,6 +22,7 @@ from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank import Svd
 from lepton_jax.models import LeNet300
 from lepton_jax.quantization import QArray, Uniform, quantize
+from lepton_jax.training import stacked
 
 CONFIG = cli.ROOT / "configs" / "combined.py"
 
@@ -95,7 +96,7 @@ def test_phases_keep_what_the_ones_before_them_did(tmp_path):
     assert runner.taught.logits.shape == (2, 1257, 10)
     tuned, transform, _ = runner.tune(made.rows[0], runner.taught)
     jax.tree.map(np.testing.assert_array_equal, kept, runner.before.params)  # the next row begins at the same networks
-    for run in members.apart(tuned):
+    for run in stacked.apart(tuned):
         packed = pack(transform, run.params, run.tstate)
         assert [type(packed[f"Dense_{k}"]["kernel"]) for k in range(3)] == [QArray] * 3
         shown, masters = unpack(packed), run.params
@@ -113,8 +114,8 @@ def test_the_dense_row_is_plain_training_gone_on_with(tmp_path):
     """Against a loop of its own."""
     made = study(epochs=1)
     runner = Runner(made, [5], tmp_path)
-    found = members.member(runner.tune(Row(), runner.untaught)[0], 0).params
-    params, train = members.member(runner.before, 0).params, runner.dataset.train
+    found = stacked.member(runner.tune(Row(), runner.untaught)[0], 0).params
+    params, train = stacked.member(runner.before, 0).params, runner.dataset.train
     orders = members.order(train, 64, 5, made.dense_epochs)
     tx = made.optimizer.build(len(orders))
 

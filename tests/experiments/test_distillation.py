@@ -18,6 +18,7 @@ from experiments.studies.distillation.study import Row, Runner, Study
 from lepton_jax.data import from_arrays
 from lepton_jax.distillation import Distill, FeatureTerm, Linear, LogitTerm, Outputs, hints
 from lepton_jax.models import LeNet300
+from lepton_jax.training import stacked
 
 CONFIGS = cli.ROOT / "configs"
 # The rows are the same, and temperatures differ in a number.
@@ -28,6 +29,8 @@ from experiments.common.config import Digits
 from experiments.studies.distillation.study import Row, Study
 from lepton_jax.distillation import Distill, LogitTerm
 from lepton_jax.models import LeNet300
+from lepton_jax.training import stacked
+from lepton_jax.training import stacked
 
 
 def get_config():
@@ -128,7 +131,7 @@ def test_students_learn_what_their_own_seeds_teacher_answers():
     for epoch in range(2):
         for rows in members.order(train, 20, seeds[1], epoch):
             params, opt_state = step(params, opt_state, rows)
-    mine = members.member(found, 1).params
+    mine = stacked.member(found, 1).params
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), (mine["student"], mine["adapters"]["hints"]["0"]), params
     )

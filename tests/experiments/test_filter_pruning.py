@@ -17,7 +17,7 @@ from experiments.studies.filter_pruning.study import Row, Study
 from lepton_jax import identity, load
 from lepton_jax.data import Split
 from lepton_jax.models import ResNetCifar
-from lepton_jax.training import create, make_train_step
+from lepton_jax.training import FitSettings, create, make_train_step
 
 CONFIG = cli.ROOT / "configs" / "filter_pruning.py"
 MODEL = ResNetCifar(depth=8, features=2, shortcut="pad")
@@ -114,8 +114,9 @@ def test_an_interrupted_tuning_goes_on_from_its_checkpoint(tmp_path, monkeypatch
 
     def run(history, run_dir):
         state = create({"w": jnp.zeros((1,))}, {}, tx, identity(), jax.random.key(0))
-        about = {"epochs": 3, "steps": 2, "batch_size": 4, "seed": 1, "name": "one"}
-        return resnet20.tune(step, state, split, **about, history=history, run_dir=run_dir).params["w"].tolist()
+        batch_at = resnet20.tuning_batches(split, steps=2, batch_size=4, seed=1)
+        args = (state, step, batch_at, FitSettings.by_epochs(3, 2))
+        return unfinished.train(*args, name="one", seeds=[1], history=history, run_dir=run_dir).params["w"].tolist()
 
     whole, resumed = halting(weights), halting(weights)
     expected = run(whole, None)

@@ -12,6 +12,7 @@ from experiments.common.char_lm import CharLM, load_text, perplexity, train
 from experiments.common.config import load_config, to_json
 from experiments.studies.low_rank.study import Study
 from experiments.studies.low_rank.tasks import Characters
+from lepton_jax.training import Checkpoints
 
 CONFIG = cli.ROOT / "configs" / "low_rank.py"
 TINY = """
@@ -91,7 +92,7 @@ def test_an_interrupted_transformer_goes_on_from_its_checkpoint(folder, monkeypa
     others = folder / "halted" / unfinished.FOLDER / "another"
     others.mkdir()
     steps = []
-    monkeypatch.setattr(unfinished.Unfinished, "save", lambda self, state, done: steps.append(done))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, done, state, extra: steps.append(done))
     resumed = train(0, config, text, folder / "halted")
     assert steps == [4]
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)

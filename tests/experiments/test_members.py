@@ -16,7 +16,16 @@ from lepton_jax.core import paths
 from lepton_jax.data import Dataset, active_features, batches, steps_per_epoch
 from lepton_jax.models import LeNet300
 from lepton_jax.pruning.sparse_training import dynamic_surgery
-from lepton_jax.training import FitSettings, batch_source, classification_loss, create, fit, linen_apply, make_train_step
+from lepton_jax.training import (
+    FitSettings,
+    batch_source,
+    classification_loss,
+    create,
+    fit,
+    linen_apply,
+    make_train_step,
+    stacked,
+)
 from lepton_jax.training.arrays import to_arrays
 
 CONFIG = Training(name="t", data=Digits(), model=LeNet300(hidden=(6,)), epochs=2, batch_size=64)
@@ -44,7 +53,7 @@ def begin(c, params, model_state, key):
 
 
 def started(digits):
-    return members.stack([members.start(CONFIG, digits, partial(begin, c), (0, 1)) for c in (0.2, 1.2)])
+    return stacked.stack([members.start(CONFIG, digits, partial(begin, c), (0, 1)) for c in (0.2, 1.2)])
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +78,10 @@ def test_a_sweep_equals_separate_runs(digits, apart, how):
     config = dataclasses.replace(CONFIG, **how)
     seeds = [seed for _, seed in RUNS]
     together = members.train(config, digits.train, STEP, started(digits), seeds, epochs=2)
-    assert members.count(together) == len(RUNS)
+    assert stacked.count(together) == len(RUNS)
     assert int(together.step) == 10
     for number, alone in enumerate(apart):
-        mine = members.member(together, number)
+        mine = stacked.member(together, number)
         assert jax.tree.structure(mine) == jax.tree.structure(alone)
         for path, mask in alone.tstate.masks.items():
             np.testing.assert_array_equal(mine.tstate.masks[path], mask, err_msg=f"{RUNS[number]} {path}")
@@ -104,14 +113,14 @@ def test_order_is_that_of_batches(digits):
 def test_a_loss_that_is_not_finite_names_the_member(digits):
     state = started(digits)
     broken = jax.tree.map(lambda leaf: leaf.at[2].set(np.nan), state.params)
-    with pytest.raises(FloatingPointError, match=r"rigl: .*epoch 0.*member 2 \(seed 0\)\."):
+    with pytest.raises(FloatingPointError, match=r"rigl: .*step 0 of member 2 \(seed 0\) gave loss nan"):
         members.train(CONFIG, digits.train, STEP, state._replace(params=broken), [0, 1, 0, 1], epochs=1, name="rigl")
 
 
 def test_states_of_different_structure_do_not_stack(digits):
     dense = members.start(CONFIG, digits, lambda p, m, key: create(p, m, optax.sgd(0.1), method(0.5, key), key), (0,))
     with pytest.raises(ValueError, match="trained apart"):
-        members.stack([started(digits), dense])
+        stacked.stack([started(digits), dense])
 
 
 @pytest.mark.parametrize("scan", [True, False])

@@ -22,7 +22,7 @@ from experiments.studies.applications.recipe import ROWS, Row, without_channels
 from experiments.studies.applications.sources import Source
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
-from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step, stacked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class Runner:
             f"{task.name}, seed {seed}, beforehand",
         )
         state = members.trained(*args, epochs=task.dense_epochs, name=name, l2=task.l2, run_dir=self.run_dir)
-        return members.member(state, 0)
+        return stacked.member(state, 0)
 
     def tune(self, task: Task, row: Row, before: TrainState, seed: int) -> Tuned:
         """Remove what the row removes, and fine-tune the rest under its view."""
@@ -170,7 +170,7 @@ class Runner:
             history=history,
             run_dir=self.run_dir,
         )
-        return Tuned(measure, transform, members.member(state, 0), history.figures)
+        return Tuned(measure, transform, stacked.member(state, 0), history.figures)
 
     def _loop(self, task: Task) -> Training:
         return Training(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import tyro
 from flax import linen as nn
 
-from experiments.common import members, taught
+from experiments.common import members
 from experiments.common.config import Adam
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, kept
@@ -36,7 +36,7 @@ from lepton_jax.distillation import (
     soft_targets,
     teach,
 )
-from lepton_jax.training import TrainState, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, create, linen_apply, make_train_step, stacked
 
 DENSE = "dense"
 """The row that is fine-tuned without any technique."""
@@ -132,7 +132,7 @@ class Runner:
     def taught(self) -> Outputs:
         """The logits of every seed's teacher for all training images, ``[seeds, N, classes]``."""
         state, apply = self._trained(self.study.teacher, "teacher"), linen_apply(self.study.teacher)
-        outputs = [teach(as_teacher(apply, run))(self.dataset.train.images) for run in members.apart(state)]
+        outputs = [teach(as_teacher(apply, run))(self.dataset.train.images) for run in stacked.apart(state)]
         return jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
     @functools.cached_property
@@ -147,14 +147,14 @@ class Runner:
 
     def _row(self, row: Row) -> Result:
         """Fine-tune all seeds of a row; return its figures."""
-        before = members.member(self.before, 0)
+        before = stacked.member(self.before, 0)
         answers = self.taught if any("distil" in phase for phase in row.phases) else self.untaught
         begun = time.perf_counter()
         state, transform, figures = self.tune(row, answers)
         seconds = time.perf_counter() - begun
         path = self._path(row, "files", "lepton") if self.study.files else None
         dense, rounds = self._measure.network(before), self.study.latency_rounds
-        costs = self._measure.costs(transform, members.apart(state), dense=dense, rounds=rounds, path=path)
+        costs = self._measure.costs(transform, stacked.apart(state), dense=dense, rounds=rounds, path=path)
         about = {"row": row.label, "phases": [list(phase) for phase in row.phases], "seeds": list(self.seeds)}
         return {**about, **figures, **costs, "seconds": seconds}
 
@@ -174,8 +174,9 @@ class Runner:
             step = make_train_step(self._loss(phase), tx, by_part({"student": transform}))
             history = History(self._measure, transform, seen=_student)
             state = _student(
-                taught.train(
-                    *(self.study, self.dataset.train, step, state, self.seeds, answers),
+                members.train(
+                    *(self.study, self.dataset.train, step, state, self.seeds),
+                    answers=answers,
                     epochs=epochs,
                     first_epoch=self.study.dense_epochs + number * epochs,
                     name=f"{row.label}, {number + 1} of {len(row.phases)}",

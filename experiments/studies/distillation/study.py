@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import tyro
 from flax import linen as nn
 
-from experiments.common import members, taught
+from experiments.common import members
 from experiments.common.config import Adam
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, kept
@@ -34,7 +34,7 @@ from lepton_jax.distillation import (
     with_adapters,
 )
 from lepton_jax.quantization import Uniform
-from lepton_jax.training import TrainState, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, create, linen_apply, make_train_step, stacked
 
 TEACHER = "teacher"
 """The row of the teacher itself."""
@@ -145,13 +145,13 @@ class Runner:
         """What every seed's teacher gives for each training image, ``[seeds, N, ...]``."""
         taps = tuple(dict.fromkeys(tap for row in chosen(self.study.rows, self.study.only) for tap in row.distill.teacher_taps))
         apply, images = linen_apply(self.study.teacher), self.dataset.train.images
-        outputs = [teach(as_teacher(apply, run), taps)(images) for run in members.apart(self.teachers.state)]
+        outputs = [teach(as_teacher(apply, run), taps)(images) for run in stacked.apart(self.teachers.state)]
         return jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
     def _row(self, row: Row | None) -> Result:
         """Train all seeds of a row, or of the teacher; return its figures."""
         teacher = Measure(linen_apply(self.study.teacher), self.dataset)
-        dense, rounds = teacher.network(members.member(self.teachers.state, 0)), self.study.latency_rounds
+        dense, rounds = teacher.network(stacked.member(self.teachers.state, 0)), self.study.latency_rounds
         about: Result
         if row is None:
             about, trained, measure, transform = {"row": TEACHER, "bits": None}, self.teachers, teacher, identity()
@@ -160,7 +160,7 @@ class Runner:
             trained, measure, transform = self.train(row, self.answers), self._measure, row.transform
             trained = trained._replace(state=_student(trained.state))
         path = self._path(row, "files", "lepton") if self.study.files and row is not None else None
-        costs = measure.costs(transform, members.apart(trained.state), dense=dense, rounds=rounds, path=path)
+        costs = measure.costs(transform, stacked.apart(trained.state), dense=dense, rounds=rounds, path=path)
         return {**about, **trained.figures, **costs, "seeds": list(self.seeds), "seconds": trained.seconds}
 
     def train(self, row: Row, answers: Outputs) -> Trained:
@@ -170,7 +170,7 @@ class Runner:
         answers = Outputs(answers.logits, {tap: answers.features[tap] for tap in row.distill.teacher_taps})
         tx, views = study.optimizer.build(study.steps(self.dataset, study.epochs)), by_part({"student": row.transform})
         first = jax.tree.map(lambda some: some[0], answers)
-        batch = taught.batch_of(images, labels, first, jnp.arange(min(study.batch_size, len(labels))))
+        batch = members.taught_batch((images, labels), first, jnp.arange(min(study.batch_size, len(labels))))
 
         def begin(params: PyTree, model_state: PyTree, *, key: Array) -> TrainState:
             run_key, adapter_key = jax.random.split(key)
@@ -180,8 +180,14 @@ class Runner:
         state = members.start(study, self.dataset, begin, self.seeds)
         step = make_train_step(distillation_loss(self._apply, row.distill), tx, views)
         history = History(self._measure, row.transform, seen=_student)
-        args = (study, self.dataset.train, step, state, self.seeds, answers)
-        state = taught.train(*args, epochs=study.epochs, name=row.label, history=history, run_dir=self.run_dir)
+        state = members.train(
+            *(study, self.dataset.train, step, state, self.seeds),
+            epochs=study.epochs,
+            answers=answers,
+            name=row.label,
+            history=history,
+            run_dir=self.run_dir,
+        )
         return Trained(state, history.figures, time.perf_counter() - begun)
 
 

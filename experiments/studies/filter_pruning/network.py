@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import measuring, resnet20
+from experiments.common import measuring, resnet20, unfinished
 from experiments.common.timing import ratio
 from lepton_jax import account, identity, save
 from lepton_jax.core.typing import Array, PyTree
@@ -17,7 +17,7 @@ from lepton_jax.data import Split
 from lepton_jax.graph import cost
 from lepton_jax.models import ResNetCifar
 from lepton_jax.pruning.channels import Plan
-from lepton_jax.training import TrainState, classification_loss, create, make_train_step
+from lepton_jax.training import FitSettings, TrainState, classification_loss, create, make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,14 +46,14 @@ class Tuned:
 
 
 class _Errors:
-    """The error after every epoch."""
+    """Measures the error after every epoch."""
 
     def __init__(self, error: Callable[[TrainState], float]) -> None:
         self._error = error
         self.epochs: list[dict[str, Any]] = []
 
-    def __call__(self, state: TrainState) -> None:
-        self.epochs.append({"error": self._error(state)})
+    def __call__(self, state: TrainState) -> dict[str, Any]:
+        return {"error": self._error(state)}
 
 
 class Network:
@@ -84,22 +84,14 @@ class Network:
         return 1 - resnet20.count_right(self.predict, variables, split) / len(split)
 
     def tune(self, train: Split, test: Split, seed: int, name: str, run_dir: Path) -> Tuned:
-        """Train from the cut on, and evaluate after every epoch; see `resnet20.tune`."""
+        """Train from the cut on, and evaluate after every epoch."""
         params, rest = self.variables["params"], {"batch_stats": self.variables["batch_stats"]}
         state = create(params, rest, self._tx, identity(), jax.random.key(seed))
         history = _Errors(lambda state: self.error(_variables(state), test))
-        state = resnet20.tune(
-            self._step,
-            state,
-            train,
-            epochs=self.tuning.epochs,
-            steps=self.tuning.steps,
-            batch_size=self.tuning.batch_size,
-            seed=seed,
-            name=name,
-            history=history,
-            run_dir=run_dir,
-        )
+        tuning = self.tuning
+        batch_at = resnet20.tuning_batches(train, steps=tuning.steps, batch_size=tuning.batch_size, seed=seed)
+        args = (state, self._step, batch_at, FitSettings.by_epochs(tuning.epochs, tuning.steps))
+        state = unfinished.train(*args, name=name, seeds=[seed], history=history, run_dir=run_dir)
         return Tuned(variables=_variables(state), errors=[figures["error"] for figures in history.epochs])
 
     def size(self, variables: PyTree, image: np.ndarray, path: Path) -> dict[str, int]:

@@ -10,15 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import resnet20
-from experiments.common.char_lm import CharLM, batches, cross_entropy_of, load_text, next_token_loss, run_steps, train
+from experiments.common import char_lm, resnet20, unfinished
+from experiments.common.char_lm import CharLM, batches, cross_entropy_of, load_text, next_token_loss, train
 from lepton_jax.core import typing
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph.moments import Moments, second_moments
 from lepton_jax.lowrank import dense_macs, squared_gradients
-from lepton_jax.training import TrainState, classification_loss, create, cross_entropy, linen_apply, make_train_step
+from lepton_jax.training import (
+    FitSettings,
+    TrainState,
+    classification_loss,
+    create,
+    cross_entropy,
+    linen_apply,
+    make_train_step,
+)
 
 Figures = dict[str, float]
 """``error``, as drawn (percent of images, or perplexity), and ``loss``, in nats."""
@@ -163,9 +171,9 @@ class Resnet(Task):
         tx = resnet20.momentum(settings.learning_rate, steps)
         step = make_train_step(classification_loss(linen_apply(resnet20.MODEL)), tx, transform)
         state = create(params, self.model_state, tx, transform, jax.random.key(self.seed))
-        size = settings.batch_size
-        args = (step, state, self.tuning)
-        return resnet20.tune(*args, epochs=1, steps=steps, batch_size=size, seed=self.seed, name=name, run_dir=run_dir)
+        batch_at = resnet20.tuning_batches(self.tuning, steps=steps, batch_size=settings.batch_size, seed=self.seed)
+        args = (state, step, batch_at, FitSettings.by_epochs(1, steps))
+        return unfinished.train(*args, name=name, seeds=[self.seed], run_dir=run_dir)
 
 
 class Text(Task):
@@ -178,7 +186,7 @@ class Text(Task):
         self.text = load_text(data / "tinyshakespeare" / "input.txt")
         self.model = settings.model.model(len(self.text.characters))
         self.params = train(seed, settings.model, self.text, run_dir / "char_lm")["params"]
-        some = next(batches(self.text.train, dataclasses.replace(settings.model, batch_size=settings.calibration), 1, 12345))
+        some = next(batches(self.text.train, dataclasses.replace(settings.model, batch_size=settings.calibration), 12345))
         self.windows = some
         self.batches = [some[i : i + 16, :-1] for i in range(0, len(some), 16)]
 
@@ -200,5 +208,8 @@ class Text(Task):
         settings = self.settings
         steps = settings.tuning_steps if max_steps is None else min(settings.tuning_steps, max_steps)
         tx = settings.model.optimizer(steps, settings.learning_rate)
-        data = batches(self.text.train, settings.model, steps, 1000 + self.seed)
-        return run_steps(self.model.apply, params, transform, tx, data, name=name, seed=self.seed, run_dir=run_dir)
+        step = make_train_step(next_token_loss(self.model.apply), tx, transform)
+        state = create(params, {}, tx, transform, jax.random.key(self.seed))
+        batch_at = char_lm.batches_by_step(self.text.train, settings.model, 1000 + self.seed)
+        args = (state, step, batch_at, char_lm.settings(steps))
+        return unfinished.train(*args, name=name, seeds=[self.seed], run_dir=run_dir)

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from flax import linen as nn
 
-from experiments.common import char_lm, members
+from experiments.common import char_lm, members, unfinished
 from experiments.common.config import Adam, Digits, Tfds
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, accuracies, kept
@@ -22,7 +22,7 @@ from lepton_jax import identity
 from lepton_jax.core.errors import collect
 from lepton_jax.data import Dataset
 from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale, autocast
-from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step, stacked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Images:
         state = members.train(*args, epochs=self.epochs, name=row.name, history=history, run_dir=run_dir)
         seconds = time.perf_counter() - begun
         figures = {name: history.figures[name] for name in ("error", "best_error", "nonzeros")}
-        return Trained({"figure": accuracies(figures), **figures}, members.apart(state), seconds)
+        return Trained({"figure": accuracies(figures), **figures}, stacked.apart(state), seconds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,19 +114,11 @@ class Characters:
         figures, runs, seconds = [], [], 0.0
         for seed in seeds:
             params = module.init(jax.random.key(seed), np.zeros((1, config.length), np.int32))["params"]
-            data = char_lm.batches(text.train, config, steps, seed)
-            begun = time.perf_counter()
-            state = char_lm.run_steps(
-                apply,
-                params,
-                identity(),
-                config.optimizer(steps),
-                data,
-                name=f"{row.name}, seed {seed}",
-                seed=seed,
-                loss_scale=row.loss_scale,
-                run_dir=run_dir,
-            )
+            tx, plain, scale, begun = config.optimizer(steps), identity(), row.loss_scale, time.perf_counter()
+            step = make_train_step(char_lm.next_token_loss(apply), tx, plain, loss_scale=scale)
+            state = create(params, {}, tx, plain, jax.random.key(seed), loss_scale=scale)
+            args = (state, step, char_lm.batches_by_step(text.train, config, seed), char_lm.settings(steps))
+            state = unfinished.train(*args, name=f"{row.name}, seed {seed}", seeds=[seed], run_dir=run_dir)
             seconds += time.perf_counter() - begun
             part = text.test if max_steps is None else text.test[: 2 * config.length + 1]
             figures.append(char_lm.perplexity(apply, {"params": state.params}, part, config.length))

@@ -14,6 +14,7 @@ from lepton_jax.core.typing import PyTree
 from lepton_jax.data import Split
 from lepton_jax.graph import fold_batch_norm
 from lepton_jax.graph.trace import Apply
+from lepton_jax.training import stacked
 
 
 class Network(NamedTuple):
@@ -94,7 +95,7 @@ class Trained:
         )  # scan: not for convolutions
         args = (settings, dataset, self.optimizer, [seed])
         state = members.trained(*args, epochs=self.epochs, name=name, run_dir=run_dir)
-        run, rng = members.member(state, 0), np.random.default_rng(seed)
+        run, rng = stacked.member(state, 0), np.random.default_rng(seed)
         some = dataset.train.take(rng.permutation(len(dataset.train))[:calibration])
         held_out = dataset.validation.take(rng.permutation(len(dataset.validation)))
         folded = fold_batch_norm(self.model.apply, {"params": run.params, **run.model_state}, some.images)

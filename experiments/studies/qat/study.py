@@ -30,7 +30,7 @@ from lepton_jax.distillation import by_part
 from lepton_jax.graph import trace, weight_uses
 from lepton_jax.models import ResNet, ResNetCifar, load_torch_resnet
 from lepton_jax.quantization import Rule, Static, Uniform, calibrate_activations, quantize_activations
-from lepton_jax.training import ModelApply, TrainState, classification_loss, create, linen_apply, make_train_step
+from lepton_jax.training import ModelApply, TrainState, classification_loss, create, linen_apply, make_train_step, stacked
 
 PLAIN = "float32"
 """The row that is fine-tuned without rounding, the reference of all others."""
@@ -144,13 +144,13 @@ class Runner:
 
     def _row(self, row: Row | None) -> Result:
         """Fine-tune all seeds of a row; return its figures."""
-        before = members.member(self.before, 0)
+        before = stacked.member(self.before, 0)
         begun = time.perf_counter()
         state, apply, transform, figures = self.train(row)
         seconds = time.perf_counter() - begun
         path = self._path(row, "files", "lepton") if self.study.files else None
         dense, rounds = Measure(self._apply, self.dataset).network(before), self.study.latency_rounds
-        costs = Measure(apply, self.dataset).costs(transform, members.apart(state), dense=dense, rounds=rounds, path=path)
+        costs = Measure(apply, self.dataset).costs(transform, stacked.apart(state), dense=dense, rounds=rounds, path=path)
         about = {"row": PLAIN, "bits": None} if row is None else {"row": row.name, "bits": row.bits}
         size = sum(leaf.size for leaf in jax.tree.leaves(before.params))  # ranges of activations are no parameters
         return {**about, **figures, **costs, "parameters": size, "seeds": list(self.seeds), "seconds": seconds}
@@ -163,7 +163,7 @@ class Runner:
           the rounded model; the view of its parameters; the figures.
         """
         study, before = self.study, self.before
-        runs = members.apart(before)
+        runs = stacked.apart(before)
         layers = self._layers(runs[0])
         rules = () if row is None else _rules(row, layers)
         sites = [self._calibrated(run, rules) for run in runs]
@@ -172,7 +172,7 @@ class Runner:
         tx = study.optimizer.build(study.steps(self.dataset, study.epochs))
         apply = with_rules(self._apply, rules)
         # A copy: the steps donate what they are given, and the next row begins at the same networks.
-        state = members.restart(before._replace(params=both), functools.partial(create, tx=tx, transform=transform))
+        state = stacked.restart(before._replace(params=both), functools.partial(create, tx=tx, transform=transform))
         step = make_train_step(classification_loss(apply), tx, transform)
         args = (study, self.dataset.train, step, state, self.seeds)
         name = PLAIN if row is None else row.label

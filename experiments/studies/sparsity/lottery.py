@@ -22,7 +22,16 @@ from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Dataset
 from lepton_jax.pruning.sanity import reinitialize
 from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks, next_masks, rewind
-from lepton_jax.training import Checkpoints, TrainState, classification_loss, create, fingerprint, linen_apply, make_train_step
+from lepton_jax.training import (
+    Checkpoints,
+    TrainState,
+    classification_loss,
+    create,
+    fingerprint,
+    linen_apply,
+    make_train_step,
+    stacked,
+)
 
 _WEIGHT, _RATE, _RANDOM = "weight_rewinding", "rate_rewinding", "random_reinit"
 
@@ -134,7 +143,7 @@ class Tournament:
     def _timed(self, state: TrainState, first_epoch: int, branch: str, sparsity: float) -> tuple[TrainState, Result]:
         begun, history = time.perf_counter(), History(self.measure, self._transform)
         state = self._train(state, range(first_epoch, self.config.epochs), f"{branch} {100 * sparsity:.1f} %", history)
-        seconds, runs = time.perf_counter() - begun, members.apart(state)
+        seconds, runs = time.perf_counter() - begun, stacked.apart(state)
         path = self.run_dir / "files" / f"{branch}-{100 * sparsity:.2f}.lepton" if self.config.files else None
         dense, rounds = self.measure.network(runs[0]), self.config.latency_rounds
         result = {

@@ -36,6 +36,7 @@ from lepton_jax.training import (
     cross_entropy,
     linen_apply,
     make_train_step,
+    stacked,
 )
 
 _SCENE_BATCH = 500
@@ -130,9 +131,9 @@ class Runner:
         seconds, size = (time.perf_counter() - begun) / len(levels), len(self.seeds)
         for number, level in enumerate(levels):
             mine = slice(number * size, (number + 1) * size)
-            runs = [members.member(state, place) for place in range(mine.start, mine.stop)]
+            runs = [stacked.member(state, place) for place in range(mine.start, mine.stop)]
             path = self._path(row, level, "files", "lepton") if self.study.files else None
-            dense, rounds = self.measure.network(members.member(self._before(row), 0)), self.study.latency_rounds
+            dense, rounds = self.measure.network(stacked.member(self._before(row), 0)), self.study.latency_rounds
             result = {
                 "row": row.name,
                 "panel": row.panel,
@@ -161,7 +162,7 @@ class Runner:
         transform = dataclasses.replace(row.method, sparsity=canonical).build(scene, jax.random.key(0))
         step = self._step(row, steps, tx, transform)
         name = f"{row.name} {', '.join(f'{100 * level:g}' for level in levels)} %"
-        args = (self.study, self.dataset.train, step, members.stack(states), self.seeds * len(levels))
+        args = (self.study, self.dataset.train, step, stacked.stack(states), self.seeds * len(levels))
         history = History(self.measure, transform)
         state = members.train(
             *args, epochs=epochs, first_epoch=row.dense_epochs, name=name, history=history, run_dir=self.run_dir
@@ -177,13 +178,13 @@ class Runner:
             return create(params, model_state, tx, method.build(scene, method_key), key)
 
         if not isinstance(method, MaskFinder):
-            return members.restart(before, begin)
+            return stacked.restart(before, begin)
         wanted = (row.dense_epochs, row.optimizer)
         if wanted not in self._unmasked:
-            self._unmasked[wanted] = members.restart(before, begin)
+            self._unmasked[wanted] = stacked.restart(before, begin)
         state = self._unmasked[wanted]
         find = partial(method.masks, scene) if method.in_rounds else jax.jit(partial(method.masks, scene))
-        runs = members.apart(state)
+        runs = stacked.apart(state)
         masks = [jax.device_get(find(run.params, jax.random.fold_in(run.key, 0))) for run in runs]
         return state._replace(tstate=FixedMasksState(jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *masks)))
 
