@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
+from functools import cache
 from typing import Any
 
+from lepton_jax import formats
 from lepton_jax.core.errors import ArtifactError
-from lepton_jax.formats import MX, Binary, Float8, Format, NormalFloat4, Ternary, Uniform
+from lepton_jax.formats import Format, Uniform
 from lepton_jax.leaves.qarray import QArray
 
-# Numbers in files: append only.
-_FORMATS: tuple[type[Format], ...] = (Uniform, Binary, Ternary, Float8, NormalFloat4, MX)
 _NAMES = ("float32", "float16", "bfloat16", "float8_e8m0fnu", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")
 _COMMON = ("channel_axis", "group_size", "group_axis", "scale_dtype")
 # Axes count from either end; this many says that there is none.
@@ -29,16 +31,17 @@ def numbers_of(fmt: Format) -> tuple[int, ...]:
     """Return the integers that say what a format is: its class, what all have, and its own fields in order.
 
     Example:
+      >>> from lepton_jax.formats import NormalFloat4
       >>> numbers_of(NormalFloat4()), numbers_of(Uniform(bits=4, group_size=32))
       ((4, 99, 64, 99, 0), (0, 99, 32, 99, 0, 4, 1, 1))
 
     Raises:
       ArtifactError: for a format of another package.
     """
-    if type(fmt) not in _FORMATS:
+    if type(fmt) not in _classes().values():
         raise ArtifactError(f"arrays in the format {fmt} cannot be stored by this version; unpack them first")
     channel, group = (NO_AXIS if axis is None else axis for axis in (fmt.channel_axis, fmt.group_axis))
-    head = (_FORMATS.index(type(fmt)), channel, fmt.group_size or 0, group, _NAMES.index(fmt.scale_dtype))
+    head = (fmt.number, channel, fmt.group_size or 0, group, _NAMES.index(fmt.scale_dtype))
     own = (getattr(fmt, field) for field in _own_fields(type(fmt)))
     return (*head, *(_NAMES.index(value) if isinstance(value, str) else int(value) for value in own))
 
@@ -53,24 +56,23 @@ def format_of(numbers: tuple[int, ...]) -> Format:
         kind, channel, size, group, scale, *own = numbers
         if min(numbers[0], scale, *own, 0) < 0:
             raise ValueError("a negative number")
-        cls = _FORMATS[kind]
+        cls = _classes()[kind]
         fields = _own_fields(cls)
         common: tuple[Any, ...] = (_axis(channel), size or None, _axis(group), _NAMES[scale])
         values = [
             _NAMES[value] if fields[name] is str else fields[name](value) for name, value in zip(fields, own, strict=True)
         ]
         return cls(**dict(zip(_COMMON, common)), **dict(zip(fields, values)))
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise ArtifactError(f"{numbers} describe no number format") from error
 
 
-def quiet_code(fmt: Format) -> int:
-    """Return the stored code that most often means zero; a number that is no code where there is none."""
-    if isinstance(fmt, Uniform):
-        return min(max(-fmt.q_range[0], 0), 2**fmt.bits - 1)
-    if isinstance(fmt, NormalFloat4):
-        return fmt.table.index(0.0)
-    return 2 if isinstance(fmt, Binary) else 1 if isinstance(fmt, Ternary) else 0
+@cache
+def _classes() -> dict[int, type[Format]]:
+    """The formats of this package by their numbers in files: every class of a module of `lepton_jax.formats` that has one."""
+    modules = [importlib.import_module(f"{formats.__name__}.{m.name}") for m in pkgutil.iter_modules(formats.__path__)]
+    classes = {x for module in modules for x in vars(module).values() if isinstance(x, type) and issubclass(x, Format)}
+    return {cls.number: cls for cls in classes if "number" in vars(cls)}
 
 
 def _axis(number: int) -> int | None:

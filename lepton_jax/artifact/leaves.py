@@ -183,7 +183,7 @@ def _encode_quantized(leaf: QArray, writer: Writer, hints: Hints) -> Spec:
         writer.put(arrays.encode(codes, codes.dtype, leaf.shape, hints).data)
     else:
         writer.put(tensor_codes.encode(codes, 2**fmt.bits, leaf.shape, hints).data)
-    _remember(hints, codes != formats.quiet_code(fmt), leaf.shape)
+    _remember(hints, codes != fmt.quiet_code, leaf.shape)
     if not plain:
         return Spec("g", formats.numbers_of(fmt), leaf.shape, leaf.output_dtype)
     axis = formats.NO_AXIS if fmt.channel_axis is None else fmt.channel_axis
@@ -248,7 +248,7 @@ def _decode_quantized(reader: Reader, spec: Spec, limit: int, hints: Hints) -> Q
         codes = arrays.decode(reader, np.dtype(np.uint16), spec.shape, hints, "values")
     else:
         codes = tensor_codes.decode(reader, 2**fmt.bits, spec.shape, hints)
-    _remember(hints, codes != formats.quiet_code(fmt), spec.shape)
+    _remember(hints, codes != fmt.quiet_code, spec.shape)
     return QArray(_pack_codes(codes, fmt.bits), scale, zero_point, fmt, spec.shape, spec.dtype)
 
 

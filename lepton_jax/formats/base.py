@@ -1,7 +1,5 @@
 """What every number format has."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import jax
@@ -11,7 +9,7 @@ import numpy as np
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import layout
-from lepton_jax.formats.ranges.base import extremes
+from lepton_jax.formats.statistics import extremes
 
 _SCALES = ("float32", "float16", "bfloat16")
 
@@ -44,6 +42,8 @@ class Format:
     group_axis: int | None
     scale_dtype: str
 
+    number: ClassVar[int]
+    """Its number in files, for good; of another package's, none: its arrays cannot be stored."""
     short_groups: ClassVar[bool] = False
     """Whether an axis may be shorter than one group."""
     scale_dtypes: ClassVar[tuple[str, ...]] = _SCALES
@@ -72,6 +72,16 @@ class Format:
         raise TypeError(f"{type(self).__name__} does not say how wide its codes are")
 
     @property
+    def largest(self) -> float:
+        """The largest magnitude of a value, at scale 1."""
+        return 1
+
+    @property
+    def quiet_code(self) -> int:
+        """The stored code that most often means zero; a number that is no code where there is none."""
+        return 0
+
+    @property
     def symmetric(self) -> bool:
         """Whether zero points are all zero."""
         return True
@@ -90,16 +100,21 @@ class Format:
         return extremes(x, axes)
 
     def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Return scales (`scale_dtype`, positive and finite) and zero points (integers) that cover ``[low, high]`` and zero."""
-        raise TypeError(f"{type(self).__name__} does not say how it is scaled")
+        """Return scales (`scale_dtype`, positive and finite) and zero points (integers) that cover ``[low, high]`` and zero.
+
+        By default the larger magnitude of the bounds is shown as the largest value; an empty range has scale 1.
+        """
+        width = jnp.maximum(-jnp.minimum(low, 0), jnp.maximum(high, 0))
+        scale = storable(jnp.where(width > 0, width * (1 / self.largest), 1), self.scale_dtype, self.largest)
+        return scale, self._no_zero_point(scale)
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the nearest codes of an array, given the expanded scale and zero point; NaN is coded as zero."""
         raise TypeError(f"{type(self).__name__} does not say how it codes")
 
     def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
-        """Return the values of codes, float32, given the expanded scale and zero point."""
-        raise TypeError(f"{type(self).__name__} does not say how it is read")
+        """Return the values of codes, float32, given the expanded scale and zero point; by default ``qvalue * scale``."""
+        return qvalue.astype(jnp.float32) * scale.astype(jnp.float32)
 
     def zero_code(self, zero_point: Array) -> Array:
         """Return the code of 0."""
@@ -115,11 +130,6 @@ class Format:
 
     def _no_zero_point(self, scale: Array) -> Array:
         return jnp.zeros((1,) * scale.ndim, jnp.int32)
-
-    def _largest_over(self, low: Array, high: Array, level: float) -> Array:
-        """Return the scale by which `level` is the largest magnitude of the range; 1 where the range is empty."""
-        width = jnp.maximum(-jnp.minimum(low, 0), jnp.maximum(high, 0))
-        return storable(jnp.where(width > 0, width * (1 / level), 1), self.scale_dtype, level)
 
 
 def storable(scale: Array, dtype: str, level: float) -> Array:

@@ -1,7 +1,5 @@
 """Two levels: one bit a weight."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 
@@ -9,7 +7,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
-from lepton_jax.formats.mean import mean_magnitude
+from lepton_jax.formats.statistics import mean_magnitude
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,23 +31,17 @@ class Binary(Format):
     has_zero: ClassVar[bool] = False
     is_integer: ClassVar[bool] = True
 
+    number = 1
+    bits = 1
+    name = "binary"
+    quiet_code = 2
+    q_range = (-1, 1)
+    """The lowest and highest integer; 0 is none."""
+
     channel_axis: int | None = None
     group_size: int | None = None
     group_axis: int | None = None
     scale_dtype: str = "float32"
-
-    @property
-    def bits(self) -> int:
-        return 1
-
-    @property
-    def name(self) -> str:
-        return "binary"
-
-    @property
-    def q_range(self) -> tuple[int, int]:
-        """The lowest and highest integer; 0 is none."""
-        return -1, 1
 
     def own_range(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         """Return minus and plus the mean magnitude."""
@@ -58,16 +50,12 @@ class Binary(Format):
 
     def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Return the larger magnitude of the bounds; 0 for an empty range."""
-        scale = self._largest_over(low, high, 1)
-        empty = jnp.maximum(-low, high) <= 0
-        return jnp.where(empty, jnp.zeros((), scale.dtype), scale), self._no_zero_point(scale)
+        scale, zero_point = super().scale_and_zero_point(low, high)
+        return jnp.where(jnp.maximum(-low, high) <= 0, jnp.zeros((), scale.dtype), scale), zero_point
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the signs, int8; of 0 and NaN, 1."""
         return jnp.where(x < 0, -1, 1).astype(jnp.int8)
-
-    def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
-        return qvalue.astype(jnp.float32) * scale.astype(jnp.float32)
 
     def zero_code(self, zero_point: Array) -> Array:
         raise ValueError(

@@ -1,7 +1,5 @@
 """Floating numbers of eight bits."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
@@ -51,6 +49,9 @@ class Float8(Format):
     Source: Micikevicius et al. 2022, "FP8 formats for deep learning".
     """
 
+    number = 3
+    bits = 8
+
     dtype: str = "float8_e4m3fn"
     channel_axis: int | None = None
     group_size: int | None = None
@@ -64,24 +65,16 @@ class Float8(Format):
             raise ValueError(f"Float8: dtype must be one of {', '.join(FLOAT8)}; got {self.dtype!r}.")
 
     @property
-    def bits(self) -> int:
-        return 8
+    def largest(self) -> float:
+        return float(jnp.finfo(self.dtype).max)
 
     @property
     def name(self) -> str:
         return f"fp8 {self.dtype.removeprefix('float8_').removesuffix('fn')}"
 
-    def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Return the scale by which the larger magnitude of the bounds is the largest number; 1 for an empty range."""
-        scale = self._largest_over(low, high, float(jnp.finfo(self.dtype).max))
-        return scale, self._no_zero_point(scale)
-
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the nearest numbers, of `dtype`."""
         return to_float8(in_steps(x, scale), self.dtype)
-
-    def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
-        return qvalue.astype(jnp.float32) * scale.astype(jnp.float32)
 
     def zero_code(self, zero_point: Array) -> Array:
         return jnp.zeros((), self.dtype)

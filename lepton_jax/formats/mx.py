@@ -1,7 +1,5 @@
 """Microscaling formats: blocks of small floats that share a power of two."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from typing import ClassVar
@@ -50,6 +48,7 @@ class MX(Format):
     2023. Deviation: exponents below -126 are not used.
     """
 
+    number = 5
     short_groups: ClassVar[bool] = True
     scale_dtypes: ClassVar[tuple[str, ...]] = ("float8_e8m0fnu",)
 

@@ -1,7 +1,5 @@
 """NormalFloat: sixteen levels at the quantiles of the normal distribution."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 
@@ -46,28 +44,17 @@ class NormalFloat4(Format):
 
     short_groups: ClassVar[bool] = True
 
+    number = 4
+    bits = 4
+    name = "nf4"
+    quiet_code = _ZERO
+    table = _LEVELS
+    """The levels of the codes, at scale 1."""
+
     channel_axis: int | None = None
     group_size: int | None = 64
     group_axis: int | None = None
     scale_dtype: str = "float32"
-
-    @property
-    def bits(self) -> int:
-        return 4
-
-    @property
-    def name(self) -> str:
-        return "nf4"
-
-    @property
-    def table(self) -> tuple[float, ...]:
-        """The levels of the codes, at scale 1."""
-        return _LEVELS
-
-    def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Return the larger magnitude of the bounds; 1 for an empty range."""
-        scale = self._largest_over(low, high, 1)
-        return scale, self._no_zero_point(scale)
 
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the places of the nearest levels, uint8; half-way between two, the lower."""

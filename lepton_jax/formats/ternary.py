@@ -1,7 +1,5 @@
 """Three levels: a sign or zero."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 
@@ -9,7 +7,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
-from lepton_jax.formats.mean import mean_magnitude
+from lepton_jax.formats.statistics import mean_magnitude
 
 _THRESHOLD = 0.7
 
@@ -35,41 +33,27 @@ class Ternary(Format):
 
     is_integer: ClassVar[bool] = True
 
+    number = 2
+    bits = 2
+    name = "ternary"
+    quiet_code = 1
+    q_range = (-1, 1)
+    """The lowest and highest integer."""
+
     channel_axis: int | None = None
     group_size: int | None = None
     group_axis: int | None = None
     scale_dtype: str = "float32"
-
-    @property
-    def bits(self) -> int:
-        return 2
-
-    @property
-    def name(self) -> str:
-        return "ternary"
-
-    @property
-    def q_range(self) -> tuple[int, int]:
-        """The lowest and highest integer."""
-        return -1, 1
 
     def own_range(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         """Return minus and plus the mean magnitude of the larger weights."""
         mean = mean_magnitude(x, axes, _THRESHOLD * mean_magnitude(x, axes))
         return -mean, mean
 
-    def scale_and_zero_point(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Return the larger magnitude of the bounds; 1 for an empty range."""
-        scale = self._largest_over(low, high, 1)
-        return scale, self._no_zero_point(scale)
-
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return the nearest of -1, 0 and 1, int8; halves become 0."""
         steps = jnp.nan_to_num(jnp.round(in_steps(x, scale)), nan=0.0)
         return jnp.clip(steps, -1, 1).astype(jnp.int8)
-
-    def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
-        return qvalue.astype(jnp.float32) * scale.astype(jnp.float32)
 
     def zero_code(self, zero_point: Array) -> Array:
         return jnp.zeros((), jnp.int8)

@@ -1,7 +1,5 @@
 """Evenly spaced levels: int2 to int8 and int16, signed and unsigned, symmetric and affine."""
 
-from __future__ import annotations
-
 import dataclasses
 import numbers
 from typing import ClassVar
@@ -46,6 +44,7 @@ class Uniform(Format):
       [0, 0, 3]
     """
 
+    number = 0
     is_integer: ClassVar[bool] = True
 
     bits: int = 8
@@ -72,6 +71,10 @@ class Uniform(Format):
             return 0, 2**self.bits - 1
         half = 2 ** (self.bits - 1)
         return (1 - half if self.symmetric else -half), half - 1
+
+    @property
+    def quiet_code(self) -> int:
+        return min(max(-self.q_range[0], 0), 2**self.bits - 1)
 
     @property
     def q_dtype(self) -> jnp.dtype:

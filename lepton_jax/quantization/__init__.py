@@ -2,7 +2,7 @@
 
 from lepton_jax.formats import MX, Binary, Float8, Format, NormalFloat4, Ternary, Uniform, expand, mxfp4, mxfp8, scale_shape
 from lepton_jax.formats.codebook import Codebook, k_means, look_up
-from lepton_jax.formats.ranges import Calibration, Entropy, MinMax, MovingAverage, Mse, Percentile
+from lepton_jax.formats.ranges import Calibration, Entropy, MinMax, MovingAverage, Mse, Percentile, TwiceMean
 from lepton_jax.leaves.qarray import QArray, calibrated, dequantize, fake, quantize
 from lepton_jax.quantization.activations import quantize_activations
 from lepton_jax.quantization.batch_norm import re_estimate_batch_norm
@@ -36,7 +36,6 @@ from lepton_jax.quantization.post_training import (
 from lepton_jax.quantization.quantizers import ActivationQuantizer, Dynamic, Static
 from lepton_jax.quantization.rules import Operand, Rule
 from lepton_jax.quantization.stochastic import stochastic_levels, stochastic_quant
-from lepton_jax.quantization.twice_mean import TwiceMean
 
 __all__ = [
     "MX",

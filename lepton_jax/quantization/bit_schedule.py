@@ -15,7 +15,7 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import State, Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.formats import Uniform
-from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.formats.ranges import Calibration
 from lepton_jax.leaves.qarray import calibrated, fake, quantize
 from lepton_jax.quantization.lsq import LearnedWeight
 

@@ -10,10 +10,9 @@ from lepton_jax.core.packed import is_coded, is_packed, register_packed, unpack_
 from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Uniform
-from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.formats.ranges import Calibration, TwiceMean
 from lepton_jax.leaves.qarray import QArray, calibrated, to_integers
 from lepton_jax.quantization.learned_step import check_uniform, grid, learned_round, scaled_gradient, step_gradient_factor
-from lepton_jax.quantization.twice_mean import TwiceMean
 
 
 @register_packed("value", "step", "offset")

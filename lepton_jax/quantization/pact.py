@@ -10,7 +10,7 @@ from lepton_jax.core.errors import check_whole
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Uniform
-from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.formats.ranges import Calibration
 from lepton_jax.leaves.qarray import fake
 from lepton_jax.native.operands import Quantized
 from lepton_jax.quantization.quantizers import coded

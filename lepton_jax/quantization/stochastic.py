@@ -11,7 +11,7 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.formats import Uniform, expand
-from lepton_jax.formats.ranges.base import Calibration
+from lepton_jax.formats.ranges import Calibration
 from lepton_jax.leaves.qarray import QArray, calibrated, fake, to_integers
 
 

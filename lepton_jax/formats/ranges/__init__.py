@@ -6,5 +6,6 @@ from lepton_jax.formats.ranges.min_max import MinMax
 from lepton_jax.formats.ranges.moving_average import MovingAverage
 from lepton_jax.formats.ranges.mse import Mse
 from lepton_jax.formats.ranges.percentile import Percentile
+from lepton_jax.formats.ranges.twice_mean import TwiceMean
 
-__all__ = ["Calibration", "Entropy", "MinMax", "MovingAverage", "Mse", "Percentile", "Range"]
+__all__ = ["Calibration", "Entropy", "MinMax", "MovingAverage", "Mse", "Percentile", "Range", "TwiceMean"]

@@ -1,15 +1,9 @@
 """What every calibration has."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Protocol
-
-import jax.numpy as jnp
+from typing import Any, Protocol
 
 from lepton_jax.core.typing import Array
-
-if TYPE_CHECKING:
-    from lepton_jax.formats.base import Format
+from lepton_jax.formats.base import Format
 
 Range = tuple[Array, Array]
 """(low, high), float32."""
@@ -38,17 +32,6 @@ class Calibration(Protocol):
 
     def range(self, state: Any, fmt: Format | None = None) -> Range:
         """Return the range of what was observed."""
-
-
-def extremes(x: Array, axes: tuple[int, ...]) -> Range:
-    """Return the smallest and largest value over `axes`, and zero among them, float32; NaN counts as 0.
-
-    Example:
-      >>> extremes(jnp.array([3.0, jnp.nan]), (0,))
-      (Array([0.], dtype=float32), Array([3.], dtype=float32))
-    """
-    x = jnp.nan_to_num(x.astype(jnp.float32), nan=0.0, posinf=jnp.inf, neginf=-jnp.inf)
-    return jnp.min(x, axes, keepdims=True, initial=0.0), jnp.max(x, axes, keepdims=True, initial=0.0)
 
 
 def format_of(name: str, fmt: Format | None) -> Format:

@@ -1,26 +1,20 @@
 """Clip where the distribution of the values changes least."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
+from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges import histogram
-from lepton_jax.formats.ranges.base import Range, extremes, format_of
-from lepton_jax.formats.ranges.histogram import Histogram
-
-if TYPE_CHECKING:
-    from lepton_jax.formats.base import Format
+from lepton_jax.formats.ranges.base import Range, format_of
+from lepton_jax.formats.ranges.histogram import Histogram, Shrinking
+from lepton_jax.formats.statistics import extremes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entropy:
+class Entropy(Shrinking):
     """Take, of ranges that are a fraction of the whole, the one whose rounded values are distributed most as the values are.
 
     With the histogram P of the values, those beyond the range counted in its outermost bins, and Q that of the values within
@@ -51,26 +45,14 @@ class Entropy:
     candidates: int = 100
     smallest: float = 0.05
 
-    def __post_init__(self) -> None:
-        check_whole("Entropy: bins", self.bins, 16, 2**16)
-        check_whole("Entropy: candidates", self.candidates, 2)
-        if not 0 < self.smallest < 1:
-            raise ValueError(f"Entropy: smallest must be in (0, 1), a fraction of the whole range; got {self.smallest}.")
-
     def __call__(self, x: Array, axes: tuple[int, ...], fmt: Format | None = None) -> Range:
         low, _ = extremes(x, axes)
         return self.range(self.observe(self.init(low.shape), x, axes), fmt)
 
-    def init(self, shape: tuple[int, ...]) -> Histogram:
-        return histogram.empty(shape, self.bins)
-
-    def observe(self, state: Histogram, x: Array, axes: tuple[int, ...]) -> Histogram:
-        return histogram.added(state, x, axes)
-
     def range(self, state: Histogram, fmt: Format | None = None) -> Range:
         number_format = format_of("Entropy", fmt)
         rows = jax.tree.map(lambda leaf: leaf.reshape(state.low.size, *leaf.shape[state.low.ndim :]), state)
-        fractions = jnp.asarray(np.linspace(1, self.smallest, self.candidates, dtype=np.float32))
+        fractions = jnp.asarray(self.fractions)
 
         def of_row(row: Histogram) -> Array:
             return fractions[jnp.argmin(jax.lax.map(lambda fraction: _divergence(row, fraction, number_format), fractions))]

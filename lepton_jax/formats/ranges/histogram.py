@@ -1,14 +1,14 @@
-"""Histograms over batches whose range is not known beforehand."""
-
-from __future__ import annotations
+"""Histograms over batches whose range is not known beforehand, and the calibrations that count in them."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
-from lepton_jax.formats.ranges.base import extremes
+from lepton_jax.formats.statistics import extremes
 
 _SMALLEST = -120
 """The exponent before anything was seen: bins as narrow as float32 can have."""
@@ -95,3 +95,49 @@ def _widened(counts: Array, times: Array) -> Array:
     rows = counts.reshape(-1, size)
     merged = jax.vmap(lambda row, to: jnp.zeros_like(row).at[to].add(row, mode="promise_in_bounds"))(rows, place)
     return merged.reshape(counts.shape)
+
+
+class Counting:
+    """What calibrations share that count values over batches, in `bins` bins on either side of zero.
+
+    Example:
+      >>> from lepton_jax.formats.ranges import Percentile
+      >>> Percentile(bins=16).init((1,)).counts.shape
+      (1, 32)
+    """
+
+    bins: int
+
+    def __post_init__(self) -> None:
+        check_whole(f"{type(self).__name__}: bins", self.bins, 16, 2**16)
+
+    def init(self, shape: tuple[int, ...]) -> Histogram:
+        return empty(shape, self.bins)
+
+    def observe(self, state: Histogram, x: Array, axes: tuple[int, ...]) -> Histogram:
+        return added(state, x, axes)
+
+
+class Shrinking(Counting):
+    """What calibrations share that try `candidates` fractions of the whole range, evenly spaced from `smallest` to 1.
+
+    Example:
+      >>> from lepton_jax.formats.ranges import Mse
+      >>> Mse(candidates=3, smallest=0.5).fractions.tolist()
+      [1.0, 0.75, 0.5]
+    """
+
+    candidates: int
+    smallest: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        check_whole(f"{name}: candidates", self.candidates, 2)
+        if not 0 < self.smallest < 1:
+            raise ValueError(f"{name}: smallest must be in (0, 1), a fraction of the whole range; got {self.smallest}.")
+
+    @property
+    def fractions(self) -> np.ndarray:
+        """From the whole downwards, float32."""
+        return np.linspace(1, self.smallest, self.candidates, dtype=np.float32)

@@ -1,18 +1,15 @@
 """Follow the range from batch to batch."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from lepton_jax.core.errors import is_traced
 from lepton_jax.core.typing import Array
-from lepton_jax.formats.ranges.base import Range, extremes
-
-if TYPE_CHECKING:
-    from lepton_jax.formats.base import Format
+from lepton_jax.formats.base import Format
+from lepton_jax.formats.ranges.base import Range
+from lepton_jax.formats.statistics import extremes
 
 
 class MovingAverageState(NamedTuple):

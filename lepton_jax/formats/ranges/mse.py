@@ -1,27 +1,21 @@
 """Clip where the squared error is least."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
+from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges import histogram
-from lepton_jax.formats.ranges.base import Range, extremes, format_of
-from lepton_jax.formats.ranges.histogram import Histogram
-
-if TYPE_CHECKING:
-    from lepton_jax.formats.base import Format
+from lepton_jax.formats.ranges.base import Range, format_of
+from lepton_jax.formats.ranges.histogram import Histogram, Shrinking
+from lepton_jax.formats.statistics import extremes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mse:
+class Mse(Shrinking):
     """Take, of ranges that are a fraction of the whole, the one with the least squared error of rounding and clipping.
 
     ``argmin_c sum (x - fake(x, c [min x, max x]))**2`` over `candidates` fractions c, evenly spaced from `smallest` to 1; of
@@ -51,12 +45,6 @@ class Mse:
     smallest: float = 0.2
     bins: int = 2048
 
-    def __post_init__(self) -> None:
-        check_whole("Mse: candidates", self.candidates, 2)
-        check_whole("Mse: bins", self.bins, 16, 2**16)
-        if not 0 < self.smallest < 1:
-            raise ValueError(f"Mse: smallest must be in (0, 1), a fraction of the whole range; got {self.smallest}.")
-
     def __call__(self, x: Array, axes: tuple[int, ...], fmt: Format | None = None) -> Range:
         number_format = format_of("Mse", fmt)
         x = jnp.nan_to_num(x.astype(jnp.float32), nan=0.0)
@@ -70,7 +58,6 @@ class Mse:
 
     def _best(self, low: Array, high: Array, error: Callable[[Array, Array], Array]) -> Range:
         """The fraction of the range whose error is least, from the whole range downwards."""
-        fractions = np.linspace(1, self.smallest, self.candidates, dtype=np.float32)
 
         def step(best: tuple[Array, Array], fraction: Array) -> tuple[tuple[Array, Array], None]:
             least, chosen = best
@@ -79,14 +66,8 @@ class Mse:
             return (jnp.where(better, new, least), jnp.where(better, fraction, chosen)), None
 
         start = (error(low, high), jnp.ones_like(low))
-        (_, chosen), _ = jax.lax.scan(step, start, jnp.asarray(fractions[1:]))
+        (_, chosen), _ = jax.lax.scan(step, start, jnp.asarray(self.fractions[1:]))
         return chosen * low, chosen * high
-
-    def init(self, shape: tuple[int, ...]) -> Histogram:
-        return histogram.empty(shape, self.bins)
-
-    def observe(self, state: Histogram, x: Array, axes: tuple[int, ...]) -> Histogram:
-        return histogram.added(state, x, axes)
 
     def range(self, state: Histogram, fmt: Format | None = None) -> Range:
         number_format = format_of("Mse", fmt)

@@ -1,25 +1,21 @@
 """Leave out the outermost values."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from lepton_jax.core.errors import check_whole, is_traced
+from lepton_jax.core.errors import is_traced
 from lepton_jax.core.typing import Array
+from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges import histogram
-from lepton_jax.formats.ranges.base import Range, extremes
-from lepton_jax.formats.ranges.histogram import Histogram
-
-if TYPE_CHECKING:
-    from lepton_jax.formats.base import Format
+from lepton_jax.formats.ranges.base import Range
+from lepton_jax.formats.ranges.histogram import Counting, Histogram
+from lepton_jax.formats.statistics import extremes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Percentile:
+class Percentile(Counting):
     """Cover all values but the outermost of either side.
 
     With the n values in order, x_1 to x_n, and ``k = ceil((n - 1) q / 100)``, the range is ``[x_{n-k}, x_{k+1}]``, and zero:
@@ -47,7 +43,7 @@ class Percentile:
     def __post_init__(self) -> None:
         if not is_traced(self.q) and not 50 < self.q <= 100:
             raise ValueError(f"Percentile: q must be above 50 and up to 100, in percent; got {self.q}. Usual is 99.9.")
-        check_whole("Percentile: bins", self.bins, 16, 2**16)
+        super().__post_init__()
 
     def __call__(self, x: Array, axes: tuple[int, ...], fmt: Format | None = None) -> Range:
         if not x.size:
@@ -62,12 +58,6 @@ class Percentile:
 
     def _rank(self, count: int) -> int:
         return math.ceil((count - 1) * self.q / 100)
-
-    def init(self, shape: tuple[int, ...]) -> Histogram:
-        return histogram.empty(shape, self.bins)
-
-    def observe(self, state: Histogram, x: Array, axes: tuple[int, ...]) -> Histogram:
-        return histogram.added(state, x, axes)
 
     def range(self, state: Histogram, fmt: Format | None = None) -> Range:
         below = jnp.cumsum(state.counts, axis=-1)

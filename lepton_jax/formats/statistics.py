@@ -1,6 +1,4 @@
-"""Means that do not depend on the order of summation, so that compiled and uncompiled programs find the same scale."""
-
-from __future__ import annotations
+"""Statistics of an array that ranges are made of, the same in whatever order a program adds and compares."""
 
 import jax.numpy as jnp
 
@@ -8,6 +6,17 @@ from lepton_jax.core.typing import Array
 
 _BITS = 15
 _DIGIT = 5  # sums of digits of 5 bits do not overflow below 2**27 elements
+
+
+def extremes(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the smallest and largest value over `axes`, and zero among them, float32; NaN counts as 0.
+
+    Example:
+      >>> extremes(jnp.array([3.0, jnp.nan]), (0,))
+      (Array([0.], dtype=float32), Array([3.], dtype=float32))
+    """
+    x = jnp.nan_to_num(x.astype(jnp.float32), nan=0.0, posinf=jnp.inf, neginf=-jnp.inf)
+    return jnp.min(x, axes, keepdims=True, initial=0.0), jnp.max(x, axes, keepdims=True, initial=0.0)
 
 
 def mean_magnitude(x: Array, axes: tuple[int, ...], above: Array | float = -1.0) -> Array:
