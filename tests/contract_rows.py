@@ -1,6 +1,8 @@
 """The arguments of every method, for the tests of the contract: a new method is a row here."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +79,7 @@ from lepton_jax.quantization import (
     scheduled_quant,
     stochastic_quant,
 )
+from lepton_jax.quantization.bit_schedule import DelayedState
 from lepton_jax.quantization.codebook import train_codebook
 
 
@@ -235,6 +238,22 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "scheduled_quant": {"8-4-3": scheduled_quant(BitSchedule(begin=(2, 4, 6), bits=(8, 4, 3)))},
     "delayed": {"int4": delayed(fake_quant(bits=4), 3), "lsq": delayed(lsq(4), 3)},
     "soft_threshold": {"leaf": soft_threshold(), "channels": soft_threshold(initial=-1.0, g=jnp.exp, channel_axis=-1)},
+}
+
+
+class Wrapped(NamedTuple):
+    """A transform, and a state and parameters of it."""
+
+    transform: Transform
+    state: Any
+    params: Any
+
+
+WRAPPERS: dict[str, Callable[[Wrapped], Wrapped]] = {
+    "by_part": lambda t: Wrapped(by_part({"net": t.transform}), {"net": t.state}, {"net": t.params, "rest": jnp.ones((2, 2))}),
+    "chain": lambda t: Wrapped(chain(t.transform), (t.state,), t.params),
+    "delayed": lambda t: Wrapped(delayed(t.transform, 0), DelayedState(t.state, jnp.bool_(True)), t.params),
+    "freeze": lambda t: Wrapped(freeze(t.transform, t.state), t.state, t.params),
 }
 SINGLES = {f"{name}-{row}".strip("-"): t for name, rows in TRANSFORMS.items() for row, t in rows.items()}
 

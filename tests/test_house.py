@@ -25,6 +25,10 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
+SIBLINGS = {"training": {"artifact", "lowrank", "pruning", "quantization"}}
+"""What is below, and not to be imported nevertheless: training knows transforms, and not which ones there are."""
+
+
 def edges(folder: Path) -> list[tuple[str, str, str]]:
     """Every import that runs when a file of the package is imported or called: (file, from package, to package).
 
@@ -57,6 +61,11 @@ def test_every_package_has_a_floor() -> None:
 
 def test_nothing_imports_from_its_own_floor_or_above() -> None:
     wrong = [f"{file}: {own} imports {to}" for file, own, to in edges(ROOT / "lepton_jax") if FLOOR[to] >= FLOOR[own]]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_training_knows_no_technique() -> None:
+    wrong = [f"{file}: {own} imports {to}" for file, own, to in edges(ROOT / "lepton_jax") if to in SIBLINGS.get(own, ())]
     assert not wrong, "\n".join(wrong)
 
 

@@ -1,5 +1,6 @@
 """Distillation: losses on logits, features and relations, taps by graph capture, and ways of training."""
 
+from lepton_jax.core.transform import by_part
 from lepton_jax.distillation.adapters import Adapter, Gaussian, Linear, Plain, Projections
 from lepton_jax.distillation.cache import cache_outputs, cached_batches
 from lepton_jax.distillation.crd import Bank, bank, crd, crd_bank, push
@@ -11,7 +12,7 @@ from lepton_jax.distillation.logits import soft_targets, teacher_free, token_kl,
 from lepton_jax.distillation.mutual import mutual_loss
 from lepton_jax.distillation.nst import nst
 from lepton_jax.distillation.offline import distill, distillation_loss, of_student, with_adapters
-from lepton_jax.distillation.parts import by_part, part
+from lepton_jax.distillation.parts import part
 from lepton_jax.distillation.progressive import progressively, stages
 from lepton_jax.distillation.relations import pkt, rkd_angle, rkd_distance, similarity_preserving
 from lepton_jax.distillation.settings import Distill

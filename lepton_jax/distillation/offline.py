@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lepton_jax.core.transform import Transform, identity
+from lepton_jax.core.transform import Transform, by_part, identity
 from lepton_jax.core.typing import Array, ModelApply, PyTree
-from lepton_jax.distillation.parts import by_part, part
+from lepton_jax.distillation.parts import part
 from lepton_jax.distillation.settings import Distill
 from lepton_jax.distillation.taps import Outputs, tapped
 from lepton_jax.distillation.terms import FeatureTerm

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, PyTree, Select
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
@@ -14,6 +14,7 @@ from lepton_jax.lowrank.adapters import AdapterState, check_settings, put_away, 
 from lepton_jax.lowrank.svd import Svd
 
 
+@named
 def dora(
     rank: int,
     key: Array,

@@ -2,12 +2,13 @@
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, PyTree, Select
 from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
 from lepton_jax.lowrank.svd import Svd
 
 
+@named
 def lora(
     rank: int,
     key: Array,

@@ -2,7 +2,7 @@
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, PyTree, Select
 from lepton_jax.formats import Format, Uniform
 from lepton_jax.formats.ranges import Calibration, MinMax
@@ -13,6 +13,7 @@ from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd
 
 
+@named
 def qlora(
     rank: int,
     key: Array,

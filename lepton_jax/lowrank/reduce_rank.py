@@ -10,7 +10,7 @@ from lepton_jax.core import packed, paths
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.method import Method, Rank, RankRule
@@ -24,6 +24,7 @@ class ReduceRankState(NamedTuple):
     columns: dict[Path, Array]
 
 
+@named
 def reduce_rank(
     rank: Rank | Mapping[Path, Rank] | RankRule,
     schedule: float | SparsitySchedule,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lepton_jax.core import packed, paths
 from lepton_jax.core.errors import check_whole, collect
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.method import Method, Rank, RankRule
 from lepton_jax.lowrank.svd import Svd
@@ -20,6 +20,7 @@ class SkippedWarning(UserWarning):
     """Some selected leaves could not be factorized, and stay dense."""
 
 
+@named
 def low_rank(
     rank: Rank | Mapping[Path, Rank] | RankRule,
     *,

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.packed import is_coded
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import PyTree, Select
 
 
+@named
 def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floating) -> Transform:
     """Show floating parameters in `compute_dtype`: ``view = w.astype(compute_dtype)``; masters and gradients stay float32.
 

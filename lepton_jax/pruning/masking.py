@@ -1,7 +1,7 @@
 """How a mask hides weights: in a leaf, in a tree, and where it lies."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax.experimental.shard_alike import shard_alike
@@ -9,10 +9,14 @@ from jax.experimental.shard_alike import shard_alike
 from lepton_jax.core import paths
 from lepton_jax.core.packed import is_coded
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform.base import Init, Update
+from lepton_jax.core.typing import Array, Path, PyTree, Step
 
 Masks = Mapping[Path, Array]
 """By path; boolean, True where the weight is kept, of the weight's shape."""
+Gradient = Literal["masked", "straight_through"]
+"""What a hidden weight gets: nothing, or the gradient of the zero that stands for it."""
 
 
 def apply_mask(leaf: Any, mask: Array) -> Any:
@@ -48,6 +52,40 @@ def masked_straight_through(tree: PyTree, masks: Masks) -> PyTree:
     leaves = paths.flatten(tree)
     seen = {p: straight_through(leaves[p], apply_mask(leaves[p], m)) for p, m in masks.items() if p in leaves}
     return paths.replace(tree, seen)
+
+
+def through_masks(
+    init: Init, update: Update | None = None, *, gradient: Gradient = "masked", lives_on: bool = False
+) -> Transform:
+    """Return the transform whose state has ``masks``, and whose view hides what they do not keep.
+
+    Args:
+      init: of the transform.
+      update: of the transform; None: as once it is frozen.
+      gradient: "straight_through": what is hidden gets the gradient of the zero that stands for it.
+      lives_on: whether masters of hidden weights live on once the masks are frozen; else they are kept at zero.
+
+    Example:
+      >>> from lepton_jax.pruning.sparse_training import FixedMasksState
+      >>> transform = through_masks(lambda params: (params, FixedMasksState({"w": jnp.array([True, False])})))
+      >>> params, state = transform.init({"w": jnp.array([1.0, 2.0])})
+      >>> transform.view(params, state)["w"].tolist(), transform.update(params, state, params, 0)[0]["w"].tolist()
+      ([1.0, 0.0], [1.0, 0.0])
+    """
+    shown = masked if gradient == "masked" else masked_straight_through
+
+    def view(params: PyTree, state: Any) -> PyTree:
+        return shown(params, state.masks)
+
+    def pack(params: PyTree, state: Any) -> PyTree:
+        return masked(params, state.masks)
+
+    def keep_zero(params: PyTree, state: Any, grads: PyTree, step: Step) -> tuple[PyTree, Any]:
+        del grads, step
+        return masked(params, state.masks), state
+
+    frozen = hold if lives_on else keep_zero
+    return Transform(init, view, update or frozen, pack, frozen_update=frozen)
 
 
 def laid_out_as(mask: Array, weight: Array) -> Array:

@@ -12,11 +12,11 @@ import numpy as np
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule, constant
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.pruning.allocation import Shapes, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
-from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
+from lepton_jax.pruning.masking import Gradient, apply_mask, laid_out_as, masked, through_masks
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
@@ -36,7 +36,7 @@ class _Pruning:
     scope: Literal["layer", "global"]
     score_scale: Mapping[str, float]
     select: Select
-    gradient: Literal["masked", "straight_through"]
+    gradient: Gradient
     interval: int
 
     def __post_init__(self) -> None:
@@ -74,11 +74,9 @@ class _Pruning:
             check_scores(state)
         return params, state
 
-    def view(self, params: PyTree, state: PruneState) -> PyTree:
-        return (masked if self.gradient == "masked" else masked_straight_through)(params, state.masks)
-
     def update(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
-        params = self._enforce(params, state.masks)
+        if self.gradient == "masked":  # so that momentum and decay cannot move what is pruned
+            params = masked(params, state.masks)
         leaves, slopes = paths.flatten(params), paths.flatten(grads)
         weights = {path: leaf for path, leaf in leaves.items() if path in state.masks}  # in the tree's order, as in `init`
         replaced = [path for path in state.masks if path not in leaves]
@@ -108,14 +106,6 @@ class _Pruning:
         params = paths.replace(params, dict(zip(weights, values)))
         state = state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
         return params, state
-
-    def hold(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
-        """Do what `update` does once the masks are frozen."""
-        del grads, step
-        return self._enforce(params, state.masks), state
-
-    def pack(self, params: PyTree, state: PruneState) -> PyTree:
-        return masked(params, state.masks)
 
     def _progress(self, step: Step) -> Array:
         """Return how far the sparsity has risen, 1 where the schedule has arrived."""
@@ -185,10 +175,6 @@ class _Pruning:
         masks = {p: self.structure.expand(mask, state.masks[p].shape) for p, mask in zip(units, found.masks)}
         return masks, found.not_finite[np.array([list(units).index(path) for path in rank])], found.thresholds
 
-    def _enforce(self, params: PyTree, masks: Masks) -> PyTree:
-        """Set pruned masters to zero, so that momentum and decay cannot move them."""
-        return masked(params, masks) if self.gradient == "masked" else params
-
     def _check_arrived(self, replaced: list[Path]) -> None:
         with jax.ensure_compile_time_eval():
             arrived = isinstance(self.schedule, constant) or bool(self._progress(0) >= 1)
@@ -199,6 +185,7 @@ class _Pruning:
             )
 
 
+@named
 def prune(
     sparsity: float | Array | SparsitySchedule,
     *,
@@ -208,7 +195,7 @@ def prune(
     scope: Literal["layer", "global"] = "layer",
     score_scale: Mapping[str, float] = MappingProxyType({}),
     select: Select = paths.matrices,
-    gradient: Literal["masked", "straight_through"] = "masked",
+    gradient: Gradient = "masked",
     interval: int = 1,
 ) -> Transform:
     """Show the weights with the least valuable ones set to zero.
@@ -251,7 +238,7 @@ def prune(
         gradient=gradient,
         interval=interval,
     )
-    return Transform(pruning.init, pruning.view, pruning.update, pruning.pack, frozen_update=pruning.hold)
+    return through_masks(pruning.init, pruning.update, gradient=gradient, lives_on=gradient == "straight_through")
 
 
 def _sparsity(goals: Goals, progress: Array) -> Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.errors import collect
+from lepton_jax.core.transform import check_state
 from lepton_jax.core.typing import Array, Path
 
 
@@ -40,6 +41,18 @@ class Failure(NamedTuple):
     not_finite: Array
     step: Array
 
+    def describe(self, paths: Iterable[Path]) -> dict[str, list[str]]:
+        """Return what to say of the scores of the leaves at these paths, under a heading; see `check_state`."""
+        failure, places = jax.device_get(self), sorted(paths)
+        counts = np.reshape(failure.not_finite, (-1, len(places)))
+        found = [
+            f"{path}: {number} scores are NaN or infinite at step {step}"
+            for count, step in zip(counts, np.reshape(failure.step, -1))  # one of each run that is trained at once
+            for path, number in zip(places, count)
+            if number
+        ]
+        return {"prune: scores must be finite, and were not; the masks are those of before": found}
+
 
 class PruneState(NamedTuple):
     """State of `prune`.
@@ -59,6 +72,10 @@ class PruneState(NamedTuple):
     goals: Goals
     thresholds: Array
     failure: Failure
+
+    def problems(self) -> dict[str, list[str]]:
+        """What `check_state` reports."""
+        return self.failure.describe(self.masks)
 
 
 def no_failure(leaves: int) -> Failure:
@@ -84,7 +101,7 @@ def first_failure(failure: Failure, not_finite: Array, step: Array) -> Failure:
 
 
 def check_scores(state: Any) -> None:
-    """Raise if an update met scores that are not finite; call it on the host, as often as the losses are looked at.
+    """Raise if an update met scores that are not finite: `check_state`, by its older name.
 
     Inside a compiled step nothing can be raised. There, such an update leaves every mask as it was, and notes in the state
     where the scores were not finite, and when; this function reports it. `lepton_jax.training.fit` calls it.
@@ -107,19 +124,4 @@ def check_scores(state: Any) -> None:
       ValueError: prune: scores must be finite, and were not; the masks are those of before:
         kernel: 4 scores are NaN or infinite at step 7
     """
-    found = [s for s in jax.tree.leaves(state, is_leaf=_ranks) if _ranks(s)]
-    failures = jax.device_get([s.failure for s in found])
-    with collect("prune: scores must be finite, and were not; the masks are those of before") as problems:
-        for pruned, failure in zip(found, failures):
-            counts = np.reshape(failure.not_finite, (-1, len(pruned.masks)))
-            for count, step in zip(counts, np.reshape(failure.step, -1)):  # one of each run that is trained at once
-                problems.extend(
-                    f"{path}: {number} scores are NaN or infinite at step {step}"
-                    for path, number in zip(sorted(pruned.masks), count)
-                    if number
-                )
-
-
-def _ranks(node: Any) -> bool:
-    """True for the states of `prune`, `set_` and `rigl`."""
-    return isinstance(getattr(node, "failure", None), Failure)
+    check_state(state)

@@ -87,7 +87,7 @@ class FoldedTraining:
     def packed(self, params: PyTree, model_state: PyTree, state: State = None) -> PyTree:
         """Return what is deployed: the folded variables with packed leaves, for `apply`; they unpack to the view."""
         leaves = self.fold(params, model_state)
-        return (self._transform.pack or self._transform.view)(leaves, self.state if state is None else state)
+        return self._transform.pack(leaves, self.state if state is None else state)
 
     def __call__(
         self, params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None

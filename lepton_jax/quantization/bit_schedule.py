@@ -12,7 +12,8 @@ from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.transform import State, Transform, hold
+from lepton_jax.core.transform import State, Transform, named, wrapper
+from lepton_jax.core.transform.wrapper import Moved, Seen
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration
@@ -62,6 +63,7 @@ class BitScheduleState(NamedTuple):
     stage: Array
 
 
+@named
 def scheduled_quant(
     schedule: BitSchedule,
     *,
@@ -137,6 +139,7 @@ class DelayedState(NamedTuple):
     on: Array
 
 
+@named
 def delayed(transform: Transform, begin: int) -> Transform:
     """Show the parameters as they are before step `begin`, and a transform's view from then on; traced, compiled once.
 
@@ -167,7 +170,9 @@ def delayed(transform: Transform, begin: int) -> Transform:
         params, inner = transform.init(params)
         return params, DelayedState(inner, jnp.asarray(begin <= 0, bool))
 
-    def view(params: PyTree, state: DelayedState) -> PyTree:
+    def see(part: Seen, params: PyTree, state: DelayedState) -> PyTree:
+        if part == "pack":
+            return transform.pack(params, state.inner)
         plain = jax.tree.map(lambda node: node.value if _is_learned(node) else node, params, is_leaf=_is_learned)
         seen = transform.view(params, state.inner)
         if not _alike(plain, seen):
@@ -177,17 +182,12 @@ def delayed(transform: Transform, begin: int) -> Transform:
             )
         return jax.tree.map(lambda w, late: jnp.where(state.on, late, w.astype(late.dtype)), plain, seen)
 
-    def update(params: PyTree, state: DelayedState, grads: PyTree, step: Step) -> tuple[PyTree, DelayedState]:
-        params, inner = transform.update(params, state.inner, grads, step)
-        return params, DelayedState(inner, jnp.asarray(jnp.asarray(step) + 1 >= begin, bool))
+    def move(part: Moved, params: PyTree, state: DelayedState, grads: PyTree, step: Step) -> tuple[PyTree, DelayedState]:
+        params, inner = getattr(transform, part)(params, state.inner, grads, step)
+        on = state.on if part == "frozen_update" else jnp.asarray(jnp.asarray(step) + 1 >= begin, bool)
+        return params, DelayedState(inner, on)
 
-    def pack(params: PyTree, state: DelayedState) -> PyTree:
-        return (transform.pack or transform.view)(params, state.inner)
-
-    def frozen_update(params: PyTree, state: DelayedState, grads: PyTree, step: Step) -> tuple[PyTree, DelayedState]:
-        return (transform.frozen_update or hold)(params, state.inner, grads, step)[0], state
-
-    return Transform(init, view, update, pack, frozen_update=frozen_update)
+    return wrapper(init, see, move)
 
 
 def _alike(one: PyTree, other: PyTree) -> bool:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.packed import is_coded, register_packed
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats.codebook import Codebook, k_means, look_up
 from lepton_jax.leaves.codebook import coded
@@ -37,6 +37,7 @@ class CodebookState(NamedTuple):
     codes: dict[Path, Array]
 
 
+@named
 def train_codebook(fmt: Codebook, select: Select) -> Transform:
     """Exchange each selected weight for a trainable codebook and fixed codes; see `fake_quant`."""
 

@@ -12,7 +12,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Uniform
 from lepton_jax.leaves.qarray import QArray, fake, to_integers
@@ -20,6 +20,7 @@ from lepton_jax.native.operands import Quantized
 from lepton_jax.quantization.quantizers import coded
 
 
+@named
 def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select = paths.matrices) -> Transform:
     """Show weights squashed by tanh to [-1, 1] and rounded to even levels.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect, is_traced
 from lepton_jax.core.packed import is_coded, unpack
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format, Uniform, expand
 from lepton_jax.formats.codebook import Codebook
@@ -18,6 +18,7 @@ from lepton_jax.leaves.qarray import calibrated, fake, quantize
 from lepton_jax.quantization.codebook import train_codebook
 
 
+@named
 def fake_quant(
     format: Format | Codebook | int | None = None,
     *,

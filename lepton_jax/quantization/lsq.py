@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded, is_packed, register_packed, unpack_coded
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration, TwiceMean
@@ -44,6 +44,7 @@ class LsqState(NamedTuple):
     first: dict[Path, Array]
 
 
+@named
 def lsq(
     format: Uniform | int = Uniform(8), *, calibration: Calibration | None = None, select: Select = paths.matrices
 ) -> Transform:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.ranges import Calibration
@@ -48,6 +48,7 @@ def stochastic_levels(x: Array, scale: Array, key: Array, fmt: Uniform) -> Array
     return (low + (jax.random.uniform(key, x.shape) < place - low)) * spread
 
 
+@named
 def stochastic_quant(
     format: Uniform | int, key: Array, *, calibration: Calibration | None = None, select: Select = paths.matrices
 ) -> Transform:

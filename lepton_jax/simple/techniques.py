@@ -110,7 +110,7 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
 
     def quantized(variables: PyTree) -> dict[Path, Any]:
         seen = unpack_coded(variables)
-        packed = (transform.pack or transform.view)(*transform.init(seen))
+        packed = transform.pack(*transform.init(seen))
         made = dict(zip(paths.flatten(seen), jax.tree.structure(seen).flatten_up_to(packed)))  # type: ignore[attr-defined]
         return {path: made[path] for path in paths.select(seen, select)}
 

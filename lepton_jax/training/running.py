@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from lepton_jax.pruning.state import check_scores
+from lepton_jax.core.transform import check_state
 from lepton_jax.training import stacked
 from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints
@@ -122,7 +122,7 @@ class Run:
             if not np.isfinite(row["loss"]).all():
                 self._fail(first + i, np.flatnonzero(~np.isfinite(row["loss"])).tolist())
         for state in self._ways.states:
-            check_scores(state.tstate)
+            check_state(state.tstate)
 
     def _fail(self, seen_at: int, bad: Sequence[int]) -> NoReturn:
         """Go over the steps since the last good state, one by one, to find the one that failed and what it left behind."""

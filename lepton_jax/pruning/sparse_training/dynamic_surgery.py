@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole, collect
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
-from lepton_jax.pruning.masking import masked, masked_straight_through
+from lepton_jax.pruning.masking import through_masks
 from lepton_jax.pruning.sparse_training.masked import take_slopes
 
 
@@ -52,6 +52,7 @@ def prune_and_splice(mask: Array, weight: Array, low: Array, high: Array) -> Arr
     return jnp.where(jnp.isfinite(weight), (size >= high) | (mask & (size >= low)), mask)
 
 
+@named
 def dynamic_surgery(
     c: float,
     key: Array,
@@ -113,9 +114,6 @@ def dynamic_surgery(
         later = jax.random.fold_in(key, 0)  # a buffer of its own: states are donated
         return params, SurgeryState(masks, thresholds, later)
 
-    def view(params: PyTree, state: SurgeryState) -> PyTree:
-        return masked_straight_through(params, state.masks)
-
     def update(params: PyTree, state: SurgeryState, grads: PyTree, step: Step) -> tuple[PyTree, SurgeryState]:
         weights, _ = take_slopes("dynamic_surgery", state.masks, params, grads)
         step = jnp.asarray(step)
@@ -128,7 +126,4 @@ def dynamic_surgery(
         }
         return params, state._replace(masks=masks)
 
-    def pack(params: PyTree, state: SurgeryState) -> PyTree:
-        return masked(params, state.masks)
-
-    return Transform(init, view, update, pack)
+    return through_masks(init, update, gradient="straight_through")

@@ -1,14 +1,14 @@
 """Fixed masks: train what given masks keep."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
-from lepton_jax.core.transform import Transform
-from lepton_jax.core.typing import Array, Path, PyTree, Step
-from lepton_jax.pruning.masking import Masks, laid_out_as, masked, masked_straight_through
+from lepton_jax.core.transform import Transform, named
+from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.pruning.masking import Gradient, Masks, laid_out_as, through_masks
 from lepton_jax.pruning.sparse_training.masked import check_masks
 
 
@@ -22,7 +22,8 @@ class FixedMasksState(NamedTuple):
     masks: dict[Path, Array]
 
 
-def fixed_masks(masks: Masks, *, gradient: Literal["masked", "straight_through"] = "masked") -> Transform:
+@named
+def fixed_masks(masks: Masks, *, gradient: Gradient = "masked") -> Transform:
     """Show the weights through given masks, for the whole run: ``view = where(mask, w, 0)``.
 
     What lottery tickets, pruning at initialisation and the sanity ablations train under. The masks are in the state, so that a
@@ -55,14 +56,4 @@ def fixed_masks(masks: Masks, *, gradient: Literal["masked", "straight_through"]
         own = {path: laid_out_as(jnp.array(mask, copy=True), leaves[path]) for path, mask in masks.items()}
         return params, FixedMasksState(own)
 
-    def view(params: PyTree, state: FixedMasksState) -> PyTree:
-        return masked(params, state.masks) if gradient == "masked" else masked_straight_through(params, state.masks)
-
-    def update(params: PyTree, state: FixedMasksState, grads: PyTree, step: Step) -> tuple[PyTree, FixedMasksState]:
-        del grads, step
-        return (masked(params, state.masks) if gradient == "masked" else params), state
-
-    def pack(params: PyTree, state: FixedMasksState) -> PyTree:
-        return masked(params, state.masks)
-
-    return Transform(init, view, update, pack)
+    return through_masks(init, gradient=gradient, lives_on=gradient == "straight_through")

@@ -13,7 +13,7 @@ from lepton_jax.core.errors import check_fraction, check_whole
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree, Schedule, Select, Step
 from lepton_jax.pruning.allocation import Shapes
-from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, masked, masked_straight_through
+from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, through_masks
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sparse_training.masked import take_slopes
 from lepton_jax.pruning.state import Failure, first_failure, no_failure
@@ -37,6 +37,10 @@ class RewireState(NamedTuple):
     masks: dict[Path, Array]
     key: Array
     failure: Failure
+
+    def problems(self) -> dict[str, list[str]]:
+        """What `check_state` reports."""
+        return self.failure.describe(self.masks)
 
 
 def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Array) -> tuple[dict[Path, Array], Array]:
@@ -121,9 +125,6 @@ class Rewiring:
         masks = {path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}
         return params, RewireState(masks, later, no_failure(len(masks)))
 
-    def view(self, params: PyTree, state: RewireState) -> PyTree:
-        return (masked_straight_through if self.dense_gradient else masked)(params, state.masks)
-
     def update(self, params: PyTree, state: RewireState, grads: PyTree, step: Step) -> tuple[PyTree, RewireState]:
         weights, slopes = take_slopes(self.name, state.masks, params, grads)
         weights = {path: apply_mask(weight, state.masks[path]) for path, weight in weights.items()}
@@ -147,8 +148,5 @@ class Rewiring:
         weights, masks, failure = jax.lax.cond(due, exchange, stay, weights)
         return paths.replace(params, weights), RewireState(masks, state.key, failure)
 
-    def pack(self, params: PyTree, state: RewireState) -> PyTree:
-        return masked(params, state.masks)
-
     def transform(self) -> Transform:
-        return Transform(self.init, self.view, self.update, self.pack)
+        return through_masks(self.init, self.update, gradient="straight_through" if self.dense_gradient else "masked")

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Schedule, Select
 from lepton_jax.pruning.allocation import erk
 from lepton_jax.pruning.sparse_training.rewire import Allocation, Rewiring, exchange_schedule
@@ -14,6 +14,7 @@ def _steepest(grad: Array, key: Array) -> Array:
     return jnp.abs(grad)
 
 
+@named
 def rigl(
     sparsity: float,
     key: Array,

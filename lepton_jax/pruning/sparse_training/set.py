@@ -3,7 +3,7 @@
 import jax
 
 from lepton_jax.core import paths
-from lepton_jax.core.transform import Transform
+from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Schedule, Select
 from lepton_jax.pruning.allocation import erk
 from lepton_jax.pruning.sparse_training.rewire import Allocation, Rewiring, exchange_schedule
@@ -13,6 +13,7 @@ def _anywhere(grad: Array, key: Array) -> Array:
     return jax.random.uniform(key, grad.shape)
 
 
+@named
 def set_(
     sparsity: float,
     key: Array,

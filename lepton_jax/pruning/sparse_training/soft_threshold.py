@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import register_packed
-from lepton_jax.core.transform import Transform, hold
+from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, PyTree, Select
 
 
@@ -41,6 +41,7 @@ def shrink(weight: Array, threshold: Array) -> Array:
     return jnp.where(left > 0, jnp.sign(weight) * left, jnp.zeros((), weight.dtype))
 
 
+@named
 def soft_threshold(
     *,
     initial: float = -5.0,
