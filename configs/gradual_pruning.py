@@ -10,19 +10,19 @@ Surgery stops short of what is asked, because weights return; RigL is below SET 
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.sparsity.mask_finders import OneShot, Static
-from experiments.studies.sparsity.methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
-from experiments.studies.sparsity.study import Row, Study
+from experiments.common.mask_finders import OneShot, Static
+from experiments.common.sparse_methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
+from experiments.studies.sparsity import Row, Sparsity
 from lepton_jax.models import LeNet300
 
 PENALTIES = {0.5: 4.4e-4, 0.8: 6.5e-3, 0.9: 2e-2, 0.95: 6e-2, 0.98: 0.26}
 """Interpolated between the sparsities that 1e-4, 1e-3, 1e-2 and 1e-1 gave."""
 
 
-def get_config() -> Study:
+def get_config() -> Sparsity:
     # 6e-3 is the best of 1e-3, 3e-3 and 6e-3 on validation data for those that never are dense; 3e-3 was not compared.
     rate, fast = Adam(learning_rate=3e-3), Adam(learning_rate=6e-3)
-    return Study(
+    return Sparsity(
         name="gradual_pruning",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),

@@ -10,19 +10,19 @@ Result, mean of 3 seeds, two epochs, at 90 and 95 %: dense 90.15 %; gradual prun
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.sparsity.mask_finders import OneShot, Static
-from experiments.studies.sparsity.methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
-from experiments.studies.sparsity.study import Row, Study
+from experiments.common.mask_finders import OneShot, Static
+from experiments.common.sparse_methods import AcDc, Dense, Gradual, Rigl, Set, SoftThreshold, Surgery
+from experiments.studies.sparsity import Row, Sparsity
 from lepton_jax.models import LeNet5
 
 PENALTIES = {0.9: 4.9e-2, 0.95: 0.107}
 """Interpolated between the sparsities that 2e-2 and 2e-1 gave, 77.8 and 97.1 %."""
 
 
-def get_config() -> Study:
+def get_config() -> Sparsity:
     # The better of 1e-3 and 3e-3 on validation data for the dense network, gradual pruning and the static one (one seed).
     rate = Adam(learning_rate=3e-3)
-    return Study(
+    return Sparsity(
         name="gradual_pruning_lenet5",
         data=Tfds(name="fashion_mnist"),
         model=LeNet5(),

@@ -1,4 +1,4 @@
-"""Lottery tickets in LeNet-300-100 on Fashion-MNIST: weights gone back to, rates gone back to, or weights drawn anew.
+"""LotteryTicket tickets in LeNet-300-100 on Fashion-MNIST: weights gone back to, rates gone back to, or weights drawn anew.
 
 Source: Frankle and Carbin 2019, figures 3 and 4, and Renda, Frankle, Carbin 2020, for the form; no paper has these figures for
 this set. Half of what is left goes each round, where the papers take a fifth, for time.
@@ -9,12 +9,12 @@ Result, mean of 3 seeds: dense 89.08 %; at 93.75 % sparsity weights gone back to
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.sparsity.lottery import Lottery
+from experiments.studies.lottery_ticket import LotteryTicket
 from lepton_jax.models import LeNet300
 
 
-def get_config() -> Lottery:
-    return Lottery(
+def get_config() -> LotteryTicket:
+    return LotteryTicket(
         name="lottery_ticket",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),

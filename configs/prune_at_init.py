@@ -12,9 +12,9 @@ As in the paper, shuffling each layer's mask or taking that of another initialis
 import dataclasses
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.sparsity.mask_finders import Ablation, AtInit
-from experiments.studies.sparsity.methods import Dense
-from experiments.studies.sparsity.study import Row, Study
+from experiments.common.mask_finders import Ablation, AtInit
+from experiments.common.sparse_methods import Dense
+from experiments.studies.sparsity import Row, Sparsity
 from lepton_jax.models import LeNet300
 
 RATE = Adam(learning_rate=6e-3)
@@ -34,8 +34,8 @@ def row(name: str, method: AtInit, ablation: Ablation) -> Row:
     return Row(name=label, method=dataclasses.replace(method, ablation=ablation), optimizer=RATE, panel=name)
 
 
-def get_config() -> Study:
-    return Study(
+def get_config() -> Sparsity:
+    return Sparsity(
         name="prune_at_init",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),

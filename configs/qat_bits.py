@@ -11,13 +11,14 @@ symmetric grid of 2 bits has three levels.
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.qat.rows import rows
-from experiments.studies.qat.study import Study
+from experiments.studies.qat_bits import METHODS, QatBits, Row
 from lepton_jax.models import LeNet5
 
+FEW = ("lsq", "lsq_plus", "pact", "dorefa")
 
-def get_config() -> Study:
-    return Study(
+
+def get_config() -> QatBits:
+    return QatBits(
         name="qat_bits",
         data=Tfds(name="fashion_mnist"),
         model=LeNet5(),
@@ -26,5 +27,8 @@ def get_config() -> Study:
         epochs=2,
         float_optimizer=Adam(learning_rate=1e-3),
         optimizer=Adam(learning_rate=2e-3),  # of this and 5e-4, the better on validation data at 4 and at 2 bits
-        rows=rows(),
+        rows=(
+            Row(name="straight_through", bits=8),
+            *(Row(name=name, bits=bits, method=METHODS[name]) for name in FEW for bits in (4, 2)),
+        ),
     )

@@ -8,13 +8,14 @@ Result, mean of 3 seeds, float32 91.10 %, points below it: W8A8 none; W4A4 and W
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.qat.rows import rows
-from experiments.studies.qat.study import Study
+from experiments.studies.qat_bits import METHODS, QatBits, Row
 from lepton_jax.models import CNN
 
+FEW = ("lsq", "lsq_plus", "pact", "dorefa")
 
-def get_config() -> Study:
-    return Study(
+
+def get_config() -> QatBits:
+    return QatBits(
         name="qat_bits_cnn",
         data=Tfds(name="fashion_mnist"),
         model=CNN(),
@@ -23,5 +24,8 @@ def get_config() -> Study:
         epochs=2,
         float_optimizer=Adam(learning_rate=2e-3),
         optimizer=Adam(learning_rate=1e-3),
-        rows=rows(),
+        rows=(
+            Row(name="straight_through", bits=8),
+            *(Row(name=name, bits=bits, method=METHODS[name]) for name in FEW for bits in (4, 2)),
+        ),
     )

@@ -9,14 +9,13 @@ JPEG-compressed, which is 0.7 below the published weights as they are.
 """
 
 from experiments.common.config import Cifar10, Momentum
-from experiments.studies.qat.methods import Lsq
-from experiments.studies.qat.study import Row, Study
+from experiments.studies.qat_bits import METHODS, QatBits, Row
 from lepton_jax.models import ResNetCifar
 
 
-def get_config() -> Study:
+def get_config() -> QatBits:
     data = Cifar10()
-    return Study(
+    return QatBits(
         name="qat_bits_resnet20",
         data=data,
         model=ResNetCifar(depth=20, shortcut="pad"),
@@ -25,5 +24,5 @@ def get_config() -> Study:
         epochs=2,
         batch_size=100,
         optimizer=Momentum(learning_rate=0.01),
-        rows=tuple(Row(name="lsq", bits=bits, method=Lsq()) for bits in (4, 3)),
+        rows=tuple(Row(name="lsq", bits=bits, method=METHODS["lsq"]) for bits in (4, 3)),
     )

@@ -10,16 +10,16 @@ interval, fraction and end were varied on validation data, to no effect. With ad
 """
 
 from experiments.common.config import Adam, Momentum, Tfds
-from experiments.studies.sparsity.mask_finders import Static
-from experiments.studies.sparsity.methods import Dense, Rigl, Set
-from experiments.studies.sparsity.study import Row, Study
+from experiments.common.mask_finders import Static
+from experiments.common.sparse_methods import Dense, Rigl, Set
+from experiments.studies.sparsity import Row, Sparsity
 from lepton_jax.models import LeNet300
 
 
-def get_config() -> Study:
+def get_config() -> Sparsity:
     # Chosen on validation data, of adam's rates 1e-3, 3e-3 and 6e-3 and momentum's 0.1, 0.2 and 0.4, the same for all three.
     adam, momentum = Adam(learning_rate=6e-3, by_weight=True), Momentum(learning_rate=0.2)
-    return Study(
+    return Sparsity(
         name="sparse_training",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),

@@ -20,6 +20,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Options(cli.LoggedOptions[cli.Setting]):
     """With --sweep: run only the rows of these names."""
 
 
-def main(options: Options[Config]) -> None:
+def experiment(options: Options[Config]) -> None:
     """Run the experiment, once a seed, or all rows of its sweep, and report it."""
     if not options.sweep:
         run(options)
@@ -99,5 +100,7 @@ def _check_same(live: np.ndarray, loaded: np.ndarray, path: Path) -> None:
     print(f"{path}: loaded in a process of its own, all {len(live)} outputs equal the live view's bit for bit")
 
 
+main = partial(cli.run, experiment, default_config="deep_compression_digits.py", description=__doc__, options=Options)
+
 if __name__ == "__main__":
-    cli.run(main, default_config="deep_compression_digits.py", description=__doc__, options=Options)
+    main()

@@ -9,17 +9,10 @@ Each seed has a teacher of its own, trained once; what it answers to every train
 Finished rows are kept in the run's folder, and `--resume` does not run them again.
 """
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.distillation import report
-from experiments.studies.distillation.study import Runner, Study
+from experiments.common.study import script
+from experiments.studies.distillation import Distillation
 
-
-def main(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only"])
-    report.write(folder, study, Runner(study, seeds, folder).run())
-
+main = script(__doc__, "distillation_mnist.py", Distillation)
 
 if __name__ == "__main__":
-    cli.run(main, default_config="distillation_mnist.py", description=__doc__, kind=Study)
+    main()

@@ -8,17 +8,21 @@ Masters and optimiser are float32; dots run in the row's dtype, softmax, norms a
 in the precision of training. Finished rows are kept in the run's folder, and `--resume` does not run them again.
 """
 
+from functools import partial
+
 from experiments.common import cli
 from experiments.common.run_dir import claim_study
 from experiments.studies.precision import report
 from experiments.studies.precision.study import Study, run
 
 
-def main(options: cli.Options[Study]) -> None:
+def run_study(options: cli.Options[Study]) -> None:
     """Run the study, and report it."""
     study, seeds, folder = claim_study(options, besides=["only"])
     report.write(folder, study, run(study, seeds, folder))
 
 
+main = partial(cli.run, run_study, default_config="mixed_precision_fashion_mnist.py", description=__doc__, kind=Study)
+
 if __name__ == "__main__":
-    cli.run(main, default_config="mixed_precision_fashion_mnist.py", description=__doc__, kind=Study)
+    main()

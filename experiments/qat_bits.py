@@ -9,17 +9,10 @@ All rows of a seed begin at its network in float32. Finished rows are kept in th
 again.
 """
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.qat import report
-from experiments.studies.qat.study import Runner, Study
+from experiments.common.study import script
+from experiments.studies.qat_bits import QatBits
 
-
-def main(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only"])
-    report.write(folder, study, Runner(study, seeds, folder).run())
-
+main = script(__doc__, "qat_bits.py", QatBits)
 
 if __name__ == "__main__":
-    cli.run(main, default_config="qat_bits.py", description=__doc__, kind=Study)
+    main()

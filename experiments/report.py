@@ -10,16 +10,16 @@ A run is a folder with a `summary.json`, or a folder of such folders, e.g. one a
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.common.cli import errors_in_one_line
+from experiments.common.columns import Column, accuracy, plain, tabulate
 from experiments.common.figures import Point, accuracy_against, point
 from experiments.common.finished import Row, environment_of, labels, read, runs_in
-from experiments.common.results import accuracies, spread
+from experiments.common.results import Result, spread
 from experiments.common.tables import aligned, markdown_table
 
 _MOST_SERIES = 40
@@ -28,6 +28,8 @@ _ALONE = "the only one on its data"
 """The panel of rows that are compared with no other."""
 COSTS = {"file_bytes": ("bytes.png", "bytes of the file"), "macs": ("macs.png", "multiply-accumulates of one example")}
 """Figures: what is drawn against, the file's name, the axis's."""
+COUNTS = {"parameters": "parameters", "non-zeros": "nonzeros", "MACs": "macs", "bytes": "file_bytes"}
+"""Columns of counts, and the figures that they show."""
 ABOUT = {
     "seeds": "how many runs a mean is of",
     "accuracy %, last epoch": "on the test split, mean ± standard deviation over the seeds",
@@ -100,72 +102,64 @@ def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the cells, the header first, without the columns that no row fills.
 
     Example:
-      >>> some = {"latency": {1: (0.5,)}, "own": {}, "texts": {}, "figures": {"error": (0.1, 0.2), "parameters": (1000,)}}
-      >>> about = {"run": "r", "config": "", "task": "", "row": "a", "settings": {}, "seeds": (0, 1), "seconds": 1.0}
-      >>> table([Row(**about, **some)])
+      >>> result = {"row": "a", "seeds": [0, 1], "error": [0.1, 0.2], "parameters": [1000], "latency_ratio": {"1": [0.5]}}
+      >>> table([Row(run="r", config="", task="", result=result)])
       [('row', 'seeds', 'accuracy %, last epoch', 'parameters', 'time, batch 1'), ('a', '2', '85.00 ± 7.07', '1,000', '0.50')]
     """
-    columns: list[tuple[str, Callable[[Row], str]]] = [
-        ("seeds", lambda row: str(len(row.seeds) or "")),
-        ("accuracy %, last epoch", lambda row: _accuracy(row, "error")),
-        ("accuracy %, best epoch", lambda row: _accuracy(row, "best_error")),
-        ("own figures", lambda row: "" if "error" in row.figures else _own(row)),
-        ("parameters", lambda row: _count(row, "parameters")),
-        ("non-zeros", lambda row: _count(row, "nonzeros")),
-        ("MACs", lambda row: _count(row, "macs")),
-        ("bytes", lambda row: _count(row, "file_bytes")),
-    ]
-    for batch in sorted({batch for row in rows for batch in row.latency}):
-        columns.append((f"time, batch {batch}", partial(_latency, batch=batch)))
-    columns += [
-        ("the paper's figure", lambda row: row.texts.get("reference", "")),
-        ("its source", lambda row: row.texts.get("source", "")),
-    ]
-    names = named(rows)
-    cells = [[name for name, _ in names], *([say(row) for row in rows] for _, say in columns)]
-    titles = ["row", *(title for title, _ in columns)]
+    batches = sorted({batch for row in rows for batch in row.result.get("latency_ratio", {})}, key=int)
+    columns = (
+        plain("seeds", lambda result: str(len(result.get("seeds", [])) or "")),
+        accuracy("accuracy %, last epoch"),
+        accuracy("accuracy %, best epoch", "best_error"),
+        *(_count(title, name) for title, name in COUNTS.items()),
+        *(_latency(batch) for batch in batches),
+        plain("the paper's figure", lambda result: result.get("reference", "")),
+        plain("its source", lambda result: result.get("source", "")),
+    )
+    names, (titles, *lines) = named(rows), tabulate([row.result for row in rows], columns)
+    own = ["" if "error" in row.result else "; ".join(f"{n} {spread(v)}" for n, v in row.own.items()) for row in rows]
+    cells = [[name for name, _ in names], *map(list, zip(*lines))]
+    heads = ["row", *titles]
+    heads.insert(4, "own figures")
+    cells.insert(4, own)
     if len({(row.run, row.config) for row in rows}) > 1:
         cells.insert(0, [row.run for row in rows])
-        titles.insert(0, "run")
-    kept = [(title, column) for title, column in zip(titles, cells) if any(column)]
+        heads.insert(0, "run")
+    kept = [(title, column) for title, column in zip(heads, cells) if any(column)]
     return [tuple(title for title, _ in kept), *zip(*(column for _, column in kept))]
 
 
-def _accuracy(row: Row, name: str) -> str:
-    return spread(accuracies(dict(row.figures), name)) if name in row.figures else ""
+def _count(title: str, name: str) -> Column:
+    """Return the column of a count; its deviation only where the seeds differ."""
+
+    def cell(result: Result) -> str:
+        values = result.get(name, [])
+        return "" if not values else spread(values if len(set(values)) > 1 else values[:1], 0)
+
+    return plain(title, cell)
 
 
-def _count(row: Row, name: str) -> str:
-    """Write a count; its deviation only where the seeds differ."""
-    values = row.figures.get(name, ())
-    return "" if not values else spread(values if len(set(values)) > 1 else values[:1], 0)
-
-
-def _own(row: Row) -> str:
-    return "; ".join(f"{name} {spread(values)}" for name, values in row.own.items())
-
-
-def _latency(row: Row, *, batch: int) -> str:
-    return spread(row.latency[batch]) if batch in row.latency else ""
+def _latency(batch: str) -> Column:
+    return plain(f"time, batch {batch}", lambda r: spread(r["latency_ratio"][batch]) if batch in r["latency_ratio"] else "")
 
 
 def points(rows: Sequence[Row], figure: str) -> list[Point]:
     """Return a point for every row that has an accuracy and a figure, e.g. "macs"."""
-    drawn = [(name, row) for name, row in named(rows) if "error" in row.figures and row.figures.get(figure)]
+    drawn = [(name, row) for name, row in named(rows) if "error" in row.result and row.result.get(figure)]
     tasks: dict[str, list[Row]] = {}
     for _, row in drawn:
         tasks.setdefault(row.task, []).append(row)
     several = any(len(some) == 1 or len({row.run for row in some}) > 1 for some in tasks.values()) and len(drawn) > 1
-    crowded = len({(row.run, row.row) for _, row in drawn}) > _MOST_SERIES
+    crowded = len({(row.run, row.name) for _, row in drawn}) > _MOST_SERIES
     found = []
     for name, row in drawn:
         rivals = tasks[row.task]
         runs = list(dict.fromkeys(rival.run for rival in rivals))
         alone = sum(rival.run == row.run for rival in rivals) == 1
         made = point(
-            dict(row.figures),
+            row.result,
             figure,
-            series=row.row if not several else row.run if alone or crowded else f"{row.run}: {row.row}",
+            series=row.name if not several else row.run if alone or crowded else f"{row.run}: {row.name}",
             label=row.run if alone and (len(runs) > 1 or len(rivals) == 1) else name,
             task=row.task,
             panel=_ALONE if len(rivals) == 1 else ", ".join([*runs, *_task(row)]),
@@ -183,9 +177,9 @@ def _origins(folders: Sequence[Path], rows: Sequence[Row]) -> list[str]:
     lines = []
     for title in dict.fromkeys(row.run for row in rows):
         mine = [row for row in rows if row.run == title]
-        revisions = ", ".join(sorted({row.texts["revision"] for row in mine if "revision" in row.texts})) or "unknown"
+        revisions = ", ".join(sorted({row.result["revision"] for row in mine if "revision" in row.result})) or "unknown"
         seeds = ", ".join(map(str, sorted({seed for row in mine for seed in row.seeds}))) or "not said"
-        minutes = sum(row.seconds for row in mine) / 60
+        minutes = sum(row.result.get("seconds", 0.0) for row in mine) / 60
         lines.append(f"- {title}: revision {revisions}; seeds {seeds}; {minutes:.1f} minutes.")
     made: dict[str, list[str]] = {}
     for given, run in ((each, run) for each in folders for run in runs_in(each)):

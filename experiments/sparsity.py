@@ -9,19 +9,10 @@
 Finished cells of the table are kept in the run's folder, and `--resume` does not run them again.
 """
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.sparsity import report
-from experiments.studies.sparsity.study import Runner, Study
+from experiments.common.study import script
+from experiments.studies.sparsity import Sparsity
 
-ABOUT = "Every method has the same epochs, dense ones included."
-
-
-def main(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only"])
-    report.write(folder, study, Runner(study, seeds, folder).run(), script="sparsity", about=ABOUT)
-
+main = script(__doc__, "gradual_pruning.py", Sparsity)
 
 if __name__ == "__main__":
-    cli.run(main, default_config="gradual_pruning.py", description=__doc__, kind=Study)
+    main()

@@ -95,7 +95,8 @@ def run(
     traceback = "--traceback" in sys.argv
     with errors_in_one_line(traceback=traceback):
         try:
-            said = _parse(options(config=path, setting=load_config(path, kind)), options[kind], description)  # type: ignore
+            setting = load_config(path, kind)
+            said = _parse(options(config=path, setting=setting), options[type(setting)], description)  # type: ignore
             _cache_compilations()
             main(said)
         except KeyboardInterrupt as error:

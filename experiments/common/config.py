@@ -30,6 +30,27 @@ from lepton_jax.data import (
 from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
 
 
+class Checked:
+    """Settings that say all that is wrong with them when they are made."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        with collect(f"{type(self).__name__} {self.name!r}") as problems:
+            problems.extend(self.problems())
+
+    def problems(self) -> Iterator[str]:
+        """Say what is wrong; a class that inherits says its own after ``yield from super().problems()``."""
+        yield from ()
+
+    def at_least(self, least: int, *fields: str) -> Iterator[str]:
+        """Say which fields are less; None is nothing to compare."""
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and not value >= least:
+                yield f"{field}: must be at least {least}; got {value}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Digits:
     """Scikit-learn's handwritten digits, 8 x 8 pixels; embedded, no download."""

@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ _DETOUR = 25.0
 """So many pixels farther may a label be to lie on one line less."""
 _NEAR = 22.0
 """A label that is farther from its point, in pixels, gets a line to it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure of a report."""
+
+    file: str
+    """In the run's folder."""
+    alternative: str
+    """What it shows, in words."""
+    draw: Callable[[Path], None]
+    """Writes the file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +82,25 @@ def point(result: Result, cost: str, *, series: str, label: str, task: str = "",
     where = {"series": series, "label": label, "task": task, "panel": panel}
     amount = statistics.mean(amount) if isinstance(amount, Sequence) else amount
     return Point(cost=amount, accuracy=statistics.mean(values), deviation=deviation(values), **where)
+
+
+def accuracy_by_bytes(results: Sequence[Result], *, series: str = "{row}", panel: str = "") -> list[Drawing]:
+    """Return the drawing of every row's accuracy against the bytes of its file; none where no row has a file.
+
+    Args:
+      results: of a study.
+      series: what a point belongs to: a text in which the row and its settings stand in braces.
+      panel: the setting of which every value has a panel, and a front, of its own.
+    """
+
+    def one(result: Result) -> Point:
+        where = str(result["settings"][panel]) if panel else ""
+        name = series.format(row=result["row"], **result["settings"])
+        return point(result, "file_bytes", series=name, label=result["row"], task=where, panel=where)
+
+    points = [one(result) for result in results if "file_bytes" in result]
+    draw = partial(accuracy_against, points=points, cost="bytes of the file without its program")
+    return [Drawing(file="accuracy.png", alternative="accuracy against bytes", draw=draw)] if points else []
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -127,7 +159,7 @@ def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
 
 def _draw(axis: Any, points: Sequence[Point], series: Sequence[str]) -> None:
     """Draw one panel's points and their front; a series looks the same in all panels."""
-    axis.set(xscale="log", yscale="log")
+    axis.set_xscale("log")
     for name in dict.fromkeys(point.series for point in points):
         number = series.index(name)
         mine = [point for point in points if point.series == name]
@@ -174,13 +206,7 @@ def _bar(point: Point) -> tuple[float, float]:
 
 def _scale(axis: Any, points: Sequence[Point]) -> None:
     """Set limits and ticks: errors upwards to less, named by their accuracies; costs in numbers that can be read."""
-    errors = [end for point in points for end in _ends(point)]
-    pad = 1.06 * (max(errors) / min(errors)) ** 0.08
-    axis.set_ylim(max(errors) * pad, min(errors) / pad)
-    axis.yaxis.set_minor_locator(NullLocator())
-    inside = [tick for tick in _TICKS if min(errors) / pad <= tick <= max(errors) * pad]
-    axis.yaxis.set_major_locator(FixedLocator(inside) if len(inside) >= 4 else MaxNLocator(6))
-    axis.yaxis.set_major_formatter(FuncFormatter(_accuracy))
+    by_error(axis, [end for point in points for end in _ends(point)])
     costs = [point.cost for point in points]
     spread = (max(costs) / min(costs)) ** 0.08 * 1.15
     axis.set_xlim(min(costs) / spread, max(costs) * spread)
@@ -190,6 +216,17 @@ def _scale(axis: Any, points: Sequence[Point]) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(_Some() if decades < 2.3 else NullFormatter())
+
+
+def by_error(axis: Any, errors: Sequence[float]) -> None:
+    """Let the vertical axis have the logarithm of the error, less of it above, named by accuracies, all in percent."""
+    axis.set_yscale("log")
+    pad = 1.06 * (max(errors) / min(errors)) ** 0.08
+    axis.set_ylim(max(errors) * pad, min(errors) / pad)
+    axis.yaxis.set_minor_locator(NullLocator())
+    inside = [tick for tick in _TICKS if min(errors) / pad <= tick <= max(errors) * pad]
+    axis.yaxis.set_major_locator(FixedLocator(inside) if len(inside) >= 4 else MaxNLocator(6))
+    axis.yaxis.set_major_formatter(FuncFormatter(_accuracy))
 
 
 class _Some(LogFormatter):

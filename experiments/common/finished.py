@@ -1,78 +1,74 @@
-"""Finished runs, read back: whatever study made them, their rows in one form.
-
-The common form of a row in `summary.json` is a dict with ``row``, ``seeds``, ``error`` (fractions, one a seed, last epoch),
-``best_error`` (best epoch), ``parameters``, ``nonzeros``, ``macs``, ``file_bytes`` (without the program), ``latency_ratio``
-(batch -> time over the dense model's), ``reference`` and ``source``; what is missing stays empty, and what a study has of its
-own is kept under its name. A row of one seed may have ``seed`` and single figures; such rows of one kind are joined.
-"""
+"""Finished runs, read back: the rows of all studies, which have one form (see `results`), seeds of one config joined."""
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.common import environment
-from experiments.common.results import Result
+from experiments.common.results import Result, numbers
 
 FIGURES = ("error", "best_error", "parameters", "nonzeros", "macs", "file_bytes")
-"""What a row may have, a number a seed or one for all."""
-_TEXTS = ("reference", "source", "revision")
-_SETTINGS = ("sparsity", "fraction", "rate", "temperature")
-"""Fractional numbers that say what a row is, where others are measured."""
+"""What means the same in every study."""
+_ABOUT = ("row", "settings", "seeds", "seconds", "revision", "reference", "source", "latency_ratio")
+"""What a result says besides its figures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a finished run; figures are tuples, by seed where there is one a seed.
+    """One row of a finished run.
 
     Args:
       run: the run's name.
       config: of the run, as text, without its seeds; rows of different configs are never joined.
       task: of which accuracies can be compared: the data set, if the config says, or else the run.
-      row: its name.
-      settings: what else tells it from others of the name.
-      seeds: empty if the study does not say.
-      figures: by the names of `FIGURES`.
-      latency: batch -> time over the dense model's.
-      own: the study's own figures, by their names.
-      texts: the paper's figure, its source, the revision of the code.
-      seconds: that it took.
+      result: its figures as lists, and so its latency by batch.
     """
 
     run: str
     config: str
     task: str
-    row: str
-    settings: Mapping[str, Any]
-    seeds: tuple[int, ...]
-    figures: Mapping[str, tuple[float, ...]]
-    latency: Mapping[int, tuple[float, ...]]
-    own: Mapping[str, tuple[float, ...]]
-    texts: Mapping[str, str]
-    seconds: float
+    result: Result
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return str(self.result["row"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else tells it from others of the name."""
+        return self.result.get("settings", {})
+
+    @property
+    def seeds(self) -> list[int]:
+        """Empty if the study does not say."""
+        return self.result.get("seeds", [])
+
+    @property
+    def own(self) -> dict[str, list[float]]:
+        """The study's own figures, by their names."""
+        return {name: self.result[name] for name in self.result if name not in (*_ABOUT, *FIGURES)}
 
     def joins(self, other: "Row") -> bool:
         """Whether both are the same row, of other seeds."""
-        same = all(getattr(self, name) == getattr(other, name) for name in ("run", "config", "row", "settings"))
+        same = all(getattr(self, name) == getattr(other, name) for name in ("run", "config", "name", "settings"))
         return same and bool(self.seeds and other.seeds) and not set(self.seeds) & set(other.seeds)
 
     def joined(self, other: "Row") -> "Row":
         """Return the row of all seeds of both."""
-        revisions = sorted({row.texts["revision"] for row in (self, other) if "revision" in row.texts})
-        return dataclasses.replace(
-            self,
-            seeds=self.seeds + other.seeds,
-            figures=_chained(self.figures, other.figures),
-            latency=_chained(self.latency, other.latency),
-            own=_chained(self.own, other.own),
-            texts={**other.texts, **self.texts, **({"revision": ", ".join(revisions)} if revisions else {})},
-            seconds=self.seconds + other.seconds,
-        )
+        mine, more = self.result, other.result
+        joined = {**more, **mine, "seconds": mine.get("seconds", 0.0) + more.get("seconds", 0.0)}
+        revisions = {result["revision"] for result in (mine, more) if "revision" in result}
+        joined |= {"revision": ", ".join(sorted(revisions))} if revisions else {}
+        joined |= _chained({n: v for n, v in mine.items() if isinstance(v, list)}, more)
+        joined["latency_ratio"] = _chained(mine.get("latency_ratio", {}), more.get("latency_ratio", {}))
+        return dataclasses.replace(self, result=joined)
 
 
-def _chained(first: Mapping[Any, tuple[float, ...]], second: Mapping[Any, tuple[float, ...]]) -> dict[Any, tuple[float, ...]]:
-    return {name: first.get(name, ()) + second.get(name, ()) for name in (*first, *(n for n in second if n not in first))}
+def _chained(first: Mapping[str, list[Any]], second: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: values + second.get(name, []) for name, values in first.items()}
 
 
 def read(folders: Sequence[Path]) -> list[Row]:
@@ -135,12 +131,13 @@ def environment_of(folder: Path) -> dict[str, Any]:
 
 def _rows(folder: Path) -> list[Row]:
     summary = _json(folder / "summary.json")
-    name = summary.get("name") or summary.get("config", {}).get("name") or folder.resolve().name
+    name = summary.get("name") or folder.resolve().name
     path = folder / "config.json"
     whole = _json(path) if path.exists() else {"folder": str(folder.resolve())}
     config = json.dumps({key: value for key, value in whole.items() if key not in ("seed", "seeds")}, sort_keys=True)
     task = json.dumps(whole.get("data", config), sort_keys=True)
-    return [_row(name, config, task, result) for result in _results(summary, folder)]
+    rows = [Row(run=name, config=config, task=task, result=_listed(name, one)) for one in _results(summary, folder)]
+    return [dataclasses.replace(row, task=f"{row.task} {row.settings.get('task', '')}") for row in rows]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -160,75 +157,39 @@ def _results(summary: Mapping[str, Any], folder: Path) -> list[Result]:
     missing = [key for key in ("seed", "error", "dense_error", "file_bytes", "program_bytes") if key not in summary]
     if missing:
         raise ValueError(f"{folder / 'summary.json'} has no results, nor the figures of one run: {', '.join(missing)}.")
-    about = {"seed": summary["seed"], "revision": summary.get("revision", "unknown")}
-    dense = {"row": "dense", **about, "error": summary["dense_error"], "parameters": summary["parameters"], "seconds": 0.0}
-    dense |= {name: summary[key] for name, key in (("best_error", "dense_best_error"), ("macs", "macs")) if key in summary}
-    whole = {name: summary[name] for name in ("error", "parameters", "nonzeros", "seconds")}
-    whole |= {name: summary[name] for name in ("best_error", "macs") if name in summary}
-    size = summary["file_bytes"] - summary["program_bytes"]
+    about = {"seeds": [summary["seed"]], "revision": summary.get("revision", "unknown")}
+    of_dense = {"error": "dense_error", "best_error": "dense_best_error", "parameters": "parameters", "macs": "macs"}
+    dense = {name: summary[key] for name, key in of_dense.items() if key in summary}
+    same = ("error", "best_error", "parameters", "nonzeros", "macs", "seconds", "reference", "source")
+    whole = {name: summary[name] for name in same if name in summary}
+    whole["file_bytes"] = summary["file_bytes"] - summary["program_bytes"]
     # There a ratio is how many times as fast the file is; in the common form it is of times.
-    latency = {batch: 1 / ratio for batch, ratio in summary["latency_ratio"].items()}
-    texts = {name: summary[name] for name in ("reference", "source") if name in summary}
-    return [dense, {"row": "compressed", **about, **whole, **texts, "file_bytes": size, "latency_ratio": latency}]
+    whole["latency_ratio"] = {batch: 1 / ratio for batch, ratio in summary["latency_ratio"].items()}
+    return [{"row": "dense", **about, **dense}, {"row": "compressed", **about, **whole}]
 
 
-def _row(run: str, config: str, task: str, result: Result) -> Row:
+def _listed(run: str, result: Result) -> Result:
+    """Return a result with every figure that is a number, or numbers, as a list."""
     if "row" not in result:
         raise ValueError(f"run {run}: every result must name its row; one has only {', '.join(result)}.")
-    figures = {name: _numbers(result[name]) for name in FIGURES if name in result}
-    strange = [name for name in figures if not _common(name, figures[name])]
-    known = {"row", "seed", "seeds", "seconds", "latency_ratio", *_TEXTS, *figures} - set(strange)
-    rest = {name: value for name, value in result.items() if name not in known}
-    settings = {name: value for name, value in rest.items() if _is_setting(name, value)}
-    own = {name: _numbers(value) for name, value in rest.items() if name not in settings}
-    return Row(
-        run=run,
-        config=config,
-        task=f"{task} {settings.get('task', '')}",
-        row=str(result["row"]),
-        settings=settings,
-        seeds=tuple(result["seeds"]) if "seeds" in result else tuple([result["seed"]] if "seed" in result else []),
-        figures={name: values for name, values in figures.items() if values and name not in strange},
-        latency={int(batch): _numbers(ratio) for batch, ratio in result.get("latency_ratio", {}).items()},
-        own={name: values for name, values in own.items() if values},
-        texts={name: str(result[name]) for name in _TEXTS if result.get(name)},
-        seconds=float(result.get("seconds", 0.0)),
-    )
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    """Return a number or a list of such as a tuple; nothing of anything else."""
-    values = value if isinstance(value, list) else [value]
-    return tuple(values) if all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values) else ()
-
-
-def _common(name: str, values: Iterable[float]) -> bool:
-    """Whether a figure is in the unit of the common form: errors are fractions, the rest are counts.
-
-    A study may give errors in percent, or perplexities, or a share of the dense model's multiplications: these are its own.
-    """
-    if name in ("error", "best_error"):
-        return all(0 <= value <= 1 for value in values)
-    return all(isinstance(value, int) for value in values)
-
-
-def _is_setting(name: str, value: Any) -> bool:
-    return name in _SETTINGS or value is None or isinstance(value, (str, int, bool))
+    named = {name: numbers(result, name) for name in result if name not in _ABOUT}
+    figures = {name: values for name, values in named.items() if values and all(isinstance(v, (int, float)) for v in values)}
+    ratios = result.get("latency_ratio", {})
+    about = {name: result[name] for name in _ABOUT if result.get(name)}
+    return {**about, **figures, "latency_ratio": {batch: numbers(ratios, batch) for batch in ratios}}
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
     """Name every row of one run so that no two have the same name: with as few of its settings as that takes.
 
     Example:
-      >>> settings = [{"panel": "", "sparsity": 0.5}, {"panel": "", "sparsity": 0.9}]
-      >>> empty = {name: {} for name in ("figures", "latency", "own", "texts")}
-      >>> about = {"run": "r", "config": "", "task": "", "row": "a", "seeds": (), "seconds": 0}
-      >>> labels([Row(**about, **empty, settings=one) for one in settings])
+      >>> both = [{"row": "a", "settings": {"panel": "", "sparsity": sparsity}} for sparsity in (0.5, 0.9)]
+      >>> labels([Row(run="r", config="", task="", result=one) for one in both])
       ['a, sparsity 0.5', 'a, sparsity 0.9']
     """
-    named = [row.row for row in rows]
+    named = [row.name for row in rows]
     for row in dict.fromkeys(named):
-        alike = [number for number, other in enumerate(rows) if other.row == row]
+        alike = [number for number, other in enumerate(rows) if other.name == row]
         names = list(dict.fromkeys(name for number in alike for name in rows[number].settings))
         telling: list[str] = []
         while len({tuple(str(rows[n].settings.get(name)) for name in telling) for n in alike}) < len(alike) and names:

@@ -1,5 +1,6 @@
 """What is measured of trained runs: errors, non-zeros, bytes, and what they cost where they run."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -92,12 +93,20 @@ class History:
     def __init__(
         self, measure: Measure, transform: Transform, seen: Callable[[TrainState], TrainState] = lambda state: state
     ) -> None:
-        self._measure, self._transform, self._seen = measure, transform, seen
+        self.measure, self.transform, self._seen = measure, transform, seen
         self.epochs: list[dict[str, Any]] = []
+        self._begun = self._ended = time.perf_counter()
 
     def __call__(self, state: TrainState) -> dict[str, Any]:
         """Measure stacked states."""
-        return self._measure(self._transform, stacked.apart(self._seen(state)))
+        figures = self.measure(self.transform, stacked.apart(self._seen(state)))
+        self._ended = time.perf_counter()
+        return figures
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the last epoch's end."""
+        return self._ended - self._begun
 
     @property
     def figures(self) -> dict[str, Any]:

@@ -1,4 +1,12 @@
-"""Results of studies: kept a file each, written with a report, averaged over seeds."""
+"""Results of studies: of one form, kept a file each, written with a report, averaged over seeds.
+
+A result is a JSON object, a line of a study's table: ``row``, its name; ``settings``, what else tells it from results of that
+name; ``seeds``; ``seconds`` of training all of them; ``revision`` of the code; and, if it has them, ``reference`` and
+``source``, a paper's figure; ``latency_ratio``, batch -> time over the dense network's. Everything else is a figure: a number
+for all seeds, or a list, one a seed. These mean the same in every study: ``error``, ``validation_error`` and ``best_error``,
+fractions, of the last epoch and of that which was best on validation data; ``parameters``, ``nonzeros``, ``macs`` and
+``file_bytes`` (without the program), counts. What a study measures in other units has other names.
+"""
 
 import json
 import statistics
@@ -10,7 +18,7 @@ from experiments.common import unfinished
 from experiments.common.tables import revision
 
 Result = dict[str, Any]
-"""One cell of the table: its row, sparsity, and figures by seed."""
+"""A line of a study's table; see the top of this file."""
 
 
 def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Result]) -> None:
@@ -46,6 +54,21 @@ def save_whole(path: Path, data: Any) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(data, indent=2) + "\n")
     part.replace(path)
+
+
+def numbers(result: Result, name: str) -> list[float]:
+    """Return a figure's numbers: one a seed, or one for all.
+
+    Example:
+      >>> numbers({"macs": 3, "nonzeros": [1, 2]}, "macs"), numbers({"macs": 3, "nonzeros": [1, 2]}, "nonzeros")
+      ([3], [1, 2])
+    """
+    return result[name] if isinstance(result[name], list) else [result[name]]
+
+
+def seeds_of(results: Sequence[Result]) -> str:
+    """Write the seeds of a study."""
+    return ", ".join(map(str, results[0]["seeds"]))
 
 
 def accuracies(result: Result, name: str = "error") -> list[float]:

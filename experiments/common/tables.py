@@ -14,8 +14,11 @@ import jax
 
 from experiments.common.cli import ROOT
 
+Lines = list[tuple[str, ...]]
+"""The cells of a table, its header first."""
 
-def aligned(lines: list[tuple[str, ...]]) -> list[str]:
+
+def aligned(lines: Lines) -> list[str]:
     """Return the cells as lines of one width a column.
 
     Example:
@@ -26,14 +29,14 @@ def aligned(lines: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]) for line in lines]
 
 
-def provenance(revisions: set[str], script: str = "deep_compression") -> str:
+def provenance(revisions: set[str], script: str | None = "deep_compression") -> str:
     """Say what made the figures: command, revisions of the code, versions and cores.
 
     Args:
       revisions: of the code, from `revision`.
-      script: which experiment.
+      script: which experiment; None: as the command line has it.
     """
-    said = command(f"experiments.{script}", without={"--resume": 0, "--run-dir": 1})
+    said = command(script and f"experiments.{script}", without={"--resume": 0, "--run-dir": 1})
     code = ", ".join(sorted(revisions))
     return f"Command: `{said}`. Revision {code}, jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores."
 
@@ -77,7 +80,7 @@ def revision() -> str:
     return git.stdout.strip() or "unknown"
 
 
-def markdown_table(lines: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(lines: Lines) -> list[str]:
     """Return the cells as lines of a Markdown table, its header first.
 
     Example:

@@ -1,18 +1,18 @@
 """What every study of many small runs has in common."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated
 
 import tyro
 from flax import linen as nn
 
-from experiments.common.config import Cifar10, Digits, Tfds
-from lepton_jax.core.errors import collect
+from experiments.common.config import Checked, Cifar10, Digits, Tfds
 from lepton_jax.data import Dataset, steps_per_epoch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Checked):
     """Data, model and loop."""
 
     name: str
@@ -40,13 +40,9 @@ class Training:
     latency_rounds: int = 50
     """Timed calls of each network, whose time is compared with the dense one's."""
 
-    def __post_init__(self) -> None:
-        with collect(f"{type(self).__name__} {self.name!r}") as problems:
-            for field in ("epochs", "batch_size", "vmap", "latency_rounds"):
-                if not getattr(self, field) >= 1:
-                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
-            if self.max_steps is not None and self.max_steps < 1:
-                problems.append(f"max_steps: must be at least 1; got {self.max_steps}")
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from self.at_least(1, "epochs", "batch_size", "vmap", "max_steps", "latency_rounds")
 
     def steps(self, dataset: Dataset, epochs: int) -> int:
         """Return how many steps so many epochs have, or a trial run instead."""

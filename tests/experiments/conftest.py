@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import deep_compression
-from experiments.common import cli
-from experiments.common.config import Config, Tfds
+from experiments.common.config import Tfds
 from lepton_jax.core import paths
 from lepton_jax.data import from_arrays
 from lepton_jax.models import ResNetCifar
@@ -67,16 +66,10 @@ def run_script(monkeypatch):
     """Run an experiment's command line in this process; return the exit status."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")  # not the user's own
 
-    def run(
-        script: ModuleType,
-        kind: type,
-        *arguments: object,
-        default_config: str = "deep_compression_digits.py",
-        options: type = cli.Options,
-    ) -> int:
+    def run(script: ModuleType, *arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
         try:
-            cli.run(script.main, default_config=default_config, description=script.__doc__, kind=kind, options=options)
+            script.main()
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0
@@ -87,7 +80,7 @@ def run_script(monkeypatch):
 @pytest.fixture
 def command(run_script):
     """Run ``python -m experiments.deep_compression`` with the given arguments; return the exit status."""
-    return partial(run_script, deep_compression, Config, options=deep_compression.Options)
+    return partial(run_script, deep_compression)
 
 
 @pytest.fixture

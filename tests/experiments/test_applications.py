@@ -28,7 +28,7 @@ CONFIGS = cli.ROOT / "configs"
 @pytest.fixture
 def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    return partial(run_script, applications, Study)
+    return partial(run_script, applications)
 
 
 def tokens(source: Sst2) -> Dataset:

@@ -30,7 +30,7 @@ CONFIG = cli.ROOT / "configs" / "combined.py"
 @pytest.fixture
 def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    return partial(run_script, combined, Study)
+    return partial(run_script, combined)
 
 
 def study(**changes) -> Study:

@@ -12,9 +12,9 @@ import pytest
 
 from experiments import distillation
 from experiments.common import cli, members
+from experiments.common.columns import COSTS, setting, tabulate
 from experiments.common.config import Adam, Digits, load_config
-from experiments.studies.distillation.report import accuracy_table, cost_table
-from experiments.studies.distillation.study import Row, Runner, Study
+from experiments.studies.distillation import LEARNS_FROM, Distillation, Row, Runner, accuracies_by_bits
 from lepton_jax.data import from_arrays
 from lepton_jax.distillation import Distill, FeatureTerm, Linear, LogitTerm, Outputs, hints
 from lepton_jax.models import LeNet300
@@ -26,7 +26,7 @@ STUDIES = {"distillation_fashion_mnist": ("none", "hinton_t4", "dkd", "fitnets",
 
 TINY = """
 from experiments.common.config import Digits
-from experiments.studies.distillation.study import Row, Study
+from experiments.studies.distillation import Distillation, Row
 from lepton_jax.distillation import Distill, LogitTerm
 from lepton_jax.models import LeNet300
 from lepton_jax.training import stacked
@@ -35,7 +35,7 @@ from lepton_jax.training import stacked
 
 def get_config():
     soft = Distill(terms=(LogitTerm(),), label_weight=0.0)
-    return Study(
+    return Distillation(
         name="tiny",
         data=Digits(),
         model=LeNet300(hidden=(6,)),
@@ -51,7 +51,7 @@ def get_config():
 @pytest.fixture
 def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    return partial(run_script, distillation, Study)
+    return partial(run_script, distillation)
 
 
 @pytest.mark.parametrize(("name", "only"), STUDIES.items())
@@ -59,10 +59,10 @@ def test_every_study_two_steps(launch, name, only, tmp_path, capsys, small_image
     folder = tmp_path / "run"
     trial = ("--max-steps", 2, "--no-files", "--batch-size", 16, "--run-dir", folder)
     assert launch("--config", CONFIGS / f"{name}.py", *trial, "--only", *only) == 0, capsys.readouterr().err
-    config = load_config(CONFIGS / f"{name}.py", Study)
+    config = load_config(CONFIGS / f"{name}.py", Distillation)
     results = json.loads((folder / "summary.json").read_text())["results"]
     rows = [(row.name, row.bits) for row in config.rows if row.name in only]
-    assert [(result["row"], result["bits"]) for result in results[1:]] == rows
+    assert [(result["row"], result["settings"]["bits"]) for result in results[1:]] == rows
     # 784 x 300 + 300 x 100 + 100 x 10 and 784 x 30 + 30 x 10 + 10 x 10, with their biases.
     assert [result["parameters"] for result in results] == [266_610] + [23_970] * len(rows)
     assert (folder / "accuracy.png").stat().st_size > 0
@@ -98,8 +98,8 @@ def test_students_learn_what_their_own_seeds_teacher_answers():
     seeds = (5, 8)
     logits, hidden = (jnp.asarray(rng.normal(size=(2, 60, width)), jnp.float32) for width in (10, 7))
     runner = Runner(made, seeds, CONFIGS, dataset)
-    found = runner.train(row, Outputs(logits, {"hidden": (hidden,)})).state
-    none = runner.train(row, Outputs(logits[::-1], {"hidden": (hidden,)})).state
+    found = runner.learn(row, Outputs(logits, {"hidden": (hidden,)}))[0]
+    none = runner.learn(row, Outputs(logits[::-1], {"hidden": (hidden,)}))[0]
     assert found.params["adapters"]["hints"]["0"]["kernel"].shape == (2, 6, 7)
     assert not np.allclose(found.params["student"]["Dense_1"]["kernel"], none.params["student"]["Dense_1"]["kernel"])
 
@@ -138,26 +138,34 @@ def test_students_learn_what_their_own_seeds_teacher_answers():
 
 
 def test_the_tables_of_known_results():
-    cell = {"seeds": [0, 1], "seconds": 4.0, "bits": None, "error": [0.1, 0.3]}
+    cell = {"seeds": [0, 1], "seconds": 4.0, "settings": {"bits": None}, "error": [0.1, 0.3]}
     results = [
         {**cell, "row": "none"},
         {**cell, "row": "soft", "error": [0.1, 0.2]},
-        {**cell, "row": "none", "bits": 4, "error": [0.2, 0.2], "file_bytes": 1234, "validation_error": [0.5, 0.5]},
+        {
+            **cell,
+            "row": "none",
+            "settings": {"bits": 4},
+            "error": [0.2, 0.2],
+            "file_bytes": 1234,
+            "validation_error": [0.5, 0.5],
+        },
     ]
-    assert accuracy_table(results) == [
+    assert accuracies_by_bits(results) == [
         ("learns from", "float32", "gain", "4 bits", "gain"),
         ("none", "80.00 ± 14.14", "", "80.00 ± 0.00", ""),
         ("soft", "85.00 ± 7.07", "+5.00", "", ""),
     ]
-    assert cost_table(results)[2:] == [
+    weights = setting("weights", "bits", lambda bits: f"{bits} bits" if bits else "float32")
+    assert tabulate(results, (LEARNS_FROM, weights, *COSTS))[2:] == [
         ("soft", "float32", "", "", "", "", "", "", "2.0"),
         ("none", "4 bits", "50.00 ± 0.00", "", "1,234", "", "", "", "2.0"),
     ]
 
 
-def study(**changes) -> Study:
+def study(**changes) -> Distillation:
     base = {"name": "s", "data": Digits(), "model": LeNet300(), "teacher": LeNet300(), "epochs": 3, "teacher_epochs": 3}
-    return Study(**{**base, "rows": (Row(name="none"),), **changes})
+    return Distillation(**{**base, "rows": (Row(name="none"),), **changes})
 
 
 @pytest.mark.parametrize(
@@ -166,7 +174,7 @@ def study(**changes) -> Study:
         (lambda: Row(name="a b"), "must be a word"),
         (lambda: Row(name="teacher"), "other than 'teacher'"),
         (lambda: Row(name="a", bits=1), "bits"),
-        (lambda: study(rows=(Row(name="a"),) * 2), "no name and bits twice"),
+        (lambda: study(rows=(Row(name="a"),) * 2), "each with a name of its own"),
         (lambda: study(only=("b",)), "no row 'b'"),
         (lambda: study(teacher_epochs=0), "teacher_epochs"),
         (lambda: dataclasses.replace(study(), scan=False), "scan"),

@@ -17,14 +17,14 @@ CONFIGS = sorted((cli.ROOT / "configs").glob("entropy_training_*.py"))
 def test_two_steps_of_every_config(path, small_images, run_script, tmp_path):
     trial = ("--max-steps", "2", "--batch-size", "16", "--run-dir", str(tmp_path / "run"))
     rows = ("--rates", "1e-6", "1e-3", "--fewer-bits", "3", "--sparsities", "0.9")
-    assert run_script(entropy_training, EntropyTraining, "--config", path, *trial, *rows, "--no-files") == 0
+    assert run_script(entropy_training, "--config", path, *trial, *rows, "--no-files") == 0
     results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
     assert [result["row"] for result in results] == ["rate 1e-06", "rate 0.001", "4 bits", "3 bits", "90 % zero"]
     # The rate reaches the loss: every bit more than the answers are worth sends weights to zero.
     assert results[1]["reached"][0] > results[0]["reached"][0] > results[2]["reached"][0]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
     assert len(kept) == 4  # the rates are trained together
-    assert run_script(entropy_training, EntropyTraining, "--config", path, *trial, *rows, "--no-files", "--resume") == 0
+    assert run_script(entropy_training, "--config", path, *trial, *rows, "--no-files", "--resume") == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert "| on | rate 0.001 |" in (tmp_path / "run" / "entropy_training.md").read_text()
 

@@ -71,9 +71,9 @@ def folder(tmp_path, published):
 def test_a_trial(folder, published, run_script):
     run_dir = folder / "run"
     arguments = ["--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", run_dir, "--max-steps", 2]
-    assert run_script(filter_pruning, Study, *arguments, "--only", "random") == 0
+    assert run_script(filter_pruning, *arguments, "--only", "random") == 0
     written = (run_dir / "rows" / "random-40.json").stat().st_mtime_ns
-    assert run_script(filter_pruning, Study, *arguments, "--resume") == 0
+    assert run_script(filter_pruning, *arguments, "--resume") == 0
     assert (run_dir / "rows" / "random-40.json").stat().st_mtime_ns == written
 
     results = json.loads((run_dir / "summary.json").read_text())["results"]

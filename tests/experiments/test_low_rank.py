@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 def test_a_trial_of_the_transformer(folder, run_script):
     arguments = ("--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", folder / "run", "--max-steps", 2)
-    assert run_script(low_rank, Study, *arguments) == 0
+    assert run_script(low_rank, *arguments) == 0
     results = json.loads((folder / "run" / "summary.json").read_text())["results"]
     dense, curve, rules = ({r["row"]: r for r in results if r["part"] == part} for part in ("dense", "methods", "rules"))
     assert dense["dense"]["macs"] == 1

@@ -10,7 +10,6 @@ import pytest
 from experiments import mixed_precision
 from experiments.common import cli
 from experiments.studies.precision.rows import rows
-from experiments.studies.precision.study import Study
 
 CONFIGS = cli.ROOT / "configs"
 
@@ -18,7 +17,7 @@ CONFIGS = cli.ROOT / "configs"
 @pytest.fixture
 def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    return partial(run_script, mixed_precision, Study)
+    return partial(run_script, mixed_precision)
 
 
 def test_images_two_steps_and_a_finished_row_is_kept(launch, tmp_path, capsys, small_images):

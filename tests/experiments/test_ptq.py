@@ -53,10 +53,9 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
         "--run-dir",
         tmp_path / "run",
     )
-    kind = {"default_config": "ptq_methods.py"}
     chosen = ("nearest",)
     assert set(chosen) < set(names)
-    assert run_script(ptq_methods, PtqMethods, *few, "--only", *chosen, **kind) == 0, capsys.readouterr()
+    assert run_script(ptq_methods, *few, "--only", *chosen) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
     cells = [(name, bits, seed) for seed in (0, 1) for name, bits in (("float", 32), ("nearest", 3))]
     assert [(result["row"], result["bits"], result["seed"]) for result in results] == cells
@@ -66,9 +65,9 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
     assert "| nearest |" in text
     assert (tmp_path / "run" / "ptq_methods.png").stat().st_size > 5000
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
-    assert run_script(ptq_methods, PtqMethods, *few, "--only", *chosen, "--resume", **kind) == 0
+    assert run_script(ptq_methods, *few, "--only", *chosen, "--resume") == 0
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()} == before
-    assert run_script(ptq_methods, PtqMethods, *few, "--only", "nobody", **kind) == 1
+    assert run_script(ptq_methods, *few, "--only", "nobody") == 1
     assert "there is no row 'nobody'" in capsys.readouterr().err
 
 
@@ -77,7 +76,7 @@ def test_a_network_is_trained_and_its_rows_have_costs(run_script, small_images, 
     config = CONFIGS / "ptq_methods_fashion_mnist.py"
     few = ("--images", 16, "--batch-size", 16, "--held-out", 16, "--test-images", 16, "--bits", 3, "--max-steps", 2)
     arguments = ("--config", config, *few, "--only", "nearest", "--latency-rounds", 1)
-    assert run_script(ptq_methods, PtqMethods, *arguments, "--run-dir", tmp_path) == 0, capsys.readouterr()
+    assert run_script(ptq_methods, *arguments, "--run-dir", tmp_path) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "summary.json").read_text())["results"]
     assert [(result["row"], result["seed"]) for result in results] == [("float", 0), ("nearest", 0)]
     kernels = 3 * 3 * (1 * 16 + 16 * 32 + 32 * 64) + 4 * 4 * 64 * 10
@@ -134,7 +133,7 @@ def test_rows_of_the_transformer_lose_perplexity_against_float(run_script, tmp_p
     )
     assert len(config.rows) == 11
     arguments = ("--config", made, "--text", text, "--windows", 4, "--batch-size", 4, "--test-windows", 4, "--run-dir", folder)
-    assert run_script(lm_ptq, LmPtq, *arguments) == 0, capsys.readouterr()
+    assert run_script(lm_ptq, *arguments) == 0, capsys.readouterr()
     results = json.loads((folder / "summary.json").read_text())["results"]
     lines = lm_study.table(results)
     assert [line[0] for line in lines] == ["method", "float", "int4, GPTQ"]

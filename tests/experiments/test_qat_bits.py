@@ -10,16 +10,14 @@ import pytest
 
 from experiments import qat_bits
 from experiments.common import cli
+from experiments.common.columns import COSTS, ROW, setting, tabulate
 from experiments.common.config import Adam, Cifar10, Digits, load_config
-from experiments.studies.qat.methods import DoReFaNet, Lsq, LsqPlus, PactAndDoReFa, StraightThrough
-from experiments.studies.qat.report import accuracy_table, cost_table
-from experiments.studies.qat.study import Row, Runner, Study
+from experiments.studies.qat_bits import METHODS, QatBits, Row, Runner, accuracies_by_bits
 from lepton_jax.data import from_arrays
 from lepton_jax.models import LeNet300, ResNetCifar
 from lepton_jax.quantization import LearnedWeight, QArray
 
 CONFIGS = cli.ROOT / "configs"
-METHODS = ("lsq", "lsq_plus", "pact", "dorefa")
 # The rows are the same in both; of each method's, the one of fewest bits.
 STUDIES = {"qat_bits": ("lsq",), "qat_bits_cnn": ("straight_through", "pact")}
 FEWEST = """
@@ -27,30 +25,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.common.config import load_config
-from experiments.studies.qat.study import Study
+from experiments.studies.qat_bits import QatBits
 
 
 def get_config():
-    config = load_config(Path({path!r}), Study)
+    config = load_config(Path({path!r}), QatBits)
     return replace(config, rows=tuple({{row.name: row for row in sorted(config.rows, key=lambda row: -row.bits)}}.values()))
 """
 
 TINY = """
 from experiments.common.config import Digits
-from experiments.studies.qat.methods import Lsq
-from experiments.studies.qat.study import Row, Study
+from experiments.studies.qat_bits import METHODS, QatBits, Row
 from lepton_jax.data import from_arrays
 from lepton_jax.models import LeNet300, ResNetCifar
 
 
 def get_config():
-    return Study(
+    return QatBits(
         name="tiny",
         data=Digits(),
         model=LeNet300(hidden=(12, 8)),
         float_epochs=2,
         epochs=1,
-        rows=(Row(name="plain", bits=8), Row(name="lsq", bits=3, method=Lsq())),
+        rows=(Row(name="plain", bits=8), Row(name="lsq", bits=3, method=METHODS["lsq"])),
     )
 """
 
@@ -58,7 +55,7 @@ def get_config():
 @pytest.fixture
 def launch(run_script):
     """Run the command line in this process; return the exit status."""
-    return partial(run_script, qat_bits, Study)
+    return partial(run_script, qat_bits)
 
 
 @pytest.mark.parametrize(("name", "only"), STUDIES.items())
@@ -67,12 +64,12 @@ def test_every_study_two_steps(launch, name, only, tmp_path, capsys, small_image
     path.write_text(FEWEST.format(path=str(CONFIGS / f"{name}.py")))
     trial = ("--max-steps", 2, "--no-files", "--batch-size", 16, "--calibration-batches", 1, "--run-dir", folder)
     assert launch("--config", path, *trial, "--only", *only) == 0, capsys.readouterr().err
-    config = load_config(path, Study)
+    config = load_config(path, QatBits)
     assert config.name == name
-    assert {row.name: row.bits for row in config.rows} == {"straight_through": 8, **dict.fromkeys(METHODS, 2)}
+    assert {row.name: row.bits for row in config.rows} == {**dict.fromkeys(METHODS, 2), "straight_through": 8}
     results = json.loads((folder / "summary.json").read_text())["results"]
     rows = [(row.name, row.bits) for row in config.rows if row.name in only]
-    assert [(result["row"], result["bits"]) for result in results] == [("float32", None), *rows]
+    assert [(result["row"], result["settings"]["bits"]) for result in results] == [("float32", None), *rows]
     assert (folder / "accuracy.png").stat().st_size > 0
 
 
@@ -99,9 +96,10 @@ def test_finished_rows_are_kept_and_missing_ones_run_again(launch, tmp_path, cap
 
 def test_layers_and_what_is_done_to_them(tmp_path):
     """The first and the last layer have 8 bits, those between the row's; inputs that are never negative are unsigned."""
-    made = study(rows=(Row(name="a", bits=2, method=Lsq()),), max_steps=1)
+    made = study(rows=(Row(name="a", bits=2, method=METHODS["lsq"]),), max_steps=1)
     runner = Runner(made, [3], tmp_path)
-    state, apply, transform, _ = runner.train(made.rows[0])
+    state, apply, history = runner.tune(made.rows[0])
+    transform = history.transform
     sites = state.params["sites"]
     assert [sorted(site["lhs"]) for site in sites.values()] == [["scale"], ["step"], ["scale"]]
     assert [isinstance(layer["kernel"], LearnedWeight) for layer in state.params["net"].values()] == [False, True, False]
@@ -124,8 +122,7 @@ def test_layers_and_what_is_done_to_them(tmp_path):
 
 
 def test_every_method_learns(tmp_path):
-    methods = (StraightThrough(), Lsq(), LsqPlus(), PactAndDoReFa(), DoReFaNet())
-    rows = tuple(Row(name=type(method).__name__, bits=4, method=method) for method in methods)
+    rows = tuple(Row(name=name, bits=4, method=method) for name, method in METHODS.items())
     rates = {"float_optimizer": Adam(learning_rate=1e-2), "optimizer": Adam(learning_rate=5e-3)}
     plain, *rounded = Runner(study(rows=rows, epochs=6, float_epochs=6, batch_size=32, **rates), [0], tmp_path).run()
     assert plain["error"][0] < 0.1
@@ -134,26 +131,27 @@ def test_every_method_learns(tmp_path):
 
 def test_the_tables_of_known_results():
     cell = {"seeds": [0, 1], "seconds": 4.0, "validation_error": [0.5, 0.5]}
-    plain = {**cell, "row": "float32", "bits": None, "error": [0.1, 0.2]}
+    plain = {**cell, "row": "float32", "settings": {"bits": None}, "error": [0.1, 0.2]}
     results = [
-        {**cell, "row": "a", "bits": 2, "error": [0.2, 0.2]},
-        {**cell, "row": "b", "bits": 8, "error": [0.1, 0.1], "file_bytes": 1234},
+        {**cell, "row": "a", "settings": {"bits": 2}, "error": [0.2, 0.2]},
+        {**cell, "row": "b", "settings": {"bits": 8}, "error": [0.1, 0.1], "file_bytes": 1234},
     ]
-    assert accuracy_table(plain, results) == [
+    assert accuracies_by_bits([plain, *results]) == [
         ("method", "W8A8", "gap", "W2A2", "gap"),
         ("a", "", "", "80.00 ± 0.00", "-5.00"),
         ("b", "90.00 ± 0.00", "+5.00", "", ""),
     ]
-    assert cost_table([plain, *results])[1:] == [
+    columns = (ROW, setting("bits", "bits", lambda bits: str(bits or 32)), *COSTS)
+    assert tabulate([plain, *results], columns)[1:] == [
         ("float32", "32", "50.00 ± 0.00", "", "", "", "", "", "2.0"),
         ("a", "2", "50.00 ± 0.00", "", "", "", "", "", "2.0"),
         ("b", "8", "50.00 ± 0.00", "", "1,234", "", "", "", "2.0"),
     ]
 
 
-def study(**changes) -> Study:
+def study(**changes) -> QatBits:
     base = {"name": "s", "data": Digits(), "model": LeNet300(hidden=(24, 16)), "epochs": 1, "float_epochs": 1, "files": False}
-    return Study(**{**base, "rows": (Row(name="a", bits=4),), **changes})
+    return QatBits(**{**base, "rows": (Row(name="a", bits=4),), **changes})
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ def study(**changes) -> Study:
         (lambda: Row(name="a b", bits=4), "must be a word"),
         (lambda: Row(name="float32", bits=4), "other than 'float32'"),
         (lambda: Row(name="a", bits=1), "bits"),
-        (lambda: study(rows=(Row(name="a", bits=4),) * 2), "no name and bits twice"),
+        (lambda: study(rows=(Row(name="a", bits=4),) * 2), "each with a name of its own"),
         (lambda: study(only=("b",)), "no row 'b'"),
         (lambda: study(float_epochs=0), "float_epochs"),
     ],
@@ -180,7 +178,7 @@ def test_rows_may_begin_at_published_weights(published, tmp_path):
     split = rng.random((20, 32, 32, 3), np.float32), np.arange(20) % 10
     dataset = from_arrays(split, split, num_classes=10)
     settings = {"name": "s", "data": Cifar10(), "model": model, "epochs": 1, "scan": False, "rows": (Row(name="a", bits=8),)}
-    before = Runner(Study(weights=path, **settings), [3, 4], tmp_path, dataset).before
+    before = Runner(QatBits(weights=path, **settings), [3, 4], tmp_path, dataset).before
     assert int(before.step) == 0
     for seed in (0, 1):
         kernel = before.params["Conv_0"]["kernel"][seed]
@@ -189,6 +187,6 @@ def test_rows_may_begin_at_published_weights(published, tmp_path):
     assert not jnp.array_equal(*jax.random.key_data(before.key))
     for wrong in ({}, {"weights": path, "float_epochs": 1}):
         with pytest.raises(ValueError, match="either float_epochs or weights"):
-            Study(**wrong, **settings)
+            QatBits(**wrong, **settings)
     with pytest.raises(ValueError, match="residual networks only; the model is a LeNet300"):
-        Study(weights=path, **{**settings, "model": LeNet300()})
+        QatBits(weights=path, **{**settings, "model": LeNet300()})

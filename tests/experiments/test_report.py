@@ -81,8 +81,9 @@ def test_what_is_not_the_same_is_not_joined(tmp_path):
 
 
 def test_rows_are_told_apart_by_what_differs(tmp_path):
-    result = {"row": "a", "panel": "p", "sparsity": 0.5, "bits": None, "seeds": [0], "error": [0.25]}
-    results = [result, {**result, "sparsity": 0.9}, {**result, "sparsity": 0.9, "bits": 4}, {**result, "row": "b"}]
+    result = {"row": "a", "settings": {"panel": "p", "sparsity": 0.5, "bits": None}, "seeds": [0], "error": [0.25]}
+    dense, few = ({**result, "settings": {**result["settings"], "sparsity": 0.9, "bits": bits}} for bits in (None, 4))
+    results = [result, dense, few, {**result, "row": "b"}]
     rows = read([write(tmp_path / "r", {"name": "r", "results": [*results, {**result, "row": "b"}]})])
     assert [line[0] for line in table(rows)[1:]] == [
         "a, sparsity 0.5",
@@ -94,16 +95,22 @@ def test_rows_are_told_apart_by_what_differs(tmp_path):
 
 
 def test_rows_of_one_seed_each_and_figures_of_other_units(tmp_path):
-    cell = {"task": "t", "row": "svd", "fraction": 0.5, "parameters": 70, "macs": 0.5, "ranks": {"a": [1]}}
-    results = [{**cell, "seed": seed, "error": 8.0 + seed, "loss": 0.5} for seed in (0, 1, 2)]
-    results += [{**cell, "seed": 0, "fraction": 0.25, "error": 20.0, "loss": 0.5}]
+    cell = {
+        "settings": {"task": "t", "fraction": 0.5},
+        "row": "svd",
+        "parameters": 70,
+        "macs_share": 0.5,
+        "ranks": [{"a": [1]}],
+    }
+    results = [{**cell, "seeds": [seed], "figure": [8.0 + seed], "loss": 0.5} for seed in (0, 1, 2)]
+    results += [{**cell, "seeds": [0], "settings": {"task": "t", "fraction": 0.25}, "figure": [20.0], "loss": 0.5}]
     two, one = cells(read([write(tmp_path / "r", {"name": "r", "results": results})]))
     assert two["row"] == "svd, fraction 0.5"
     assert two["seeds"] == "3"
-    assert two["own figures"] == "macs 0.50 ± 0.00; error 9.00 ± 1.00; loss 0.50 ± 0.00"
-    assert "accuracy %, last epoch" not in two  # 8 is no fraction
+    assert two["own figures"] == "macs_share 0.50 ± 0.00; figure 9.00 ± 1.00; loss 0.50 ± 0.00"
+    assert "accuracy %, last epoch" not in two
     assert "MACs" not in two
-    assert one["own figures"] == "macs 0.50; error 20.00; loss 0.50"
+    assert one["own figures"] == "macs_share 0.50; figure 20.00; loss 0.50"
 
 
 def full(row: str, error: float, size: int, macs: int, **more: object) -> dict:

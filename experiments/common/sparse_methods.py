@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -23,25 +23,6 @@ Spread = Literal["uniform", "erk", "global"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a method may look at when it begins.
-
-    Args:
-      steps: of the training to come.
-      apply: ``apply(params, inputs) -> logits`` in evaluation mode.
-      loss: ``loss(params, temperature) -> scalar`` on some training examples; the logits are divided by the temperature.
-      fresh: ``fresh(key) -> params``, another initialisation.
-      inputs: an example of the inputs.
-    """
-
-    steps: int
-    apply: Callable[[PyTree, Array], Array]
-    loss: Callable[[PyTree, float], Array]
-    fresh: Callable[[Array], PyTree]
-    inputs: Any
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SparseMethod:
     """Base of the methods.
 
@@ -58,8 +39,8 @@ class SparseMethod:
     def __post_init__(self) -> None:
         check_fraction(f"{type(self).__name__}: sparsity", self.sparsity)
 
-    def build(self, scene: Scene, key: Array) -> Transform:
-        """Return the transform; called while a program is traced, for a key of all seeds at once."""
+    def build(self, steps: int, key: Array) -> Transform:
+        """Return the transform for so many steps; called while a program is traced, for a key of all seeds at once."""
         raise TypeError(f"{type(self).__name__} must define build")
 
     def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -71,7 +52,7 @@ class SparseMethod:
 class Dense(SparseMethod):
     """No method: the reference."""
 
-    def build(self, scene: Scene, key: Array) -> Transform:
+    def build(self, steps: int, key: Array) -> Transform:
         return identity()
 
 
@@ -92,9 +73,9 @@ class Gradual(SparseMethod):
         super().__post_init__()
         check_stretch("Gradual", self.begin, self.end)
 
-    def build(self, scene: Scene, key: Array) -> Transform:
-        begin = int(self.begin * scene.steps)
-        schedule = schedules.polynomial(self.sparsity, begin, max(int(self.end * scene.steps), begin + 1))
+    def build(self, steps: int, key: Array) -> Transform:
+        begin = int(self.begin * steps)
+        schedule = schedules.polynomial(self.sparsity, begin, max(int(self.end * steps), begin + 1))
         return prune(schedule, select=KERNELS, interval=self.interval, **spread_options(self.spread))
 
 
@@ -116,8 +97,8 @@ class Rewired(SparseMethod):
     def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
         return masked_moments(tx)
 
-    def _settings(self, scene: Scene) -> dict[str, Any]:
-        end = max(int(self.end * scene.steps), 1)
+    def _settings(self, steps: int) -> dict[str, Any]:
+        end = max(int(self.end * steps), 1)
         return {"end": end, "interval": self.interval, "fraction": self.fraction, "select": KERNELS}
 
 
@@ -125,16 +106,16 @@ class Rewired(SparseMethod):
 class Set(Rewired):
     """Sparse evolutionary training (Mocanu et al. 2018): what grows is random."""
 
-    def build(self, scene: Scene, key: Array) -> Transform:
-        return set_(self.sparsity, key, **self._settings(scene))
+    def build(self, steps: int, key: Array) -> Transform:
+        return set_(self.sparsity, key, **self._settings(steps))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rigl(Rewired):
     """RigL (Evci et al. 2020): what has the largest gradient grows."""
 
-    def build(self, scene: Scene, key: Array) -> Transform:
-        return rigl(self.sparsity, key, **self._settings(scene))
+    def build(self, steps: int, key: Array) -> Transform:
+        return rigl(self.sparsity, key, **self._settings(steps))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,9 +134,9 @@ class AcDc(SparseMethod):
         check_stretch("AcDc", self.begin, self.end)
         check_stretch("AcDc: phase", 0, self.phase)
 
-    def build(self, scene: Scene, key: Array) -> Transform:
-        begin, length = int(self.begin * scene.steps), max(int(self.phase * scene.steps), 1)
-        end = max(int(self.end * scene.steps), begin + 1)
+    def build(self, steps: int, key: Array) -> Transform:
+        begin, length = int(self.begin * steps), max(int(self.phase * steps), 1)
+        end = max(int(self.end * steps), begin + 1)
         return ac_dc(self.sparsity, begin=begin, end=end, compressed=length, dense=length, select=KERNELS)
 
     def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -178,8 +159,8 @@ class Surgery(SparseMethod):
         super().__post_init__()
         check_stretch("Surgery", 0, self.end)
 
-    def build(self, scene: Scene, key: Array) -> Transform:
-        end = max(int(self.end * scene.steps), 1)
+    def build(self, steps: int, key: Array) -> Transform:
+        end = max(int(self.end * steps), 1)
 
         def surgery(c: Any) -> Transform:
             return dynamic_surgery(c, key, end=end, interval=self.interval, select=KERNELS)
@@ -221,7 +202,7 @@ class SoftThreshold(SparseMethod):
         if self.sparsity and self.sparsity not in self.penalties:
             raise ValueError(f"SoftThreshold: penalties has none for a sparsity of {self.sparsity}; it has {self.penalties}.")
 
-    def build(self, scene: Scene, key: Array) -> Transform:
+    def build(self, steps: int, key: Array) -> Transform:
         return soft_threshold(initial=self.initial, select=KERNELS)
 
     def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:

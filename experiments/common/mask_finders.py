@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from experiments.common.methods import KERNELS
-from experiments.studies.sparsity.methods import Scene, SparseMethod, Spread, spread_options
+from experiments.common.sparse_methods import SparseMethod, Spread, spread_options
 from lepton_jax import prune
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform
@@ -21,6 +22,23 @@ from lepton_jax.pruning.sanity import shuffle_masks
 from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks
 
 Ablation = Literal["none", "shuffle", "reinit", "invert"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What masks may be found by.
+
+    Args:
+      apply: ``apply(params, inputs) -> logits`` in evaluation mode.
+      loss: ``loss(params, temperature) -> scalar`` on some training examples; the logits are divided by the temperature.
+      fresh: ``fresh(key) -> params``, another initialisation.
+      inputs: an example of the inputs.
+    """
+
+    apply: Callable[[PyTree, Array], Array]
+    loss: Callable[[PyTree, float], Array]
+    fresh: Callable[[Array], PyTree]
+    inputs: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +54,7 @@ class MaskFinder(SparseMethod):
         """Return the masks of one run."""
         raise TypeError(f"{type(self).__name__} must define masks")
 
-    def build(self, scene: Scene, key: Array) -> Transform:
+    def build(self, steps: int, key: Array) -> Transform:
         def init(params: PyTree) -> tuple[PyTree, FixedMasksState]:
             kept = {path: jnp.ones(leaf.shape, bool) for path, leaf in paths.select(params, KERNELS).items()}
             return params, FixedMasksState(kept)  # until the run's own are found

@@ -1,0 +1,114 @@
+"""Figures of studies: means and deviations over seeds, as curves or as dots, in one or several panels."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments.common.figures import MARKERS, by_error
+from experiments.common.results import deviation
+
+_LOOKS = ("-", "--", ":")
+_MANY = 11
+"""With more curves than these the legend stands beside the figure."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A series of points, each of several seeds."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[Sequence[float]]
+    """Values by seed."""
+    look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """How it is drawn, in matplotlib's words; by default a marker and a colour of its own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Axes with curves on them."""
+
+    curves: Sequence[Curve]
+    title: str = ""
+    levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Values to compare with, drawn as dashed lines."""
+    ticks: Mapping[float, str] = dataclasses.field(default_factory=dict)
+    """Places on the horizontal axis, and their names."""
+    x_scale: str = "linear"
+    falling: bool = False
+    """Whether it falls from left to right."""
+    y_scale: str = "linear"
+    """As matplotlib has it, or 'error': accuracies in percent, by the logarithm of the error."""
+    seeds: bool = False
+    """Show every seed as a dot."""
+
+
+def draw(
+    path: Path, panels: Sequence[Panel], *, x: str = "", y: str, columns: int = 2, size: tuple[float, float] = (7, 4.6)
+) -> None:
+    """Draw all panels; bars are one standard deviation.
+
+    Args:
+      path: of the PNG.
+      panels: those without curves are left out.
+      x: the name of the horizontal axes.
+      y: the name of the vertical axes.
+      columns: panels side by side.
+      size: of a panel, in inches.
+    """
+    shown = [panel for panel in panels if panel.curves or panel.levels] or list(panels[:1])
+    columns = min(columns, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * lines), layout="constrained")
+    for axis, panel in zip(figure.subplots(lines, columns, squeeze=False).flat, shown):
+        _panel(axis, panel)
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(y, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axis: Any, panel: Panel) -> None:
+    """Draw one panel's curves."""
+    hidden = panel.y_scale == "error"
+    for number, curve in enumerate(panel.curves):
+        look = {"marker": MARKERS[number % len(MARKERS)], "linestyle": _LOOKS[number // 10 % 3], "color": f"C{number % 10}"}
+        values = [[100 - value for value in some] if hidden else list(some) for some in curve.y]
+        means, bars = [statistics.mean(some) for some in values], [deviation(some) for some in values]
+        how = {**look, "markersize": 5, "capsize": 3, "linewidth": 1.2, **curve.look}
+        axis.errorbar(curve.x, means, bars, label=curve.label, **how)
+        for x, some in zip(curve.x, values if panel.seeds else []):
+            axis.plot([x] * len(some), some, ".", color=how["color"], alpha=0.4)
+    for name, level in panel.levels.items():
+        axis.axhline(100 - level if hidden else level, color="0.4", linestyle="--", linewidth=1, label=name)
+    axis.set_title(panel.title, fontsize=10)
+    _scale(axis, panel)
+    axis.grid(color="0.92")
+    if any(curve.label[:1] != "_" for curve in panel.curves) or panel.levels:
+        beside = len(panel.curves) > _MANY
+        axis.legend(fontsize=8, **({"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}))
+
+
+def _scale(axis: Any, panel: Panel) -> None:
+    """Set scales, limits and ticks."""
+    if panel.x_scale == "log":
+        places = [x for curve in panel.curves for x in curve.x] or [1.0]
+        axis.set_xlim(min(places) / 1.15, 1.15 * max(places))  # before the scale, since one point alone has no range
+        axis.set_xscale("log")
+    if panel.ticks:
+        turned = max(map(len, panel.ticks.values())) * len(panel.ticks) > 60
+        axis.set_xticks(list(panel.ticks), list(panel.ticks.values()), **({"rotation": 35, "ha": "right"} if turned else {}))
+        axis.xaxis.minorticks_off()
+    if panel.falling:
+        axis.invert_xaxis()
+    values = [100 - value for curve in panel.curves for some in curve.y for value in some]
+    values += [100 - level for level in panel.levels.values()]
+    if panel.y_scale == "error" and values:
+        by_error(axis, [max(value, 0.01) for value in values])
+    elif panel.y_scale == "log":
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")

@@ -1,1 +1,0 @@
-"""Small students of a large teacher."""

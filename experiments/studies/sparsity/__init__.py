@@ -1,1 +1,0 @@
-"""Sparse networks: pruning, sparse training, masks found before training, lottery tickets."""
