@@ -11,8 +11,8 @@ reverse; factorizing, then pruning 0.69 worse than both at once; factorizing wha
 from itertools import combinations
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.combined.study import Row, Study
-from experiments.studies.combined.techniques import Technique
+from experiments.common.techniques import Technique
+from experiments.studies.combined import Combined, Row
 from lepton_jax.models import LeNet300
 
 # In the order in which their views are applied: factors are pruned, what is left is quantized, the rest is cast.
@@ -30,9 +30,9 @@ OTHER_ORDERS: tuple[tuple[tuple[Technique, ...], ...], ...] = (
 )
 
 
-def get_config() -> Study:
+def get_config() -> Combined:
     together = [(), *((name,) for name in ORDER), *combinations(ORDER, 2), ORDER]
-    return Study(
+    return Combined(
         name="combined",
         data=Tfds(name="fashion_mnist"),
         model=LeNet300(),

@@ -10,12 +10,12 @@ import pytest
 
 from experiments import combined
 from experiments.common import cli, members
+from experiments.common.columns import reference, tabulate
 from experiments.common.config import Adam, Digits, load_config
 from experiments.common.deployed import deployed
 from experiments.common.measuring import best_errors
-from experiments.studies.combined.report import order_notes, pair_notes, table
-from experiments.studies.combined.study import Row, Runner, Study
-from experiments.studies.combined.techniques import EqualShares, Settings
+from experiments.common.techniques import EqualShares, Settings
+from experiments.studies.combined import COLUMNS, DENSE, Combined, Row, Runner, order_notes, pair_notes
 from lepton_jax import chain, fake_quant, freeze, low_rank, pack, unpack
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
@@ -33,10 +33,10 @@ def launch(run_script):
     return partial(run_script, combined)
 
 
-def study(**changes) -> Study:
+def study(**changes) -> Combined:
     base = {"name": "s", "data": Digits(), "model": LeNet300(hidden=(24, 16)), "teacher": LeNet300(hidden=(30,))}
     base |= {"epochs": 2, "dense_epochs": 2, "files": False, "latency_rounds": 1, "batch_size": 64}
-    return Study(**{**base, "rows": (Row(),), **changes})
+    return Combined(**{**base, "rows": (Row(),), **changes})
 
 
 def test_the_config_two_steps(launch, tmp_path, capsys, small_images):
@@ -52,7 +52,7 @@ def test_the_config_two_steps(launch, tmp_path, capsys, small_images):
 
 
 def test_the_config_has_every_technique_alone_every_pair_and_all_together():
-    rows = [row.phases for row in load_config(CONFIG, Study).rows]
+    rows = [row.phases for row in load_config(CONFIG, Combined).rows]
     alone = [frozenset(phases[0]) for phases in rows if len(phases) == 1]
     names = {name for phases in rows for phase in phases for name in phase}
     assert len(names) == 5
@@ -65,12 +65,12 @@ def test_finished_rows_are_kept_and_missing_ones_run_again(launch, tmp_path, cap
     config, folder = tmp_path / "tiny.py", tmp_path / "run"
     config.write_text(
         "from experiments.common.config import Digits\n"
-        "from experiments.studies.combined.study import Row, Study\n"
+        "from experiments.studies.combined import Combined, Row\n"
         "from lepton_jax.models import LeNet300\n\n\n"
         "def get_config():\n"
         "    rows = (Row(), Row(phases=(('prune', 'distil'),)))\n"
         "    nets = {'model': LeNet300(hidden=(12,)), 'teacher': LeNet300(hidden=(20,))}\n"
-        "    return Study(name='tiny', data=Digits(), rows=rows, dense_epochs=1, epochs=2, latency_rounds=1, **nets)\n"
+        "    return Combined(name='tiny', data=Digits(), rows=rows, dense_epochs=1, epochs=2, latency_rounds=1, **nets)\n"
     )
     arguments = ("--config", config, "--run-dir", folder, "--seeds", 2)
     assert launch(*arguments) == 0, capsys.readouterr().err
@@ -94,7 +94,8 @@ def test_phases_keep_what_the_ones_before_them_did(tmp_path):
     runner = Runner(made, [3, 4], tmp_path)
     kept = jax.tree.map(np.array, runner.before.params)
     assert runner.taught.logits.shape == (2, 1257, 10)
-    tuned, transform, _ = runner.tune(made.rows[0], runner.taught)
+    tuned, history = runner.tune(made.rows[0], runner.taught)
+    transform = history.transform
     jax.tree.map(np.testing.assert_array_equal, kept, runner.before.params)  # the next row begins at the same networks
     for run in stacked.apart(tuned):
         packed = pack(transform, run.params, run.tstate)
@@ -106,7 +107,7 @@ def test_phases_keep_what_the_ones_before_them_did(tmp_path):
         assert all((shown[master == 0] == 0).all() for shown, master in kernels)
         assert all(len(np.unique(shown[:, 0])) <= 16 for shown, _ in kernels)
     # Without the teacher the same row ends elsewhere.
-    alone, _, _ = runner.tune(Row(phases=(("prune",), ("quantize",))), runner.untaught)
+    alone, _ = runner.tune(Row(phases=(("prune",), ("quantize",))), runner.untaught)
     assert not np.allclose(alone.params["Dense_1"]["kernel"][0], tuned.params["Dense_1"]["kernel"][0])
 
 
@@ -204,13 +205,13 @@ def test_the_tables_of_known_results():
         "best_error": [0.1, 0.1],
     }
     results = [
-        {**cell, "row": "dense", "phases": [[]], "error": [0.1, 0.3], "file_bytes": 1000},
-        {**cell, "row": "a", "phases": [["a"]], "error": [0.1, 0.3], "file_bytes": 500},
-        {**cell, "row": "b", "phases": [["b"]], "error": [0.2, 0.4], "file_bytes": 250},
-        {**cell, "row": "a+b", "phases": [["a", "b"]], "error": [0.3, 0.5], "file_bytes": 100},
-        {**cell, "row": "b+a", "phases": [["b", "a"]], "error": [0.4, 0.6], "file_bytes": 110},
+        {**cell, "row": "dense", "settings": {"phases": [[]]}, "error": [0.1, 0.3], "file_bytes": 1000},
+        {**cell, "row": "a", "settings": {"phases": [["a"]]}, "error": [0.1, 0.3], "file_bytes": 500},
+        {**cell, "row": "b", "settings": {"phases": [["b"]]}, "error": [0.2, 0.4], "file_bytes": 250},
+        {**cell, "row": "a+b", "settings": {"phases": [["a", "b"]]}, "error": [0.3, 0.5], "file_bytes": 100},
+        {**cell, "row": "b+a", "settings": {"phases": [["b", "a"]]}, "error": [0.4, 0.6], "file_bytes": 110},
     ]
-    lines = table(results)
+    lines = tabulate(results, COLUMNS, reference(results, DENSE))
     assert lines[1][:3] == ("dense", "80.00 ± 14.14", "")
     assert lines[4] == ("a+b", "60.00 ± 14.14", "-20.00", "10.0x", "90.00 ± 0.00", "15", "100", "1,000", "0.50", "2.00")
     assert pair_notes(results) == [

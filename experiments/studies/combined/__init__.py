@@ -1,1 +1,0 @@
-"""Techniques alone, in pairs, all together, and in other orders."""
