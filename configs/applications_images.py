@@ -8,11 +8,11 @@ Result, mean of 3 seeds: dense 90.61 %; pruned 36 % smaller at 90.24, int8 4.09x
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.applications.study import Study, Task
+from experiments.studies.applications import Applications, Task
 from lepton_jax.models import LeNet5
 
 
-def get_config() -> Study:
+def get_config() -> Applications:
     lenet5 = Task(
         name="lenet5",
         model=LeNet5(),
@@ -23,4 +23,4 @@ def get_config() -> Study:
         batch_size=128,
         scan=False,  # convolutions
     )
-    return Study(name="applications_images", data=Tfds(name="fashion_mnist"), tasks=(lenet5,))
+    return Applications(name="applications_images", data=Tfds(name="fashion_mnist"), tasks=(lenet5,))

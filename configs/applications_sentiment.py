@@ -8,13 +8,12 @@ Result, mean of 3 seeds: bag of embeddings 81.70 %; pruned 36 % smaller at 81.31
 81.33. Transformer 76.46 %; 35 % smaller at 75.47, 4.11x at 76.40, 6.34x at 75.43.
 """
 
-from experiments.common.config import Adam
-from experiments.studies.applications.sources import Sst2
-from experiments.studies.applications.study import Study, Task
+from experiments.common.config import Adam, Sst2
+from experiments.studies.applications import Applications, Task
 from lepton_jax.models import BagOfEmbeddings, TextClassifier
 
 
-def get_config() -> Study:
+def get_config() -> Applications:
     data = Sst2()
     bag = Task(
         name="bag",
@@ -34,4 +33,4 @@ def get_config() -> Study:
         optimizer=Adam(learning_rate=3e-4),
         l2=1e-5,
     )
-    return Study(name="applications_sentiment", data=data, tasks=(bag, transformer))
+    return Applications(name="applications_sentiment", data=data, tasks=(bag, transformer))

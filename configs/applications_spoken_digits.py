@@ -9,13 +9,12 @@ Result, mean of 3 seeds: dense 98.89 %; pruned 36 % smaller at 98.33, int8 3.61x
 coded too, at 3.4 bytes a weight), small 5.57x at 98.33.
 """
 
-from experiments.common.config import Adam
-from experiments.studies.applications.sources import Fsdd
-from experiments.studies.applications.study import Study, Task
+from experiments.common.config import Adam, Fsdd
+from experiments.studies.applications import Applications, Task
 from lepton_jax.models import CNN
 
 
-def get_config() -> Study:
+def get_config() -> Applications:
     spectrogram = Task(
         name="spectrogram_cnn",
         model=CNN(),
@@ -25,4 +24,4 @@ def get_config() -> Study:
         optimizer=Adam(learning_rate=1e-3),
         scan=False,  # convolutions
     )
-    return Study(name="applications_spoken_digits", data=Fsdd(), tasks=(spectrogram,))
+    return Applications(name="applications_spoken_digits", data=Fsdd(), tasks=(spectrogram,))

@@ -9,7 +9,7 @@ probable cause, not tested: the grid follows the largest weight, which the penal
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.coded_size import EntropyTraining
+from experiments.studies.entropy_training import EntropyTraining
 from lepton_jax.models import LeNet300
 
 

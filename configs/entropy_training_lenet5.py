@@ -8,7 +8,7 @@ bytes 1.96), 3e-6 58,431 at 4.33; 3 bits without it 91,568 at 1.02.
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.coded_size import EntropyTraining
+from experiments.studies.entropy_training import EntropyTraining
 from lepton_jax.models import LeNet5
 
 

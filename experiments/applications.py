@@ -10,21 +10,10 @@ Every row is a fine-tuning of the same dense networks, one a seed, for the same 
 are kept in the run's folder, and `--resume` does not run them again.
 """
 
-from functools import partial
+from experiments.common.study import script
+from experiments.studies.applications import Applications
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.applications import report
-from experiments.studies.applications.study import Runner, Study
-
-
-def run_study(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only"])
-    report.write(folder, study, Runner(study, seeds, folder).run())
-
-
-main = partial(cli.run, run_study, default_config="applications_images.py", description=__doc__, kind=Study)
+main = script(__doc__, "applications_images.py", Applications)
 
 if __name__ == "__main__":
     main()

@@ -10,20 +10,10 @@ All rows begin at the same dense weights, train as long, and are coded by the sa
 Source: Oktay et al. 2020 and Wiedemann et al. 2020 (DeepCABAC), for the idea; neither has these figures.
 """
 
-from functools import partial
+from experiments.common.study import script
+from experiments.studies.entropy_training import EntropyTraining
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.coded_size import Comparison, EntropyTraining, write
-
-
-def run_study(options: cli.Options[EntropyTraining]) -> None:
-    """Run the comparison, and report it."""
-    config, seeds, folder = claim_study(options)
-    write(folder, config, Comparison(config, seeds, folder, config.data.load()).run())
-
-
-main = partial(cli.run, run_study, default_config="entropy_training_lenet300.py", description=__doc__, kind=EntropyTraining)
+main = script(__doc__, "entropy_training_lenet300.py", EntropyTraining)
 
 if __name__ == "__main__":
     main()

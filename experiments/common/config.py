@@ -25,6 +25,8 @@ from lepton_jax.data import (
     Warp,
     from_arrays,
     load_digits,
+    load_fsdd,
+    load_sst2,
     load_tfds,
 )
 from lepton_jax.pruning.sparse_training import scale_by_adam_by_weight
@@ -94,6 +96,32 @@ class Cifar10:
         images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
         made = (images, labels), (test.images, test.labels)
         return from_arrays(*made, num_classes=10, validation=self.validation, name="cifar10")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sst2:
+    """Sentences of film reviews; choices are made on its dev part."""
+
+    folder: Path = resnet20.FOLDER / "sst2"
+    """Holds train.tsv, dev.tsv and test.tsv; by default beside $TFDS_DATA_DIR, or data/sst2."""
+    length: int = 40
+    """Tokens a sentence."""
+    tokens: int = 7000
+    """How many there are; the model's vocabulary."""
+
+    def load(self) -> Dataset:
+        return load_sst2(self.folder, length=self.length, tokens=self.tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fsdd:
+    """Spoken digits, as spectrograms."""
+
+    path: Path = resnet20.FOLDER / "fsdd" / "fsdd.npz"
+    """The archive; by default beside $TFDS_DATA_DIR, or data/fsdd/fsdd.npz."""
+
+    def load(self) -> Dataset:
+        return load_fsdd(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -117,11 +117,11 @@ class Combined(TrainingStudy):
             f"{100 * strength.sparsity:g} % of all kernels (or of their factors), by magnitude; quantize: {strength.bits} "
             f"bits, a scale a column; low_rank: {100 * strength.kept:g} % of the multiplications; cast: parameters in "
             f"bfloat16; distil: {100 * strength.soft:g} % of the loss by a larger network's answers. Techniques of one phase "
-            "are views in the order of their names; `then` separates phases, and what an earlier one did stays. Accuracy on the test "
-            "split in percent, mean and standard deviation over seeds, after the last epoch, and after that of the second half "
-            "of the last phase in which validation was best. Non-zeros are those stored; MACs are a packed network's, zeros "
-            "included. Bytes are those of the first seed's file without its program. Time is the packed network's over the "
-            "dense one's, compiled by XLA, at 1 and 128 images: below 1 is faster.",
+            "are views in the order of their names; `then` separates phases, and what an earlier one did stays. Accuracy on "
+            "the test split in percent, mean and standard deviation over seeds, after the last epoch, and after that of the "
+            "second half of the last phase in which validation was best. Non-zeros are those stored; MACs are a packed "
+            "network's, zeros included. Bytes are those of the first seed's file without its program. Time is the packed "
+            "network's over the dense one's, compiled by XLA, at 1 and 128 images: below 1 is faster.",
             tabulate(results, COLUMNS, reference(results, DENSE)),
             Drawing(file="pairs.png", alternative="change of accuracy and bytes of every pair", draw=pairs),
             *accuracy_by_bytes(results),

@@ -11,11 +11,11 @@ import pytest
 
 from experiments import applications
 from experiments.common import cli
-from experiments.common.config import Adam, Digits
-from experiments.studies.applications.recipe import ROWS, Row, without_channels
-from experiments.studies.applications.report import aims, plot, table
-from experiments.studies.applications.sources import Fsdd, Sst2
-from experiments.studies.applications.study import Runner, Study, Task
+from experiments.common.columns import reference, tabulate
+from experiments.common.config import Adam, Digits, Fsdd, Sst2
+from experiments.common.figures import accuracy_by_bytes
+from experiments.common.recipe import ROWS, Row, without_channels
+from experiments.studies.applications import COLUMNS, ApplicationRunner, Applications, Task, aims
 from lepton_jax import pack
 from lepton_jax.data import Dataset, Split
 from lepton_jax.models import BagOfEmbeddings, LeNet300
@@ -61,7 +61,7 @@ def test_every_config_two_steps(launch, name, networks, tmp_path, capsys, small_
     trial = ("--max-steps", 2, "--latency-rounds", 1, "--no-files", "--only", "small", "--run-dir", folder)
     assert launch("--config", CONFIGS / f"{name}.py", *trial) == 0, capsys.readouterr().err
     results = json.loads((folder / "summary.json").read_text())["results"]
-    assert [(result["task"], result["row"]) for result in results] == [(network, "small") for network in networks]
+    assert [(result["settings"]["task"], result["row"]) for result in results] == [(network, "small") for network in networks]
     assert all(0 <= result["error"][0] <= 1 for result in results)
     assert "accuracy.png" not in (folder / "report.md").read_text()  # there are no bytes to draw against
 
@@ -75,18 +75,18 @@ def test_without_its_data_a_config_says_what_is_missing(launch, tmp_path, capsys
         assert "Get the" in said
 
 
-def study(**changes) -> Study:
+def study(**changes) -> Applications:
     rate = Adam(learning_rate=1e-2)
     loop = {"dense_epochs": 2, "epochs": 1, "dense_optimizer": rate, "optimizer": rate, "batch_size": 32}
     task = Task(name="net", model=LeNet300(hidden=(24, 16)), **loop)
     base = {"name": "s", "data": Digits(), "tasks": (task,), "latency_rounds": 1}
-    return Study(**{**base, **changes})
+    return Applications(**{**base, **changes})
 
 
 def test_the_recipe_on_digits(tmp_path):
     """Rows begin at one network, files are as small as they should be, and finished rows are kept."""
     made = study()
-    results = {result["row"]: result for result in Runner(made, [0, 1], tmp_path).run()}
+    results = {result["row"]: result for result in ApplicationRunner(made, [0, 1], tmp_path).run()}
     assert list(results) == ["dense", "pruned", "int8", "small"]
     sizes = {name: result["file_bytes"] for name, result in results.items()}
     assert sizes["small"] < sizes["int8"] < sizes["pruned"] < sizes["dense"]
@@ -100,7 +100,7 @@ def test_the_recipe_on_digits(tmp_path):
 
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
     (tmp_path / "rows" / "net-int8.json").unlink()
-    again = Runner(made, [0, 1], tmp_path).run()
+    again = ApplicationRunner(made, [0, 1], tmp_path).run()
     assert [path.name for path, when in written.items() if path.stat().st_mtime_ns != when] == ["net-int8.json"]
     assert again[2]["error"] == results["int8"]["error"]
 
@@ -140,21 +140,23 @@ def test_int8_packs_matrices_and_halves_vectors():
 
 
 def test_the_tables_of_known_results(tmp_path):
-    cell = {"task": "t", "seeds": [0, 1], "macs": 1000, "parameters": 10, "latency_ratio": {"1": 0.5, "128": 2.0}}
+    cell = {"settings": {"task": "t"}, "seeds": [0, 1], "macs": 1000, "parameters": 10, "latency_ratio": {"1": 0.5, "128": 2.0}}
     cell |= {"best_error": [0.1, 0.1]}
     results = [
         {**cell, "row": "dense", "error": [0.1, 0.3], "file_bytes": 1000},
         {**cell, "row": "pruned", "error": [0.1, 0.32], "file_bytes": 600},
         {**cell, "row": "int8", "error": [0.1, 0.3], "file_bytes": 300},
     ]
-    assert table(results)[2] == (
+    dense = reference(results, "dense", "task")
+    assert tabulate(results, COLUMNS, dense)[2] == (
         *("t", "pruned", "79.00 ± 15.56", "-1.00", "1.67x", "90.00 ± 0.00", "", "10", "600", "1,000", "0.50", "2.00"),
     )
-    assert aims(results) == [
+    assert aims(results, dense) == [
         "t, pruned: 30 % smaller at 2 points lost at most: reached, with 1.67x and -1.00 points.",
         "t, int8: 4x smaller at 1 point lost at most: missed, with 3.33x and +0.00 points.",
     ]
-    plot(tmp_path / "accuracy.png", results)
+    [drawing] = accuracy_by_bytes(results, panel="task")
+    drawing.draw(tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").stat().st_size > 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from experiments import entropy_training
 from experiments.common import cli
 from experiments.common.config import Tfds, load_config, to_json
-from experiments.studies.coded_size import EntropyTraining, at_equal_bytes
+from experiments.studies.entropy_training import EntropyTraining, at_equal_bytes
 from lepton_jax.models import LeNet300
 
 CONFIGS = sorted((cli.ROOT / "configs").glob("entropy_training_*.py"))
@@ -23,10 +23,10 @@ def test_two_steps_of_every_config(path, small_images, run_script, tmp_path):
     # The rate reaches the loss: every bit more than the answers are worth sends weights to zero.
     assert results[1]["reached"][0] > results[0]["reached"][0] > results[2]["reached"][0]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
-    assert len(kept) == 4  # the rates are trained together
+    assert len(kept) == len(results) == 5
     assert run_script(entropy_training, "--config", path, *trial, *rows, "--no-files", "--resume") == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert "| on | rate 0.001 |" in (tmp_path / "run" / "entropy_training.md").read_text()
+    assert "| on | rate 0.001 |" in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -35,8 +35,11 @@ def test_the_config_is_data(path):
 
 
 def test_equal_bytes_are_read_between_rows_only():
-    off = [{"kind": "off, pruned", "row": "", "error": [e], "file_bytes": [b]} for e, b in ((0.05, 100), (0.03, 10_000))]
-    on = [{"kind": "on", "row": str(b), "error": [0.02], "file_bytes": [b]} for b in (50, 100, 1000, 20_000)]
+    off = [
+        {"settings": {"kind": "off, pruned"}, "row": "", "error": [e], "file_bytes": [b]}
+        for e, b in ((0.05, 100), (0.03, 10_000))
+    ]
+    on = [{"settings": {"kind": "on"}, "row": str(b), "error": [0.02], "file_bytes": [b]} for b in (50, 100, 1000, 20_000)]
     assert at_equal_bytes([*off, *on]) == {"100": pytest.approx(0.05), "1000": pytest.approx(0.04)}
 
 

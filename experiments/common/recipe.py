@@ -1,14 +1,17 @@
 """The recipe, the same for every task: whole channels removed, weights in int8, or both."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from experiments.common import study
+from experiments.common.deployed import logits
 from lepton_jax import cast, chain, fake_quant, identity
-from lepton_jax.core.errors import check_fraction, collect
+from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.channels import plan
@@ -17,11 +20,9 @@ from lepton_jax.training import ModelApply
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(study.Row):
     """What is done with a trained network before it is fine-tuned."""
 
-    name: str
-    """Of the row."""
     removed: float = 0.0
     """Fraction of the parameters that go with whole channels, the same share of every group of coupled ones, those of least
     absolute weights."""
@@ -29,11 +30,9 @@ class Row:
     """Of the weights with two axes or more, one scale a leaf, trained through their rounding; parameters with one axis are
     then bfloat16. None: float32."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
         check_fraction(f"Row {self.name!r}: removed", self.removed)
-        with collect(f"Row {self.name!r}") as problems:
-            if not self.name.isidentifier():
-                problems.append("name: must be a word, since it names files")
         if self.bits is not None:
             Uniform(bits=self.bits)
 
@@ -69,8 +68,8 @@ def without_channels(
     if not fraction:
         return apply, params, model_state
     variables = {"params": params, **model_state}
-    made = plan(partial(_evaluated, apply), variables, images, fraction=fraction, of="parameters")
-    predict, learn = made.rewrite(partial(_evaluated, apply)), made.rewrite(partial(_learning, apply))
+    made = plan(partial(logits, apply), variables, images, fraction=fraction, of="parameters")
+    predict, learn = made.rewrite(partial(logits, apply)), made.rewrite(partial(_learning, apply))
 
     def small(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
         variables = {"params": params, **model_state}
@@ -80,11 +79,6 @@ def without_channels(
 
     left = jax.tree.map(jnp.asarray, made.shrink(variables))
     return small, left.pop("params"), left
-
-
-def _evaluated(apply: ModelApply, variables: PyTree, inputs: Any) -> Array:
-    rest = {name: tree for name, tree in variables.items() if name != "params"}
-    return apply(variables["params"], rest, inputs, train=False, key=None)[0]
 
 
 def _learning(apply: ModelApply, variables: PyTree, inputs: Any, key: Array) -> tuple[Array, PyTree]:

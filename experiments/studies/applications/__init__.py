@@ -1,1 +1,0 @@
-"""Tasks of daily life under one recipe: dense, pruned, int8, small."""
