@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.cli import errors_in_one_line
-from experiments.common.columns import Column, accuracy, plain, tabulate
+from experiments.common.columns import Column, accuracy, explained, plain, tabulate
 from experiments.common.figures import Point, accuracy_against, point
 from experiments.common.finished import Row, environment_of, labels, read, runs_in
 from experiments.common.results import Result, spread
@@ -30,18 +30,6 @@ COSTS = {"file_bytes": ("bytes.png", "bytes of the file"), "macs": ("macs.png", 
 """Figures: what is drawn against, the file's name, the axis's."""
 COUNTS = {"parameters": "parameters", "non-zeros": "nonzeros", "MACs": "macs", "bytes": "file_bytes"}
 """Columns of counts, and the figures that they show."""
-ABOUT = {
-    "seeds": "how many runs a mean is of",
-    "accuracy %, last epoch": "on the test split, mean ± standard deviation over the seeds",
-    "accuracy %, best epoch": "of the epoch that was best on validation data; of studies without such data, on the test split",
-    "parameters": "numbers that the model keeps, zeros too",
-    "non-zeros": "of all parameters",
-    "MACs": "multiply-accumulates of one example as the model runs, zeros included",
-    "bytes": "of the `.lepton` file without its program",
-    "time": "over the dense model's on the same machine, by batch; less is faster",
-    "own figures": "of studies that measure something other than accuracy",
-}
-"""What the columns say."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +59,7 @@ def write(folders: Sequence[Path], out: Path, *, family: str = "") -> None:
     lines = table(rows)
     out.mkdir(parents=True, exist_ok=True)
     title = ", ".join(dict.fromkeys(row.run for row in rows))
-    text = [f"# {family}: {title}" if family else f"# {title}", "\n".join(markdown_table(lines)), _columns(lines[0])]
+    text = [f"# {family}: {title}" if family else f"# {title}", "\n".join(markdown_table(lines)), explained(lines[0])]
     for figure, (file, axis) in COSTS.items():
         some = points(rows, figure)
         (out / file).unlink(missing_ok=True)  # of an earlier report, which may have had other rows
@@ -82,11 +70,6 @@ def write(folders: Sequence[Path], out: Path, *, family: str = "") -> None:
     (out / "report.md").write_text("\n\n".join(text) + "\n")
     print("\n".join(aligned(lines)))
     print(f"report in {out / 'report.md'}")
-
-
-def _columns(titles: Sequence[str]) -> str:
-    said = [f"{name}: {text}" for name, text in ABOUT.items() if any(title.startswith(name) for title in titles)]
-    return "; ".join(said) + "."
 
 
 def named(rows: Sequence[Row]) -> list[tuple[str, Row]]:

@@ -1,5 +1,6 @@
 """Tables of results from columns that are declared, each once for all studies."""
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -86,6 +87,37 @@ COLUMNS = {
     )
 }
 """Columns of the common form, by their titles; what a result lacks stays empty."""
+MEANT = {
+    "seeds": "how many runs a mean is of",
+    "accuracy %, last epoch": "on the test split, mean ± standard deviation over the seeds",
+    "accuracy %, best epoch": "of the epoch that was best on validation data; of studies without such data, on the test split",
+    "accuracy": "on the test split in percent after the last epoch, mean ± standard deviation over the seeds",
+    "change": "against the row that is compared with, in points, the mean over the seeds",
+    "smaller": "the bytes of the row that is compared with over this one's",
+    "validation": "on examples held out of the training split, on which choices were made",
+    "best epoch": "the accuracy after the epoch that was best on validation data, among those as sparse as the last",
+    "parameters": "numbers that are stored, zeros too",
+    "non-zeros": "of all parameters",
+    "MACs": "multiply-accumulates of one example as the packed network runs, zeros included",
+    "bytes": "of the `.lepton` file without its program; of the first seed's, where there is one number",
+    "time": "the packed network's over the dense one's on the same machine, by batch: below 1 is faster",
+    "seconds a run": "of training",
+    "own figures": "of studies that measure something other than accuracy",
+}
+"""What titles mean that begin so."""
+
+
+def explained(titles: Sequence[str]) -> str:
+    """Say what columns mean.
+
+    Example:
+      >>> explained(["method", "seconds a run"])
+      'seconds a run: of training.'
+    """
+    said = [f"{name}: {text}" for name, text in MEANT.items() if any(re.match(rf"{name}(,|$)", title) for title in titles)]
+    return "; ".join(said) + "." if said else ""
+
+
 COSTS = ("validation", "best epoch", "bytes", "MACs", "time, 1", "time, 128", "seconds a run")
 """What is said of every trained row besides its accuracy."""
 

@@ -11,10 +11,9 @@ written from what the study declares. A new ablation whose procedure exists is o
         def runner(self, seeds, run_dir):
             return RoundedRunner(self, seeds, run_dir)
 
-        def report(self, results):  # paragraphs, tables of declared columns, drawings; the rest is written around them
-            columns = (ROW, accuracy("accuracy"), change("change"), "bytes", "time, 1")
-            table = tabulate(results, columns, reference(results, "float32"))
-            return [seeds_of(results), table, *accuracy_against_bytes(results)]
+        def report(self, results):  # tables of declared columns, drawings, notes; the rest is written around them
+            columns = ("row", "accuracy", "change", "bytes", "time, 1", mean("steps", "steps"))
+            return [tabulate(results, columns, reference(results, "float32")), *accuracy_by_bytes(results)]
 
 
     class RoundedRunner(Runner[Rounded]):
@@ -28,6 +27,7 @@ study whose table has more lines than rows (a line a row and a number of bits) r
 """
 
 import dataclasses
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import tyro
 
 from experiments.common import cli
+from experiments.common.columns import explained
 from experiments.common.config import Checked
 from experiments.common.figures import Drawing
 from experiments.common.results import Result, save_report, save_result
@@ -145,10 +146,26 @@ class Study(Checked):
         """Return what trains and measures."""
         raise TypeError(f"{type(self).__name__} must define runner")
 
+    @property
+    def said(self) -> str:
+        """The settings that are numbers or words, for the report."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        listed = {
+            name: value if isinstance(value, tuple) else (value,) for name, value in fields.items() if name not in _UNSAID
+        }
+        plain = {n: some for n, some in listed.items() if all(isinstance(one, int | float | str) for one in some)}
+        return "; ".join(f"{name} {', '.join(map(str, some))}" for name, some in plain.items())
+
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        """Return the parts of the report, in order: paragraphs, tables, drawings."""
+        """Return the parts of the report, in order: tables, drawings, paragraphs.
+
+        What stands before them is the documentation of the study's module, the settings and what the columns mean.
+        """
         raise TypeError(f"{type(self).__name__} must define report")
 
+
+_UNSAID = ("name", "rows", "seed", "only", "files", "scan", "vmap", "latency_rounds")
+"""Fields that the report does not name among the settings."""
 
 S = TypeVar("S", bound=Study)
 
@@ -202,7 +219,11 @@ def conduct(options: cli.Options[Study]) -> None:
 
 def write_report(folder: Path, study: Study, results: Sequence[Result]) -> None:
     """Write `report.md`, its drawings and `summary.json`, and print the first table."""
-    parts, text = study.report(results), [f"# {study.name}"]
+    parts = study.report(results)
+    titles = [title for part in parts if isinstance(part, list) for title in part[0]]
+    about = (inspect.getdoc(inspect.getmodule(type(study))) or "").split("\n\n")
+    settings = f"Seeds {', '.join(map(str, results[0]['seeds']))}; {study.said}."
+    text = [f"# {study.name}", *(" ".join(some.split()) for some in about), settings, explained(titles)]
     for part in parts:
         if isinstance(part, Drawing):
             part.draw(folder / part.file)
@@ -210,6 +231,7 @@ def write_report(folder: Path, study: Study, results: Sequence[Result]) -> None:
         else:
             text.append(part if isinstance(part, str) else "\n".join(markdown_table(part)))
     seconds = sum(result["seconds"] for result in results)
+    text = [some for some in text if some]
     text.append(f"{provenance({result['revision'] for result in results}, None)} It took {seconds / 60:.1f} minutes.")
     save_report(folder / "report.md", study.name, text, results)
     print("\n".join(aligned(next(part for part in parts if isinstance(part, list)))))

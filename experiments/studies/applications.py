@@ -1,4 +1,8 @@
-"""One recipe for several tasks: every task's network is trained, then fine-tuned under each row of the recipe."""
+"""One recipe for several tasks: every task's network is trained, then fine-tuned under each row of the recipe.
+
+Pruned rows lose whole channels, as many of every group, those of least absolute weights, until a share of the parameters is
+gone. Rows in int8 train the weights with two axes or more through their rounding, one scale a leaf; vectors are bfloat16.
+"""
 
 import dataclasses
 import functools
@@ -17,7 +21,7 @@ from experiments.common.config import Adam, Checked, Digits, Fsdd, Sst2, Tfds
 from experiments.common.figures import Drawing, accuracy_by_bytes
 from experiments.common.measuring import History, Measure
 from experiments.common.recipe import DENSE, ROWS, Row, without_channels
-from experiments.common.results import Result, gain, seeds_of
+from experiments.common.results import Result, gain
 from experiments.common.study import Cell, Runner, Study, check_rows
 from experiments.common.tables import Lines
 from experiments.common.training_settings import Training
@@ -96,17 +100,8 @@ class Applications(Study):
         return ApplicationRunner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        trained = "; ".join(f"`{task.name}`: {task.dense_epochs} epochs, then {task.epochs} a row" for task in self.tasks)
-        removed = "; ".join(f"{row.name}: {100 * row.removed:g} %" for row in self.rows if row.removed) or "none"
         dense = reference(results, DENSE, "task")
         return [
-            f"Every row fine-tunes the same dense networks (seeds {seeds_of(results)}). {trained}. Pruned rows lose whole "
-            "channels, as many of every group, those of least absolute weights, until so much of the parameters is gone: "
-            f"{removed}. Rows in int8 train the weights with two axes or more through their rounding, one scale a leaf; "
-            "vectors are bfloat16. Accuracy on the test split in percent, mean and standard deviation over seeds, after the "
-            "last epoch, and after that in which validation was best. Bytes are those of the first seed's file without its "
-            "program; `smaller` is against the dense row's file. Time is the packed network's over the dense one's, compiled "
-            "by XLA, at 1 and 128 examples: below 1 is faster.",
             tabulate(results, COLUMNS, dense),
             "## Aims",
             "\n".join(f"- {note}" for note in aims(results, dense)) or "The rows that have one were not run.",

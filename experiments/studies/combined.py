@@ -1,4 +1,10 @@
-"""Techniques alone, in pairs, all together and in other orders: every row is a fine-tuning of the same dense networks."""
+"""Techniques alone, in pairs, all together and in other orders: every row is a fine-tuning of the same dense networks.
+
+Phases share the epochs equally. prune: of all kernels (or of their factors), by magnitude; quantize: a scale a column;
+low_rank: ranks by a share of the multiplications; cast: parameters in bfloat16; distil: part of the loss by a larger
+network's answers. Techniques of one phase are views in the order of their names; `then` separates phases, and what an
+earlier one did stays. The best epoch is one of the last phase.
+"""
 
 import dataclasses
 import statistics
@@ -19,7 +25,7 @@ from experiments.common.columns import reference, smaller, tabulate, times_small
 from experiments.common.config import Adam
 from experiments.common.figures import Drawing, accuracy_by_bytes
 from experiments.common.measuring import History
-from experiments.common.results import Result, accuracies, gain, seeds_of
+from experiments.common.results import Result, accuracies, gain
 from experiments.common.study import Cell
 from experiments.common.tables import Lines
 from experiments.common.techniques import TECHNIQUES, Settings, Technique
@@ -110,18 +116,8 @@ class Combined(TrainingStudy):
         return Runner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        strength, pairs = self.techniques, partial(plot_pairs, results=results)
+        pairs = partial(plot_pairs, results=results)
         return [
-            f"Every row fine-tunes the same dense networks (seeds {seeds_of(results)}; {self.dense_epochs} epochs) for "
-            f"{self.epochs} epochs of batches of {self.batch_size}; phases share them equally. prune: "
-            f"{100 * strength.sparsity:g} % of all kernels (or of their factors), by magnitude; quantize: {strength.bits} "
-            f"bits, a scale a column; low_rank: {100 * strength.kept:g} % of the multiplications; cast: parameters in "
-            f"bfloat16; distil: {100 * strength.soft:g} % of the loss by a larger network's answers. Techniques of one phase "
-            "are views in the order of their names; `then` separates phases, and what an earlier one did stays. Accuracy on "
-            "the test split in percent, mean and standard deviation over seeds, after the last epoch, and after that of the "
-            "second half of the last phase in which validation was best. Non-zeros are those stored; MACs are a packed "
-            "network's, zeros included. Bytes are those of the first seed's file without its program. Time is the packed "
-            "network's over the dense one's, compiled by XLA, at 1 and 128 images: below 1 is faster.",
             tabulate(results, COLUMNS, reference(results, DENSE)),
             Drawing(file="pairs.png", alternative="change of accuracy and bytes of every pair", draw=pairs),
             *accuracy_by_bytes(results),

@@ -1,4 +1,8 @@
-"""What a small network learns from, in float32 and at few bits, all from the same seeds."""
+"""What a small network learns from, in float32 and at few bits, all from the same seeds.
+
+`gain` is the mean over seeds of the difference from the row `none`, labels alone, of the same bits and seed. At few bits
+kernels are trained through their rounding, biases stay float32.
+"""
 
 import dataclasses
 import statistics
@@ -18,7 +22,7 @@ from experiments.common.config import Adam
 from experiments.common.curves import Curve, Panel, draw
 from experiments.common.figures import Drawing
 from experiments.common.measuring import History, Measure
-from experiments.common.results import Result, accuracies, seeds_of, spread
+from experiments.common.results import Result, accuracies, spread
 from experiments.common.study import Cell
 from experiments.common.tables import Lines
 from experiments.common.training_study import TrainingRunner, TrainingStudy
@@ -99,11 +103,6 @@ class Distillation(TrainingStudy):
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
         teacher, *students = results
         return [
-            f"Accuracy on the test split in percent after the last epoch, mean and standard deviation over seeds "
-            f"{seeds_of(results)}; {self.epochs} epochs of batches of {self.batch_size} for every student of "
-            f"{students[0]['parameters']:,} parameters; the teacher, {teacher['parameters']:,} parameters, has "
-            f"{spread(accuracies(teacher))}. `gain` is the mean over seeds of the difference from the row `{PLAIN}` of the "
-            "same bits and seed. At few bits kernels are trained through their rounding, biases stay float32.",
             accuracies_by_bits(students),
             Drawing(
                 file="accuracy.png",
@@ -111,17 +110,16 @@ class Distillation(TrainingStudy):
                 draw=partial(plot, teacher=teacher, results=students),
             ),
             "## Validation and cost",
-            "Validation is on examples held out of the training split, on which choices were made. Bytes are those of the "
-            "first seed's file without its program.",
-            tabulate(results, (LEARNS_FROM, setting("weights", "bits", _bits), *COSTS)),
+            tabulate(results, VALIDATION),
         ]
-
-
-LEARNS_FROM = ROW._replace(title="learns from")
 
 
 def _bits(bits: int | None) -> str:
     return "float32" if bits is None else f"{bits} bits"
+
+
+LEARNS_FROM = ROW._replace(title="learns from")
+VALIDATION = (LEARNS_FROM, setting("weights", "bits", _bits), "accuracy", "parameters", *COSTS)
 
 
 def accuracies_by_bits(results: Sequence[Result]) -> Lines:

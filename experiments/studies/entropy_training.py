@@ -1,4 +1,8 @@
-"""The coded size in the loss, on and off, at equal bytes of the file."""
+"""The coded size in the loss, on and off, at equal bytes of the file.
+
+`estimate`: bytes of the kernels, by `entropy_bits`, without contexts; `bytes`: means over the seeds, biases in float32. The
+error without the penalty at the same bytes is read between the pruned rows, linear in log bytes; '-': beyond them.
+"""
 
 import dataclasses
 import statistics
@@ -109,13 +113,8 @@ class EntropyTraining(TrainingStudy):
         return Runner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        return [
-            tabulate(results, columns(at_equal_bytes(results) if self.files and self.sparsities else {})),
-            f"Means of {len(results[0]['seeds'])} seeds, test split, last epoch. `estimate`: bytes of the kernels, by "
-            "`entropy_bits`, without contexts; `bytes`: all of the `.lepton` file but its program, biases in float32. "
-            "The column in the middle is read between the pruned rows, linear in log bytes; '-': beyond them.",
-            *accuracy_by_bytes(results, series="penalty {kind}"),
-        ]
+        equal = at_equal_bytes(results) if self.files and self.sparsities else {}
+        return [tabulate(results, columns(equal)), *accuracy_by_bytes(results, series="penalty {kind}")]
 
 
 def columns(equal: dict[str, float]) -> tuple[Column | str, ...]:

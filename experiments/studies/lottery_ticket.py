@@ -1,4 +1,8 @@
-"""LotteryTicket tickets: rounds of pruning, going back and training again, in three branches."""
+"""Lottery tickets: rounds of pruning, going back and training again, in three branches.
+
+weight_rewinding and rate_rewinding prune what they trained themselves, a fraction of what is left each round; random_reinit
+trains the masks of weight_rewinding from new weights. Columns are sparsities of the kernels.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -76,11 +80,7 @@ class LotteryTicket(TrainingStudy):
         return Tournament(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        about = (
-            "weight_rewinding and rate_rewinding prune what they trained themselves, a fraction of what is left each round; "
-            "random_reinit trains the masks of weight_rewinding from new weights."
-        )
-        return report(self, results, about)
+        return report(results)
 
 
 class Tournament(TrainingRunner[LotteryTicket]):

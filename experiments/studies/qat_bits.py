@@ -1,4 +1,9 @@
-"""Few bits in training: networks trained in float32, then fine-tuned with their weights and activations rounded."""
+"""Few bits in training: networks trained in float32, then fine-tuned with their weights and activations rounded.
+
+Every seed's network, published or trained in float32 beforehand, is trained for the same epochs in every row, the one in
+float32 too. `gap` is the mean over seeds of the difference from that. Weights of kernels and inputs of dots and convolutions
+are rounded; the first and the last layer have 8 bits, biases and norms stay float32.
+"""
 
 import dataclasses
 import functools
@@ -20,7 +25,7 @@ from experiments.common.config import Adam, Momentum
 from experiments.common.curves import Curve, Panel, draw
 from experiments.common.figures import Drawing
 from experiments.common.measuring import History, Measure
-from experiments.common.results import Result, accuracies, seeds_of, spread
+from experiments.common.results import Result, accuracies
 from experiments.common.study import Cell
 from experiments.common.tables import Lines
 from experiments.common.training_study import TrainingRunner, TrainingStudy
@@ -163,21 +168,11 @@ class QatBits(TrainingStudy):
         return Runner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        plain = results[0]
-        begun = f"was trained for {self.float_epochs} epochs in float32" if self.weights is None else "is the published one"
-        return [
-            f"Accuracy on the test split in percent after the last epoch, mean and standard deviation over seeds "
-            f"{seeds_of(results)}. Every seed's network {begun}, and from there trained for {self.epochs} epochs of batches of "
-            f"{self.batch_size} in every row: float32, {plain['parameters']:,} parameters, has {spread(accuracies(plain))} "
-            "after the same. `gap` is the mean over seeds of the difference from it. Weights of kernels and inputs of dots and "
-            "convolutions are rounded; the first and the last layer have 8 bits, biases and norms stay float32.",
-            accuracies_by_bits(results),
-            Drawing(file="accuracy.png", alternative="accuracy against bits", draw=partial(plot, results=results)),
-            "## Validation and cost",
-            "Validation is on examples held out of the training split, on which choices were made. Bytes are those of the "
-            "first seed's file without its program.",
-            tabulate(results, (ROW._replace(title="method"), setting("bits", "bits", lambda bits: str(bits or 32)), *COSTS)),
-        ]
+        drawing = Drawing(file="accuracy.png", alternative="accuracy against bits", draw=partial(plot, results=results))
+        return [accuracies_by_bits(results), drawing, "## Validation and cost", tabulate(results, VALIDATION)]
+
+
+VALIDATION = (ROW._replace(title="method"), setting("bits", "bits", lambda bits: str(bits or 32)), "accuracy", *COSTS)
 
 
 def accuracies_by_bits(results: Sequence[Result]) -> Lines:

@@ -1,4 +1,8 @@
-"""Methods that make a network sparse, each at several sparsities, all from the same seeds and for the same cost."""
+"""Methods that make a network sparse, each at several sparsities, all from the same seeds and for the same cost.
+
+Every method has the same epochs, dense ones included; columns are sparsities of the kernels: those asked for, and under
+`sparsity` those counted in the trained network.
+"""
 
 import dataclasses
 import statistics
@@ -21,7 +25,7 @@ from experiments.common.curves import Curve, Panel, draw
 from experiments.common.figures import Drawing
 from experiments.common.mask_finders import MaskFinder, Scene
 from experiments.common.measuring import History
-from experiments.common.results import Result, accuracies, seeds_of
+from experiments.common.results import Result, accuracies
 from experiments.common.sparse_methods import Dense, SparseMethod
 from experiments.common.study import Cell
 from experiments.common.tables import Lines
@@ -84,7 +88,7 @@ class Sparsity(TrainingStudy):
         return Runner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
-        return report(self, results, "Every method has the same epochs, dense ones included.")
+        return report(results)
 
 
 def cell(row: Row | str, sparsity: float, digits: str = "g", **settings: Any) -> Cell:
@@ -187,26 +191,10 @@ class Runner(TrainingRunner[Sparsity]):
         return self._begun[wanted]
 
 
-def report(config: TrainingStudy, results: Sequence[Result], about: str) -> list[str | Lines | Drawing]:
-    """Return the parts of the report: accuracies by sparsity, their figure, and sizes.
-
-    Args:
-      config: the study.
-      results: of every row and sparsity; the row "dense" is the reference.
-      about: says how to read the table.
-    """
-    return [
-        f"Accuracy on the test split in percent after the last epoch, mean and standard deviation over seeds "
-        f"{seeds_of(results)}; {config.epochs} epochs of batches of {config.batch_size} for every run. {about}",
-        accuracies_by_sparsity(results),
-        Drawing(file="accuracy.png", alternative="accuracy against sparsity", draw=partial(plot, results=results)),
-        "## Sizes",
-        "Sparsity is that of the kernels, as counted in the trained network; non-zeros are of all parameters. Bytes are those "
-        "of the first seed's file without its program. Validation is on examples held out of the training split, on which "
-        "choices were made; the best epoch is that of the best validation, among those as sparse as the last. Time is that of "
-        "the packed network over the dense one's, compiled by XLA, at 1 and 128 examples: below 1 is faster.",
-        tabulate(results, SIZES),
-    ]
+def report(results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    """Return the parts of the report: accuracies by sparsity, their figure, and sizes; "dense" is the reference."""
+    drawing = Drawing(file="accuracy.png", alternative="accuracy against sparsity", draw=partial(plot, results=results))
+    return [accuracies_by_sparsity(results), drawing, "## Sizes", tabulate(results, SIZES)]
 
 
 def _percent(fraction: float) -> str:
