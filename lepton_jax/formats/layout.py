@@ -5,8 +5,6 @@ A scale has as many axes as its array. Without groups it has size 1 in every axi
 be shorter than the others.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 import jax

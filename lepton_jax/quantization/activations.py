@@ -1,7 +1,5 @@
 """Quantized operands of dots, convolutions and gathers, by rewriting the graph: in simulation, and with integers."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,22 +8,24 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lepton_jax.core.packed import is_packed
-from lepton_jax.core.paths import path_str
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.typing import PyTree
-from lepton_jax.formats import Float8
+from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.formats import Float8, Uniform
+from lepton_jax.graph import _compat
 from lepton_jax.graph.cost import dense_shapes
-from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.leaves.qarray import QArray
-from lepton_jax.native.interpreter import OnPacked, PackedInterpreter, UnpackedWarning, entered
+from lepton_jax.native.dots import alike, free_expanded, outer
+from lepton_jax.native.interpreter import OnPacked, PackedInterpreter, UnpackedWarning
 from lepton_jax.native.operands import Native, Quantized
 from lepton_jax.native.operations import opened, run
-from lepton_jax.quantization.collection import check_sites, part
 from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.rules import Operand, Rule, rules_of
-from lepton_jax.quantization.simulate import casts_of_integers, exact, integers
+from lepton_jax.quantization.sites import check_sites, part, values_of
+
+_INT8 = Uniform(8)
 
 
 def quantize_activations(
@@ -94,13 +94,6 @@ def quantize_activations(
     run = quantized_apply if native else quantize_activations(apply, checked, native=True, derivative=derivative)
     quantized_apply.__dict__["on_packed"] = OnPacked(of=quantized_apply, run=run)
     return quantized_apply
-
-
-def values_of(variables: PyTree, inputs: Sequence[Any], static: Mapping[str, Any]) -> list[Any]:
-    """Return the values of a graph's inputs, packed leaves in the form in which they run."""
-    arrays, _ = split_keywords(static)
-    leaves = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays), is_leaf=is_packed)[0]
-    return [entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves]
 
 
 class Quantizing(PackedInterpreter):
@@ -187,3 +180,69 @@ def _codes(codes: QArray | Quantized) -> Quantized:
     fmt = codes.format
     zero_point = () if fmt.symmetric else codes.zero_point.astype(jnp.int32)
     return Quantized(codes.qvalue, codes.scale, zero_point, (), fmt, fmt.group_size or 0, codes.output_dtype, "")
+
+
+def exact(eqn: Equation, lhs: Quantized, rhs: Quantized) -> Array | None:
+    """Return what a dot or convolution of codes gives, their sums taken in float32; None if scales stand in the way.
+
+    ``(sum_k (a - p)(b - q)) s_a s_b``: sums of whole numbers, exact below ``2**24``, then scaled as integers' results are. So
+    it equals native execution bit for bit; the operation on ``(a - p) s_a`` and ``(b - q) s_b`` rounds every product.
+
+    Args:
+      eqn: the operation.
+      lhs: codes of eight bits at most.
+      rhs: likewise.
+    """
+    if not alike(lhs, rhs):
+        return None
+    if eqn.primitive == "dot_general":
+        numbers = eqn.params["dimension_numbers"]
+        lhs, rhs = (free_expanded(side, summed) for side, summed in zip((lhs, rhs), numbers[0]))
+        if any(side.scale.shape[axis] != 1 for side, summed in zip((lhs, rhs), numbers[0]) for axis in summed):
+            return None
+        scales = outer(lhs.scale.astype(jnp.float32), rhs.scale.astype(jnp.float32), numbers)
+    else:
+        numbers = eqn.params["dimension_numbers"]
+        places = (numbers.lhs_spec[0], numbers.rhs_spec[0])
+        if any(n != 1 for side, own in zip((lhs, rhs), places) for axis, n in enumerate(side.scale.shape) if axis != own):
+            return None
+        scales = _along(lhs.scale, places[0], numbers.out_spec[0]) * _along(rhs.scale, places[1], numbers.out_spec[1])
+    wide: dict[str, Any] = {"preferred_element_type": np.dtype(np.float32)}
+    [out] = _compat.bind(eqn.raw, [jax.lax.stop_gradient(side.integers(jnp.float32)) for side in (lhs, rhs)], **wide)
+    return out * scales
+
+
+def _along(scale: Array, axis: int, place: int) -> Array:
+    shape = [1] * scale.ndim
+    shape[place] = scale.shape[axis]
+    return scale.reshape(shape).astype(jnp.float32)
+
+
+def casts_of_integers(traced: Traced, decided: Mapping[CallPath, Sequence[Operand]]) -> set[CallPath]:
+    """Return the casts of int8 weights to floats for dots and convolutions whose other operand is rounded.
+
+    They are what `packed` makes of a packed leaf that meets a float; the integers themselves can be multiplied.
+
+    Args:
+      traced: the graph.
+      decided: what is done to its operands.
+    """
+    casts = {
+        (eqn.jaxpr_path, eqn.outvars[0]): eqn.path
+        for eqn in traced.equations()
+        if eqn.primitive == "convert_element_type" and eqn.in_avals[0].dtype == jnp.int8
+    }
+    found = set()
+    for eqn in traced.equations():
+        operands = decided.get(eqn.path, ())
+        if len(operands) == 2 and any(operand.quantizer is not None for operand in operands):
+            for operand, var in zip(operands, eqn.invars):
+                if operand.kind == "weight" and not _compat.is_literal(var):
+                    found.add(casts.get((eqn.jaxpr_path, var)))
+    return {path for path in found if path is not None}
+
+
+def integers(value: Array, dtype: Any) -> Quantized:
+    """Return int8 numbers as codes of scale one."""
+    scale = jnp.ones((1,) * value.ndim, jnp.float32)
+    return Quantized(value, scale, (), (), _INT8, 0, jnp.dtype(dtype).name, "")

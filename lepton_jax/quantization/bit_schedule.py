@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole, collect
-from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import State, Transform, named, wrapper
 from lepton_jax.core.transform.wrapper import Moved, Seen
-from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import calibrated, fake, quantize
+from lepton_jax.leaves.qarray import QArray, calibrated, fake, quantize
 from lepton_jax.quantization.lsq import LearnedWeight
+from lepton_jax.quantization.weights import on_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,34 +102,23 @@ def scheduled_quant(
     """
     formats = [Uniform(bits, symmetric, channel_axis) for bits in schedule.bits]
 
-    def selected(tree: PyTree) -> dict[Path, Any]:
-        found = paths.flatten(tree, is_coded)
-        return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
-
     def rounded(fmt: Uniform, w: Array) -> Array:
         return fake(w, fmt, *calibrated(w, fmt, calibration)).astype(w.dtype)
 
-    def init(params: PyTree) -> tuple[PyTree, BitScheduleState]:
-        for w in paths.select(params, select).values():
-            calibrated(w, formats[-1], calibration)  # refuses axes that the leaf lacks
-        return params, BitScheduleState(schedule(0))
-
-    def view(params: PyTree, state: BitScheduleState) -> PyTree:
+    def seen(w: Array, state: BitScheduleState, *_: Any) -> Array:
         stages: list[Callable[[Array], Array]] = [jnp.copy, *(partial(rounded, fmt) for fmt in formats)]
+        return straight_through(w, jax.lax.switch(state.stage, stages, jax.lax.stop_gradient(w)))
 
-        def seen(w: Array) -> Array:
-            return straight_through(w, jax.lax.switch(state.stage, stages, jax.lax.stop_gradient(w)))
+    def coded(w: Array, *_: Any) -> QArray:
+        return quantize(w, formats[-1], calibration)
 
-        return paths.replace(params, {p: seen(w) for p, w in selected(params).items()}, is_coded)
+    def first() -> BitScheduleState:
+        return BitScheduleState(schedule(0))
 
     def update(params: PyTree, state: BitScheduleState, grads: PyTree, step: Step) -> tuple[PyTree, BitScheduleState]:
         return params, BitScheduleState(schedule(jnp.asarray(step) + 1))
 
-    def pack(params: PyTree, state: BitScheduleState) -> PyTree:
-        coded = {p: quantize(w, formats[-1], calibration) for p, w in selected(params).items()}
-        return paths.replace(params, coded, is_coded)
-
-    return Transform(init, view, update, pack)
+    return on_weights("scheduled_quant", formats[-1], select, seen=seen, coded=coded, state=first, update=update)
 
 
 class DelayedState(NamedTuple):

@@ -1,7 +1,5 @@
 """Deciding by rules about the operands of a graph."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,21 +3,21 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
-from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.transform import Transform, hold, named
-from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.core.transform import Transform, named
+from lepton_jax.core.typing import Array, Select
 from lepton_jax.formats import Uniform
-from lepton_jax.leaves.qarray import QArray, fake, to_integers
+from lepton_jax.leaves.qarray import QArray, fake
 from lepton_jax.native.operands import Quantized
 from lepton_jax.quantization.quantizers import coded
+from lepton_jax.quantization.weights import on_weights, packed_levels
 
 
 @named
@@ -49,41 +49,25 @@ def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select
     if scale not in ("unit", "kept"):
         raise ValueError(f"dorefa: scale must be 'unit' or 'kept'; got {scale!r}.")
 
-    def squashed(w: Array) -> tuple[Array, Array]:
-        """Return the weights to round, and their scale."""
+    def squashed(w: Array) -> tuple[Array, Array, Array]:
+        """Return the weights to round, their scale and zero point."""
         wide = jnp.nan_to_num(w.astype(jnp.float32), nan=0.0)
         bent = jnp.tanh(wide)
         top = jnp.max(jnp.abs(bent), initial=0.0)
         size = jnp.max(jnp.abs(wide), initial=0.0) if scale == "kept" else jnp.float32(1)
         size = jax.lax.stop_gradient(jnp.where(top > 0, size, 1))
         step = jnp.maximum(size * (1 / fmt.q_range[1]), jnp.finfo(jnp.float32).tiny)
-        return bent / jnp.where(top > 0, top, 1) * size, step.reshape((1,) * w.ndim)
+        shape = (1,) * w.ndim
+        return bent / jnp.where(top > 0, top, 1) * size, step.reshape(shape), jnp.zeros(shape, jnp.int32)
 
-    def leaves(tree: PyTree) -> dict[Path, Array]:
-        found = paths.flatten(tree, is_coded)
-        return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+    def seen(w: Array, *_: Any) -> Array:
+        bent, *grid = squashed(w)
+        return straight_through(bent, fake(jax.lax.stop_gradient(bent), fmt, *grid)).astype(w.dtype)
 
-    def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
-        paths.select(params, select)
-        return params, ()
+    def coded(w: Array, *_: Any) -> QArray:
+        return packed_levels(*squashed(w), fmt, w.dtype)
 
-    def view(params: PyTree, state: tuple[()]) -> PyTree:
-        def seen(w: Array) -> Array:
-            bent, step = squashed(w)
-            rounded = fake(jax.lax.stop_gradient(bent), fmt, step, jnp.zeros(step.shape, jnp.int32))
-            return straight_through(bent, rounded).astype(w.dtype)
-
-        return paths.replace(params, {p: seen(w) for p, w in leaves(params).items()}, is_coded)
-
-    def pack(params: PyTree, state: tuple[()]) -> PyTree:
-        def coded(w: Array) -> QArray:
-            bent, step = squashed(w)
-            zero_point = jnp.zeros(step.shape, jnp.int32)
-            return QArray.from_qvalue(to_integers(bent, step, zero_point, fmt), step, zero_point, fmt, w.dtype)
-
-        return paths.replace(params, {p: coded(w) for p, w in leaves(params).items()}, is_coded)
-
-    return Transform(init, view, hold, pack)
+    return on_weights("dorefa", fmt, select, seen=seen, coded=coded)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """The table of what is quantized, and of what is not and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,10 +12,9 @@ from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.native.interpreter import PackedInterpreter
 from lepton_jax.native.operands import Native
-from lepton_jax.quantization.activations import values_of
-from lepton_jax.quantization.collection import part
 from lepton_jax.quantization.decide import decide, unseen
 from lepton_jax.quantization.rules import Operand, Rule
+from lepton_jax.quantization.sites import part, values_of
 
 
 class Explanation(tuple[Operand, ...]):

@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
-from lepton_jax.core.errors import collect, is_traced
-from lepton_jax.core.packed import is_coded, unpack
-from lepton_jax.core.transform import Transform, hold, named
-from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.core.errors import is_traced
+from lepton_jax.core.transform import Transform, named
+from lepton_jax.core.typing import Array, Select
 from lepton_jax.formats import Format, Uniform, expand
 from lepton_jax.formats.codebook import Codebook
-from lepton_jax.formats.layout import problem
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import calibrated, fake, quantize
+from lepton_jax.leaves.qarray import QArray, calibrated, fake, quantize
 from lepton_jax.quantization.codebook import train_codebook
+from lepton_jax.quantization.weights import on_weights
 
 
 @named
@@ -69,31 +68,13 @@ def fake_quant(
 
 
 def _fake_quant(fmt: Format, calibration: Calibration | None, select: Select) -> Transform:
-    def selected(tree: PyTree) -> dict[Path, Array]:
-        leaves = paths.flatten(tree, is_coded)
-        return {p: x for p, x in leaves.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+    def seen(w: Array, *_: Any) -> Array:
+        return fake(w, fmt, *calibrated(jax.lax.stop_gradient(w), fmt, calibration))
 
-    def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
-        with collect(f"fake_quant: {fmt} does not fit") as problems:
-            for path, w in paths.select(params, select).items():
-                wrong = problem(w.shape, fmt) or _zeros(w, fmt)
-                problems.extend([f"{path}: {wrong}."] if wrong else [])
-        return params, ()
+    def coded(w: Array, *_: Any) -> QArray:
+        return quantize(w, fmt, calibration)
 
-    def view(params: PyTree, state: tuple[()]) -> PyTree:
-        def seen(w: Array) -> Array:
-            return fake(w, fmt, *calibrated(jax.lax.stop_gradient(w), fmt, calibration))
-
-        return paths.replace(params, {p: seen(w) for p, w in selected(params).items()}, is_coded)
-
-    def pack(params: PyTree, state: tuple[()]) -> PyTree:
-        # An earlier transform's coded leaf is quantized anew, as its view is.
-        dense = {p: unpack(w) for p, w in selected(params).items()}
-        with collect(f"fake_quant: {fmt} cannot hold") as problems:
-            problems.extend(f"{p}: {wrong}." for p, w in dense.items() if (wrong := _zeros(w, fmt)))
-        return paths.replace(params, {p: quantize(w, fmt, calibration) for p, w in dense.items()}, is_coded)
-
-    return Transform(init, view, hold, pack)
+    return on_weights("fake_quant", fmt, select, seen=seen, coded=coded, refused=lambda w: _zeros(w, fmt))
 
 
 def _zeros(w: Array, fmt: Format) -> str | None:

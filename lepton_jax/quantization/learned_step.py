@@ -143,7 +143,7 @@ class LearnedStep:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        check_uniform("LearnedStep", self.format)
+        uniform_of("LearnedStep", self.format)
 
     def init(self, low: Array, high: Array) -> dict[str, Array]:
         """Return the site for a calibrated range."""
@@ -163,11 +163,16 @@ class LearnedStep:
         return coded(x, self.format, *grid(step, site.get("offset", jnp.zeros_like(step)), self.format))
 
 
-def check_uniform(name: str, fmt: Any) -> None:
-    """Raise unless a format is uniform: only such a grid has a step.
+def uniform_of(name: str, fmt: Any) -> Uniform:
+    """Return a format that is uniform: only such a grid has a step.
+
+    Raises:
+      TypeError: for any other.
 
     Example:
-      >>> check_uniform("LearnedStep", Uniform(4))
+      >>> uniform_of("lsq", Uniform(4)).bits
+      4
     """
     if not isinstance(fmt, Uniform):
         raise TypeError(f"{name}: format must be a Uniform, e.g. Uniform(bits=4), whose step can be trained; got {fmt!r}.")
+    return fmt

@@ -11,8 +11,9 @@ from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration, TwiceMean
-from lepton_jax.leaves.qarray import QArray, calibrated, to_integers
-from lepton_jax.quantization.learned_step import check_uniform, grid, learned_round, scaled_gradient, step_gradient_factor
+from lepton_jax.leaves.qarray import QArray, calibrated
+from lepton_jax.quantization.learned_step import grid, learned_round, scaled_gradient, step_gradient_factor, uniform_of
+from lepton_jax.quantization.weights import packed_levels
 
 
 @register_packed("value", "step", "offset")
@@ -73,8 +74,7 @@ def lsq(
     Source: Esser et al. 2020, "Learned step size quantization"; Bhalgat et al. 2020, "LSQ+". Deviations as for
     `learned_round`.
     """
-    fmt = Uniform(format) if isinstance(format, int) else format
-    check_uniform("lsq", fmt)
+    fmt = uniform_of("lsq", Uniform(format) if isinstance(format, int) else format)
     first = TwiceMean() if calibration is None and fmt.symmetric else calibration
 
     def learned(w: Array) -> LearnedWeight:
@@ -116,8 +116,7 @@ def lsq(
 
     def pack(params: PyTree, state: LsqState) -> PyTree:
         def coded(w: Array, step: Array, offset: Array) -> QArray:
-            scale, zero_point = grid(step, offset, fmt)
-            return QArray.from_qvalue(to_integers(w, scale, zero_point, fmt), scale, zero_point, fmt, w.dtype)
+            return packed_levels(w, *grid(step, offset, fmt), fmt, w.dtype)
 
         return paths.replace(params, {path: coded(*node) for path, node in own(params, state).items()}, _is_leaf)
 

@@ -1,7 +1,5 @@
 """Quantizers of the values in a graph: with ranges found anew each time, or once and for all."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol

@@ -1,7 +1,5 @@
 """Rules: which operand of which operation is quantized, and how."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
@@ -19,6 +17,53 @@ from lepton_jax.quantization.quantizers import ActivationQuantizer
 Argument = Literal["activation", "weight", "lhs", "rhs", "any"]
 OPERANDS = {"dot_general": ("lhs", "rhs"), "conv_general_dilated": ("lhs", "rhs"), "gather": ("lhs",)}
 """The operations with operands to quantize, and what these are called."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operand:
+    """An operand of a dot, a convolution or a gather, and what was decided about it.
+
+    Attributes:
+      operation: the operation's name.
+      primitive: what it does.
+      argument: "lhs" or "rhs".
+      kind: "activation" or "weight".
+      leaves: the parameters that a weight is computed from.
+      shape: as traced; of one step in a loop.
+      loops: the lengths of the scans around it, from outside in.
+      rule: the place of the rule that decided, or None.
+      quantizer: what it is rounded by, or None.
+      axes: the axes that one range spans; None: as the format says.
+      reason: why it is left alone; empty if it is not.
+
+    Example:
+      >>> from lepton_jax.quantization import Dynamic, explain
+      >>> [left, right] = explain(lambda w, x: x @ w, Rule(quantizer=Dynamic()), jnp.eye(2), jnp.ones((1, 2)))
+      >>> left.kind, left.rule, right.kind, right.reason
+      ('activation', 0, 'weight', 'no rule matches')
+    """
+
+    operation: str
+    primitive: str
+    argument: str
+    kind: str
+    leaves: tuple[Path, ...]
+    shape: tuple[int, ...]
+    loops: tuple[int, ...]
+    rule: int | None = None
+    quantizer: ActivationQuantizer | None = None
+    axes: tuple[int, ...] | None = None
+    reason: str = ""
+
+    @property
+    def is_gather(self) -> bool:
+        """Whether rows of it are looked up: nothing is multiplied."""
+        return self.primitive == "gather"
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it has a site."""
+        return self.quantizer is not None and has_site(self.quantizer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,53 +130,6 @@ class Rule:
         if self.path and not any(matches(pattern, leaf, None) for pattern in self.path for leaf in leaves):
             return False
         return any(fits(pattern, operand.operation, eqn) for pattern in self.operation)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Operand:
-    """An operand of a dot, a convolution or a gather, and what was decided about it.
-
-    Attributes:
-      operation: the operation's name.
-      primitive: what it does.
-      argument: "lhs" or "rhs".
-      kind: "activation" or "weight".
-      leaves: the parameters that a weight is computed from.
-      shape: as traced; of one step in a loop.
-      loops: the lengths of the scans around it, from outside in.
-      rule: the place of the rule that decided, or None.
-      quantizer: what it is rounded by, or None.
-      axes: the axes that one range spans; None: as the format says.
-      reason: why it is left alone; empty if it is not.
-
-    Example:
-      >>> from lepton_jax.quantization import Dynamic, explain
-      >>> [left, right] = explain(lambda w, x: x @ w, Rule(quantizer=Dynamic()), jnp.eye(2), jnp.ones((1, 2)))
-      >>> left.kind, left.rule, right.kind, right.reason
-      ('activation', 0, 'weight', 'no rule matches')
-    """
-
-    operation: str
-    primitive: str
-    argument: str
-    kind: str
-    leaves: tuple[Path, ...]
-    shape: tuple[int, ...]
-    loops: tuple[int, ...]
-    rule: int | None = None
-    quantizer: ActivationQuantizer | None = None
-    axes: tuple[int, ...] | None = None
-    reason: str = ""
-
-    @property
-    def is_gather(self) -> bool:
-        """Whether rows of it are looked up: nothing is multiplied."""
-        return self.primitive == "gather"
-
-    @property
-    def is_static(self) -> bool:
-        """Whether it has a site."""
-        return self.quantizer is not None and has_site(self.quantizer)
 
 
 def has_site(quantizer: ActivationQuantizer) -> bool:

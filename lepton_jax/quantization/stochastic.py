@@ -1,18 +1,20 @@
 """Stochastic rounding of weights: up or down by chance, right on average."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
-from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, named
-from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import QArray, calibrated, fake, to_integers
+from lepton_jax.leaves.qarray import QArray, calibrated, fake
+from lepton_jax.quantization.learned_step import uniform_of
+from lepton_jax.quantization.weights import on_weights, packed_levels
 
 
 class StochasticState(NamedTuple):
@@ -76,39 +78,23 @@ def stochastic_quant(
     Source: Gupta et al. 2015, "Deep learning with limited numerical precision", section 3.1. Deviation: masters stay
     float32.
     """
-    fmt = Uniform(format) if isinstance(format, int) else format
-    if not isinstance(fmt, Uniform):
-        raise TypeError(f"stochastic_quant: format must be a Uniform, e.g. Uniform(bits=4); got {fmt!r}.")
+    fmt = uniform_of("stochastic_quant", Uniform(format) if isinstance(format, int) else format)
 
-    def drawn(tree: PyTree, state: StochasticState) -> dict[Path, tuple[Array, Array, Array, Array]]:
-        """By path: the dense weight, its values at their levels, scale and zero point."""
-        found = paths.flatten(tree, is_coded)
-        chosen = {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
-        drawn = {}
-        for number, (path, w) in enumerate(chosen.items()):
-            scale, zero_point = calibrated(w, fmt, calibration)
-            levels = stochastic_levels(w, scale, jax.random.fold_in(state.key, number), fmt)
-            drawn[path] = (w, jax.lax.stop_gradient(levels), scale, zero_point)
-        return drawn
+    def drawn(w: Array, state: StochasticState, place: int) -> tuple[Array, Array, Array]:
+        """The values at their levels, scale and zero point."""
+        scale, zero_point = calibrated(w, fmt, calibration)
+        levels = stochastic_levels(w, scale, jax.random.fold_in(state.key, place), fmt)
+        return jax.lax.stop_gradient(levels), scale, zero_point
 
-    def init(params: PyTree) -> tuple[PyTree, StochasticState]:
-        for w in paths.select(params, select).values():
-            calibrated(w, fmt, calibration)  # refuses axes that the leaf lacks
-        return params, StochasticState(key)
+    def seen(w: Array, state: StochasticState, place: int) -> Array:
+        levels, *grid = drawn(w, state, place)
+        return straight_through(w, fake(levels, fmt, *grid).astype(w.dtype))
 
-    def view(params: PyTree, state: StochasticState) -> PyTree:
-        def seen(w: Array, levels: Array, scale: Array, zero_point: Array) -> Array:
-            return straight_through(w, fake(levels, fmt, scale, zero_point).astype(w.dtype))
-
-        return paths.replace(params, {p: seen(*each) for p, each in drawn(params, state).items()}, is_coded)
+    def coded(w: Array, state: StochasticState, place: int) -> QArray:
+        return packed_levels(*drawn(w, state, place), fmt, w.dtype)
 
     def update(params: PyTree, state: StochasticState, grads: PyTree, step: Step) -> tuple[PyTree, StochasticState]:
         return params, StochasticState(jax.random.fold_in(state.key, step))
 
-    def pack(params: PyTree, state: StochasticState) -> PyTree:
-        def coded(w: Array, levels: Array, scale: Array, zero_point: Array) -> QArray:
-            return QArray.from_qvalue(to_integers(levels, scale, zero_point, fmt), scale, zero_point, fmt, w.dtype)
-
-        return paths.replace(params, {p: coded(*each) for p, each in drawn(params, state).items()}, is_coded)
-
-    return Transform(init, view, update, pack)
+    first = partial(StochasticState, key)
+    return on_weights("stochastic_quant", fmt, select, seen=seen, coded=coded, state=first, update=update)

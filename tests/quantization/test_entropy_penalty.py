@@ -10,7 +10,7 @@ import pytest
 from lepton_jax import chain, fake_quant, pack, prune, save
 from lepton_jax.artifact import account
 from lepton_jax.quantization import Uniform, entropy_bits
-from lepton_jax.quantization.entropy import level_bits
+from lepton_jax.quantization.entropy_penalty import level_bits
 
 
 def tree(values) -> dict:

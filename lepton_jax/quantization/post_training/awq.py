@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,7 +15,7 @@ from lepton_jax.graph.trace import Apply
 from lepton_jax.graph.weights import Layout
 from lepton_jax.leaves.qarray import QArray, quantize
 from lepton_jax.quantization.post_training.grid import output_error
-from lepton_jax.quantization.post_training.inputs import layer_inputs
+from lepton_jax.quantization.post_training.inputs import formats_of, layer_inputs, one_layer
 from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of
 
 
@@ -52,13 +51,7 @@ def awq(
 
     Source: Lin, Tang, Tang, Yang, Dang, Han 2024, "AWQ: Activation-aware weight quantization", equations 4 and 5.
     """
-    if w.ndim != 2 or hessian_inputs.ndim < 1 or hessian_inputs.shape[-1] != w.shape[0]:
-        raise ValueError(
-            f"awq: w must be (inputs, outputs) and hessian_inputs (..., inputs); got {w.shape} and {hessian_inputs.shape}."
-        )
-    rows = hessian_inputs.reshape(-1, w.shape[0]).astype(jnp.float32)
-    hessian = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
-    layout = Layout(shape=w.shape, index=np.arange(w.size).reshape(w.shape))
+    layout, rows, hessian = one_layer("awq", w, hessian_inputs)
     sizes = _candidates(jnp.mean(jnp.abs(rows), axis=0), candidates)
     each = [_error(factors, hessian, w, layout, fmt, calibration) for factors in sizes]
     factors = sizes[int(np.argmin(each))]
@@ -110,7 +103,7 @@ def awq_scale(
     check_whole("awq_scale: candidates", candidates, 1)
     wanted = paths.select(variables, select)
     batches, scalings, left = scalings_of(apply, variables, batches, list(wanted))
-    formats = dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(wanted, fmt)
+    formats = formats_of(fmt, wanted)
     absent = [path for path in wanted if path not in formats]
     if absent:
         raise ValueError(f"awq_scale: no format for {', '.join(absent)}; give one, or exclude them by `select`.")

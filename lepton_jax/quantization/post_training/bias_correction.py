@@ -10,11 +10,10 @@ from lepton_jax.core import paths
 from lepton_jax.core.packed import is_packed, unpack
 from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.graph.flat import FlatGraph
-from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.scaling_rules import Channels, alternatives
 from lepton_jax.graph.trace import Apply, Traced, trace
 from lepton_jax.graph.weights import Use, weight_uses
-from lepton_jax.quantization.post_training.inputs import layer_inputs
+from lepton_jax.quantization.post_training.inputs import first_batch, layer_inputs
 
 _THROUGH = ("reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy")
 
@@ -66,10 +65,8 @@ def correct_biases(
     appendix D (empirical); the inputs' own shift is counted too.
     """
     batches = list(batches)
-    if not batches:
-        raise ValueError("post-training quantization needs at least one calibration batch; got none.")
     layers = list(paths.select(variables, select))
-    traced = trace(apply, variables, *as_inputs(batches[0]))
+    traced = trace(apply, variables, *first_batch(batches))
     uses = weight_uses(traced, layers)
     floats, dense = paths.flatten(variables), unpack(quantized)
     shifts, left = find_shifts(traced, uses)

@@ -1,7 +1,5 @@
 """Low-rank error compensation: two thin factors beside a quantized weight that give back most of what rounding took."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -6,17 +6,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.moments import inverse_cholesky
-from lepton_jax.graph.weights import Layout
 from lepton_jax.leaves.qarray import QArray
-from lepton_jax.quantization.post_training.grid import Grid, coded, search_grid, snap
+from lepton_jax.quantization.post_training.grid import Grid, search_grid, snap
+from lepton_jax.quantization.post_training.inputs import one_layer
 from lepton_jax.quantization.post_training.layers import Matrix
+from lepton_jax.quantization.weights import packed_levels
 
 
 def gptq(
@@ -62,20 +62,14 @@ def gptq(
     Source: Frantar, Ashkboos, Hoefler, Alistarh 2023, "GPTQ: Accurate post-training quantization for generative pre-trained
     transformers", algorithm 1. Deviation: groups have the scales of the original weights.
     """
-    if w.ndim != 2 or hessian_inputs.ndim < 1 or hessian_inputs.shape[-1] != w.shape[0]:
-        raise ValueError(
-            f"gptq: w must be (inputs, outputs) and hessian_inputs (..., inputs); got {w.shape} and {hessian_inputs.shape}."
-        )
-    layout = Layout(shape=w.shape, index=np.arange(w.size).reshape(w.shape))
-    rows = hessian_inputs.reshape(-1, w.shape[0]).astype(jnp.float32)
-    hessian = jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST)
+    layout, rows, hessian = one_layer("gptq", w, hessian_inputs)
     grid = search_grid(w, hessian, layout, fmt, calibration, factors)
     matrix = Matrix(w.astype(jnp.float32), hessian, grid.matrix(fmt, layout))
     solve = Gptq(activation_order=activation_order, damping=damping, block_size=block_size)
     levels, _ = solve(matrix, fmt)
     if not bool(jnp.isfinite(levels).all() & jnp.isfinite(rows).all() & jnp.isfinite(w).all()):
         raise ValueError("gptq: weights and inputs must be finite.")
-    return coded(levels, grid, fmt, w.dtype)
+    return packed_levels(levels, *grid, fmt, w.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

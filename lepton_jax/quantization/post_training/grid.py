@@ -11,7 +11,7 @@ from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format, expand
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.weights import Layout
-from lepton_jax.leaves.qarray import QArray, calibrated
+from lepton_jax.leaves.qarray import calibrated
 
 
 class Grid(NamedTuple):
@@ -41,18 +41,6 @@ def snap(x: Array, grid: Grid, fmt: Format) -> Array:
       [0.0, 1.0]
     """
     return fmt.from_codes(fmt.to_codes(x, *grid), *grid)
-
-
-def coded(levels: Array, grid: Grid, fmt: Format, dtype: jnp.dtype) -> QArray:
-    """Return an array of levels, in the leaf's shape, as a packed leaf.
-
-    Example:
-      >>> from lepton_jax.quantization import Uniform
-      >>> coded(jnp.array([2.0, -4.0]), Grid(jnp.float32([2.0]), jnp.int32([0])), Uniform(bits=4), jnp.float32).qvalue.tolist()
-      [1, -2]
-    """
-    parts = (expand(part, levels.shape, fmt) for part in (grid.scale.astype(jnp.float32), grid.zero_point))
-    return QArray.from_qvalue(fmt.to_codes(levels, *parts), *grid, fmt, dtype)
 
 
 def output_error(difference: Array, hessian: Array) -> Array:

@@ -1,13 +1,15 @@
 """What one layer is fed, over calibration batches: in the quantized model and, at the same examples, in the float one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.formats import Format
 from lepton_jax.graph.moments import as_inputs, input_statistics
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout, weight_uses
@@ -73,6 +75,55 @@ def layer_inputs(
     count = jnp.maximum(rows, 1).astype(jnp.float32)[..., None]
     square = count[..., None]
     return LayerInputs(second / square, shift / square, mean / count, reference_mean / count, size / count, largest, layout)
+
+
+def one_layer(name: str, w: Array, inputs: Array) -> tuple[Layout, Array, Array]:
+    """Return the layout of one layer ``y = x w``, its inputs as rows, float32, and their ``X' X``.
+
+    Args:
+      name: of the method, for the error.
+      w: (inputs, outputs).
+      inputs: (..., inputs).
+
+    Raises:
+      ValueError: for shapes that do not fit.
+
+    Example:
+      >>> one_layer("gptq", jnp.ones((1, 3)), jnp.array([[[3.0], [4.0]]]))[2].tolist()
+      [[25.0]]
+    """
+    if w.ndim != 2 or inputs.ndim < 1 or inputs.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"{name}: w must be (inputs, outputs) and hessian_inputs (..., inputs); got {w.shape} and {inputs.shape}."
+        )
+    rows = inputs.reshape(-1, w.shape[0]).astype(jnp.float32)
+    return Layout(shape=w.shape, index=np.arange(w.size).reshape(w.shape)), rows, _product(rows.T, rows)
+
+
+def first_batch(batches: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the inputs of the first calibration batch.
+
+    Raises:
+      ValueError: if there is none.
+
+    Example:
+      >>> first_batch([1.0, 2.0])
+      (1.0,)
+    """
+    for batch in batches:
+        return as_inputs(batch)
+    raise ValueError("post-training quantization needs at least one calibration batch; got none.")
+
+
+def formats_of(fmt: Format | Mapping[Path, Format], layers: Iterable[Path]) -> dict[Path, Format]:
+    """Return formats by path, of which one may stand for all layers.
+
+    Example:
+      >>> from lepton_jax.formats import NormalFloat4
+      >>> [fmt.name for fmt in formats_of(NormalFloat4(), ["a", "b"]).values()]
+      ['nf4', 'nf4']
+    """
+    return dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(layers, fmt)
 
 
 def _zeros(layout: Layout) -> tuple[Array, ...]:

@@ -13,12 +13,12 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout, weight_uses
 from lepton_jax.leaves.qarray import QArray
-from lepton_jax.quantization.post_training.grid import Grid, coded, output_error, search_grid, snap
-from lepton_jax.quantization.post_training.inputs import LayerInputs, layer_inputs
+from lepton_jax.quantization.post_training.grid import Grid, output_error, search_grid, snap
+from lepton_jax.quantization.post_training.inputs import LayerInputs, first_batch, formats_of, layer_inputs
+from lepton_jax.quantization.weights import packed_levels
 
 
 class Matrix(NamedTuple):
@@ -186,7 +186,7 @@ def quantize_leaf(
     )
     dead = int(jnp.sum(jnp.diagonal(inputs.second, axis1=-2, axis2=-1) == 0))
     report = LayerReport(error=error, nearest=nearest, damping=float(jnp.max(damping)), dead=dead)
-    return coded(layout.leaf(levels), grid, fmt, leaf.dtype), report
+    return packed_levels(layout.leaf(levels), *grid, fmt, leaf.dtype), report
 
 
 def followed(weight: Array, hessian: Array, shift: Array, damping: float = 0.01) -> Array:
@@ -225,11 +225,8 @@ def _checked(
 ) -> tuple[dict[Path, Layout], dict[Path, Format]]:
     """Return the layers in the order in which they run, and their formats."""
     leaves = paths.select(variables, select)
-    first = next(iter(batches), None)
-    if first is None:
-        raise ValueError("post-training quantization needs at least one calibration batch; got none.")
-    uses = weight_uses(trace(apply, variables, *as_inputs(first)), list(leaves))
-    formats = dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(uses, fmt)
+    uses = weight_uses(trace(apply, variables, *first_batch(batches)), list(leaves))
+    formats = formats_of(fmt, uses)
     with collect("post-training quantization: every selected leaf must have a format that fits it") as problems:
         for path, leaf in leaves.items():
             if path not in formats:

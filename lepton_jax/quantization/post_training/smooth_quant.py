@@ -9,11 +9,10 @@ import numpy as np
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.scaling import Scaling, input_scalings
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.graph.weights import Layout
-from lepton_jax.quantization.post_training.inputs import layer_inputs
+from lepton_jax.quantization.post_training.inputs import first_batch, layer_inputs
 
 
 def smooth_quant(
@@ -73,9 +72,7 @@ def scalings_of(
 ) -> tuple[Sequence[Any], list[Scaling], dict[Path, str]]:
     """Return the batches as a list, the scalings of the selected layers' inputs, and why the other layers have none."""
     batches = list(batches)
-    if not batches:
-        raise ValueError("post-training quantization needs at least one calibration batch; got none.")
-    scalings, left = input_scalings(trace(apply, variables, *as_inputs(batches[0])), consumers)
+    scalings, left = input_scalings(trace(apply, variables, *first_batch(batches)), consumers)
     return batches, scalings, left
 
 

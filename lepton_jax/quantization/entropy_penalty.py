@@ -1,7 +1,5 @@
 """Training for size: the coded bits of quantized weights as a term of the loss."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

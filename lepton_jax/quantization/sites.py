@@ -1,6 +1,4 @@
-"""Calibrating the quantizers of a model's operands on batches."""
-
-from __future__ import annotations
+"""The sites of quantizers of activations: calibrated on batches, kept in a collection beside a model's own variables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -8,21 +6,109 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lepton_jax.core.errors import collect
+from lepton_jax.core.errors import collect, is_traced
+from lepton_jax.core.packed import is_packed
+from lepton_jax.core.paths import flatten, path_str
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.graph.cost import dense_shapes
-from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
-from lepton_jax.native.interpreter import PackedInterpreter
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
+from lepton_jax.native.interpreter import PackedInterpreter, entered
 from lepton_jax.native.operands import Native
-from lepton_jax.quantization.activations import values_of
-from lepton_jax.quantization.collection import part, wrong
 from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.quantizers import joined, spans
 from lepton_jax.quantization.rules import Operand, Rule, rules_of
 
 Decided = Mapping[CallPath, Sequence[Operand]]
+COLLECTION = "quantization"
+"""Its name among the variables."""
+
+
+def with_sites(variables: PyTree, sites: Mapping[str, PyTree]) -> PyTree:
+    """Return the variables with the collection "quantization" among them, of the same type.
+
+    Args:
+      variables: a mapping (a dict, a `FrozenDict`, an `nnx.State`).
+      sites: of `calibrate_activations`.
+
+    Raises:
+      TypeError: if they are no mapping.
+
+    Example:
+      >>> with_sites({"params": 1}, {})
+      {'params': 1, 'quantization': {}}
+    """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            f"with_sites: the variables must be a mapping, with the collection {COLLECTION!r} among them; got "
+            f"{type(variables).__name__}. Put them into one: apply = lambda v, x: model(v['params'], x)."
+        )
+    return _alike(variables, {**variables, COLLECTION: sites})
+
+
+def part(variables: PyTree) -> tuple[PyTree, Mapping[str, PyTree]]:
+    """Part variables into the model's own and the sites, of which there may be none.
+
+    Example:
+      >>> part({"params": 1, "quantization": {}})
+      ({'params': 1}, {})
+    """
+    if not isinstance(variables, Mapping) or COLLECTION not in variables:
+        return variables, {}
+    sites: Mapping[str, PyTree] = variables[COLLECTION]
+    return _alike(variables, {name: value for name, value in variables.items() if name != COLLECTION}), sites
+
+
+def _alike(variables: Any, content: dict[str, Any]) -> Any:
+    make: Any = type(variables)
+    return make(content)
+
+
+def check_sites(sites: Mapping[str, PyTree], decided: Mapping[Any, Sequence[Operand]]) -> None:
+    """Raise unless there is a site for every operand that needs one, with finite values, and scales that are not zero.
+
+    Raises:
+      ValueError: with every operand that has none, or a bad one.
+    """
+    wanted = [operand for operands in decided.values() for operand in operands if operand.is_static]
+    with collect(f"The collection {COLLECTION!r} does not serve these rules; calibrate (`calibrate_activations`)") as problems:
+        for operand in wanted:
+            where = f"{operand.operation}/{operand.argument}"
+            site = sites.get(operand.operation, {})
+            if operand.argument not in site:
+                have = ", ".join(sites) or "none; put it among the variables by `with_sites`"
+                problems.append(f"{where}: has no site; there are {have}")
+                continue
+            problems += wrong(where, site[operand.argument])
+
+
+def wrong(where: str, site: PyTree) -> list[str]:
+    """Say what is wrong with the values of a site. What is traced passes.
+
+    Example:
+      >>> wrong("dot_general/lhs", {"scale": np.zeros(1)})
+      ['dot_general/lhs/scale: is zero; calibrate on batches in which this operand is not all zero']
+    """
+    problems = []
+    for name, leaf in flatten(site).items():
+        if is_traced(leaf):
+            continue
+        values = np.asarray(jax.device_get(leaf), np.float64)
+        if not np.isfinite(values).all():
+            problems.append(f"{where}/{name}: is not finite; calibrate on finite batches")
+        elif name == "scale" and (values <= 0).any():
+            state = "is zero" if not (values < 0).any() else "is negative"
+            problems.append(f"{where}/{name}: {state}; calibrate on batches in which this operand is not all zero")
+    return problems
+
+
+def values_of(variables: PyTree, inputs: Sequence[Any], static: Mapping[str, Any]) -> list[Any]:
+    """Return the values of a graph's inputs, packed leaves in the form in which they run."""
+    arrays, _ = split_keywords(static)
+    leaves = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays), is_leaf=is_packed)[0]
+    return [entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves]
 
 
 def calibrate_activations(

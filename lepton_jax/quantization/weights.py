@@ -1,0 +1,97 @@
+"""What every quantizer of weights shares: it rounds one array, and a tree of them is the same again and again."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lepton_jax.core import paths
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_coded, unpack
+from lepton_jax.core.transform import State, Transform, hold
+from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.formats import Format, expand
+from lepton_jax.formats.layout import problem
+from lepton_jax.leaves.qarray import QArray
+
+
+def on_weights(
+    name: str,
+    fmt: Format,
+    select: Select,
+    *,
+    seen: Callable[[Array, State, int], Array],
+    coded: Callable[[Array, State, int], Any],
+    state: Callable[[], State] = tuple,
+    update: Callable[[PyTree, State, PyTree, Step], tuple[PyTree, State]] = hold,
+    refused: Callable[[Array], str | None] = lambda w: None,
+) -> Transform:
+    """Return the transform that rounds every selected weight; an earlier transform's coded leaf is rounded anew.
+
+    Args:
+      name: of the method, for errors.
+      fmt: the number format; leaves that it does not fit are refused when the transform is initialised.
+      select: which leaves.
+      seen: ``(w, state, place) -> w`` as the model sees it, differentiable; the place is that among the selected weights.
+      coded: ``(w, state, place) -> packed leaf`` of the same values.
+      state: makes the first state.
+      update: as of a transform.
+      refused: says what else is wrong with a weight, if anything is.
+
+    Raises:
+      ValueError: from `init`, for a selector that matches nothing, or with every leaf that is refused; those that only the
+        values show, from `pack`, too.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.formats import Uniform
+      >>> from lepton_jax.leaves.qarray import quantize
+      >>> rounding = {"seen": lambda w, *_: jnp.round(w), "coded": lambda w, *_: quantize(w, Uniform(8))}
+      >>> whole = on_weights("whole", Uniform(8), "*", **rounding)
+      >>> params, state = whole.init({"w": jnp.array([0.2, 1.7])})
+      >>> whole.view(params, state)["w"].tolist()
+      [0.0, 2.0]
+    """
+
+    def check(heading: str, weights: Mapping[Path, Array], wrong_with: Callable[[Array], str | None]) -> None:
+        with collect(f"{name}: {fmt} {heading}") as problems:
+            problems.extend(f"{path}: {wrong}." for path, w in weights.items() if (wrong := wrong_with(w)))
+
+    def selected(params: PyTree) -> dict[Path, Array]:
+        found = paths.flatten(params, is_coded)
+        return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+
+    def init(params: PyTree) -> tuple[PyTree, State]:
+        check("does not fit", paths.select(params, select), lambda w: problem(w.shape, fmt) or refused(w))
+        return params, state()
+
+    def view(params: PyTree, state: State) -> PyTree:
+        weights = enumerate(selected(params).items())
+        return paths.replace(params, {path: seen(w, state, place) for place, (path, w) in weights}, is_coded)
+
+    def pack(params: PyTree, state: State) -> PyTree:
+        weights = selected(params)
+        check("cannot hold", weights, refused)
+        leaves = {path: coded(w, state, place) for place, (path, w) in enumerate(weights.items())}
+        return paths.replace(params, leaves, is_coded)
+
+    return Transform(init, view, update, pack)
+
+
+def packed_levels(levels: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
+    """Return an array that is on a grid's levels, or near them, as a packed leaf.
+
+    Args:
+      levels: of the leaf's shape.
+      scale: in the format's layout.
+      zero_point: likewise.
+      fmt: the number format.
+      dtype: of the dense leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.formats import Uniform
+      >>> grid = jnp.float32([2.0]), jnp.int32([0])
+      >>> packed_levels(jnp.array([2.0, -4.0]), *grid, Uniform(bits=4), jnp.float32).qvalue.tolist()
+      [1, -2]
+    """
+    wide = (expand(part, levels.shape, fmt) for part in (scale.astype("float32"), zero_point))
+    return QArray.from_qvalue(fmt.to_codes(levels, *wide), scale, zero_point, fmt, dtype)
