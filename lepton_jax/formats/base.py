@@ -18,7 +18,7 @@ _SCALES = ("float32", "float16", "bfloat16")
 _LARGEST_SCALE = 2.0**125
 
 
-class Format:
+class Format(layout.Granular):
     """A number format: how an array of floats is written in few bits, and where its scales are.
 
     Frozen, hashable, and static in a pytree. An array is calibrated (`scale_and_zero_point` of a range), coded (`to_codes`) and
@@ -37,15 +37,10 @@ class Format:
       (True, 4, (2, 10))
     """
 
-    channel_axis: int | None
-    group_size: int | None
-    group_axis: int | None
     scale_dtype: str
 
     number: ClassVar[int]
     """Its number in files, for good; of another package's, none: its arrays cannot be stored."""
-    short_groups: ClassVar[bool] = False
-    """Whether an axis may be shorter than one group."""
     scale_dtypes: ClassVar[tuple[str, ...]] = _SCALES
     """What `scale_dtype` may be."""
     has_zero: ClassVar[bool] = True

@@ -5,7 +5,7 @@ A scale has as many axes as its array. Without groups it has size 1 in every axi
 be shorter than the others.
 """
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,20 @@ import jax.numpy as jnp
 from lepton_jax.core.typing import Array
 
 
-class Granular(Protocol):
-    """What of a format says where its scales are."""
+class Granular:
+    """What of a format says where its scales are.
 
-    @property
-    def channel_axis(self) -> int | None:
-        """The axis with one scale an index."""
+    Attributes:
+      channel_axis: the axis with one scale an index.
+      group_size: how many neighbours share a scale.
+      group_axis: along which axis groups run.
+      short_groups: whether an axis may be shorter than one group.
+    """
 
-    @property
-    def group_size(self) -> int | None:
-        """How many neighbours share a scale."""
-
-    @property
-    def group_axis(self) -> int | None:
-        """Along which axis groups run."""
-
-    @property
-    def short_groups(self) -> bool:
-        """Whether one group may be longer than the axis."""
+    channel_axis: int | None
+    group_size: int | None
+    group_axis: int | None
+    short_groups: ClassVar[bool] = False
 
 
 class Part(NamedTuple):
