@@ -281,3 +281,9 @@ def test_a_codebook_is_a_format_too() -> None:
     assert isinstance(leaf, CodebookArray)
     transform = fake_quant(Codebook(bits=2))
     assert_same(dequantize(leaf), unpack(pack(transform, *transform.init({"w": x}))["w"]))
+
+
+def test_numbers_in_files_are_for_good() -> None:
+    own = {cls.__name__: cls.number for cls in Format.__subclasses__() if cls.__module__.startswith("lepton_jax.")}
+    assert own.items() >= {"Uniform": 0, "Binary": 1, "Ternary": 2, "Float8": 3, "NormalFloat4": 4, "MX": 5}.items()
+    assert len(set(own.values())) == len(own)
