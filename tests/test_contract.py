@@ -85,12 +85,8 @@ def test_every_transform_has_a_row() -> None:
         for name, function in public(module, types.FunctionType).items()
         if inspect.signature(function).return_annotation in (Transform, "Transform", "transform.Transform")
     }
-    found -= {
-        "adapter",
-        "on_weights",
-        "through_masks",
-        "wrapper",
-    }  # what several share: they take the init that makes it one of them
+    # What several share: they take what makes it one of them.
+    found -= {"adapter", "on_weights", "through_masks", "wrapper"}
     assert found >= {"prune", "fake_quant", "low_rank", "cast", "chain"}
     assert found == TRANSFORMS.keys()
 
