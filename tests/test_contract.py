@@ -191,7 +191,7 @@ def assert_sound(name: str, params: object, state: object) -> None:
 
 
 @pytest.mark.parametrize("name", SINGLES | TRIPLES)
-def test_run(name: str) -> None:
+def test_run(name: str, quick: dict) -> None:
     transform, traces, tx = ALL[name], [], optax.adam(0.02)
 
     def step(carry: tuple, number: jax.Array) -> tuple:
@@ -202,7 +202,8 @@ def test_run(name: str) -> None:
         params, state = transform.update(optax.apply_updates(params, updates), state, grads, number)
         return (params, state, moments), value, grads
 
-    step = jax.jit(step, donate_argnums=0)
+    # What it leads to is compared to the last bit, not the way there.
+    step = jax.jit(step, donate_argnums=0, compiler_options=quick)
     params, state = transform.init(weights())
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params)), "masters are float32"
     carry = (params, state, tx.init(params))
@@ -242,10 +243,10 @@ LEAKLESS = ["fixed_masks-masked", "fixed_masks-straight_through", "set_", "rigl-
 
 
 @pytest.mark.parametrize("name", ["prune", "regrow", "prune>int4", "regrow>affine3", "prune>int4>cast", *LEAKLESS])
-def test_what_is_masked_never_leaks(name: str) -> None:
+def test_what_is_masked_never_leaks(name: str, quick: dict) -> None:
     transform = (KINDS | ALL)[name]
     params, state = transform.init(weights())
-    slope = jax.jit(jax.grad(lambda p: loss(transform.view(p, state), BATCH)))
+    slope = jax.jit(jax.grad(lambda p: loss(transform.view(p, state), BATCH)), compiler_options=quick)
     seen, slopes, leaves = transform.view(params, state), slope(params), paths.flatten(params)
     for bad in (np.nan, np.inf, -np.inf):
         poison = {path: jnp.where(mask, leaves[path], bad) for path, mask in masks_of(state).items()}
@@ -256,7 +257,7 @@ def test_what_is_masked_never_leaks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_vmap_over_seeds_is_separate_runs(name: str) -> None:
+def test_vmap_over_seeds_is_separate_runs(name: str, quick: dict) -> None:
     transform = KINDS[name]
 
     def run(params: dict) -> tuple:
@@ -267,7 +268,8 @@ def test_vmap_over_seeds_is_separate_runs(name: str) -> None:
         return first, transform.view(params, state), state
 
     separate = [run(weights(seed)) for seed in range(3)]
-    stacked = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *(weights(seed) for seed in range(3))))
+    seeds = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(weights(seed) for seed in range(3)))
+    stacked = jax.jit(jax.vmap(run), compiler_options=quick)(seeds)
     for seed, one in enumerate(separate):
         for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(one), strict=True):
             assert (a[seed].dtype, a[seed].shape) == (b.dtype, b.shape)
@@ -342,7 +344,7 @@ def test_quantizers_of_activations(quantizer: ActivationQuantizer) -> None:
 
 
 @pytest.mark.parametrize("method", [*itertools.chain(*FACTORIZATIONS.values())], ids=lambda method: repr(method)[:60])
-def test_factorizations(method: Method) -> None:
+def test_factorizations(method: Method, quick: dict) -> None:
     """The highest rank is exact; parameters are as many as counted; jit changes nothing; shape and dtype are kept."""
     method = method.at("w")
     layer = (6, 4) if isinstance(method, TrainMatrixSvd) else (6, 2, 3, 4)
@@ -355,7 +357,7 @@ def test_factorizations(method: Method) -> None:
         leaf = method.factorize(weight, rank)
         assert (leaf.shape, leaf.dtype) == (shape, weight.dtype)
         assert sum(part.size for part in jax.tree.leaves(leaf)) == method.parameters(shape, rank)
-        compiled = jax.jit(method.factorize, static_argnums=1)(weight, rank)
+        compiled = jax.jit(method.factorize, static_argnums=1, compiler_options=quick)(weight, rank)
         assert jax.tree.structure(compiled) == jax.tree.structure(leaf)
         np.testing.assert_allclose(unpack(compiled), unpack(leaf), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(unpack(leaf), weight, rtol=1e-5, atol=1e-5)
