@@ -104,25 +104,19 @@ class AtInit(MaskFinder):
         own, fresh, shuffle = jax.random.split(key, 3)
         # Old weights under masks of new ones are, in distribution, what new weights under masks of old ones are.
         seen = jax.jit(scene.fresh)(fresh) if self.ablation == "reinit" else params
-        criterion = self._criterion(scene, own)
+        criterion = _CRITERIA[self.criterion](scene, own)
         if self.ablation == "invert":
             criterion = Inverted(criterion=criterion)
         found = iterative_masks(criterion, seen, self.sparsity, self.rounds, select=KERNELS, progress=False)
         return shuffle_masks(shuffle, found) if self.ablation == "shuffle" else found
 
-    def _criterion(self, scene: Scene, key: Array) -> Criterion:
-        match self.criterion:
-            case "magnitude":
-                return Magnitude()
-            case "random":
-                return Random(key=key)
-            case "snip":
-                return Snip(loss=lambda params: scene.loss(params, 1.0))
-            case "grasp":
-                return Grasp(loss=lambda params: scene.loss(params, _GRASP_TEMPERATURE))
-            case "synflow":
-                return SynFlow(apply=scene.apply, inputs=scene.inputs)
 
-
+_CRITERIA: dict[str, Callable[[Scene, Array], Criterion]] = {
+    "magnitude": lambda scene, key: Magnitude(),
+    "random": lambda scene, key: Random(key=key),
+    "snip": lambda scene, key: Snip(loss=lambda params: scene.loss(params, 1.0)),
+    "grasp": lambda scene, key: Grasp(loss=lambda params: scene.loss(params, _GRASP_TEMPERATURE)),
+    "synflow": lambda scene, key: SynFlow(apply=scene.apply, inputs=scene.inputs),
+}
 _GRASP_TEMPERATURE = 200.0
 """As in its paper."""

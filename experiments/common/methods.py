@@ -14,6 +14,18 @@ KERNELS = ("*/kernel",)
 ALL = ("*/kernel", "*/bias")
 
 
+def check_stretch(name: str, begin: float, end: float) -> None:
+    """Raise unless ``0 <= begin < end <= 1``."""
+    if not 0 <= begin < end <= 1:
+        raise ValueError(f"{name}: 0 <= begin < end <= 1, fractions of the training; got begin={begin}, end={end}.")
+
+
+def stretch(begin: float, end: float, steps: int) -> tuple[int, int]:
+    """Return the first and the last step of a part of the training, given in fractions of it; at least one step long."""
+    first = int(begin * steps)
+    return first, max(int(end * steps), first + 1)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prune:
     """Gradual magnitude pruning (Zhu and Gupta 2017)."""
@@ -37,13 +49,11 @@ class Prune:
 
     def __post_init__(self) -> None:
         check_fraction("Prune: sparsity", self.sparsity)
-        if not 0 <= self.begin < self.end <= 1:
-            raise ValueError(f"Prune: 0 <= begin < end <= 1, fractions of the phase; got begin={self.begin}, end={self.end}.")
+        check_stretch("Prune", self.begin, self.end)
 
     def build(self, steps: int) -> Transform:
-        begin = int(self.begin * steps)
         return prune(
-            schedules.polynomial(self.sparsity, begin, max(int(self.end * steps), begin + 1)),
+            schedules.polynomial(self.sparsity, *stretch(self.begin, self.end, steps)),
             scope=self.scope,
             score_scale=self.score_scale,
             select=self.select,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.common.methods import KERNELS
+from experiments.common.methods import KERNELS, check_stretch, stretch
 from lepton_jax import identity, prune
 from lepton_jax.core import paths, schedules
 from lepton_jax.core.errors import check_fraction
@@ -57,86 +57,91 @@ class Dense(SparseMethod):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gradual(SparseMethod):
-    """Prune by magnitude little by little (Zhu and Gupta 2017)."""
+class Timed(SparseMethod):
+    """Base of the methods that change the masks in a part of the training, whose ends are fractions of it."""
 
-    begin: float = 0.1
-    """Where the sparsity begins to rise, as a fraction of the training."""
     end: float = 0.7
-    """Where it has arrived."""
-    spread: Spread = "global"
-    """Every layer loses the same fraction, or what ERK gives it, or what one threshold for all takes."""
-    interval: int = 20
-    """Steps between two mask updates."""
+    """From here on they stay."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_stretch("Gradual", self.begin, self.end)
+        check_stretch(type(self).__name__, self._begin, self.end)
+
+    @property
+    def _begin(self) -> float:
+        """Where they begin to change, if it is not at once."""
+        return getattr(self, "begin", 0.0)
+
+    def stretch(self, steps: int) -> tuple[int, int]:
+        """Return the first and the last step in which they change."""
+        return stretch(self._begin, self.end, steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gradual(Timed):
+    """Prune by magnitude little by little (Zhu and Gupta 2017)."""
+
+    begin: float = 0.1
+    """Where the sparsity begins to rise."""
+    interval: int = 20
+    """Steps between two mask updates."""
+    spread: Spread = "global"
+    """Every layer loses the same fraction, or what ERK gives it, or what one threshold for all takes."""
 
     def build(self, steps: int, key: Array) -> Transform:
-        begin = int(self.begin * steps)
-        schedule = schedules.polynomial(self.sparsity, begin, max(int(self.end * steps), begin + 1))
+        schedule = schedules.polynomial(self.sparsity, *self.stretch(steps))
         return prune(schedule, select=KERNELS, interval=self.interval, **spread_options(self.spread))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rewired(SparseMethod):
+class Rewired(Timed):
     """What `Set` and `Rigl` share: ERK, and an exchange of weights that decays along a cosine."""
 
+    rule: ClassVar[Callable[..., Transform]]
+
+    end: float = 0.75
     interval: int = 100
     """Steps between two exchanges."""
     fraction: float = 0.3
     """Of the weights that are left, exchanged at first."""
-    end: float = 0.75
-    """Where the exchange ends, as a fraction of the training."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_stretch(type(self).__name__, 0, self.end)
+    def build(self, steps: int, key: Array) -> Transform:
+        end = self.stretch(steps)[1]
+        options = {"end": end, "interval": self.interval, "fraction": self.fraction, "select": KERNELS}
+        return type(self).rule(self.sparsity, key, **options)
 
     def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
         return masked_moments(tx)
 
-    def _settings(self, steps: int) -> dict[str, Any]:
-        end = max(int(self.end * steps), 1)
-        return {"end": end, "interval": self.interval, "fraction": self.fraction, "select": KERNELS}
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Set(Rewired):
     """Sparse evolutionary training (Mocanu et al. 2018): what grows is random."""
 
-    def build(self, steps: int, key: Array) -> Transform:
-        return set_(self.sparsity, key, **self._settings(steps))
+    rule = staticmethod(set_)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rigl(Rewired):
     """RigL (Evci et al. 2020): what has the largest gradient grows."""
 
-    def build(self, steps: int, key: Array) -> Transform:
-        return rigl(self.sparsity, key, **self._settings(steps))
+    rule = staticmethod(rigl)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AcDc(SparseMethod):
-    """Compressed and dense phases in turn (Peste et al. 2021)."""
+class AcDc(Timed):
+    """Compressed and dense phases in turn (Peste et al. 2021); from the end on compressed for good."""
 
     begin: float = 0.1
-    """Where the first compressed phase begins, as a fraction of the training."""
-    end: float = 0.7
-    """From here on compressed for good."""
+    """Where the first compressed phase begins."""
     phase: float = 0.1
     """Length of each phase."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_stretch("AcDc", self.begin, self.end)
         check_stretch("AcDc: phase", 0, self.phase)
 
     def build(self, steps: int, key: Array) -> Transform:
-        begin, length = int(self.begin * steps), max(int(self.phase * steps), 1)
-        end = max(int(self.end * steps), begin + 1)
+        begin, end = self.stretch(steps)
+        length = max(int(self.phase * steps), 1)
         return ac_dc(self.sparsity, begin=begin, end=end, compressed=length, dense=length, select=KERNELS)
 
     def wrap(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -144,23 +149,18 @@ class AcDc(SparseMethod):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Surgery(SparseMethod):
+class Surgery(Timed):
     """Dynamic network surgery (Guo, Yao, Chen 2016); for a network that is trained already.
 
     The thresholds' c is the one that prunes the asked fraction of the kernels at once; what is spliced later follows.
     """
 
     end: float = 0.6
-    """From here on the masks stay, as a fraction of the training."""
     interval: int = 20
     """Steps between two updates of the masks."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_stretch("Surgery", 0, self.end)
-
     def build(self, steps: int, key: Array) -> Transform:
-        end = max(int(self.end * steps), 1)
+        end = self.stretch(steps)[1]
 
         def surgery(c: Any) -> Transform:
             return dynamic_surgery(c, key, end=end, interval=self.interval, select=KERNELS)
@@ -212,12 +212,6 @@ class SoftThreshold(SparseMethod):
 
 def _thresholds(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda key_path, leaf: paths.path_str(key_path).endswith("/threshold"), params)
-
-
-def check_stretch(name: str, begin: float, end: float) -> None:
-    """Raise unless ``0 <= begin < end <= 1``."""
-    if not 0 <= begin < end <= 1:
-        raise ValueError(f"{name}: 0 <= begin < end <= 1, fractions of the training; got begin={begin}, end={end}.")
 
 
 def spread_options(spread: Spread) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from experiments.common.methods import stretch
 from lepton_jax import cast, fake_quant, low_rank, prune
 from lepton_jax.core import schedules
 from lepton_jax.core.errors import check_fraction, collect
@@ -80,8 +81,8 @@ class Settings:
         """Return a technique's transform for a phase of so many steps; None: it has none."""
         match technique:
             case "prune":
-                end = max(int(self.pruned_at * steps), 1)
-                return prune(schedules.polynomial(self.sparsity, 0, end), scope="global", interval=20)
+                rise = schedules.polynomial(self.sparsity, *stretch(0, self.pruned_at, steps))
+                return prune(rise, scope="global", interval=20)
             case "quantize":
                 return fake_quant(Uniform(bits=self.bits, channel_axis=-1))
             case "low_rank":

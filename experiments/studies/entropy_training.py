@@ -19,6 +19,7 @@ from experiments.common.columns import ROW, Column, mean, plain, setting, tabula
 from experiments.common.config import Adam
 from experiments.common.figures import Drawing, accuracy_by_bytes
 from experiments.common.measuring import History, packed_variables
+from experiments.common.methods import stretch
 from experiments.common.results import Result, spread
 from experiments.common.study import Cell
 from experiments.common.tables import Lines
@@ -153,7 +154,7 @@ class Runner(TrainingRunner[EntropyTraining]):
         quantized = fake_quant(bits=row.bits)
         if not row.sparsity:
             return quantized
-        rise = schedules.polynomial(row.sparsity, 0, max(int(0.5 * self._steps), 1))
+        rise = schedules.polynomial(row.sparsity, *stretch(0, 0.5, self._steps))
         return chain(prune(rise, interval=20), quantized)
 
     def _make_step(self, transform: Transform, bits: int | None) -> TrainStep:
