@@ -140,14 +140,14 @@ def mask_table(count: int, columns: int = 2000) -> None:
 
     def adaptive() -> bytes:
         coder = Encoder()
-        mask_rows.code_mask(coder, mask, shape, 1, *hints, True)
+        mask_rows.code_mask(coder, mask, shape, 1, hints, True)
         return coder.finish()
 
     data = mask.view(np.uint8)
     row("gaps", data, stream(gaps.encode_flat), lambda stored: gaps.decode_flat(Reader(stored), shape), best)
     row("lists", data, stream(gaps.encode_rows), lambda stored: gaps.decode_rows(Reader(stored), shape), best)
     row("classes", data, stream(mask_classes.encode), lambda stored: mask_classes.decode(Reader(stored), shape), best)
-    row("rows, adaptive", data, adaptive, lambda s: mask_rows.code_mask(Decoder(s), None, shape, 1, *hints, True), best)
+    row("rows, adaptive", data, adaptive, lambda s: mask_rows.code_mask(Decoder(s), None, shape, 1, hints, True), best)
 
 
 def decode(path: str) -> None:

@@ -3,17 +3,17 @@
 All work is on bit patterns (unsigned integers), so NaN payloads and -0.0 come back as they were.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from lepton_jax.coding import sparse_index, symbols, tensor_codes
+from lepton_jax.coding import sparse_index, tensor_codes
 from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.sparse_index import Hints, find_lag, matrix_shape
-from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.coding.streams import Reader, Writer, varint
 from lepton_jax.core.errors import ArtifactError
 
 CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty", "delta")
@@ -61,41 +61,31 @@ def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], hints: Hin
       The shortest stream found.
     """
     if not bits.size:
-        return _start(_EMPTY)
-    candidates = [_start(_RAW, bits.tobytes())]
+        return Writer(_EMPTY)
+    candidates = [Writer(_RAW, bits.tobytes())]
     if bits.nbytes > 64:
         codec, stored = compress(bits.tobytes())
-        writer = _start(_COMPRESSED, bytes([codec]))
-        writer.block(stored)
-        candidates.append(writer)
+        candidates.append(Writer(_COMPRESSED, bytes([codec])))
+        candidates[-1].block(stored)
     distinct, index = np.unique(bits, return_inverse=True)
     if len(distinct) <= min(_PALETTE_LIMIT, bits.size):
-        writer = _start(_PALETTE)
-        writer.number(len(distinct))
-        writer.put(distinct.tobytes())
-        writer.put(tensor_codes.encode(index, len(distinct), shape, hints).data)
-        candidates.append(writer)
+        candidates.append(Writer(_PALETTE, varint(len(distinct)), distinct.tobytes()))
+        candidates[-1].put(tensor_codes.encode(index, len(distinct), shape, hints).data)
     elif bits.itemsize == 1 or bits.size > 256:
-        writer = _start(_PLANES)
-        for plane in bits.view(np.uint8).reshape(-1, bits.itemsize).T:
-            writer.put(tensor_codes.encode(plane, 256, shape, hints, holes=False).data)
-        candidates.append(writer)
+        candidates.append(Writer(_PLANES, *_coded_planes(bits, shape, hints)))
     if dtype == np.float32:
-        candidates += _narrowed(bits, shape, hints)
+        candidates += [
+            Writer(coder, encode(half, np.dtype(narrow), shape, hints).data) for coder, half, narrow in _narrowed(bits)
+        ]
     if 8 < bits.size <= _DELTA_LIMIT and bits.itemsize > 1:
-        writer = _start(_DELTA)
-        for plane in _differences(bits).view(np.uint8).reshape(-1, bits.itemsize).T:
-            writer.put(tensor_codes.encode(plane, 256, shape, hints, holes=False).data)
-        candidates.append(writer)
+        candidates.append(Writer(_DELTA, *_coded_planes(_differences(bits), shape, hints)))
     zeros = int((bits == 0).sum())
     if sparse and zeros:
         kept = (bits != 0).reshape(matrix_shape(shape))
-        lag, writer = find_lag(kept), _start(_SPARSE)
-        writer.number(lag)
-        writer.put(sparse_index.encode(kept, lag, hints).data)
-        writer.put(encode(bits[kept.reshape(-1)], dtype, (len(bits) - zeros,), hints, sparse=False).data)
-        candidates.append(writer)
-    return symbols.smallest(candidates)
+        lag = find_lag(kept)
+        rest = encode(bits[kept.reshape(-1)], dtype, (len(bits) - zeros,), hints, sparse=False)
+        candidates.append(Writer(_SPARSE, varint(lag), sparse_index.encode(kept, lag, hints).data, rest.data))
+    return min(candidates, key=len)
 
 
 def decode(
@@ -126,12 +116,10 @@ def decode(
     if coder == _DELTA:
         return _sums(_read_planes(reader, kind, shape, hints, category))
     if coder in (_FLOAT16, _BFLOAT16) and dtype == np.float32:
-        narrow = np.dtype(np.float16) if coder == _FLOAT16 else dtype_of("bfloat16")
+        narrow = np.dtype(np.float16 if coder == _FLOAT16 else ml_dtypes.bfloat16)
         bits = decode(reader, narrow, shape, hints, category, sparse)
-        if coder == _BFLOAT16:
-            return bits.astype(np.uint32) << np.uint32(16)
         with np.errstate(all="ignore"):
-            return bits.view(np.float16).astype(np.float32).view(np.uint32)
+            return bits.view(narrow).astype(np.float32).view(np.uint32)
     if coder == _SPARSE and sparse:
         lag = reader.number()
         kept = sparse_index.decode(reader, matrix_shape(shape), lag, hints).reshape(-1)
@@ -141,10 +129,10 @@ def decode(
     raise ArtifactError(f"coder {CODERS[coder]} cannot hold {count} numbers of {dtype}, near offset {reader.offset}")
 
 
-def _start(coder: int, data: bytes = b"") -> Writer:
-    writer = Writer()
-    writer.put(bytes([coder]) + data)
-    return writer
+def _coded_planes(bits: np.ndarray, shape: tuple[int, ...], hints: Hints) -> Iterator[bytearray]:
+    """The streams of the numbers' first bytes, second bytes, ..."""
+    for plane in bits.view(np.uint8).reshape(-1, bits.itemsize).T:
+        yield tensor_codes.encode(plane, 256, shape, hints, holes=False).data
 
 
 def _read_planes(reader: Reader, kind: np.dtype, shape: tuple[int, ...], hints: Hints, category: str) -> np.ndarray:
@@ -167,19 +155,12 @@ def _sums(coded: np.ndarray) -> np.ndarray:
     return np.cumsum((coded >> one) ^ (coded.dtype.type(0) - (coded & one)), dtype=coded.dtype)
 
 
-def _narrowed(bits: np.ndarray, shape: tuple[int, ...], hints: Hints) -> list[Writer]:
-    """Streams of 16-bit floats that are exactly the 32-bit ones; float16 of finite numbers only, whose widening is exact."""
-    out = []
+def _narrowed(bits: np.ndarray) -> Iterator[tuple[int, np.ndarray, Any]]:
+    """(coder, patterns, dtype) of the 16-bit floats that are exactly the 32-bit ones; float16 of finite numbers only."""
     if not (bits & 0xFFFF).any():
-        writer = _start(_BFLOAT16)
-        writer.put(encode((bits >> np.uint32(16)).astype("<u2"), dtype_of("bfloat16"), shape, hints).data)
-        out.append(writer)
+        yield _BFLOAT16, (bits >> np.uint32(16)).astype("<u2"), ml_dtypes.bfloat16
     values = bits.view(np.float32)
-    if np.isfinite(values).all():
-        with np.errstate(all="ignore"):
-            half = values.astype(np.float16)
-        if (half.astype(np.float32).view(np.uint32) == bits).all():
-            writer = _start(_FLOAT16)
-            writer.put(encode(half.view("<u2"), np.dtype(np.float16), shape, hints).data)
-            out.append(writer)
-    return out
+    with np.errstate(all="ignore"):
+        half = values.astype(np.float16)
+    if np.isfinite(values).all() and (half.astype(np.float32).view(np.uint32) == bits).all():
+        yield _FLOAT16, half.view("<u2"), np.float16

@@ -5,8 +5,6 @@ a few array operations and, for each bit, one turn of a short loop. All in integ
 probabilities on every platform.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from lepton_jax.coding.rangecoder import PROBABILITY_BITS, STRETCH_LIMIT, Coder, squash_table, stretch_table

@@ -1,7 +1,5 @@
 """Codes of a few bits in bytes, little end first, as packed leaves hold them; in pieces, so that little memory is taken."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

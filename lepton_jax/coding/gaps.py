@@ -6,8 +6,6 @@ the paper on deep compression, of 8 bits). Their stream is coded as any other (H
 Source: S. Han, H. Mao and W. J. Dally, "Deep compression", 2016, section 2 (relative index).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from lepton_jax.coding import symbols

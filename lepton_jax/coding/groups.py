@@ -4,8 +4,6 @@ An n-of-m mask needs ``log2(C(m, n))`` bits a group: the number of its pattern a
 block mask is stored as the mask of its blocks. Both structures are found in the mask itself.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import combinations
 

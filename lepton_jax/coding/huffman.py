@@ -8,13 +8,11 @@ Source: D. A. Huffman, "A method for the construction of minimum-redundancy code
 "Generating a canonical prefix encoding", 1964. Deviation: codes longer than 15 bits are shortened (by lifting rare counts).
 """
 
-from __future__ import annotations
-
 import heapq
 
 import numpy as np
 
-from lepton_jax.coding.rangecoder import Coder, Decoder, Encoder, Mixer
+from lepton_jax.coding.rangecoder import Coder, Mixer, decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError
 
@@ -88,9 +86,10 @@ def _code_table(coder: Coder, lengths: list[int] | None, alphabet: int) -> list[
     """Code the lengths, each of four bits, from the one before; the same call decodes them."""
     mixer, out, before = Mixer(3, limit=30), [], 0
     for symbol in range(alphabet):
-        source, node = lengths[symbol] if lengths else 0, 1
+        length = lengths[symbol] if lengths else 0
+        node = 1
         for shift in range(_LENGTH_BITS - 1, -1, -1):
-            node = node * 2 + mixer.code(coder, source >> shift & 1, (0, node, node << _LENGTH_BITS | before))
+            node = node * 2 + mixer.code(coder, length >> shift & 1, (0, node, node << _LENGTH_BITS | before))
         before = node - (1 << _LENGTH_BITS)
         out.append(before)
     return out
@@ -105,9 +104,8 @@ def encode(writer: Writer, symbols: np.ndarray, counts: np.ndarray) -> None:
       counts: how often each occurs, shape (alphabet,).
     """
     lengths = code_lengths(counts)
-    codes, coder = canonical(lengths), Encoder()
-    _code_table(coder, lengths.tolist(), len(counts))
-    writer.block(coder.finish())
+    codes = canonical(lengths)
+    writer.block(encoded(lambda coder: _code_table(coder, lengths.tolist(), len(counts))))
     writer.number((int((counts * lengths).sum()) + 7) // 8)
     rest = np.zeros(0, np.uint8)
     for start in range(0, len(symbols), _PIECE):
@@ -131,9 +129,7 @@ def decode(reader: Reader, count: int, alphabet: int, category: str) -> np.ndarr
     Raises:
       ArtifactError: if the lengths make no prefix code, or the stream does not hold the symbols.
     """
-    decoder = Decoder(reader.block())
-    lengths = np.array(_code_table(decoder, None, alphabet))
-    decoder.finish()
+    lengths = np.array(decoded(reader.block(), lambda coder: _code_table(coder, None, alphabet)))
     size = reader.number()
     data = np.frombuffer(reader.take(size, category), np.uint8)
     used = lengths[lengths > 0]

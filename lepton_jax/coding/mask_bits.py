@@ -6,10 +6,6 @@ from the densities of its row and column so far and from its neighbours: the pru
 rows just before count, and those one `lag` before (for pixels: the line above).
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 
 from lepton_jax.coding.rangecoder import Coder, Mixer
@@ -50,23 +46,28 @@ def nearness(lag: int) -> np.ndarray:
     return out
 
 
-def code_flags(coder: Coder, flags: Any | None, hints: list[int], lag: int) -> list[int]:
-    """Code one bit a row (or column): whether it holds anything.
+def code_line(coder: Coder, numbers: np.ndarray | None, hints: list[int], lag: int, width: int = 1) -> list[int]:
+    """Code one number a row (or column): whether it holds anything, or a class of how much.
 
     Args:
       coder: an `Encoder` or a `Decoder`.
-      flags: list of the bits; None to decode.
-      hints: one small integer a bit, known beforehand.
+      numbers: below ``2**width``; None to decode.
+      hints: one small integer a number, known beforehand.
       lag: how far before lies the neighbour above.
+      width: bits of a number.
     """
     mixer, out = Mixer(5, limit=60), [0] * len(hints)
-    for i, hint in enumerate(hints):
+    source = [0] * len(hints) if numbers is None else numbers.astype(int).tolist()
+    for i, (number, hint) in enumerate(zip(source, hints)):
         before = out[i - 1] if i else 0
         second = out[i - 2] if i > 1 else 0
         above = out[i - lag] if i >= lag else 0
         corner = out[i - lag + 1] if i >= lag - 1 and lag > 1 else 0
-        contexts = (0, hint, before * 2 + second, before * 4 + above * 2 + corner, hint * 4 + before * 2 + above)
-        out[i] = mixer.code(coder, flags[i] if flags else 0, contexts)
+        if width == 1:
+            contexts = (0, hint, before * 2 + second, before * 4 + above * 2 + corner, hint * 4 + before * 2 + above)
+        else:
+            contexts = (0, hint, before, above, (before + second + above) * 2 // 3)
+        out[i] = mixer.code_number(coder, number, width, contexts)
     return out
 
 
@@ -75,8 +76,7 @@ def code_mask(
     mask: np.ndarray | None,
     matrix: tuple[int, int],
     lag: int,
-    row_hints: list[int],
-    column_hints: list[int],
+    hints: tuple[list[int], list[int]],
     limit: int = CONTEXT_LIMIT,
 ) -> np.ndarray:
     """Code a mask; the same call decodes it.
@@ -86,8 +86,7 @@ def code_mask(
       mask: boolean, shape `matrix`; None to decode.
       matrix: (rows, columns).
       lag: how many rows before lies the neighbour above; 1 if there is none.
-      row_hints: one small integer a row, known beforehand.
-      column_hints: one a column.
+      hints: one small integer a row, and one a column, known beforehand.
       limit: how many bits there may be where neither row nor column is empty.
 
     Returns:
@@ -97,10 +96,10 @@ def code_mask(
       ArtifactError: if there are more.
     """
     rows = matrix[0]
-    column_flags = code_flags(coder, None if mask is None else mask.any(axis=0).astype(int).tolist(), column_hints, 1)
+    column_flags = code_line(coder, None if mask is None else mask.any(axis=0), hints[1], 1)
     if rows == 1:
         return np.array(column_flags, bool)[None, :]
-    row_flags = code_flags(coder, None if mask is None else mask.any(axis=1).astype(int).tolist(), row_hints, lag)
+    row_flags = code_line(coder, None if mask is None else mask.any(axis=1), hints[0], lag)
     kept = np.flatnonzero(column_flags)
     if len(kept) * sum(row_flags) > min(limit, CONTEXT_LIMIT):
         raise ArtifactError(f"a mask of {sum(row_flags)} x {len(kept)} bits is too large for its coder")

@@ -1,7 +1,5 @@
 """A static model for masks: one probability for each pair of a row's and a column's class of density, kept in the stream."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lepton_jax.coding import rans

@@ -3,13 +3,11 @@
 It differs from `mask_bits` in that a row's density is told beforehand, as a class, in place of being learned along the row.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from lepton_jax.coding.batch_mixer import BatchMixer
-from lepton_jax.coding.mask_bits import code_flags, nearness
-from lepton_jax.coding.rangecoder import Coder, Mixer
+from lepton_jax.coding.mask_bits import code_line, nearness
+from lepton_jax.coding.rangecoder import Coder
 
 _CLASS_BITS = 6
 
@@ -21,34 +19,6 @@ def log_classes(values: np.ndarray) -> np.ndarray:
     length = np.frexp(low.astype(np.float64))[1].astype(np.int64)
     half = np.where(length > 1, low >> np.maximum(length - 2, 0) & 1, 0)
     return np.where(values > 0, 2 * length + half, 0)
-
-
-def code_classes(coder: Coder, classes: list[int] | None, hints: list[int], lag: int) -> list[int]:
-    """Code each row's class of density, bit by bit down a binary tree, from the classes of the rows before.
-
-    Args:
-      coder: an `Encoder` or a `Decoder`.
-      classes: below 64; None to decode.
-      hints: one small integer a row, known beforehand.
-      lag: how far before lies the neighbour above.
-    """
-    mixer, out = Mixer(5, limit=60), [0] * len(hints)
-    for i, hint in enumerate(hints):
-        before = out[i - 1] if i else 0
-        second = out[i - 2] if i > 1 else 0
-        above = out[i - lag] if i >= lag else 0
-        source, node = classes[i] if classes else 0, 1
-        for shift in range(_CLASS_BITS - 1, -1, -1):
-            contexts = (
-                node,
-                node << 2 | hint,
-                node << 6 | before,
-                node << 6 | above,
-                node << 7 | (before + second + above) * 2 // 3,
-            )
-            node = node * 2 + mixer.code(coder, source >> shift & 1, contexts)
-        out[i] = node - (1 << _CLASS_BITS)
-    return out
 
 
 def _batch(size: int) -> int:
@@ -113,8 +83,7 @@ def code_mask(
     mask: np.ndarray | None,
     matrix: tuple[int, int],
     lag: int,
-    row_hints: list[int],
-    column_hints: list[int],
+    hints: tuple[list[int], list[int]],
     told: bool,
 ) -> np.ndarray:
     """Code a mask; the same call decodes it.
@@ -124,19 +93,15 @@ def code_mask(
       mask: boolean, shape `matrix`; None to decode.
       matrix: (rows, columns).
       lag: how many rows before lies the neighbour above; 1 if there is none.
-      row_hints: one small integer a row, known beforehand.
-      column_hints: one a column.
+      hints: one small integer a row, and one a column, known beforehand.
       told: whether the classes of the rows' densities are coded beforehand, or only whether rows are empty.
 
     Returns:
       The mask.
     """
-    counts = None if mask is None else mask.sum(1)
-    flags = code_flags(coder, None if mask is None else mask.any(axis=0).astype(int).tolist(), column_hints, 1)
-    if told:
-        classes = code_classes(coder, None if counts is None else log_classes(counts).tolist(), row_hints, lag)
-    else:
-        classes = code_flags(coder, None if counts is None else (counts > 0).astype(int).tolist(), row_hints, lag)
+    flags = code_line(coder, None if mask is None else mask.any(axis=0), hints[1], 1)
+    counts = None if mask is None else log_classes(mask.sum(1)) if told else mask.any(axis=1)
+    classes = code_line(coder, counts, hints[0], lag, _CLASS_BITS if told else 1)
     rows, columns = np.flatnonzero(classes), np.flatnonzero(flags)
     full = np.zeros(matrix, bool)
     if not rows.size or not columns.size:

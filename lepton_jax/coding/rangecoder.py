@@ -9,12 +9,13 @@ lossless data compression", 2005 (logistic mixing). Deviation: a prediction ente
 by how often its context was seen.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Protocol
+from typing import Any, TypeVar
 
 from lepton_jax.core.errors import ArtifactError
+
+T = TypeVar("T")
 
 PROBABILITY_BITS = 16
 _ONE = 1 << PROBABILITY_BITS
@@ -23,39 +24,29 @@ STRETCH_LIMIT = 2047
 _FRACTION = 60
 
 
-class Coder(Protocol):
-    """A sink or source of bits."""
+class Coder:
+    """A sink or source of bits, which holds an interval of 32 bits that every bit narrows."""
+
+    def __init__(self) -> None:
+        self._low, self._high = 0, _MASK
 
     def code(self, bit: int, p1: int) -> int:
         """Code one bit whose probability of being 1 is ``p1 / 2**16``, 0 < p1 < 2**16; return it."""
-        ...
+        return self.code_all((bit,), (p1,))[0]
 
-    def code_all(self, bits: list[int], p1s: list[int]) -> list[int]:
+    def code_all(self, bits: Sequence[int], p1s: Sequence[int]) -> list[int]:
         """Code one bit for each probability; return them. When decoding, `bits` is not read."""
-        ...
+        raise NotImplementedError
 
 
-class Encoder:
+class Encoder(Coder):
     """Turns bits and their probabilities into bytes."""
 
     def __init__(self) -> None:
-        self._low, self._high, self._out = 0, _MASK, bytearray()
+        super().__init__()
+        self._out = bytearray()
 
-    def code(self, bit: int, p1: int) -> int:
-        low, high = self._low, self._high
-        middle = low + ((high - low) * p1 >> PROBABILITY_BITS)
-        if bit:
-            high = middle
-        else:
-            low = middle + 1
-        while not (low ^ high) & 0xFF000000:
-            self._out.append(high >> 24)
-            low, high = low << 8 & _MASK, high << 8 & _MASK | 255
-        self._low, self._high = low, high
-        return bit
-
-    def code_all(self, bits: list[int], p1s: list[int]) -> list[int]:
-        """Code many bits as `code` codes one."""
+    def code_all(self, bits: Sequence[int], p1s: Sequence[int]) -> list[int]:
         low, high, out = self._low, self._high, self._out
         for bit, p1 in zip(bits, p1s):
             middle = low + ((high - low) * p1 >> PROBABILITY_BITS)
@@ -67,7 +58,7 @@ class Encoder:
                 out.append(high >> 24)
                 low, high = low << 8 & _MASK, high << 8 & _MASK | 255
         self._low, self._high = low, high
-        return bits
+        return list(bits)
 
     def finish(self) -> bytes:
         """Return all bytes: the fewest that, followed by zeros, lie within the last interval."""
@@ -79,42 +70,25 @@ class Encoder:
         return bytes(self._out) + tail.to_bytes(count, "big")
 
 
-class Decoder:
+class Decoder(Coder):
     """Turns bytes and the same probabilities into bits. Zeros follow the last byte."""
 
     def __init__(self, data: bytes):
+        super().__init__()
         self._data, self._position = data, 4
-        self._low, self._high = 0, _MASK
         self._value = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
 
-    def code(self, bit: int, p1: int) -> int:
-        del bit
-        low, high = self._low, self._high
-        middle = low + ((high - low) * p1 >> PROBABILITY_BITS)
-        if bit_read := self._value <= middle:
-            high = middle
-        else:
-            low = middle + 1
-        while not (low ^ high) & 0xFF000000:
-            low, high = low << 8 & _MASK, high << 8 & _MASK | 255
-            following = self._data[self._position] if self._position < len(self._data) else 0
-            self._value = self._value << 8 & _MASK | following
-            self._position += 1
-        self._low, self._high = low, high
-        return int(bit_read)
-
-    def code_all(self, bits: list[int], p1s: list[int]) -> list[int]:
-        """Return the bits of these probabilities."""
-        del bits
+    def code_all(self, bits: Sequence[int], p1s: Sequence[int]) -> list[int]:
         low, high, value, data, position = self._low, self._high, self._value, self._data, self._position
-        out = [0] * len(p1s)
-        for i, p1 in enumerate(p1s):
+        out = []
+        for p1 in p1s:
             middle = low + ((high - low) * p1 >> PROBABILITY_BITS)
             if value <= middle:
                 high = middle
-                out[i] = 1
+                out.append(1)
             else:
                 low = middle + 1
+                out.append(0)
             while not (low ^ high) & 0xFF000000:
                 low, high = low << 8 & _MASK, high << 8 & _MASK | 255
                 value = value << 8 & _MASK | (data[position] if position < len(data) else 0)
@@ -130,6 +104,25 @@ class Decoder:
         """
         if not len(self._data) <= self._position <= len(self._data) + 4:
             raise ArtifactError(f"a coded stream of {len(self._data)} bytes was read to byte {self._position}")
+
+
+def encoded(model: Callable[[Coder], Any]) -> bytes:
+    """Return the bytes of the bits that a model codes."""
+    coder = Encoder()
+    model(coder)
+    return coder.finish()
+
+
+def decoded(stream: bytes, model: Callable[[Coder], T]) -> T:
+    """Return what the same model, decoding, makes of the bytes.
+
+    Raises:
+      ArtifactError: if they are not the model's.
+    """
+    coder = Decoder(stream)
+    found = model(coder)
+    coder.finish()
+    return found
 
 
 @cache
@@ -216,3 +209,18 @@ class Mixer:
             if slot[1] < limit:
                 slot[1] += 1
         return bit
+
+    def code_number(self, coder: Coder, number: int, width: int, contexts: Sequence[int]) -> int:
+        """Code a number of `width` bits, the highest first, down a binary tree; return it.
+
+        Args:
+          coder: an `Encoder` or a `Decoder`.
+          number: below ``2**width``; when decoding, anything.
+          width: how many bits.
+          contexts: of the number; each bit has them together with the bits before it.
+        """
+        node = 1
+        for shift in range(width - 1, -1, -1):
+            each = tuple([context << width | node for context in contexts])
+            node = node * 2 + self.code(coder, number >> shift & 1, each)
+        return node - (1 << width)

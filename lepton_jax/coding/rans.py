@@ -6,8 +6,6 @@ and every platform reads the same stream. Probabilities are integer frequencies 
 Source: J. Duda, "Asymmetric numeral systems", 2013, range variant; F. Giesen, "Interleaved entropy coders", 2014.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from lepton_jax.coding.streams import Reader, Writer, turns

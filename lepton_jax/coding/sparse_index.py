@@ -10,13 +10,14 @@ that names its coder, and what the coder needs:
 * ``groups``, ``blocks``: n of every m neighbours, whole blocks, repeated slices (`groups`).
 """
 
-from __future__ import annotations
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from lepton_jax.coding import gaps, groups, mask_bits, mask_classes, mask_rows
 from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
-from lepton_jax.coding.rangecoder import Decoder, Encoder
+from lepton_jax.coding.rangecoder import decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer, turns
 from lepton_jax.core.errors import ArtifactError
 
@@ -26,6 +27,25 @@ _BITS, _CONTEXT, _CLASSES, _ROWS, _GAPS, _LISTS, _GROUPS, _BLOCKS = range(8)
 _SLOW, _FAST = 1 << 15, 1 << 14
 # A block mask that takes less than as many bits an element is not tried as another.
 _FEW_BITS = 0.1
+
+
+def _encode_bits(writer: Writer, mask: np.ndarray) -> None:
+    writer.put(pack_codes(mask.reshape(-1), 1).tobytes())
+
+
+def _decode_bits(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
+    size = matrix[0] * matrix[1]
+    return unpack_codes(np.frombuffer(reader.take((size + 7) // 8, "positions"), np.uint8), 1, size).reshape(matrix) != 0
+
+
+_STATIC: dict[int, tuple[Callable[..., None], Callable[[Reader, tuple[int, int]], np.ndarray]]] = {
+    _BITS: (_encode_bits, _decode_bits),
+    _CLASSES: (mask_classes.encode, mask_classes.decode),
+    _GAPS: (gaps.encode_flat, gaps.decode_flat),
+    _LISTS: (gaps.encode_rows, gaps.decode_rows),
+    _GROUPS: (groups.encode_groups, groups.decode_groups),
+}
+"""The coders that need nothing but the mask: (encode, decode)."""
 
 
 class Hints:
@@ -68,12 +88,6 @@ def find_lag(mask: np.ndarray) -> int:
     return best if best > 1 and excess(best) > 0 else 1
 
 
-def _start(coder: int) -> Writer:
-    writer = Writer()
-    writer.put(bytes([coder]))
-    return writer
-
-
 def encode(mask: np.ndarray, lag: int, hints: Hints, structured: bool = True) -> Writer:
     """Code where a mask is set; the coders compete.
 
@@ -86,45 +100,42 @@ def encode(mask: np.ndarray, lag: int, hints: Hints, structured: bool = True) ->
     candidates = _encode_blocks(mask) if structured and mask.size else []
     if candidates and len(candidates[0]) * 8 < _FEW_BITS * mask.size:
         return candidates[0]
-    candidates.append(_start(_BITS))
-    candidates[-1].put(pack_codes(mask.reshape(-1), 1).tobytes())
+    candidates.append(_written(_BITS, mask))
     found = groups.find_groups(mask)
     if found is not None:
-        candidates.append(_start(_GROUPS))
+        candidates.append(Writer(_GROUPS))
         groups.encode_groups(candidates[-1], mask, *found)
     if np.count_nonzero(mask) * 8 <= mask.size:
-        candidates += [_start(_GAPS), _start(_LISTS)]
-        gaps.encode_flat(candidates[-2], mask)
-        gaps.encode_rows(candidates[-1], mask)
+        candidates += [_written(_GAPS, mask), _written(_LISTS, mask)]
     return min(candidates + _adaptive(mask, lag, hints), key=len)
+
+
+def _written(coder: int, mask: np.ndarray) -> Writer:
+    writer = Writer(coder)
+    _STATIC[coder][0](writer, mask)
+    return writer
 
 
 def _adaptive(mask: np.ndarray, lag: int, hints: Hints) -> list[Writer]:
     """The streams of the models that fit a mask of this size."""
     size, out = int(mask.any(1).sum() * mask.any(0).sum()), []
-    rows, columns = hints.recall(mask.shape[0]), hints.recall(mask.shape[1])
+    known = hints.recall(mask.shape[0]), hints.recall(mask.shape[1])
     if size <= _SLOW and max(mask.shape) <= mask_bits.CONTEXT_LIMIT:
-        writer, coder = _start(_CONTEXT), Encoder()
-        mask_bits.code_mask(coder, mask, mask.shape, lag, rows, columns)
-        stream = coder.finish()
-        writer.block(stream)
-        out += [writer] if max(size, sum(mask.shape)) <= turns(len(stream)) else []
+        stream = encoded(lambda coder: mask_bits.code_mask(coder, mask, mask.shape, lag, known))
+        if max(size, sum(mask.shape)) <= turns(len(stream)):
+            out.append(Writer(_CONTEXT))
+            out[-1].block(stream)
     for told in (False, True) if size >= _FAST else ():
-        writer, coder = _start(_ROWS), Encoder()
-        writer.put(bytes([told]))
-        mask_rows.code_mask(coder, mask, mask.shape, lag, rows, columns, told)
-        stream = coder.finish()
-        writer.block(stream)
-        out += [writer] if _fits(mask.shape, stream) else []
-    if size >= _FAST:
-        out.append(_start(_CLASSES))
-        mask_classes.encode(out[-1], mask)
-    return out
+        stream = encoded(partial(mask_rows.code_mask, mask=mask, matrix=mask.shape, lag=lag, hints=known, told=told))
+        if _turns_of_rows(mask.shape) <= turns(len(stream)):
+            out.append(Writer(_ROWS, bytes([told])))
+            out[-1].block(stream)
+    return [*out, _written(_CLASSES, mask)] if size >= _FAST else out
 
 
-def _fits(matrix: tuple[int, ...], stream: bytes) -> bool:
-    """Whether the row model may code so large a mask in this stream; its inner loop is many times faster than the outer."""
-    return max(sum(matrix), matrix[0] * matrix[1] // 16) <= turns(len(stream))
+def _turns_of_rows(matrix: tuple[int, ...]) -> int:
+    """What the row model takes; its inner loop is many times faster than the outer."""
+    return max(sum(matrix), matrix[0] * matrix[1] // 16)
 
 
 def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, structured: bool = True) -> np.ndarray:
@@ -136,33 +147,16 @@ def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, stru
     coder, (rows, columns) = reader.coder(CODERS, "positions"), matrix
     if not 1 <= lag <= max(rows // 2, 1):
         raise ArtifactError(f"a neighbour {lag} rows before in a matrix of {rows} rows, near offset {reader.offset}")
-    if coder == _BITS:
-        packed = np.frombuffer(reader.take((rows * columns + 7) // 8, "positions"), np.uint8)
-        return unpack_codes(packed, 1, rows * columns).reshape(matrix) != 0
-    if coder == _CONTEXT and max(matrix) <= mask_bits.CONTEXT_LIMIT:
-        stream = reader.block("positions")
-        if rows + columns > turns(len(stream)):
+    if coder in _STATIC:
+        return _STATIC[coder][1](reader, matrix)
+    if coder == _ROWS or (coder == _CONTEXT and max(matrix) <= mask_bits.CONTEXT_LIMIT):
+        told, stream = coder == _ROWS and reader.take(1) != b"\0", reader.block("positions")
+        most, known = turns(len(stream)), (hints.recall(rows), hints.recall(columns))
+        if (_turns_of_rows(matrix) if coder == _ROWS else rows + columns) > most:
             raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
-        decoder, most = Decoder(stream), turns(len(stream))
-        mask = mask_bits.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns), most)
-        decoder.finish()
-        return mask
-    if coder == _ROWS:
-        told, stream = reader.take(1) != b"\0", reader.block("positions")
-        if not _fits(matrix, stream):
-            raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
-        decoder = Decoder(stream)
-        mask = mask_rows.code_mask(decoder, None, matrix, lag, hints.recall(rows), hints.recall(columns), told)
-        decoder.finish()
-        return mask
-    if coder == _CLASSES:
-        return mask_classes.decode(reader, matrix)
-    if coder == _GAPS:
-        return gaps.decode_flat(reader, matrix)
-    if coder == _LISTS:
-        return gaps.decode_rows(reader, matrix)
-    if coder == _GROUPS:
-        return groups.decode_groups(reader, matrix)
+        if coder == _ROWS:
+            return decoded(stream, lambda source: mask_rows.code_mask(source, None, matrix, lag, known, told))
+        return decoded(stream, lambda source: mask_bits.code_mask(source, None, matrix, lag, known, most))
     if coder == _BLOCKS and structured:
         return _decode_blocks(reader, matrix)
     raise ArtifactError(f"positions of {rows} x {columns} cannot be coded by {CODERS[coder]}, near offset {reader.offset}")
@@ -175,7 +169,7 @@ def _encode_blocks(mask: np.ndarray) -> list[Writer]:
     height, width = groups.find_blocks(once)
     if times * height * width == 1:
         return []
-    writer, inner = _start(_BLOCKS), once[::height, ::width]
+    writer, inner = Writer(_BLOCKS), once[::height, ::width]
     lag = find_lag(inner)
     for number in (times, height, width, lag):
         writer.number(number)

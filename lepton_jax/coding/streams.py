@@ -44,10 +44,21 @@ def read_varint(take: Callable[[int], bytes]) -> int:
 
 
 class Writer:
-    """Collects bytes, each with its category."""
+    """Collects bytes, each with its category.
 
-    def __init__(self) -> None:
-        self.data = bytearray()
+    Args:
+      coder: the number of the coder that the first byte names; None for a stream without.
+      *parts: what follows.
+
+    Example:
+      >>> writer = Writer(3)
+      >>> writer.number(300)
+      >>> bytes(writer.data)
+      b'\x03\xac\x02'
+    """
+
+    def __init__(self, coder: int | None = None, *parts: bytes | bytearray) -> None:
+        self.data = bytearray(b"" if coder is None else [coder]) + b"".join(parts)
 
     def put(self, data: bytes | bytearray) -> None:
         """Append bytes whose number the reader will know."""

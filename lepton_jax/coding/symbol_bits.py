@@ -1,7 +1,5 @@
 """The adaptive model for symbols: bit by bit down a binary tree, predicted from the codes of neighbouring weights."""
 
-from __future__ import annotations
-
 from array import array
 
 import numpy as np
@@ -35,12 +33,7 @@ def code_symbols(coder: Coder, symbols: np.ndarray | None, kept: np.ndarray, alp
         place = before_it[-1] + i * step + j
         around = [grid[place - offset] - 1 for offset in before_it if grid[place - offset]]
         mean = 2 * sum(around) // len(around) + 1 if around else 0
-        near, before, column = mean << 8, last.get(j, alphabet) << 8, j << 8
-        node = 1
-        for shift in range(width - 1, -1, -1):
-            bit = mixer.code(coder, symbol >> shift & 1, (node, near | node, before | node, column | node))
-            node = node * 2 + bit
-        last[j] = node - (1 << width)
+        last[j] = mixer.code_number(coder, symbol, width, (0, mean, last.get(j, alphabet), j))
         grid[place] = last[j] + 1
         out.append(last[j])
     return np.frombuffer(out, np.uint8)

@@ -3,13 +3,11 @@
 A stream is one byte that names its coder, and what the coder needs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from lepton_jax.coding import huffman, rans
 from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
-from lepton_jax.coding.rangecoder import Decoder, Encoder
+from lepton_jax.coding.rangecoder import decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer, turns
 from lepton_jax.coding.symbol_bits import code_symbols, width_of
 from lepton_jax.core.errors import ArtifactError
@@ -21,18 +19,6 @@ _MIXING_LIMIT = 1 << 18
 _MIXING_ALPHABET, _MIXING_BYTES = 128, 1 << 10
 # Bytes of mantissas are noise: no entropy coder pays for its time there.
 _WORTHWHILE = 0.99
-
-
-def smallest(candidates: list[Writer]) -> Writer:
-    """Return the shortest; among equals the first."""
-    return min(candidates, key=len)
-
-
-def start(coder: int, data: bytes = b"") -> Writer:
-    """Return a stream that names its coder and holds these bytes."""
-    writer = Writer()
-    writer.put(bytes([coder]) + data)
-    return writer
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -58,34 +44,33 @@ def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, l
     Returns:
       The shortest stream found.
     """
-    counts = np.bincount(symbols, minlength=alphabet)
+    counts, width = np.bincount(symbols, minlength=alphabet), width_of(alphabet)
     if symbols.size and counts.max() == symbols.size:
-        return start(_CONSTANT, bytes([int(symbols[0])]))
+        return Writer(_CONSTANT, bytes([int(symbols[0])]))
     candidates = [encode_bits(symbols, alphabet)]
-    worthwhile = entropy(counts) < _WORTHWHILE * width_of(alphabet)
+    worthwhile = entropy(counts) < _WORTHWHILE * width
     if symbols.size and worthwhile:
-        writer = start(_HUFFMAN)
-        huffman.encode(writer, symbols, counts)
-        candidates.append(writer)
-    mixed, limit = False, _MIXING_LIMIT // width_of(alphabet) if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
+        candidates.append(Writer(_HUFFMAN))
+        huffman.encode(candidates[-1], symbols, counts)
+    mixed, limit = False, _MIXING_LIMIT // width if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
     if symbols.size <= limit:
-        writer, coder = start(_MIXING), Encoder()
-        code_symbols(coder, symbols, np.ones((symbols.size, 1), bool) if kept is None else kept, alphabet, lag)
-        stream = coder.finish()
-        writer.block(stream)
-        mixed = symbols.size * width_of(alphabet) <= turns(len(stream))
-        candidates += [writer] if mixed else []
+        where = np.ones((symbols.size, 1), bool) if kept is None else kept
+        stream = encoded(lambda coder: code_symbols(coder, symbols, where, alphabet, lag))
+        mixed = symbols.size * width <= turns(len(stream))
+        if mixed:
+            candidates.append(Writer(_MIXING))
+            candidates[-1].block(stream)
     if worthwhile and not mixed:
-        writer, table = start(_RANS), rans.frequencies(counts)
-        rans.write_table(writer, table)
-        rans.encode(writer, symbols, table)
-        candidates.append(writer)
-    return smallest(candidates)
+        candidates.append(Writer(_RANS))
+        table = rans.frequencies(counts)
+        rans.write_table(candidates[-1], table)
+        rans.encode(candidates[-1], symbols, table)
+    return min(candidates, key=len)
 
 
 def encode_bits(symbols: np.ndarray, alphabet: int) -> Writer:
     """Write every symbol in as many bits as the alphabet needs."""
-    return start(BITS, pack_codes(symbols, width_of(alphabet)).tobytes())
+    return Writer(BITS, pack_codes(symbols, width_of(alphabet)).tobytes())
 
 
 def decode(
@@ -109,9 +94,8 @@ def decode(
         stream = reader.block(category)
         if count * width > turns(len(stream)):
             raise ArtifactError(f"{count} symbols in {len(stream)} bytes declared near offset {reader.offset}")
-        decoder = Decoder(stream)
-        symbols = code_symbols(decoder, None, np.ones((count, 1), bool) if kept is None else kept, alphabet, lag)
-        decoder.finish()
+        where = np.ones((count, 1), bool) if kept is None else kept
+        symbols = decoded(stream, lambda coder: code_symbols(coder, None, where, alphabet, lag))
     else:
         raise ArtifactError(f"coder {CODERS[coder]} cannot hold {count} {category}, near offset {reader.offset}")
     if count and int(symbols.max()) >= alphabet:

@@ -1,7 +1,5 @@
 """A tensor of codes: where one code makes up most of it (the pruned weights), positions and the other codes are coded apart."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -32,13 +30,13 @@ def encode(codes: np.ndarray, alphabet: int, shape: tuple[int, ...], hints: Hint
     if not holes or not kept.any() or np.count_nonzero(kept) >= (1 - _HOLE_SHARE) * codes.size:
         return symbols.encode(codes, alphabet, np.ones(matrix_shape(shape), bool))
     kept = kept.reshape(matrix_shape(shape))
-    lag, writer = find_lag(kept), symbols.start(symbols.HOLES, bytes([top]))
+    lag, writer = find_lag(kept), Writer(symbols.HOLES, bytes([top]))
     writer.number(lag)
     writer.put(sparse_index.encode(kept, lag, hints).data)
     rest = codes[kept.reshape(-1)]
     if alphabet > 2:
         writer.put(symbols.encode(rest - (rest > top), alphabet - 1, kept, lag).data)
-    return symbols.smallest([symbols.encode_bits(codes, alphabet), writer])
+    return min(symbols.encode_bits(codes, alphabet), writer, key=len)
 
 
 def decode(reader: Reader, alphabet: int, shape: tuple[int, ...], hints: Hints, category: str = "values") -> np.ndarray:

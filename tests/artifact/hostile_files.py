@@ -120,9 +120,9 @@ def position_streams(mask: np.ndarray, hints: Hints) -> dict[str, bytes]:
     blocks = sparse_index._encode_blocks(mask)
     streams = {
         "bits": np.packbits(mask.reshape(-1), bitorder="little").tobytes(),
-        "context": coded(b"", lambda coder: mask_bits.code_mask(coder, mask, mask.shape, 1, rows, columns)),
+        "context": coded(b"", lambda coder: mask_bits.code_mask(coder, mask, mask.shape, 1, (rows, columns))),
         "classes": written(mask_classes.encode),
-        "rows": coded(b"\1", lambda coder: mask_rows.code_mask(coder, mask, mask.shape, 1, rows, columns, True)),
+        "rows": coded(b"\1", lambda coder: mask_rows.code_mask(coder, mask, mask.shape, 1, (rows, columns), True)),
         "gaps": written(gaps.encode_flat),
         "lists": written(gaps.encode_rows),
         "groups": written(groups.encode_groups, *found) if found else None,
@@ -135,7 +135,7 @@ def symbol_streams(codes: np.ndarray, alphabet: int) -> dict[str, bytes]:
     """The codes of a matrix of 12 rows by every coder of symbols that codes them one by one."""
     counts, coder = np.bincount(codes, minlength=alphabet), Encoder()
     code_symbols(coder, codes, np.ones((12, codes.size // 12), bool), alphabet, 1)
-    mixing, short, static = (symbols.start(symbols.CODERS.index(name)) for name in ("mixing", "huffman", "rans"))
+    mixing, short, static = (Writer(symbols.CODERS.index(name)) for name in ("mixing", "huffman", "rans"))
     mixing.block(coder.finish())
     huffman.encode(short, codes, counts)
     table = rans.frequencies(counts)

@@ -207,9 +207,9 @@ def adaptive_models():
     mask = clustered_mask(rng, 16, 150)
     hints = ([2] * mask.shape[0], [2] * mask.shape[1])
     codes = rng.integers(0, 15, int(mask.sum()))
-    yield lambda coder: mask_bits.code_mask(coder, mask, mask.shape, 16, *hints)
-    yield lambda coder: mask_rows.code_mask(coder, mask, mask.shape, 16, *hints, False)
-    yield lambda coder: mask_rows.code_mask(coder, mask, mask.shape, 16, *hints, True)
+    yield lambda coder: mask_bits.code_mask(coder, mask, mask.shape, 16, hints)
+    yield lambda coder: mask_rows.code_mask(coder, mask, mask.shape, 16, hints, False)
+    yield lambda coder: mask_rows.code_mask(coder, mask, mask.shape, 16, hints, True)
     yield lambda coder: symbol_bits.code_symbols(coder, codes, mask, 15, 16)
 
 

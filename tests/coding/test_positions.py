@@ -25,15 +25,15 @@ MASKS = {
 
 def code_bits(mask, told):
     coder, hints = Encoder(), ([2] * mask.shape[0], [2] * mask.shape[1])
-    mask_bits.code_mask(coder, mask, mask.shape, 1, *hints)
-    return mask_bits.code_mask(Decoder(coder.finish()), None, mask.shape, 1, *hints)
+    mask_bits.code_mask(coder, mask, mask.shape, 1, hints)
+    return mask_bits.code_mask(Decoder(coder.finish()), None, mask.shape, 1, hints)
 
 
 def code_rows(mask, told):
     coder, hints = Encoder(), ([2] * mask.shape[0], [2] * mask.shape[1])
-    mask_rows.code_mask(coder, mask, mask.shape, 3, *hints, told)
+    mask_rows.code_mask(coder, mask, mask.shape, 3, hints, told)
     decoder = Decoder(coder.finish())
-    out = mask_rows.code_mask(decoder, None, mask.shape, 3, *hints, told)
+    out = mask_rows.code_mask(decoder, None, mask.shape, 3, hints, told)
     decoder.finish()
     return out
 
