@@ -11,6 +11,7 @@ from types import ModuleType
 _MOVED = {
     "command_line.inspect_file": "command_line.inspect",
     "errors": "core.errors",
+    "graph.flow": "graph.origins",
     "hessian": "graph.moments",
     "packed": "leaves",
     "packed_blocks": "leaves.block_sparse",

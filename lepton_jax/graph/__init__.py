@@ -4,9 +4,9 @@ from typing import Any
 
 from lepton_jax.graph.capture import capture
 from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
-from lepton_jax.graph.flow import origins
 from lepton_jax.graph.fold import fold_batch_norm
 from lepton_jax.graph.interpret import Interpreter, rewrite
+from lepton_jax.graph.origins import origins
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import Equation, Traced, trace, walk
 from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses

@@ -5,7 +5,7 @@ class, and scan describes its operands by trees (`ft_in`). Everything else here 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,9 @@ import jax
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import linear_util, source_info_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Jaxpr as Jaxpr
+from jax.extend.core import JaxprEqn as JaxprEqn
 
 OLDEST, NEWEST = (0, 10), (0, 12)
 """Supported versions of jax: from OLDEST on, below NEWEST."""
@@ -118,49 +120,29 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
 def bodies(eqn: JaxprEqn) -> tuple[Body, ...]:
     """The inner jaxprs of a call or loop; none for an ordinary operation or an unknown call."""
     name, params = eqn.primitive.name, eqn.params
-    n_in, n_out = len(eqn.invars), len(eqn.outvars)
+    n_in, results = len(eqn.invars), tuple(range(len(eqn.outvars)))
     if name == "scan":
         n_consts, n_carry = scan_counts(eqn)
-        return (
-            Body(
-                label="body",
-                **_parts(params["jaxpr"]),
-                operands=tuple(range(n_in)),
-                results=tuple(range(n_out)),
-                scanned_in=frozenset(range(n_consts + n_carry, n_in)),
-                scanned_out=frozenset(range(n_carry, n_out)),
-                carry=tuple((i, n_consts + i) for i in range(n_carry)),
-                times=params["length"],
-            ),
-        )
+        scanned_in, scanned_out = frozenset(range(n_consts + n_carry, n_in)), frozenset(results[n_carry:])
+        carry = tuple((i, n_consts + i) for i in range(n_carry))
+        ends = {"scanned_in": scanned_in, "scanned_out": scanned_out, "carry": carry, "times": params["length"]}
+        return (_body("body", params["jaxpr"], range(n_in), results, **ends),)
     if name == "while":
         n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
-        carry = tuple(range(n_cond + n_body, n_in))
+        state, carry = range(n_cond + n_body, n_in), tuple((i, n_body + i) for i in results)
         return (
-            Body(label="cond", **_parts(params["cond_jaxpr"]), operands=(*range(n_cond), *carry), results=(), times=None),
-            Body(
-                label="body",
-                **_parts(params["body_jaxpr"]),
-                operands=(*range(n_cond, n_cond + n_body), *carry),
-                results=tuple(range(n_out)),
-                carry=tuple((i, n_body + i) for i in range(n_out)),
-                times=None,
-            ),
+            _body("cond", params["cond_jaxpr"], (*range(n_cond), *state), (), times=None),
+            _body("body", params["body_jaxpr"], range(n_cond, n_in), results, carry=carry, times=None),
         )
     if name == "cond":
-        operands, results = tuple(range(1, n_in)), tuple(range(n_out))
-        return tuple(
-            Body(label=f"branch{i}", **_parts(branch), operands=operands, results=results)
-            for i, branch in enumerate(params["branches"])
-        )
-    if name in _CALLS:
-        inner = params[_CALLS[name]]
-        return (Body(label="call", **_parts(inner), operands=tuple(range(n_in)), results=tuple(range(n_out))),)
-    return ()
+        return tuple(_body(f"branch{i}", branch, range(1, n_in), results) for i, branch in enumerate(params["branches"]))
+    return (_body("call", params[_CALLS[name]], range(n_in), results),) if name in _CALLS else ()
 
 
-def _parts(jaxpr: Any) -> dict[str, Any]:
-    return {"jaxpr": open_jaxpr(jaxpr), "consts": consts_of(jaxpr)}
+def _body(label: str, jaxpr: Any, operands: Iterable[int], results: tuple[int, ...], **ends: Any) -> Body:
+    return Body(
+        label=label, jaxpr=open_jaxpr(jaxpr), consts=consts_of(jaxpr), operands=tuple(operands), results=results, **ends
+    )
 
 
 def is_opaque(eqn: JaxprEqn) -> bool:
@@ -335,31 +317,3 @@ def fwd_jaxpr(eqn: JaxprEqn, nonzeros: Sequence[bool]) -> tuple[Jaxpr, Sequence[
     """The forward rule of a `custom_vjp_call` for a pattern of differentiated operands: (jaxpr, consts)."""
     jaxpr, consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*nonzeros)
     return open_jaxpr(jaxpr), consts
-
-
-__all__ = [
-    "Body",
-    "Jaxpr",
-    "JaxprEqn",
-    "Literal",
-    "Var",
-    "aval",
-    "bind",
-    "bind_custom_jvp",
-    "bind_custom_vjp",
-    "bodies",
-    "check_version",
-    "concrete",
-    "consts_of",
-    "context",
-    "fwd_jaxpr",
-    "is_jaxpr",
-    "is_literal",
-    "is_opaque",
-    "jvp_jaxpr",
-    "literal_value",
-    "open_jaxpr",
-    "saved_sources",
-    "scan_counts",
-    "scope_of",
-]

@@ -13,34 +13,14 @@ from lepton_jax.core.packed import is_packed, unpack
 from lepton_jax.core.paths import flatten
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
-from lepton_jax.graph.flow import operand_origins, origins
+from lepton_jax.graph.origins import operand_origins, origins
+from lepton_jax.graph.primitives import MOVING, RAGGED, names
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.leaves.networks import Factors
 
-_MOVING = frozenset(
-    {
-        "reshape",
-        "transpose",
-        "broadcast_in_dim",
-        "slice",
-        "squeeze",
-        "concatenate",
-        "pad",
-        "rev",
-        "gather",
-        "dynamic_slice",
-        "convert_element_type",
-        "copy",
-        "bitcast_convert_type",
-        "stop_gradient",
-        "iota",
-        "select_n",
-        "split",
-        "name",
-    }
-)
+_FREE = MOVING | names("concatenate pad split select_n convert_element_type bitcast_convert_type copy stop_gradient name iota")
 _REDUCING = ("reduce_", "arg", "cum")
 
 
@@ -204,7 +184,7 @@ def macs(eqn: Equation) -> int:
     if eqn.primitive == "conv_general_dilated":
         kernel = eqn.in_avals[1].shape
         return result * math.prod(kernel) // max(kernel[eqn.params["dimension_numbers"].rhs_spec[0]], 1)
-    if eqn.primitive in ("ragged_dot", "ragged_dot_general"):
+    if eqn.primitive in RAGGED:
         return math.prod(eqn.in_avals[0].shape) * eqn.in_avals[1].shape[-1]
     return 0
 
@@ -284,7 +264,7 @@ def _flops(eqn: Equation, count: int) -> int:
         return 2 * _macs_without_padding(eqn)
     if count:
         return 2 * count
-    if eqn.primitive in _MOVING or not eqn.outvars or not jnp.issubdtype(eqn.out_avals[0].dtype, jnp.floating):
+    if eqn.primitive in _FREE or not eqn.outvars or not jnp.issubdtype(eqn.out_avals[0].dtype, jnp.floating):
         return 0
     read = eqn.primitive.startswith(_REDUCING)
     return math.prod((eqn.in_avals if read else eqn.out_avals)[0].shape)

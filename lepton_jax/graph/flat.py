@@ -1,14 +1,16 @@
 """A graph without calls: every operation in one list, every value a number."""
 
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lepton_jax.core.typing import Path
 from lepton_jax.graph import _compat
-from lepton_jax.graph.flow import operand_origins, origins
-from lepton_jax.graph.trace import CallPath, Equation, Traced, join
-
-_INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+from lepton_jax.graph.forward import Forward
+from lepton_jax.graph.origins import operand_origins, origins
+from lepton_jax.graph.primitives import INLINED
+from lepton_jax.graph.trace import CallPath, Equation, Traced
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,12 +30,18 @@ class Node:
     fixed: tuple[bool, ...]
 
 
-@dataclass(eq=False)
-class FlatGraph:
+class FlatGraph(Forward[int]):
     """A graph with its plain calls inlined, every value a number.
 
     Args:
       traced: the graph.
+
+    Attributes:
+      nodes: the operations in program order.
+      places: where in `nodes` the operation of a path is.
+      touching: where in `nodes` a value is made or used.
+      leaf_of: the path of a value that is a variable.
+      ends: values that cannot be scaled, and what they are.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -43,67 +51,33 @@ class FlatGraph:
       (['dot_general', 'max'], 'the input 0 of the model')
     """
 
-    traced: Traced
-    nodes: list[Node] = field(default_factory=list)
-    """The operations in program order."""
-    places: dict[CallPath, int] = field(default_factory=dict)
-    """Where in `nodes` the operation of a path is."""
-    touching: dict[int, list[int]] = field(default_factory=dict)
-    """Where in `nodes` a value is made or used."""
-    leaf_of: dict[int, Path] = field(default_factory=dict)
-    """The path of a value that is a variable."""
-    ends: dict[int, str] = field(default_factory=dict)
-    """Values that cannot be scaled, and what they are."""
+    def __init__(self, traced: Traced):
+        super().__init__()
+        self.traced = traced
+        self.nodes: list[Node] = []
+        self.places: dict[CallPath, int] = {}
+        self.touching: dict[int, list[int]] = {}
+        self._origins = origins(traced)
+        self._numbers = itertools.count()
+        self.leaf_of: dict[int, Path] = {next(self._numbers): path for path in traced.variables}
+        self.ends = {next(self._numbers): f"the input {name} of the model" for name in traced.inputs}
+        outputs = self.body(traced.jaxpr, traced.consts, [*self.leaf_of, *self.ends])
+        self.ends.update(dict.fromkeys(outputs, "an output of the model"))
 
-    def __post_init__(self) -> None:
-        self._origins = origins(self.traced)
-        self._count = 0
-        jaxpr = self.traced.jaxpr
-        env: dict[Any, int] = {}
-        names = [*self.traced.variables, *(f"the input {name} of the model" for name in self.traced.inputs)]
-        for index, var in enumerate(jaxpr.invars):
-            env[var] = self._new()
-            if index < len(self.traced.variables):
-                self.leaf_of[env[var]] = names[index]
-            else:
-                self.ends[env[var]] = names[index]
-        self._walk(jaxpr, env, (), "")
-        self.ends.update({env[var]: "an output of the model" for var in jaxpr.outvars if not _compat.is_literal(var)})
+    def constant(self, value: Any) -> int:
+        number = next(self._numbers)
+        self.ends[number] = "a constant"
+        return number
 
-    def _new(self) -> int:
-        self._count += 1
-        return self._count - 1
+    def call(self, eqn: Equation, given: list[int]) -> Sequence[int]:
+        return super().call(eqn, given) if eqn.primitive in INLINED else self.operation(eqn, given)
 
-    def _walk(self, jaxpr: Any, env: dict[Any, int], path: CallPath, scope: str) -> None:
-        for var in jaxpr.constvars:
-            if var not in env:
-                env[var] = self._new()
-                self.ends[env[var]] = "a constant"
-        for index, raw in enumerate(jaxpr.eqns):
-            eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)))
-            given = tuple(-1 if _compat.is_literal(v) else env[v] for v in eqn.invars)
-            if eqn.primitive in _INLINED and eqn.bodies:
-                [body] = eqn.bodies
-                inner: dict[Any, int] = {}
-                for var, operand in zip(body.jaxpr.invars, body.operands):
-                    inner[var] = given[operand] if given[operand] >= 0 else self._literal()
-                self._walk(body.jaxpr, inner, (*eqn.path, body.label), eqn.scope)
-                for var, result in zip(body.jaxpr.outvars, body.results):
-                    env[eqn.outvars[result]] = self._literal() if _compat.is_literal(var) else inner[var]
-                continue
-            for var in eqn.outvars:
-                env[var] = self._new()
-            fixed = tuple(origin is not None for origin in operand_origins(self._origins, eqn))
-            self._add(Node(eqn=eqn, operands=given, results=tuple(env[v] for v in eqn.outvars), fixed=fixed))
-
-    def _literal(self) -> int:
-        value = self._new()
-        self.ends[value] = "a constant"
-        return value
-
-    def _add(self, node: Node) -> None:
-        place = len(self.nodes)
-        self.nodes.append(node)
-        self.places[node.eqn.path] = place
-        for value in {*node.operands, *node.results} - {-1}:
+    def operation(self, eqn: Equation, given: list[int]) -> Sequence[int]:
+        operands = tuple(-1 if _compat.is_literal(atom) else number for atom, number in zip(eqn.invars, given))
+        results = tuple(next(self._numbers) for _ in eqn.outvars)
+        fixed = tuple(origin is not None for origin in operand_origins(self._origins, eqn))
+        self.places[eqn.path] = place = len(self.nodes)
+        self.nodes.append(Node(eqn=eqn, operands=operands, results=results, fixed=fixed))
+        for value in {*operands, *results} - {-1}:
             self.touching.setdefault(value, []).append(place)
+        return results

@@ -13,34 +13,8 @@ from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.affine import AFFINE, Affine, Compute, Const, Keep, extend, start
 from lepton_jax.graph.interpret import Interpreter
+from lepton_jax.graph.primitives import ARITHMETIC, PLAIN_CALLS, PRODUCTS, REMATS
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
-
-_INLINED = ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_closed_call", "core_call", "call")
-_ELEMENTWISE = frozenset(
-    {
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "neg",
-        "max",
-        "min",
-        "rsqrt",
-        "sqrt",
-        "square",
-        "exp",
-        "log",
-        "tanh",
-        "logistic",
-        "abs",
-        "integer_pow",
-        "pow",
-        "sign",
-        "copy",
-        "convert_element_type",
-        "stop_gradient",
-    }
-)
 
 
 def fold_batch_norm(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[Apply, dict[str, Array]]:
@@ -187,7 +161,7 @@ class _Folding(Interpreter):
         for value, var in zip(values, eqn.invars):
             if isinstance(value, Affine) and self.uses[eqn.jaxpr_path, var] > 1:
                 value.shared = True
-        if eqn.primitive in _INLINED:
+        if eqn.primitive in PLAIN_CALLS | REMATS:
             [body] = eqn.bodies
             return self.inner(eqn, body, values)
         constants = [_as_const(v, var) for v, var in zip(values, eqn.invars)]
@@ -196,7 +170,7 @@ class _Folding(Interpreter):
             if promised is not None:
                 return promised
         lazy = None
-        if eqn.primitive in ("conv_general_dilated", "dot_general"):
+        if eqn.primitive in PRODUCTS:
             lazy = start(eqn, self.name(eqn), values)
         elif eqn.primitive in AFFINE:
             lazy = extend(eqn, constants)
@@ -220,7 +194,7 @@ class _Folding(Interpreter):
         sizes = [value.lined_up(len(shape)) for value in values]
         if all(value.small == value.shape for value in values):
             smalls = [tuple(aval.shape) for aval in eqn.out_avals]
-        elif eqn.primitive in _ELEMENTWISE and None not in sizes:
+        elif eqn.primitive in ARITHMETIC and None not in sizes:
             smalls = [tuple(int(size) for size in np.max(np.array(sizes), axis=0))]
         else:
             return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
-from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, join, split_keywords, trace
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, equations_of, split_keywords, trace
 
 
 class Interpreter:
@@ -82,16 +82,14 @@ class Interpreter:
         """Evaluate a jaxpr, found at `path`, on values for its inputs."""
         # One list, because an open jaxpr of jax 0.11 counts its constvars among its invars.
         env: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values]))
-        dying = _last_uses(jaxpr)
-        for index, raw in enumerate(jaxpr.eqns):
-            eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)))
-            operands = [_compat.literal_value(v) if _compat.is_literal(v) else env[v] for v in raw.invars]
-            with _compat.context(raw):
+        for eqn, last_read in zip(equations_of(jaxpr, path, scope), _last_uses(jaxpr)):
+            operands = [_compat.literal_value(v) if _compat.is_literal(v) else env[v] for v in eqn.invars]
+            with _compat.context(eqn.raw):
                 outs = self.handle(eqn, operands)
                 if outs is None:
                     outs = self.default(eqn, operands)
-            env.update(zip(raw.outvars, outs))
-            for var in dying[index]:
+            env.update(zip(eqn.outvars, outs))
+            for var in last_read:
                 env.pop(var, None)
         return [_compat.literal_value(v) if _compat.is_literal(v) else env[v] for v in jaxpr.outvars]
 

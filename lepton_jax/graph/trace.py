@@ -143,6 +143,12 @@ class Traced:
         return leaves
 
 
+def equations_of(jaxpr: Any, path: CallPath = (), scope: str = "", times: int | None = 1) -> Iterator[Equation]:
+    """Yield the operations of an open jaxpr that stands at `path` in `scope`, but not those of its inner ones."""
+    for index, raw in enumerate(jaxpr.eqns):
+        yield Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)), times=times)
+
+
 def walk(jaxpr: Any, path: CallPath = (), scope: str = "", times: int | None = 1) -> Iterator[Equation]:
     """Yield every operation of a jaxpr and of its inner jaxprs, a call before what it holds.
 
@@ -152,8 +158,7 @@ def walk(jaxpr: Any, path: CallPath = (), scope: str = "", times: int | None = 1
       >>> [(eqn.primitive, eqn.path, eqn.times) for eqn in walk(jaxpr)]
       [('scan', (0,), 1), ('sin', (0, 'body', 0), 3)]
     """
-    for index, raw in enumerate(_compat.open_jaxpr(jaxpr).eqns):
-        eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)), times=times)
+    for eqn in equations_of(_compat.open_jaxpr(jaxpr), path, scope, times):
         yield eqn
         for body in eqn.bodies:
             inner = None if times is None or body.times is None else times * body.times

@@ -1,8 +1,8 @@
 """Where a model multiplies by its weights, and each of them as a matrix (inputs, outputs)."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,18 +12,9 @@ import numpy as np
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.graph import _compat
-from lepton_jax.graph.trace import CallPath, Equation, Traced, join
-
-_UNCHANGED = (
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "name",
-    "optimization_barrier",
-    "reduce_precision",
-    "sharding_constraint",
-)
-_PLAIN_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
+from lepton_jax.graph.forward import Forward
+from lepton_jax.graph.primitives import OWN_DERIVATIVES, PASSING, PLAIN_CALLS, PRODUCTS, REMATS
+from lepton_jax.graph.trace import CallPath, Equation, Traced
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,16 +101,6 @@ class _Form:
         return replace(self, index=index, stacked=(*self.stacked, length), levels=(*self.levels, level))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Search:
-    """What is found on the way through a graph."""
-
-    traced: Traced
-    forms: dict[tuple[CallPath, Any], _Form] = field(default_factory=dict)
-    uses: dict[Path, list[Use]] = field(default_factory=dict)
-    lost: dict[Path, list[str]] = field(default_factory=dict)
-
-
 def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[Use]]:
     """Return the dots and convolutions that multiply by the selected leaves, in the order in which they run.
 
@@ -143,13 +124,10 @@ def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[U
       >>> use.name, use.layout.index.shape
       ('dot_general', (3, 2))
     """
-    search = _Search(traced=traced)
-    shapes = {}
-    for path, var, aval in zip(traced.variables, traced.jaxpr.invars, traced.in_avals):
-        if path in selected:
-            shapes[path] = tuple(aval.shape)
-            search.forms[(), var] = _Form(path=path, index=np.arange(math.prod(aval.shape)).reshape(aval.shape))
-    _follow(search, traced.jaxpr, (), "", 0, shapes)
+    shapes = {p: tuple(aval.shape) for p, aval in zip(traced.variables, traced.in_avals) if p in selected}
+    search = _Search(traced, shapes)
+    given = [search.start(path) if path in shapes else None for path in traced.variables]
+    search.body(traced.jaxpr, traced.consts, [*given, *(None for _ in traced.inputs)])
     with collect("Every selected leaf must be a weight of dots or convolutions; exclude the others by `select`") as problems:
         for path in selected:
             uses, lost = search.uses.get(path, []), search.lost.get(path, [])
@@ -206,104 +184,104 @@ def _alike(one: Layout, other: Layout) -> bool:
     return one.stacked == other.stacked and np.array_equal(one.index, other.index)
 
 
-def _follow(search: _Search, jaxpr: Any, path: CallPath, scope: str, depth: int, shapes: Mapping[Path, Any]) -> None:
-    for index, raw in enumerate(jaxpr.eqns):
-        eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)))
-        given = [None if _compat.is_literal(v) else search.forms.get((path, v)) for v in eqn.invars]
-        if not any(given):
-            continue
-        if eqn.bodies:
-            _enter(search, eqn, given, depth, shapes)
-        elif eqn.primitive in ("dot_general", "conv_general_dilated"):
-            _record(search, eqn, given, shapes)
-        else:
-            for form, moved, place in _moved(eqn, given):
-                if moved is None:
-                    _lose(search, form.path, eqn)
-                else:
-                    search.forms[path, eqn.outvars[place]] = replace(form, index=moved)
+class _Search(Forward[_Form | None]):
+    """Follows leaves through a graph, and notes where each is used and where it is lost."""
 
+    def __init__(self, traced: Traced, shapes: Mapping[Path, tuple[int, ...]]):
+        super().__init__()
+        self.traced, self.shapes, self.depth = traced, shapes, 0
+        self.uses: dict[Path, list[Use]] = {}
+        self.lost: dict[Path, list[str]] = {}
 
-def _enter(search: _Search, eqn: Equation, given: Sequence[Any], depth: int, shapes: Mapping[Path, Any]) -> None:
-    """Go into a call with the leaves that it gets, and out of it with those that it returns."""
-    for body in eqn.bodies:
-        inside = (*eqn.path, body.label)
-        carried = {into for _, into in body.carry}
-        for position, operand in enumerate(body.operands):
-            form = given[operand]
-            if form is None:
-                continue
-            part = form.part(depth) if position in body.scanned_in else form
-            # Values cannot be handed out of functions with a derivative rule, nor of loops of unknown length.
-            if part is None or position in carried or eqn.primitive in ("while", "custom_jvp_call", "custom_vjp_call"):
-                _lose(search, form.path, eqn)
+    def start(self, path: Path) -> _Form:
+        shape = self.shapes[path]
+        return _Form(path=path, index=np.arange(math.prod(shape)).reshape(shape))
+
+    def constant(self, value: Any) -> None:
+        return None
+
+    def operation(self, eqn: Equation, given: list[_Form | None]) -> list[_Form | None]:
+        results: list[_Form | None] = [None] * len(eqn.outvars)
+        leaves = {place: form for place, form in enumerate(given) if form is not None}
+        if leaves and eqn.primitive in PRODUCTS:
+            self._record(eqn, leaves)
+            return results
+        for place, form in leaves.items():
+            moved = _moved(eqn, form.index)
+            if moved is None:
+                self._lose(form, eqn)
             else:
-                search.forms[inside, body.jaxpr.invars[position]] = part
-        _follow(search, body.jaxpr, inside, eqn.scope, depth + (eqn.primitive == "scan"), shapes)
-        if eqn.primitive in _PLAIN_CALLS:
-            for var, result in zip(body.jaxpr.outvars, body.results):
-                if not _compat.is_literal(var) and (inside, var) in search.forms:
-                    search.forms[eqn.jaxpr_path, eqn.outvars[result]] = search.forms[inside, var]
+                results[place] = replace(form, index=moved)
+        return results
 
+    def call(self, eqn: Equation, given: list[_Form | None]) -> list[_Form | None]:
+        """Go into a call with the leaves that it gets, and out of it with those that it returns."""
+        results: list[_Form | None] = [None] * len(eqn.outvars)
+        self.depth += eqn.primitive == "scan"
+        for body in eqn.bodies if any(given) else ():
+            leaving = self.inside(eqn, body, self._entering(eqn, body, given))
+            if eqn.primitive in PLAIN_CALLS | REMATS:
+                results = leaving
+        self.depth -= eqn.primitive == "scan"
+        return results
 
-def _moved(eqn: Equation, given: Sequence[Any]) -> Iterator[tuple[_Form, np.ndarray | None, int]]:
-    """(leaf, where its entries are now, or None if the operation computes with them, which result) of every leaf given."""
-    for place, form in enumerate(given):
-        if form is None:
-            continue
+    def _entering(self, eqn: Equation, body: _compat.Body, given: list[_Form | None]) -> list[_Form | None]:
+        carried = {into for _, into in body.carry}
+        entering: list[_Form | None] = []
+        for position, form in enumerate(given[operand] for operand in body.operands):
+            part = form.part(self.depth - 1) if form and position in body.scanned_in else form
+            # Values cannot be handed out of functions with a derivative rule, nor of loops of unknown length.
+            if part is None or position in carried or eqn.primitive in OWN_DERIVATIVES | {"while"}:
+                part = None
+                if form is not None:
+                    self._lose(form, eqn)
+            entering.append(part)
+        return entering
+
+    def _record(self, eqn: Equation, leaves: Mapping[int, _Form]) -> None:
+        """Note a dot or a convolution with a leaf, as a matrix of (inputs, outputs)."""
+        params = eqn.params
+        if eqn.primitive == "dot_general":
+            contracting, batch = params["dimension_numbers"]
+            usable = len(leaves) == 1 and not batch[0]
+        else:
+            usable = list(leaves) == [1] and params["feature_group_count"] == params["batch_group_count"] == 1
+        if not usable:
+            for form in leaves.values():
+                self._lose(form, eqn, " with groups, batch axes or two leaves")
+            return
+        [(place, form)] = leaves.items()
         index = form.index
-        moved: np.ndarray | None
-        match eqn.primitive:
-            case "transpose":
-                moved = np.transpose(index, eqn.params["permutation"])
-            case "reshape" if eqn.params.get("dimensions") is None:
-                moved = index.reshape(eqn.params["new_sizes"])
-            case "squeeze":
-                moved = np.squeeze(index, axis=tuple(eqn.params["dimensions"]))
-            case "broadcast_in_dim" if math.prod(eqn.params["shape"]) == index.size:
-                moved = index.reshape(eqn.params["shape"])
-            case "rev":
-                moved = np.flip(index, eqn.params["dimensions"])
-            case name if name in _UNCHANGED:
-                moved = index
-            case _:
-                moved = None
-        yield form, moved, place
+        if eqn.primitive == "dot_general":
+            axes = tuple(contracting[place])
+            free = tuple(axis for axis in range(index.ndim) if axis not in axes)
+            width = math.prod(index.shape[axis] for axis in axes)
+            matrix = np.transpose(index, (*axes, *free)).reshape(width, -1)
+        else:
+            out, into, *space = params["dimension_numbers"].rhs_spec
+            matrix = np.transpose(index, (*space, into, out)).reshape(-1, index.shape[out])
+        layout = Layout(shape=self.shapes[form.path], index=matrix, stacked=form.stacked)
+        name = self.traced.names[eqn.path]
+        use = Use(operation=eqn.path, name=name, operand=place, layout=layout, levels=form.levels)
+        self.uses.setdefault(form.path, []).append(use)
+
+    def _lose(self, form: _Form, eqn: Equation, why: str = "") -> None:
+        self.lost.setdefault(form.path, []).append(f"{self.traced.names.get(eqn.path, eqn.primitive)}{why}")
 
 
-def _record(search: _Search, eqn: Equation, given: Sequence[Any], shapes: Mapping[Path, Any]) -> None:
-    """Note a dot or a convolution with a leaf, as a matrix of (inputs, outputs)."""
-    leaves = [place for place, form in enumerate(given) if form is not None]
-    params = eqn.params
-    if eqn.primitive == "dot_general":
-        contracting, batch = params["dimension_numbers"]
-        usable = len(leaves) == 1 and not batch[0]
-    else:
-        usable = leaves == [1] and params["feature_group_count"] == params["batch_group_count"] == 1
-    if not usable:
-        for place in leaves:
-            _lose(search, given[place].path, eqn, " with groups, batch axes or two leaves")
-        return
-    [place] = leaves
-    form = given[place]
-    index = form.index
-    if eqn.primitive == "dot_general":
-        axes = tuple(contracting[place])
-        free = tuple(axis for axis in range(index.ndim) if axis not in axes)
-        width = math.prod(index.shape[axis] for axis in axes)
-        matrix = np.transpose(index, (*axes, *free)).reshape(width, -1)
-    else:
-        out, into, *space = params["dimension_numbers"].rhs_spec
-        matrix = np.transpose(index, (*space, into, out)).reshape(-1, index.shape[out])
-    use = Use(
-        operation=eqn.path,
-        name=search.traced.names[eqn.path],
-        operand=place,
-        layout=Layout(shape=shapes[form.path], index=matrix, stacked=form.stacked),
-        levels=form.levels,
-    )
-    search.uses.setdefault(form.path, []).append(use)
-
-
-def _lose(search: _Search, path: Path, eqn: Equation, why: str = "") -> None:
-    search.lost.setdefault(path, []).append(f"{search.traced.names.get(eqn.path, eqn.primitive)}{why}")
+def _moved(eqn: Equation, index: np.ndarray) -> np.ndarray | None:
+    """Where a leaf's entries are in the result of an operation, or None if it computes with them."""
+    match eqn.primitive:
+        case "transpose":
+            return np.transpose(index, eqn.params["permutation"])
+        case "reshape" if eqn.params.get("dimensions") is None:
+            return index.reshape(eqn.params["new_sizes"])
+        case "squeeze":
+            return np.squeeze(index, axis=tuple(eqn.params["dimensions"]))
+        case "broadcast_in_dim" if math.prod(eqn.params["shape"]) == index.size:
+            return index.reshape(eqn.params["shape"])
+        case "rev":
+            return np.flip(index, eqn.params["dimensions"])
+        case name if name in PASSING | {"reduce_precision"}:
+            return index
+    return None

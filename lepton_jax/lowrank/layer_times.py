@@ -15,7 +15,7 @@ from lepton_jax.core.packed import Packed
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.cost import cost
-from lepton_jax.graph.flow import operand_origins, origins
+from lepton_jax.graph.origins import operand_origins, origins
 from lepton_jax.graph.trace import Apply, Equation, trace
 from lepton_jax.native.interpreter import packed
 

@@ -10,8 +10,8 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import PyTree
 from lepton_jax.formats import layout
 from lepton_jax.graph import _compat
-from lepton_jax.graph.flow import operand_origins, origins
 from lepton_jax.graph.matching import there_is
+from lepton_jax.graph.origins import operand_origins, origins
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.quantization.quantizers import Dynamic
 from lepton_jax.quantization.rules import OPERANDS, Operand, Rule, has_site, rules_of

@@ -10,7 +10,7 @@ import pytest
 
 from lepton_jax.core.paths import flatten
 from lepton_jax.graph.cost import cost
-from lepton_jax.graph.flow import operand_origins, origins
+from lepton_jax.graph.origins import operand_origins, origins
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import trace
 from lepton_jax.leaves.low_rank import LowRank

@@ -6,33 +6,28 @@ from typing import Any
 import numpy as np
 
 from lepton_jax.graph.axes.labels import Axes, Labels, lengths
+from lepton_jax.graph.primitives import COMPARISONS, names
 from lepton_jax.graph.trace import Equation
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_KEEP_ZERO = _names(
+_KEEP_ZERO = names(
     "neg sin tan asin atan sinh asinh tanh atanh erf erf_inv expm1 log1p abs sign round floor ceil square real imag conj "
     "convert_element_type reduce_precision copy copy_p stop_gradient name bitcast_convert_type sqrt cbrt "
     "sharding_constraint device_put optimization_barrier pvary pbroadcast"
 )
-_ALL_ZERO = _names("add sub add_any or xor complex")
-_ANY_ZERO = _names("mul mulhi and")
-_FIRST_ZERO = _names("shift_left shift_right_logical shift_right_arithmetic rem")
-_COMPARE = _names("eq ne lt le gt ge")
-_OTHER = _names(
+_ALL_ZERO = names("add sub add_any or xor complex")
+_ANY_ZERO = names("mul mulhi and")
+_FIRST_ZERO = names("shift_left shift_right_logical shift_right_arithmetic rem")
+_OTHER = names(
     "acos acosh cos cosh exp exp2 log logistic rsqrt not is_finite lgamma digamma erfc bessel_i0e bessel_i1e population_count "
     "clz atan2 nextafter igamma igammac igamma_grad_a random_gamma_grad regularized_incomplete_beta polygamma zeta "
     "div pow integer_pow max min select_n clamp"
 )
-NAMES = _KEEP_ZERO | _ALL_ZERO | _ANY_ZERO | _FIRST_ZERO | _COMPARE | _OTHER
+NAMES = _KEEP_ZERO | _ALL_ZERO | _ANY_ZERO | _FIRST_ZERO | COMPARISONS | _OTHER
 
-_SINGULAR = _names("rsqrt log sqrt cbrt atan2 acosh lgamma digamma polygamma zeta")
+_SINGULAR = names("rsqrt log sqrt cbrt atan2 acosh lgamma digamma polygamma zeta")
 """Not finite at 0, or without a finite derivative there: a channel that is 0 would spoil the others by NaN."""
 
-_SAME_UNIFORM = _names("convert_element_type copy copy_p stop_gradient name reduce_precision")
+_SAME_UNIFORM = names("convert_element_type copy copy_p stop_gradient name reduce_precision")
 
 
 def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -46,13 +41,12 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
     if name in ("optimization_barrier", "device_put"):
         return list(ins)
     shape = lengths(eqn.out_avals[0].shape)
-    positions = name in _COMPARE and np.issubdtype(eqn.in_avals[0].dtype, np.integer)
-    atoms, zero = [], []
+    positions = name in COMPARISONS and np.issubdtype(eqn.in_avals[0].dtype, np.integer)
+    parts = []
     for axis, n in enumerate(shape):
         full = [v for v in ins if len(v.atoms) == len(shape) and len(v.atoms[axis]) == n]
         if n == 1 or not full:
-            atoms.append(labels.fixed(n))
-            zero.append(True)
+            parts.append(labels.still(n))
             continue
         flags = [v.zero[axis] if len(v.atoms) == len(shape) and len(v.atoms[axis]) == n else v.blank for v in ins]
         for other in full[1:]:
@@ -62,10 +56,9 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
                 labels.fix(value.atoms[axis], f"{name} of a channel that is 0 when masked")
         if positions:
             labels.fix(full[0].atoms[axis], f"{name} of integer positions")
-        atoms.append(labels.best([value.atoms[axis] for value in full]))
-        zero.append(_stays_zero(name, eqn.params, ins, flags))
+        parts.append((labels.best([value.atoms[axis] for value in full]), _stays_zero(name, eqn.params, ins, flags)))
     uniform = ins[0].uniform if name in _SAME_UNIFORM else None
-    return [Axes(tuple(atoms), tuple(zero), uniform)] * len(eqn.out_avals)
+    return [Axes.of(parts, uniform)] * len(eqn.out_avals)
 
 
 def _singular(name: str, params: Mapping[str, Any], ins: Sequence[Axes], value: Axes) -> bool:

@@ -1,15 +1,15 @@
 """The forward pass that labels every axis of every value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lepton_jax.graph import _compat
 from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.axes.rules import RULES
-from lepton_jax.graph.trace import CallPath, Equation, join
+from lepton_jax.graph.forward import Forward
+from lepton_jax.graph.trace import CallPath, Equation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,7 +21,7 @@ class Record:
     outs: tuple[Axes, ...]
 
 
-class Flow:
+class Flow(Forward[Axes]):
     """One forward pass over a graph, into its calls and loops.
 
     Args:
@@ -29,77 +29,61 @@ class Flow:
     """
 
     def __init__(self, labels: Labels):
+        super().__init__()
         self.labels = labels
         self.records: dict[CallPath, Record] = {}
-        self.constants: dict[CallPath, tuple[Axes, ...]] = {}
 
-    def body(
-        self, jaxpr: Any, consts: Sequence[Any], ins: Sequence[Axes], path: CallPath, scope: str, times: int | None
-    ) -> list[Axes]:
-        """Label the values of a jaxpr, found at `path`, given the labels of its inputs; return those of its outputs."""
-        env: dict[Any, Axes] = dict(zip(jaxpr.invars, ins))
-        self.constants[path] = tuple(map(self._constant, consts))
-        env.update(zip(jaxpr.constvars, self.constants[path]))
-        for index, raw in enumerate(jaxpr.eqns):
-            eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)), times=times)
-            operands = [self._read(env, v) for v in raw.invars]
-            outs = self._equation(eqn, operands)
-            self.records[eqn.path] = Record(eqn=eqn, ins=tuple(operands), outs=tuple(outs))
-            env.update(zip(raw.outvars, outs))
-        return [self._read(env, v) for v in jaxpr.outvars]
-
-    def _read(self, env: Mapping[Any, Axes], atom: Any) -> Axes:
-        return self._constant(_compat.literal_value(atom)) if _compat.is_literal(atom) else env[atom]
-
-    def _constant(self, value: Any) -> Axes:
+    def constant(self, value: Any) -> Axes:
         known = np.ndim(value) == 0 and isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
         return self.labels.constant(np.shape(value), float(value) if known else None)
 
-    def _equation(self, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
-        if eqn.bodies:
-            return self._call(eqn, ins)
+    def operation(self, eqn: Equation, given: list[Axes]) -> list[Axes]:
         rule = RULES.get(eqn.primitive)
-        if rule is not None:
-            return rule(self.labels, eqn, ins)
+        outs = self._unknown(eqn, given) if rule is None else rule(self.labels, eqn, given)
+        self.records[eqn.path] = Record(eqn=eqn, ins=tuple(given), outs=tuple(outs))
+        return outs
+
+    def _unknown(self, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         if any(not self.labels.is_fixed(atoms) for value in ins for atoms in value.atoms):
             self.labels.unknown[eqn.primitive] = None
         self.labels.fix_all(ins, f"{eqn.primitive}, which has no rule")
         return [self.labels.immovable(lengths(aval.shape)) for aval in eqn.out_avals]
 
-    def _call(self, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    def call(self, eqn: Equation, given: list[Axes]) -> list[Axes]:
         """Go into a call or loop; the results of several branches are unified."""
         results: dict[int, Axes] = {}
-        settled: Sequence[Axes] = ins
+        settled: Sequence[Axes] = given
         # The condition of a while loop comes first but sees what the body settles.
         for body in sorted(eqn.bodies, key=lambda b: not b.carry):
-            given = [self._slice(settled[i], scanned=j in body.scanned_in) for j, i in enumerate(body.operands)]
-            outs, given = self._settle(eqn, body, given)
+            entering = [self._slice(settled[i], scanned=j in body.scanned_in) for j, i in enumerate(body.operands)]
+            outs, entering = self._settle(eqn, body, entering)
             if body.carry:
-                settled = self._with_carries(eqn, body, settled, given)
+                settled = self._with_carries(eqn, body, settled, entering)
             if not body.results:
                 self.labels.fix_all(outs, f"the condition of {eqn.primitive}")
             for j, (result, out) in enumerate(zip(body.results, outs)):
                 whole = self._stack(eqn, result, out) if j in body.scanned_out else out
                 results[result] = self._join(eqn, results[result], whole) if result in results else whole
-        return [results[i] for i in range(len(eqn.outvars))]
+        outs = [results[i] for i in range(len(eqn.outvars))]
+        self.records[eqn.path] = Record(eqn=eqn, ins=tuple(given), outs=tuple(outs))
+        return outs
 
     def _slice(self, value: Axes, *, scanned: bool) -> Axes:
         if not scanned:
             return value
         self.labels.fix(value.atoms[0], "the scanned axis")
-        return Axes(value.atoms[1:], value.zero[1:], value.uniform)
+        return value.without([0])
 
     def _stack(self, eqn: Equation, result: int, out: Axes) -> Axes:
         [length, *_] = lengths(eqn.out_avals[result].shape)
-        return Axes((self.labels.fixed(length), *out.atoms), (True, *out.zero))
+        return Axes.of([self.labels.still(length), *out.parts])
 
     def _settle(self, eqn: Equation, body: Any, given: list[Axes]) -> tuple[list[Axes], list[Axes]]:
         """Run a body until what is known to be 0 of its carries holds from step to step."""
         for _, j in body.carry:
             given[j] = replace(given[j], uniform=None)
-        times = None if eqn.times is None or body.times is None else eqn.times * body.times
         while True:
-            outs = self.body(body.jaxpr, body.consts, given, (*eqn.path, body.label), eqn.scope, times)
+            outs = self.inside(eqn, body, given)
             changed = False
             for i, j in body.carry:
                 zero = tuple(a and b for a, b in zip(outs[i].zero, given[j].zero))

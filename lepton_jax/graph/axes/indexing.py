@@ -19,31 +19,26 @@ def gather(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         labels.fix(indices.atoms[axis], "gather")
     # The last axis of the indices holds the coordinates.
     labels.fix(indices.atoms[-1], "gather")
-    batch = iter(range(len(indices.atoms) - 1))
-    offset = iter(offsets)
-    atoms, zero = [], []
+    batch, offset, parts = iter(indices.atoms[:-1]), iter(offsets), []
     for out, n in enumerate(lengths(eqn.out_avals[0].shape)):
         if out not in numbers.offset_dims:
-            atoms.append(indices.atoms[next(batch)])
-            zero.append(False)
+            parts.append((next(batch), False))
             continue
         axis = next(offset)
-        atoms.append(value.atoms[axis] if axis in whole else labels.fixed(n))
-        zero.append(value.zero[axis] if axis in whole else True)
-    return [Axes(tuple(atoms), tuple(zero))]
+        parts.append(value.parts[axis] if axis in whole else labels.still(n))
+    return [Axes.of(parts)]
 
 
 def dynamic_slice(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Fix the axes that are cut; those taken whole pass."""
     value = ins[0]
-    atoms, zero = [], []
+    parts = []
     for axis, n in enumerate(lengths(eqn.params["slice_sizes"])):
         whole = n == len(value.atoms[axis])
         if not whole:
             labels.fix(value.atoms[axis], "dynamic_slice")
-        atoms.append(value.atoms[axis] if whole else labels.fixed(n))
-        zero.append(value.zero[axis] if whole else True)
-    return [Axes(tuple(atoms), tuple(zero))]
+        parts.append(value.parts[axis] if whole else labels.still(n))
+    return [Axes.of(parts)]
 
 
 def dynamic_update_slice(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:

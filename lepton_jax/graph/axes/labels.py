@@ -1,5 +1,7 @@
 """Labels of axes: which indices of which axes must stay or go together."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,9 @@ from lepton_jax.graph import _compat
 
 FIXED = 0
 """The atom of every index that cannot be removed."""
+
+Part = tuple[np.ndarray, bool]
+"""The atoms of one axis, and whether the value is 0 at its removed indices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +35,25 @@ class Axes:
     atoms: tuple[np.ndarray, ...]
     zero: tuple[bool, ...]
     uniform: float | None = None
+
+    @classmethod
+    def of(cls, parts: Iterable[Part], uniform: float | None = None) -> Axes:
+        """The labels of a value whose axes have these."""
+        atoms, zero = zip(*held) if (held := tuple(parts)) else ((), ())
+        return cls(atoms, zero, uniform)
+
+    @property
+    def parts(self) -> list[Part]:
+        """For each axis its atoms, and whether the value is 0 where they are removed."""
+        return list(zip(self.atoms, self.zero))
+
+    def only(self, axes: Iterable[int]) -> Axes:
+        """The labels with these axes, in this order."""
+        return Axes.of((self.parts[axis] for axis in axes), self.uniform)
+
+    def without(self, axes: Sequence[int]) -> Axes:
+        """The labels with the other axes."""
+        return self.only(axis for axis in range(len(self.atoms)) if axis not in axes)
 
     @property
     def blank(self) -> bool:
@@ -125,7 +149,11 @@ class Labels:
 
     def immovable(self, shape: Sequence[int]) -> Axes:
         """The labels of a value none of whose axes loses an index."""
-        return Axes(tuple(self.fixed(n) for n in shape), (True,) * len(shape))
+        return Axes.of(map(self.still, shape))
+
+    def still(self, n: int) -> Part:
+        """The part of an axis of `n` fixed indices."""
+        return self.fixed(n), True
 
     def reshaped(self, key: Any, flat: np.ndarray, option: Any, kind: Any) -> None:
         """Record which way of carrying labels a reshape took; reshapes of one kind do the same elsewhere."""

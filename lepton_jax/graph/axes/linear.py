@@ -15,16 +15,12 @@ def dot_general(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = eqn.params["dimension_numbers"]
     for left, right in zip(lhs_contract, rhs_contract):
         _contract(labels, lhs, left, rhs, right, "dot_general")
-    atoms, zero = [], []
+    parts = []
     for left, right in zip(lhs_batch, rhs_batch):
         labels.pair(lhs.atoms[left], rhs.atoms[right], "dot_general")
-        atoms.append(labels.best([lhs.atoms[left], rhs.atoms[right]]))
-        zero.append(lhs.zero[left] or rhs.zero[right])
-    for value, used in ((lhs, (*lhs_contract, *lhs_batch)), (rhs, (*rhs_contract, *rhs_batch))):
-        free = [a for a in range(len(value.atoms)) if a not in used]
-        atoms += [value.atoms[a] for a in free]
-        zero += [value.zero[a] for a in free]
-    return [Axes(tuple(atoms), tuple(zero))]
+        parts.append((labels.best([lhs.atoms[left], rhs.atoms[right]]), lhs.zero[left] or rhs.zero[right]))
+    parts += lhs.without((*lhs_contract, *lhs_batch)).parts + rhs.without((*rhs_contract, *rhs_batch)).parts
+    return [Axes.of(parts)]
 
 
 def conv(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -54,12 +50,10 @@ def conv(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
                 labels.pair(by_group[:, 0], member, "a group of conv_general_dilated")
             first.append(by_group[:, 0])
         labels.pair(first[0], first[1], "a group of conv_general_dilated")
-    atoms = [labels.fixed(n) for n in shape]
-    zero = [True] * len(shape)
+    parts = list(map(labels.still, shape))
     out_batch, out_feature = numbers.out_spec[:2]
-    atoms[out_batch], zero[out_batch] = lhs.atoms[lhs_batch], lhs.zero[lhs_batch]
-    atoms[out_feature], zero[out_feature] = rhs.atoms[rhs_out], rhs.zero[rhs_out]
-    return [Axes(tuple(atoms), tuple(zero))]
+    parts[out_batch], parts[out_feature] = lhs.parts[lhs_batch], rhs.parts[rhs_out]
+    return [Axes.of(parts)]
 
 
 def _contract(labels: Labels, lhs: Axes, left: int, rhs: Axes, right: int, name: str) -> None:

@@ -50,19 +50,15 @@ def top_k(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     [value] = ins
     axis = eqn.params.get("axis", -1) % len(value.atoms)
     labels.fix(value.atoms[axis], "top_k")
-    outs = []
-    for index, aval in enumerate(eqn.out_avals):
-        atoms, zero = list(value.atoms), [z and index == 0 for z in value.zero]
-        atoms[axis], zero[axis] = labels.fixed(lengths(aval.shape)[axis]), True
-        outs.append(Axes(tuple(atoms), tuple(zero)))
-    return outs
+    count = lengths(eqn.out_avals[0].shape)[axis]
+    return [_fixed_at(labels, value, axis, keep_zero=index == 0, length=count) for index in range(len(eqn.out_avals))]
 
 
 def window(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Pass the axes that the window does not touch (length 1, stride 1, no padding); fix the others."""
     [value] = ins
     params = eqn.params
-    atoms, zero = [], []
+    parts = []
     for axis, n in enumerate(lengths(eqn.out_avals[0].shape)):
         untouched = (
             params["window_dimensions"][axis] == 1
@@ -72,17 +68,15 @@ def window(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         )
         if not untouched:
             labels.fix(value.atoms[axis], f"the window of {eqn.primitive}")
-        atoms.append(value.atoms[axis] if untouched else labels.fixed(n))
-        zero.append(value.zero[axis] if untouched else True)
-    return [Axes(tuple(atoms), tuple(zero))]
+        parts.append(value.parts[axis] if untouched else labels.still(n))
+    return [Axes.of(parts)]
 
 
 def _without(value: Axes, axes: Sequence[int], *, keep_zero: bool = True) -> Axes:
-    kept = [a for a in range(len(value.atoms)) if a not in axes]
-    return Axes(tuple(value.atoms[a] for a in kept), tuple(keep_zero and value.zero[a] for a in kept))
+    return Axes.of((atoms, zero and keep_zero) for atoms, zero in value.without(axes).parts)
 
 
-def _fixed_at(labels: Labels, value: Axes, axis: int, *, keep_zero: bool = True) -> Axes:
-    atoms, zero = list(value.atoms), [z and keep_zero for z in value.zero]
-    atoms[axis], zero[axis] = labels.fixed(len(atoms[axis])), True
-    return Axes(tuple(atoms), tuple(zero))
+def _fixed_at(labels: Labels, value: Axes, axis: int, *, keep_zero: bool = True, length: int | None = None) -> Axes:
+    parts = [(atoms, zero and keep_zero) for atoms, zero in value.parts]
+    parts[axis] = labels.still(len(value.atoms[axis]) if length is None else length)
+    return Axes.of(parts)

@@ -22,11 +22,10 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     if eqn.params["dimensions"] is not None or 0 in shape:
         labels.fix_all(ins, "reshape")
         return [labels.immovable(shape)]
-    atoms: list[np.ndarray] = [labels.fixed(n) for n in shape]
-    zero = [True] * len(shape)
+    parts = list(map(labels.still, shape))
     for old, new in blocks(value.shape, shape):
         if len(old) == 1 and len(new) == 1:
-            atoms[new[0]], zero[new[0]] = value.atoms[old[0]], value.zero[old[0]]
+            parts[new[0]] = value.parts[old[0]]
             continue
         free = [a for a in old if not labels.is_fixed(value.atoms[a])]
         if not free:
@@ -47,9 +46,8 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
         for axis in free:
             if axis != carrier:
                 labels.fix(value.atoms[axis], "reshape, which another axis carries")
-        atoms[target] = _gather(labels, flat, ends, new.index(target))
-        zero[target] = value.zero[carrier]
-    return [Axes(tuple(atoms), tuple(zero), value.uniform)]
+        parts[target] = _gather(labels, flat, ends, new.index(target)), value.zero[carrier]
+    return [Axes.of(parts, value.uniform)]
 
 
 def blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -12,23 +12,17 @@ def broadcast_in_dim(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list
     """Pass the axes that keep their length; new ones are free, all their indices being alike."""
     value = ins[0]
     source = {out: axis for axis, out in enumerate(eqn.params["broadcast_dimensions"])}
-    atoms, zero = [], []
+    parts = []
     for out, n in enumerate(lengths(eqn.params["shape"])):
         axis = source.get(out)
-        if axis is not None and len(value.atoms[axis]) == n:
-            atoms.append(value.atoms[axis])
-            zero.append(value.zero[axis])
-        else:
-            atoms.append(labels.fresh(n))
-            zero.append(value.blank)
-    return [Axes(tuple(atoms), tuple(zero), value.uniform)]
+        kept = axis is not None and len(value.atoms[axis]) == n
+        parts.append(value.parts[axis] if kept else (labels.fresh(n), value.blank))
+    return [Axes.of(parts, value.uniform)]
 
 
 def transpose(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Permute the axes."""
-    [value] = ins
-    order = eqn.params["permutation"]
-    return [Axes(tuple(value.atoms[a] for a in order), tuple(value.zero[a] for a in order), value.uniform)]
+    return [ins[0].only(eqn.params["permutation"])]
 
 
 def squeeze(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -37,8 +31,7 @@ def squeeze(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     dropped = eqn.params["dimensions"]
     for axis in dropped:
         labels.fix(value.atoms[axis], "squeeze")
-    kept = [a for a in range(len(value.atoms)) if a not in dropped]
-    return [Axes(tuple(value.atoms[a] for a in kept), tuple(value.zero[a] for a in kept), value.uniform)]
+    return [value.without(dropped)]
 
 
 def rev(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -51,19 +44,18 @@ def rev(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
 def concatenate(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Join one axis and unify the others."""
     joined = eqn.params["dimension"]
-    atoms, zero = [], []
+    joined_parts = []
     for axis in range(len(ins[0].atoms)):
         parts = [value.atoms[axis] for value in ins]
         if axis == joined:
             # An axis of length 1 is fixed, and so is its index in the whole.
-            atoms.append(np.concatenate(parts))
-            zero.append(all(all_zero(labels, value.atoms[axis], value.zero[axis]) for value in ins))
+            zero = all(all_zero(labels, value.atoms[axis], value.zero[axis]) for value in ins)
+            joined_parts.append((np.concatenate(parts), zero))
             continue
         for part in parts[1:]:
             labels.pair(parts[0], part, "concatenate")
-        atoms.append(labels.best(parts))
-        zero.append(all(value.zero[axis] for value in ins))
-    return [Axes(tuple(atoms), tuple(zero))]
+        joined_parts.append((labels.best(parts), all(value.zero[axis] for value in ins)))
+    return [Axes.of(joined_parts)]
 
 
 def split(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -81,11 +73,9 @@ def stack(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     for value in ins[1:]:
         for one, other in zip(ins[0].atoms, value.atoms):
             labels.pair(one, other, "stack")
-    axis = eqn.params["axis"]
-    atoms, zero = list(ins[0].atoms), [all(flags) for flags in zip(*(value.zero for value in ins))]
-    atoms.insert(axis, labels.fixed(len(ins)))
-    zero.insert(axis, True)
-    return [Axes(tuple(atoms), tuple(zero))]
+    parts = [(atoms, all(flags)) for atoms, *flags in zip(ins[0].atoms, *(value.zero for value in ins))]
+    parts.insert(eqn.params["axis"], labels.still(len(ins)))
+    return [Axes.of(parts)]
 
 
 def unstack(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -93,9 +83,7 @@ def unstack(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     [value] = ins
     axis = eqn.params["axis"]
     labels.fix(value.atoms[axis], "unstack")
-    kept = [a for a in range(len(value.atoms)) if a != axis]
-    one = Axes(tuple(value.atoms[a] for a in kept), tuple(value.zero[a] for a in kept), value.uniform)
-    return [one] * len(eqn.out_avals)
+    return [value.without([axis])] * len(eqn.out_avals)
 
 
 def tile(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
@@ -131,26 +119,22 @@ def _cut(labels: Labels, value: Axes, axis: int, cut: slice, name: str) -> Axes:
 def pad(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     """Put free indices around a labelled axis, fixed ones around a fixed axis; padding between indices fixes it."""
     value, filling = ins
-    atoms, zero = [], []
+    parts = []
     # At a removed index of one axis lies what other axes are padded with.
     stays = filling.blank or all(tuple(c) == (0, 0, 0) for c in eqn.params["padding_config"])
-    for old, flag, (low, high, interior) in zip(value.atoms, value.zero, eqn.params["padding_config"]):
+    for (old, flag), (low, high, interior) in zip(value.parts, eqn.params["padding_config"]):
         if (low, high, interior) == (0, 0, 0):
-            atoms.append(old)
-            zero.append(flag and stays)
+            parts.append((old, flag and stays))
             continue
         if interior and len(old) > 1:
             labels.fix(old, "pad between the indices")
         # Of a fixed axis (space) the padding is fixed too; but one that merely loses nothing may have padding that goes.
         if (labels.is_fixed(old) and not labels.cutting) or interior:
-            n = max(0, len(old) + max(0, len(old) - 1) * interior + low + high)
-            atoms.append(labels.fixed(n))
-            zero.append(True)
+            parts.append(labels.still(max(0, len(old) + max(0, len(old) - 1) * interior + low + high)))
             continue
         inside = old[max(0, -low) : len(old) - max(0, -high)]
-        atoms.append(np.concatenate([_free(labels, low), inside, _free(labels, high)]))
-        zero.append(flag and stays)
-    return [Axes(tuple(atoms), tuple(zero))]
+        parts.append((np.concatenate([_free(labels, low), inside, _free(labels, high)]), flag and stays))
+    return [Axes.of(parts)]
 
 
 def _free(labels: Labels, n: int) -> np.ndarray:
@@ -168,4 +152,4 @@ def source(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     labels.fix_all(ins, eqn.primitive)
     keys = ins[0].shape if ins else ()
     out = labels.constant(lengths(eqn.out_avals[0].shape)[len(keys) :])
-    return [Axes((*(labels.fixed(n) for n in keys), *out.atoms), ((True,) * len(keys) + out.zero))]
+    return [Axes.of([*map(labels.still, keys), *out.parts])]
