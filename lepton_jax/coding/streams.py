@@ -53,8 +53,8 @@ class Writer:
     Example:
       >>> writer = Writer(3)
       >>> writer.number(300)
-      >>> bytes(writer.data)
-      b'\x03\xac\x02'
+      >>> writer.data.hex()
+      '03ac02'
     """
 
     def __init__(self, coder: int | None = None, *parts: bytes | bytearray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -97,19 +97,28 @@ class Affine:
         return self._array
 
     def _scaled(self, weight: Array, scale: Array) -> Array:
-        order = sorted(self.axes, key=lambda axis: self.axes[axis])
-        rest = [axis for axis in range(scale.ndim) if axis not in self.axes]
-        sizes = [1] * weight.ndim
-        for axis in order:
-            sizes[self.axes[axis]] = scale.shape[axis]
-        scale = jnp.transpose(scale, (*rest, *order)).reshape(sizes)
-        return (weight.astype(jnp.float32) * scale).astype(weight.dtype)
+        return (weight.astype(jnp.float32) * placed(scale, self.axes, weight.ndim)).astype(weight.dtype)
 
     def then(self, scale: Compute | None, shift: Compute | None) -> Affine:
         """The same operation with another scale and shift."""
         new = Affine(self.eqn, self.name, self.operands, self.which, self.axes)
         new.scale, new.shift = scale, shift
         return new
+
+
+def placed(array: Any, axes: Mapping[int, int], rank: int) -> Any:
+    """Lay an array out along other axes; its axes that are not given have size 1.
+
+    Example:
+      >>> placed(jnp.ones((1, 3, 2)), {1: 3, 2: 0}, 4).shape
+      (2, 1, 1, 3)
+    """
+    order = sorted((axis for axis in axes if axis < array.ndim), key=lambda axis: axes[axis])
+    rest = [axis for axis in range(array.ndim) if axis not in order]
+    sizes = [1] * rank
+    for axis in order:
+        sizes[axes[axis]] = array.shape[axis]
+    return array.transpose((*rest, *order)).reshape(sizes)
 
 
 def start(eqn: Equation, name: str, values: Sequence[Any]) -> Affine | None:

@@ -6,12 +6,10 @@ from fnmatch import fnmatchcase
 from functools import wraps
 from typing import Any
 
-import jax
-
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.interpret import Interpreter
-from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
+from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 
 SelectValue = str | tuple[str, ...] | Callable[[str, Equation], bool]
 """Which values: glob pattern(s) over modules, operations and primitives, or a predicate ``(name, operation) -> bool``."""
@@ -73,9 +71,7 @@ def capture(apply: Apply, select: SelectValue) -> Callable[..., tuple[PyTree, di
     def captured(variables: PyTree, *inputs: Any, **static: Any) -> tuple[PyTree, dict[str, Any]]:
         traced = trace(apply, variables, *inputs, **static)
         interpreter = _Capture(traced, places(traced, select))
-        arrays, _ = split_keywords(static)
-        outs = interpreter.run(traced.flatten(variables, inputs, arrays))
-        return jax.tree.unflatten(traced.out_tree, outs), interpreter.emitted
+        return interpreter(variables, *inputs, **static), interpreter.emitted
 
     return captured
 

@@ -71,6 +71,11 @@ class Interpreter:
         """Hand out a value beside the results, in `emitted`; from inside a scan they come out stacked."""
         self.emitted[name] = value
 
+    def __call__(self, variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
+        """Evaluate the graph on arguments as it was traced with; return the outputs."""
+        arrays, _ = split_keywords(static)
+        return jax.tree.unflatten(self.traced.out_tree, self.run(self.traced.flatten(variables, inputs, arrays)))
+
     def run(self, values: Sequence[Any]) -> list[Any]:
         """Evaluate the whole graph on the values of its inputs, variables first; return the flat outputs, dense."""
         outs = self.evaluate(self.traced.jaxpr, self.traced.consts, values)
@@ -272,10 +277,7 @@ def rewrite(apply: Apply, interpreter: Callable[[Traced], Interpreter]) -> Apply
 
     @wraps(apply)
     def rewritten(variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
-        traced = trace(apply, variables, *inputs, **static)
-        arrays, _ = split_keywords(static)
-        outs = interpreter(traced).run(traced.flatten(variables, inputs, arrays))
-        return jax.tree.unflatten(traced.out_tree, outs)
+        return interpreter(trace(apply, variables, *inputs, **static))(variables, *inputs, **static)
 
     return rewritten
 

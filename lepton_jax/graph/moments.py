@@ -134,7 +134,7 @@ def input_statistics(
     traced = trace(apply, variables, *inputs)
     uses = weight_uses(traced, selected)
     interpreter = _Statistics(traced, uses, statistic)
-    interpreter.run(traced.flatten(variables, inputs, {}))
+    interpreter(variables, *inputs)
     return {path: [(use, interpreter.emitted[use.name]) for use in several] for path, several in uses.items()}
 
 

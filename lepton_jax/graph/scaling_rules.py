@@ -1,19 +1,22 @@
 """How a scale of channels goes through one operation."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lepton_jax.graph import _compat
+from lepton_jax.graph.affine import placed
+from lepton_jax.graph.axes.reshape import blocks
+from lepton_jax.graph.primitives import PASSING, names
 from lepton_jax.graph.trace import Equation
 
-_UNARY = ("convert_element_type", "copy", "copy_p", "neg", "abs", "stop_gradient", "reduce_precision", "optimization_barrier")
-_SUMS = ("add", "sub", "add_any", "max", "min")
-_REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min")
-_WINDOWS = ("reduce_window_sum", "reduce_window_max", "reduce_window_min")
-_MOVES = ("transpose", "reshape", "squeeze", "broadcast_in_dim", "expand_dims")
+_UNARY = PASSING | names("neg abs reduce_precision")
+_SUMS = names("add sub add_any max min")
+_REDUCTIONS = names("reduce_sum reduce_max reduce_min")
+_WINDOWS = names("reduce_window_sum reduce_window_max reduce_window_min")
+_MOVES = names("transpose reshape squeeze broadcast_in_dim expand_dims")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,34 +66,30 @@ def alternatives(eqn: Equation, known: Mapping[int, Channels], fixed: Sequence[b
       >>> option[1].sign, option[1].index.tolist(), -1 in option
       (-1, [[0], [1], [2]], False)
     """
-    slot = next(iter(known))
-    own = known[slot]
-    name = eqn.primitive
+    slot, own = next(iter(known.items()))
+    name, through = eqn.primitive, [{0: own, -1: own}]
     if name in _UNARY:
-        return [{0: own, -1: own}]
+        return through
     if name in _SUMS:
         return _sum(eqn, own)
     if name == "mul":
         return _product(known, fixed)
     if name == "div":
-        return [{0: own, -1: own}] if slot in (0, -1) else []
+        return through if slot in (0, -1) else []
     if name in _MOVES:
         return _move(eqn, slot, own)
     if name in _REDUCTIONS:
         return _reduction(eqn, slot, own)
     if name in _WINDOWS:
-        still = all(eqn.params["window_dimensions"][axis] == 1 for axis in own.axes)
-        return [{0: own, -1: own}] if still else []
+        return through if all(eqn.params["window_dimensions"][axis] == 1 for axis in own.axes) else []
     if name == "slice":
-        still = all(eqn.in_avals[0].shape[axis] == eqn.out_avals[0].shape[axis] for axis in own.axes)
-        return [{0: own, -1: own}] if still else []
+        into, out = eqn.in_avals[0].shape, eqn.out_avals[0].shape
+        return through if all(into[axis] == out[axis] for axis in own.axes) else []
     if name == "pad":
-        return _pad(eqn, slot, own)
+        return through if slot != 1 and _pads_zeros(eqn, own) else []
     if name == "dot_general":
         return _dot(eqn, slot, own, fixed)
-    if name == "conv_general_dilated":
-        return _convolution(eqn, slot, own)
-    return []
+    return _convolution(eqn, slot, own) if name == "conv_general_dilated" else []
 
 
 def _sum(eqn: Equation, own: Channels) -> list[Option]:
@@ -98,7 +97,7 @@ def _sum(eqn: Equation, own: Channels) -> list[Option]:
     option: Option = {-1: own}
     for slot, var in enumerate(eqn.invars):
         shape = eqn.in_avals[slot].shape
-        if _compat.is_literal(var) and not np.any(np.asarray(_compat.literal_value(var), np.float32)):
+        if _is_zero(var):
             continue
         if len(shape) != own.index.ndim or any(shape[axis] == 1 for axis in own.axes):
             return []
@@ -120,73 +119,42 @@ def _product(known: Mapping[int, Channels], fixed: Sequence[bool]) -> list[Optio
 def _move(eqn: Equation, slot: int, own: Channels) -> list[Option]:
     """Reshapes, transposes and broadcasts, in either direction."""
     into, out = eqn.in_avals[0].shape, eqn.out_avals[0].shape
-    index = _onwards(eqn, into, out, own.index) if slot == 0 else _back(eqn, into, out, own.index)
+    index = _moved(eqn, own.index, *((into, out) if slot == 0 else (out, into)), back=slot != 0)
     if index is None:
         return []
-    other = own.moved(index)
-    return [{0: own, -1: other}] if slot == 0 else [{0: other, -1: own}]
+    return [{0: own, -1: own.moved(index)}] if slot == 0 else [{0: own.moved(index), -1: own}]
 
 
-def _onwards(eqn: Equation, into: Sequence[int], out: Sequence[int], index: np.ndarray) -> np.ndarray | None:
+def _moved(eqn: Equation, index: np.ndarray, old: Sequence[int], new: Sequence[int], back: bool) -> np.ndarray | None:
     match eqn.primitive:
         case "transpose":
-            return np.transpose(index, eqn.params["permutation"])
-        case "broadcast_in_dim":
-            sizes = [1] * len(out)
-            for axis, target in enumerate(eqn.params["broadcast_dimensions"]):
-                sizes[target] = index.shape[axis]
-            return index.reshape(sizes)
-        case _:
-            return regrouped(index, into, out)
-
-
-def _back(eqn: Equation, into: Sequence[int], out: Sequence[int], index: np.ndarray) -> np.ndarray | None:
-    match eqn.primitive:
-        case "transpose":
-            return np.transpose(index, np.argsort(eqn.params["permutation"]))
-        case "broadcast_in_dim":
+            order = eqn.params["permutation"]
+            return np.transpose(index, np.argsort(order) if back else order)
+        case "broadcast_in_dim" if back:
             kept = eqn.params["broadcast_dimensions"]
-            new = {axis for axis in range(len(out)) if axis not in kept or into[kept.index(axis)] != out[axis]}
-            if any(index.shape[axis] > 1 for axis in new):
+            widened = [axis for axis in range(len(old)) if axis not in kept or new[kept.index(axis)] != old[axis]]
+            if any(index.shape[axis] > 1 for axis in widened):
                 return None
             return index.reshape([index.shape[axis] for axis in kept])
-        case _:
-            return regrouped(index, out, into)
+        case "broadcast_in_dim":
+            return placed(index, dict(enumerate(eqn.params["broadcast_dimensions"])), len(new))
+    return regrouped(index, old, new)
 
 
-def regrouped(index: np.ndarray, old: Sequence[int], new: Sequence[int]) -> np.ndarray | None:
+def regrouped(index: np.ndarray, old: Sequence[int], new: Sequence[int]) -> np.ndarray:
     """Reshape channels along with a value of shape `old` that becomes `new`; axes of size 1 stay so where they can.
 
     Example:
       >>> regrouped(np.arange(6).reshape(1, 6), (5, 6), (5, 2, 3)).tolist()
       [[[0, 1, 2], [3, 4, 5]]]
     """
-    i = j = 0
-    parts: list[tuple[list[int], list[int]]] = []
-    while i < len(old) or j < len(new):
-        a, b = [i] if i < len(old) else [], [j] if j < len(new) else []
-        i, j = i + len(a), j + len(b)
-        while math.prod(old[k] for k in a) != math.prod(new[k] for k in b):
-            if math.prod(old[k] for k in a) < math.prod(new[k] for k in b):
-                if i == len(old):
-                    return None
-                a.append(i)
-                i += 1
-            else:
-                if j == len(new):
-                    return None
-                b.append(j)
-                j += 1
-        parts.append((a, b))
     # Each run of axes is reshaped on its own: widened to its full size if channels change along it.
-    full = np.asarray(index)
-    for a, _ in parts:
-        if any(full.shape[k] > 1 for k in a):
-            full = np.broadcast_to(full, [old[k] if k in a else size for k, size in enumerate(full.shape)])
-    shape = []
-    for a, b in parts:
-        varies = any(full.shape[k] > 1 for k in a)
-        shape += [new[k] if varies else 1 for k in b]
+    full, shape = np.asarray(index), [1] * len(new)
+    for before, after in blocks(old, new):
+        if any(full.shape[axis] > 1 for axis in before):
+            full = np.broadcast_to(full, [old[axis] if axis in before else size for axis, size in enumerate(full.shape)])
+            for axis in after:
+                shape[axis] = new[axis]
     return full.reshape(shape)
 
 
@@ -197,11 +165,13 @@ def _reduction(eqn: Equation, slot: int, own: Channels) -> list[Option]:
     return [{0: own.moved(np.expand_dims(own.index, axes)), -1: own}]
 
 
-def _pad(eqn: Equation, slot: int, own: Channels) -> list[Option]:
-    value = eqn.invars[1]
-    zero = _compat.is_literal(value) and not np.any(np.asarray(_compat.literal_value(value), np.float32))
+def _pads_zeros(eqn: Equation, own: Channels) -> bool:
     still = all(tuple(eqn.params["padding_config"][axis]) == (0, 0, 0) for axis in own.axes)
-    return [{0: own, -1: own}] if zero and still and slot != 1 else []
+    return still and _is_zero(eqn.invars[1])
+
+
+def _is_zero(atom: Any) -> bool:
+    return _compat.is_literal(atom) and not np.any(np.asarray(_compat.literal_value(atom), np.float32))
 
 
 def _dot(eqn: Equation, slot: int, own: Channels, fixed: Sequence[bool]) -> list[Option]:
@@ -215,24 +185,14 @@ def _dot(eqn: Equation, slot: int, own: Channels, fixed: Sequence[bool]) -> list
     ends = [dict(zip([*batch[i], *free[i]], [*heads, *range(first[i], first[i] + len(free[i]))])) for i in (0, 1)]
     if slot < 0:
         sides = [i for i in sorted((0, 1), key=lambda i: not fixed[i]) if own.axes <= set(ends[i].values())]
-        return [{i: own.moved(_placed(own.index, {o: a for a, o in ends[i].items()}, len(shapes[i]))), -1: own} for i in sides]
+        return [{i: own.moved(placed(own.index, {o: a for a, o in ends[i].items()}, len(shapes[i]))), -1: own} for i in sides]
     if not own.axes & set(contracting[slot]):
-        return [{slot: own, -1: own.moved(_placed(own.index, ends[slot], rank))}]
+        return [{slot: own, -1: own.moved(placed(own.index, ends[slot], rank))}]
     if own.axes & set(free[slot]):
         return []
     other = 1 - slot
     across = dict(zip([*contracting[slot], *batch[slot]], [*contracting[other], *batch[other]]))
-    return [{slot: own, other: own.moved(_placed(own.index, across, len(shapes[other])), -1)}]
-
-
-def _placed(index: np.ndarray, axes: Mapping[int, int], rank: int) -> np.ndarray:
-    """Lay channels out along other axes; those that are not given have size 1."""
-    order = sorted((axis for axis in axes if axis < index.ndim), key=lambda axis: axes[axis])
-    rest = [axis for axis in range(index.ndim) if axis not in order]
-    sizes = [1] * rank
-    for axis in order:
-        sizes[axes[axis]] = index.shape[axis]
-    return np.transpose(index, (*rest, *order)).reshape(sizes)
+    return [{slot: own, other: own.moved(placed(own.index, across, len(shapes[other])), -1)}]
 
 
 def _convolution(eqn: Equation, slot: int, own: Channels) -> list[Option]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lepton_jax.core.tables import table
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
 from lepton_jax.graph.trace import Apply
@@ -31,9 +32,12 @@ def summary(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> str
       hidden  (2, 4)  20          32    100.0%     60.0%  32.0     80
       total           20          32    100.0%     60.0%  32.0     80
     """
-    table = _table(_rows(cost(apply, variables, *inputs, **static)))
-    print(table)
-    return table
+    found = cost(apply, variables, *inputs, **static)
+    notes = ["unknown inside, not counted: " + ", ".join(found.unknown)] if found.unknown else []
+    notes += ["counted for one step: " + ", ".join(found.loops)] if found.loops else []
+    text = "\n".join([table(_rows(found), left=range(4)), *notes])
+    print(text)
+    return text
 
 
 def _rows(found: Cost) -> list[Sequence[str]]:
@@ -55,9 +59,7 @@ def _rows(found: Cost) -> list[Sequence[str]]:
     for scope, operations in bare.items():
         rows.append(_row(f"({scope})", str(operations[-1].shape), [], sum(op.macs for op in operations), found.macs))
     rows.append(_row("total", "", list(found.parameters.values()), found.macs, found.macs))
-    notes = [("unknown inside, not counted: " + ", ".join(found.unknown),)] if found.unknown else []
-    notes += [("counted for one step: " + ", ".join(found.loops),)] if found.loops else []
-    return [_HEADER, *rows, *notes]
+    return [_HEADER, *rows]
 
 
 def _row(name: str, shape: str, parameters: list[ParameterCost], macs: int, total: int) -> Sequence[str]:
@@ -77,13 +79,3 @@ def _main(op: OperationCost, found: Cost) -> str | None:
 
 def _parent(path: str) -> str:
     return path.rpartition("/")[0] or path
-
-
-def _table(rows: list[Sequence[str]]) -> str:
-    full = [row for row in rows if len(row) > 1]
-    widths = [max(len(row[i]) for row in full) for i in range(len(_HEADER))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(cells).rstrip() if len(row) > 1 else row[0])
-    return "\n".join(lines)

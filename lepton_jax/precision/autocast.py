@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from lepton_jax.core.typing import PyTree
-from lepton_jax.graph.trace import Apply, split_keywords, trace
+from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.precision.decisions import Decisions
 from lepton_jax.precision.fp8 import Amax, Fp8, part
 from lepton_jax.precision.interpreter import Autocast
@@ -80,10 +80,7 @@ def autocast(
             variables, amax = part(variables)
         traced = trace(apply, variables, *inputs, **static)
         rules.check(traced)
-        arrays, _ = split_keywords(static)
-        interpreter = Autocast(traced, policy, rules, recompute, fp8, amax)
-        outs = interpreter.run(traced.flatten(variables, inputs, arrays))
-        return jax.tree.unflatten(traced.out_tree, outs)
+        return Autocast(traced, policy, rules, recompute, fp8, amax)(variables, *inputs, **static)
 
     return cast_apply
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lepton_jax.core.tables import table
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -38,7 +40,5 @@ class Decisions(tuple[Decision, ...]):
     """
 
     def __str__(self) -> str:
-        heads = ("operation", "runs", "operands", "results", "rule")
-        rows = [heads] + [(d.name, d.mode, ", ".join(d.operands), ", ".join(d.results), d.reason) for d in self]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+        rows = [(d.name, d.mode, ", ".join(d.operands), ", ".join(d.results), d.reason) for d in self]
+        return table([("operation", "runs", "operands", "results", "rule"), *rows], left=range(5))
