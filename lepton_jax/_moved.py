@@ -18,6 +18,7 @@ _MOVED = {
     "packed_sum": "leaves.adapted",
     "packed_tensors": "leaves.networks",
     "paths": "core.paths",
+    "precision.decisions": "precision.rules",
     "quantization.calibration": "formats.ranges",
     "quantization.collection": "quantization.sites",
     "quantization.entropy": "quantization.entropy_penalty",

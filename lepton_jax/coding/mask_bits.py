@@ -6,6 +6,8 @@ from the densities of its row and column so far and from its neighbours: the pru
 rows just before count, and those one `lag` before (for pixels: the line above).
 """
 
+from typing import Any
+
 import numpy as np
 
 from lepton_jax.coding.rangecoder import Coder, Mixer
@@ -46,12 +48,12 @@ def nearness(lag: int) -> np.ndarray:
     return out
 
 
-def code_line(coder: Coder, numbers: np.ndarray | None, hints: list[int], lag: int, width: int = 1) -> list[int]:
+def code_line(coder: Coder, numbers: Any | None, hints: list[int], lag: int, width: int = 1) -> list[int]:
     """Code one number a row (or column): whether it holds anything, or a class of how much.
 
     Args:
       coder: an `Encoder` or a `Decoder`.
-      numbers: below ``2**width``; None to decode.
+      numbers: an array, below ``2**width``; None to decode.
       hints: one small integer a number, known beforehand.
       lag: how far before lies the neighbour above.
       width: bits of a number.

@@ -307,12 +307,6 @@ def _is_zero(cotangent: Any) -> bool:
     return type(cotangent).__name__ in ("Zero", "SymbolicZero")
 
 
-def jvp_jaxpr(eqn: JaxprEqn, zeros: Sequence[bool]) -> tuple[Jaxpr, Sequence[Any], list[bool]]:
-    """The derivative rule of a `custom_jvp_call` for a pattern of zero tangents: (jaxpr, consts, zero tangents out)."""
-    jaxpr, consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
-    return open_jaxpr(jaxpr), consts, out_zeros
-
-
 def fwd_jaxpr(eqn: JaxprEqn, nonzeros: Sequence[bool]) -> tuple[Jaxpr, Sequence[Any]]:
     """The forward rule of a `custom_vjp_call` for a pattern of differentiated operands: (jaxpr, consts)."""
     jaxpr, consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*nonzeros)

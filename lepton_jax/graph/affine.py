@@ -99,8 +99,18 @@ class Affine:
     def _scaled(self, weight: Array, scale: Array) -> Array:
         return (weight.astype(jnp.float32) * placed(scale, self.axes, weight.ndim)).astype(weight.dtype)
 
-    def then(self, scale: Compute | None, shift: Compute | None) -> Affine:
-        """The same operation with another scale and shift."""
+    def times(self, factor: Compute) -> Affine:
+        """The same operation, its result multiplied."""
+        scale, shift = self.scale, self.shift
+        new_scale = factor if scale is None else lambda: scale() * factor()
+        return self._then(new_scale, None if shift is None else lambda: shift() * factor())
+
+    def plus(self, value: Compute) -> Affine:
+        """The same operation, with something added to its result."""
+        shift = self.shift
+        return self._then(self.scale, value if shift is None else lambda: shift() + value())
+
+    def _then(self, scale: Compute | None, shift: Compute | None) -> Affine:
         new = Affine(self.eqn, self.name, self.operands, self.which, self.axes)
         new.scale, new.shift = scale, shift
         return new
@@ -153,8 +163,12 @@ def extend(eqn: Equation, values: Sequence[Any]) -> Affine | None:
     out = eqn.out_avals[0]
     if lazy.shared or (out.shape, out.dtype) != (lazy.aval.shape, lazy.aval.dtype):
         return None
+
+    def minus() -> Array:
+        return jnp.full((1,) * rank, -1.0, jnp.float32)
+
     if eqn.primitive == "neg":
-        return lazy.then(*_multiplied(lazy, lambda: jnp.full((1,) * rank, -1.0, jnp.float32)))
+        return lazy.times(minus)
     const = values[1 - which[0]]
     if not isinstance(const, Const) or (eqn.primitive == "div" and which == [1]):
         return None
@@ -165,18 +179,13 @@ def extend(eqn: Equation, values: Sequence[Any]) -> Affine | None:
     def value() -> Array:
         return jnp.reshape(const.compute(), small).astype(jnp.float32)
 
-    if eqn.primitive == "mul":
-        return lazy.then(*_multiplied(lazy, value))
-    if eqn.primitive == "div":
-        return lazy.then(*_multiplied(lazy, lambda: 1 / value()))
-    if eqn.primitive == "sub" and which == [1]:
-        lazy = lazy.then(*_multiplied(lazy, lambda: jnp.full((1,) * rank, -1.0, jnp.float32)))
-    shift = lazy.shift
-    sign = -1 if eqn.primitive == "sub" and which == [0] else 1
-    return lazy.then(lazy.scale, (lambda: sign * value()) if shift is None else lambda: shift() + sign * value())
-
-
-def _multiplied(lazy: Affine, factor: Compute) -> tuple[Compute, Compute | None]:
-    scale, shift = lazy.scale, lazy.shift
-    new_scale = factor if scale is None else lambda: scale() * factor()
-    return new_scale, None if shift is None else lambda: shift() * factor()
+    match eqn.primitive:
+        case "mul":
+            return lazy.times(value)
+        case "div":
+            return lazy.times(lambda: 1 / value())
+        case "sub" if which == [0]:
+            return lazy.plus(lambda: -value())
+        case "sub":
+            return lazy.times(minus).plus(value)
+    return lazy.plus(value)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -160,9 +160,7 @@ def cost(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Cost:
             operations.append(_operation(traced, eqn, operand_origins(found, eqn), stored))
     macs = {path: [(op.macs, op.nonzero_macs) for op in operations if path in op.parameters] for path in stored}
     parameters = {
-        path: ParameterCost(
-            **{**vars(leaf), "macs": sum(m for m, _ in macs[path]), "nonzero_macs": sum(n for _, n in macs[path])}
-        )
+        path: replace(leaf, macs=sum(m for m, _ in macs[path]), nonzero_macs=sum(n for _, n in macs[path]))
         for path, leaf in stored.items()
     }
     return Cost(operations=tuple(operations), parameters=parameters, unknown=tuple(sorted(unknown)), loops=tuple(loops))

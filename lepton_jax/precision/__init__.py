@@ -3,7 +3,6 @@
 from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.autocast import autocast, explain
 from lepton_jax.precision.cast import cast
-from lepton_jax.precision.decisions import Decision, Decisions
 from lepton_jax.precision.fp8 import Amax, Fp8, init_amax, next_amax, with_amax
 from lepton_jax.precision.loss_scale import (
     DynamicScale,
@@ -17,6 +16,7 @@ from lepton_jax.precision.loss_scale import (
     unscaled,
 )
 from lepton_jax.precision.policy import Policy, check_backend
+from lepton_jax.precision.rules import Decision, Decisions
 from lepton_jax.precision.stochastic_rounding import StochasticRoundingState, stochastic_round, stochastic_rounding
 
 __all__ = [

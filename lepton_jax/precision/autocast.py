@@ -7,12 +7,11 @@ from typing import Any
 import jax
 
 from lepton_jax.core.typing import PyTree
-from lepton_jax.graph.trace import Apply, trace
-from lepton_jax.precision.decisions import Decisions
+from lepton_jax.graph.trace import Apply
 from lepton_jax.precision.fp8 import Amax, Fp8, part
 from lepton_jax.precision.interpreter import Autocast
 from lepton_jax.precision.policy import Policy, check_backend
-from lepton_jax.precision.rules import Rules
+from lepton_jax.precision.rules import Decisions, Rules
 
 
 def autocast(
@@ -78,8 +77,7 @@ def autocast(
             check_backend("Fp8: forward", fp8.forward)
             check_backend("Fp8: backward", fp8.backward)
             variables, amax = part(variables)
-        traced = trace(apply, variables, *inputs, **static)
-        rules.check(traced)
+        traced = rules.trace(apply, variables, *inputs, **static)
         return Autocast(traced, policy, rules, recompute, fp8, amax)(variables, *inputs, **static)
 
     return cast_apply
@@ -114,8 +112,7 @@ def explain(
       reduce_sum   wide     float32           float32  table: reduce_sum
     """
     rules = Rules(compute=compute, float32=float32)
-    traced = trace(apply, variables, *inputs, **static)
-    rules.check(traced)
+    traced = rules.trace(apply, variables, *inputs, **static)
     interpreter = Autocast(traced, policy, rules, recompute=False)
     jax.eval_shape(lambda *values: interpreter.run(values), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in traced.in_avals))
     return Decisions(interpreter.decisions.values())

@@ -1,11 +1,32 @@
 """Mixed precision as a view: float32 masters, seen in another dtype."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.packed import is_coded
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import PyTree, Select
+
+
+def floating(what: str, dtype: Any) -> jnp.dtype:
+    """Return a floating dtype by any of its names.
+
+    Raises:
+      TypeError: if it is none.
+
+    Example:
+      >>> floating("compute_dtype", "bfloat16")
+      dtype(bfloat16)
+    """
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"{what} must be a floating dtype, e.g. 'bfloat16'; got {dtype!r}.") from error
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{what} must be floating, e.g. 'bfloat16'; got {found.name}.")
+    return found
 
 
 @named
@@ -28,12 +49,7 @@ def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floati
 
     Source: Micikevicius et al. 2018, "Mixed precision training", section 3.1.
     """
-    try:
-        dtype = jnp.dtype(compute_dtype)
-    except TypeError as error:
-        raise TypeError(f"cast: compute_dtype must be a floating dtype, e.g. 'bfloat16'; got {compute_dtype!r}.") from error
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"cast: compute_dtype must be floating, e.g. 'bfloat16'; got {dtype.name}.")
+    dtype = floating("cast: compute_dtype", compute_dtype)
 
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
         paths.select(params, select)

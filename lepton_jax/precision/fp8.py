@@ -12,7 +12,7 @@ import optax
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
-from lepton_jax.graph.trace import Apply, Equation, trace
+from lepton_jax.graph.trace import Apply, Equation
 from lepton_jax.precision.policy import floating_dtype
 from lepton_jax.precision.rules import Rules, is_wide
 
@@ -189,9 +189,8 @@ def init_amax(
       >>> amax["dot_general"].grad.tolist()
       [0.0, 0.0]
     """
-    traced = trace(apply, variables, *inputs, **static)
     rules, found = Rules(compute=compute, float32=float32), {}
-    rules.check(traced)
+    traced = rules.trace(apply, variables, *inputs, **static)
     loops = {eqn.path: eqn.params["length"] for eqn in traced.equations() if eqn.primitive == "scan"}
     hidden = [eqn.path for eqn in traced.equations() if eqn.primitive in ("while", "custom_vjp_call", "custom_jvp_call")]
     for eqn in traced.equations():

@@ -10,13 +10,13 @@ import numpy as np
 
 from lepton_jax.graph import _compat
 from lepton_jax.graph.interpret import Interpreter
+from lepton_jax.graph.primitives import COMPARISONS
 from lepton_jax.graph.trace import CallPath, Equation, Traced
-from lepton_jax.precision.decisions import Decision
 from lepton_jax.precision.fp8 import Amax, Fp8
 from lepton_jax.precision.fp8 import dot as fp8_dot
 from lepton_jax.precision.plan import Node, Plan, Stretch, Value, make_plan
 from lepton_jax.precision.policy import Policy
-from lepton_jax.precision.rules import COMPARE, COMPUTE, Rules, is_wide
+from lepton_jax.precision.rules import COMPUTE, Decision, Rules, is_wide
 
 
 class Autocast(Interpreter):
@@ -123,7 +123,7 @@ class Autocast(Interpreter):
             return [self._as_traced(v, x) for v, x in zip(node.ins, values)]
         if node.mode in ("compute", "narrow"):
             return [self._narrowed(v, x) for v, x in zip(node.ins, values)]
-        if node.mode == "as is" and node.eqn.primitive in COMPARE and len({jnp.result_type(x) for x in values}) > 1:
+        if node.mode == "as is" and node.eqn.primitive in COMPARISONS and len({jnp.result_type(x) for x in values}) > 1:
             return [self._as_traced(v, x) for v, x in zip(node.ins, values)]
         return values
 

@@ -38,17 +38,25 @@ class LossScale(Protocol):
         ...
 
 
-def _begin(scale: float) -> LossScaleState:
-    return LossScaleState(jnp.float32(scale), jnp.int32(0), jnp.int32(0))
+class _Counting:
+    """A scale that stays, of which only steps are counted."""
 
+    @property
+    def _first(self) -> float:
+        return 1.0
 
-def _count(state: LossScaleState, finite: Array) -> LossScaleState:
-    skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
-    return state._replace(finite=jnp.where(finite, state.finite + 1, 0).astype(jnp.int32), skipped=skipped)
+    def init(self) -> LossScaleState:
+        """The state of the first step."""
+        return LossScaleState(jnp.float32(self._first), jnp.int32(0), jnp.int32(0))
+
+    def update(self, state: LossScaleState, finite: Array) -> LossScaleState:
+        """Count."""
+        skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
+        return state._replace(finite=jnp.where(finite, state.finite + 1, 0).astype(jnp.int32), skipped=skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoScale:
+class NoScale(_Counting):
     """Leave the loss as it is, but skip the steps that are not finite, and count them.
 
     Example:
@@ -56,17 +64,9 @@ class NoScale:
       1.0
     """
 
-    def init(self) -> LossScaleState:
-        """The state of the first step."""
-        return _begin(1.0)
-
-    def update(self, state: LossScaleState, finite: Array) -> LossScaleState:
-        """Count."""
-        return _count(state, finite)
-
 
 @dataclass(frozen=True, kw_only=True)
-class StaticScale:
+class StaticScale(_Counting):
     """Multiply the loss by one number throughout.
 
     Args:
@@ -86,17 +86,13 @@ class StaticScale:
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"StaticScale: scale must be positive and finite; got {self.scale}.")
 
-    def init(self) -> LossScaleState:
-        """The state of the first step."""
-        return _begin(self.scale)
-
-    def update(self, state: LossScaleState, finite: Array) -> LossScaleState:
-        """Count."""
-        return _count(state, finite)
+    @property
+    def _first(self) -> float:
+        return self.scale
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicScale:
+class DynamicScale(_Counting):
     """Raise the scale after `period` finite steps in a row, lower it at every step that is not finite.
 
     Finite for the `period`-th time: ``scale = min(scale * factor, ceiling)``, and the count begins again. Not finite:
@@ -141,13 +137,13 @@ class DynamicScale:
                     f"got floor {self.floor}, initial {self.initial}, ceiling {self.ceiling}"
                 )
 
-    def init(self) -> LossScaleState:
-        """The state of the first step."""
-        return _begin(self.initial)
+    @property
+    def _first(self) -> float:
+        return self.initial
 
     def update(self, state: LossScaleState, finite: Array) -> LossScaleState:
         """Count, and raise or lower the scale."""
-        state = _count(state, finite)
+        state = super().update(state, finite)
         due = state.finite >= self.period
         raised = jnp.minimum(state.scale * self.factor, self.ceiling)
         lowered = jnp.maximum(state.scale / self.factor, self.floor)

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import jax
 
 from lepton_jax.graph import _compat
-from lepton_jax.graph.trace import CallPath, Equation, join, walk
-from lepton_jax.precision.rules import COMPARE, EXACT, LINEAR, Kind, is_wide
+from lepton_jax.graph.forward import Forward
+from lepton_jax.graph.primitives import COMPARISONS, PLAIN_CALLS, REMATS
+from lepton_jax.graph.trace import CallPath, Equation, walk
+from lepton_jax.precision.rules import EXACT, LINEAR, Kind, is_wide
 
 Classify = Callable[[Equation], tuple[Kind, str]]
 Mode = Literal["compute", "narrow", "wide", "as is", "call"]
 State = Literal["narrow", "wide", "free"]
-_INLINED = ("jit", "pjit", "closed_call", "core_closed_call", "core_call", "call", "eval_jaxpr")
 
 
 @dataclass(eq=False)
@@ -96,67 +97,67 @@ def make_plan(
     """
     variables = [*jaxpr.constvars, *jaxpr.invars][len(consts) :]
     inputs = [Value(_compat.aval(var), state="narrow" if narrow else "free") for var, narrow in zip(variables, narrow_inputs)]
-    held: dict[Value, Any] = {}
-    nodes, outputs = _flatten(jaxpr, consts, path, scope, inputs, held, ())
-    _demand(nodes, outputs, wanted_wide, classify)
-    stretches = _stretches(nodes, classify)
+    flat = _Flat()
+    outputs = flat.body(jaxpr, consts, inputs, path, scope)
+    _demand(flat.nodes, outputs, wanted_wide, classify)
+    stretches = _stretches(flat.nodes, classify)
     _borders(stretches, outputs)
-    return Plan(stretches, inputs, held, outputs)
+    return Plan(stretches, inputs, flat.held, outputs)
 
 
 def is_followed(eqn: Equation, classify: Classify) -> bool:
     """Whether a function with a derivative rule of its own does only what may be done in any dtype (relu)."""
-    [body] = eqn.bodies
-    inner = walk(body.jaxpr, (*eqn.path, body.label), eqn.scope)
-    return all(one.primitive in _INLINED or classify(one)[0] in ("follow", "exact") for one in inner)
+    return all(one.primitive in PLAIN_CALLS or classify(one)[0] in ("follow", "exact") for one in _within(eqn))
 
 
 def has_dots(eqn: Equation, classify: Classify) -> bool:
     """Whether an operation within a call runs in the compute dtype."""
-    return any(
-        classify(one)[0] == "compute" for body in eqn.bodies for one in walk(body.jaxpr, (*eqn.path, body.label), eqn.scope)
-    )
+    return any(classify(one)[0] == "compute" for one in _within(eqn))
+
+
+def _within(eqn: Equation) -> Iterator[Equation]:
+    for body in eqn.bodies:
+        yield from walk(body.jaxpr, (*eqn.path, body.label), eqn.scope)
 
 
 def _is_plain_call(eqn: Equation) -> bool:
-    if eqn.primitive not in _INLINED or len(eqn.bodies) != 1:
+    if eqn.primitive not in PLAIN_CALLS or len(eqn.bodies) != 1:
         return False
     placed = (*(eqn.params.get("in_shardings") or ()), *(eqn.params.get("out_shardings") or ()))
     return not any(isinstance(one, jax.sharding.Sharding) for one in placed)
 
 
-def _flatten(
-    jaxpr: Any,
-    consts: Sequence[Any],
-    path: CallPath,
-    scope: str,
-    inputs: Sequence[Value],
-    held: dict[Value, Any],
-    around: tuple[Any, ...],
-) -> tuple[list[Node], list[Value]]:
-    # One list, because an open jaxpr of jax 0.11 counts its constvars among its invars.
-    constants = [Value(jax.typeof(const)) for const in consts]
-    held.update(zip(constants, consts))
-    env: dict[Any, Value] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs]))
+class _Flat(Forward[Value]):
+    """Every operation in one list, plain calls gone into; constants are held apart."""
 
-    def value(atom: Any) -> Value:
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.held: dict[Value, Any] = {}
+        self.around: tuple[Any, ...] = ()
+
+    def constant(self, value: Any) -> Value:
+        held = Value(jax.typeof(value))
+        self.held[held] = value
+        return held
+
+    def known(self, path: CallPath, atom: Any) -> Value:
         if _compat.is_literal(atom):
             return Value(_compat.aval(atom), literal=_compat.literal_value(atom))
-        return env[atom]
+        return super().known(path, atom)
 
-    nodes: list[Node] = []
-    for index, raw in enumerate(jaxpr.eqns):
-        eqn = Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)))
-        ins = [value(atom) for atom in raw.invars]
-        if _is_plain_call(eqn):
-            [body] = eqn.bodies
-            inner, outs = _flatten(body.jaxpr, body.consts, (*eqn.path, body.label), eqn.scope, ins, held, (*around, raw))
-            nodes += inner
-        else:
-            outs = [Value(_compat.aval(var)) for var in raw.outvars]
-            nodes.append(Node(eqn, ins, outs, around))
-        env.update(zip(raw.outvars, outs))
-    return nodes, [value(atom) for atom in jaxpr.outvars]
+    def call(self, eqn: Equation, given: list[Value]) -> Sequence[Value]:
+        if not _is_plain_call(eqn):
+            return self.operation(eqn, given)
+        around, self.around = self.around, (*self.around, eqn.raw)
+        results = super().call(eqn, given)
+        self.around = around
+        return results
+
+    def operation(self, eqn: Equation, given: list[Value]) -> Sequence[Value]:
+        outs = [Value(aval) for aval in eqn.out_avals]
+        self.nodes.append(Node(eqn, given, outs, self.around))
+        return outs
 
 
 def _demand(nodes: Sequence[Node], outputs: Sequence[Value], wanted_wide: Sequence[bool], classify: Classify) -> None:
@@ -173,35 +174,29 @@ def _use(value: Value, wide: bool) -> None:
     value.used = True
 
 
-def _wants(node: Node, classify: Classify) -> Iterator[bool]:
+def _wants(node: Node, classify: Classify) -> list[bool]:
     """Whether the operation uses each operand in float32, given how its own results are used."""
-    eqn = node.eqn
+    eqn, count = node.eqn, len(node.ins)
     results = [out.demanded for out in node.outs if out.wide_as_traced]
     everything = bool(results) and all(results)
-    match eqn.primitive:
-        case "scan":
-            n_consts, n_carry = _compat.scan_counts(eqn.raw)
-            return iter(n_consts <= i < n_consts + n_carry for i in range(len(node.ins)))
-        case "while":
-            return iter([True] * len(node.ins))
-        case "cond":
-            return iter([False] * len(node.ins))
-        case "remat2" | "checkpoint":
-            [body] = eqn.bodies
-            inputs = [Value(_compat.aval(atom)) for atom in eqn.invars]
-            path = (*eqn.path, body.label)
-            inner, outs = _flatten(body.jaxpr, body.consts, path, eqn.scope, inputs, {}, ())
-            _demand(inner, outs, [out.demanded for out in node.outs], classify)
-            return iter([value.demanded for value in inputs])
-        case "custom_jvp_call":
-            return iter([everything or not is_followed(eqn, classify)] * len(node.ins))
-        case "custom_vjp_call":
-            return iter([not has_dots(eqn, classify)] * len(node.ins))
+    if eqn.primitive == "scan":
+        n_consts, n_carry = _compat.scan_counts(eqn.raw)
+        return [n_consts <= i < n_consts + n_carry for i in range(count)]
+    if eqn.primitive in REMATS:
+        [body], flat = eqn.bodies, _Flat()
+        inputs = [Value(aval) for aval in eqn.in_avals]
+        outs = flat.inside(eqn, body, inputs)
+        _demand(flat.nodes, outs, [out.demanded for out in node.outs], classify)
+        return [value.demanded for value in inputs]
+    if eqn.primitive == "custom_jvp_call":
+        return [everything or not is_followed(eqn, classify)] * count
+    if eqn.primitive == "custom_vjp_call":
+        return [not has_dots(eqn, classify)] * count
     if eqn.bodies:
-        return iter([False] * len(node.ins))
+        return [eqn.primitive == "while"] * count
     kind, _ = classify(eqn)
     # A comparison or an integer made of a value is as good as that value is.
-    return iter([kind == "float32" or (kind in ("follow", "exact") and (everything or not results))] * len(node.ins))
+    return [kind == "float32" or (kind in ("follow", "exact") and (everything or not results))] * count
 
 
 def _stretches(nodes: Sequence[Node], classify: Classify) -> list[Stretch]:
@@ -240,80 +235,57 @@ def _stretches(nodes: Sequence[Node], classify: Classify) -> list[Stretch]:
 
 def _choose(node: Node, classify: Classify) -> None:
     """Set how a node is run and what its results are, from its operands' states."""
-    eqn = node.eqn
-    floats = [value for value in node.ins if value.wide_as_traced]
     results = [out for out in node.outs if out.wide_as_traced]
+    states = {value.state for value in node.ins if value.wide_as_traced}
     demanded = bool(results) and all(out.demanded for out in results)
-    if eqn.bodies:
-        _choose_call(node, classify, demanded)
-        return
-    kind, node.reason = classify(eqn)
-    states = {value.state for value in floats}
-    if kind == "compute":
-        node.mode = "compute" if floats else "as is"
-        _set(results, "narrow" if floats else "free")
-    elif kind == "float32":
-        node.mode = "wide" if floats else "as is"
-        _set(results, "wide" if floats else "free")
-    elif kind == "exact":
-        node.mode = "as is"
-        state: State = "wide" if "wide" in states else "narrow" if "narrow" in states else "free"
-        _set(results, state, any(value.rounded for value in floats) and not demanded)
+    if node.eqn.primitive in REMATS:
+        node.mode, node.reason = "call", "looked into"
         for out in results:
+            out.state = "free" if out.demanded else "narrow"
+        return
+    choose = _of_call if node.eqn.bodies else _of_operation
+    node.mode, node.reason, state, rounded = choose(node, classify, states, demanded)
+    for out in results:
+        out.state, out.rounded = state, rounded
+
+
+def _of_operation(node: Node, classify: Classify, states: set[State], demanded: bool) -> tuple[Mode, str, State, bool]:
+    """(mode, reason, state of the results, whether they are rounded on leaving the stretch)."""
+    kind, reason = classify(node.eqn)
+    if kind == "exact":
+        for out in node.outs:
             # A constant stays one: it is looked at before it is rounded.
-            out.literal = node.ins[0].literal if len(node.ins) == 1 and eqn.primitive == "broadcast_in_dim" else None
-    elif demanded and states & {"narrow", "wide"}:
-        node.mode = "wide"
-        node.reason += ", all that uses it is float32"
-        _set(results, "wide")
-    elif "wide" in states:
-        node.mode = "wide"
-        node.reason += ", meets float32"
-        _set(results, "wide", True)
-    elif "narrow" in states:
-        node.mode = "narrow"
-        _set(results, "narrow")
-    else:
-        node.mode = "as is"
-        _set(results, "free")
+            spread = len(node.ins) == 1 and node.eqn.primitive == "broadcast_in_dim" and out.wide_as_traced
+            out.literal = node.ins[0].literal if spread else None
+        state: State = "wide" if "wide" in states else "narrow" if "narrow" in states else "free"
+        return "as is", reason, state, any(value.rounded for value in node.ins if value.wide_as_traced) and not demanded
+    if not states:
+        return "as is", reason, "free", False
+    if kind == "compute":
+        return "compute", reason, "narrow", False
+    if kind == "float32":
+        return "wide", reason, "wide", False
+    if demanded and states != {"free"}:
+        return "wide", f"{reason}, all that uses it is float32", "wide", False
+    if "wide" in states:
+        return "wide", f"{reason}, meets float32", "wide", True
+    return ("narrow", reason, "narrow", False) if "narrow" in states else ("as is", reason, "free", False)
 
 
-def _choose_call(node: Node, classify: Classify, demanded: bool) -> None:
-    eqn = node.eqn
-    results = [out for out in node.outs if out.wide_as_traced]
-    narrow = any(value.state == "narrow" for value in node.ins if value.wide_as_traced)
-    node.mode = "call"
-    match eqn.primitive:
-        case "custom_jvp_call":
-            node.reason = "has a derivative rule of its own"
-            wide = any(value.state == "wide" for value in node.ins if value.wide_as_traced)
-            if not is_followed(eqn, classify):
-                node.mode = "wide"
-                _set(results, "wide")
-            elif wide or demanded or not narrow:
-                node.mode = "wide"
-                _set(results, "wide" if wide or narrow else "free", (wide or narrow) and not demanded)
-            else:
-                _set(results, "narrow")
-        case "custom_vjp_call":
-            node.reason = "has a derivative rule of its own"
-            if has_dots(eqn, classify):
-                _set(results, "free" if demanded else "narrow")
-            else:
-                node.mode = "wide"
-                _set(results, "free")
-        case "remat2" | "checkpoint":
-            node.reason = "looked into"
-            for out in results:
-                out.state = "free" if out.demanded else "narrow"
-        case _:
-            node.reason = "looked into; its results keep their dtype"
-            _set(results, "free")
-
-
-def _set(values: Sequence[Value], state: State, rounded: bool = False) -> None:
-    for value in values:
-        value.state, value.rounded = state, rounded
+def _of_call(node: Node, classify: Classify, states: set[State], demanded: bool) -> tuple[Mode, str, State, bool]:
+    eqn, own = node.eqn, "has a derivative rule of its own"
+    if eqn.primitive == "custom_vjp_call":
+        if has_dots(eqn, classify):
+            return "call", own, "free" if demanded else "narrow", False
+        return "wide", own, "free", False
+    if eqn.primitive != "custom_jvp_call":
+        return "call", "looked into; its results keep their dtype", "free", False
+    if not is_followed(eqn, classify):
+        return "wide", own, "wide", False
+    if "narrow" in states and "wide" not in states and not demanded:
+        return "call", own, "narrow", False
+    known = states - {"free"}
+    return "wide", own, "wide" if known else "free", bool(known) and not demanded
 
 
 def _borders(stretches: Sequence[Stretch], outputs: Sequence[Value]) -> None:
@@ -337,4 +309,4 @@ def _is_linear(node: Node) -> bool:
     name = node.eqn.primitive
     if name in ("mul", "div"):
         return any(value.literal is not None for value in (node.ins if name == "mul" else node.ins[1:]))
-    return name in LINEAR or name in COMPARE or (name in EXACT and not node.outs[0].wide_as_traced)
+    return name in LINEAR or name in COMPARISONS or (name in EXACT and not node.outs[0].wide_as_traced)

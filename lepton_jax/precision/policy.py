@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import PyTree, Select
-from lepton_jax.precision.cast import cast
+from lepton_jax.precision.cast import cast, floating
 
 _WIDEST = 4
 
@@ -85,12 +85,7 @@ def floating_dtype(what: str, dtype: Any) -> jnp.dtype:
       >>> floating_dtype("compute_dtype", "bfloat16")
       dtype(bfloat16)
     """
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"{what} must be a floating dtype, e.g. 'bfloat16'; got {dtype!r}.") from error
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(f"{what} must be floating, e.g. 'bfloat16'; got {found.name}.")
+    found = floating(what, dtype)
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise TypeError(f"{what} is {found.name}, which jax has only with jax.config.update('jax_enable_x64', True).")
     return found

@@ -1,4 +1,4 @@
-"""Which operation runs in which precision: the table, and patterns that extend it."""
+"""Which operation runs in which precision: the table, patterns that extend it, and what was decided by them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,38 +6,34 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from lepton_jax.core.tables import table as text_table
+from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.matching import fits, patterns_of, there_is
-from lepton_jax.graph.trace import Equation, Traced, walk
+from lepton_jax.graph.primitives import COMPARISONS, MOVING, PASSING, PRODUCTS, RAGGED, names
+from lepton_jax.graph.trace import Apply, Equation, Traced, trace, walk
 
 Kind = Literal["compute", "float32", "follow", "exact"]
 """How an operation is run: in the compute dtype; in float32; in what its operands have; as it is, since it rounds nothing."""
 
-COMPUTE = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
+COMPUTE = PRODUCTS | RAGGED
 
-# fmt: off
-# Rounding once more at their result is harmless: sums of few terms, products, choices, and activations that are bounded.
-FOLLOW = frozenset({
-    "add", "add_any", "sub", "mul", "neg", "abs", "sign", "max", "min", "clamp", "select_n", "concatenate", "pad",
-    "dynamic_update_slice", "scatter", "square", "integer_pow", "tanh", "logistic", "floor", "ceil", "round", "copysign",
-})
+FOLLOW = names(
+    "add add_any sub mul neg abs sign max min clamp select_n concatenate pad dynamic_update_slice scatter square integer_pow "
+    "tanh logistic floor ceil round copysign"
+)
+"""Rounding once more at their result is harmless: sums of few terms, products, choices, and activations that are bounded."""
 
-# They move, choose or compare values.
-EXACT = frozenset({
-    "reshape", "broadcast_in_dim", "squeeze", "expand_dims", "transpose", "slice", "dynamic_slice", "gather", "rev",
-    "copy", "copy_p", "reduce_max", "reduce_min", "reduce_window_max", "cummax", "cummin", "argmax", "argmin", "sort",
-    "top_k", "eq", "ne", "lt", "le", "gt", "ge", "is_finite", "optimization_barrier", "sharding_constraint", "name",
-    "convert_element_type", "stop_gradient", "split", "real",
-})
-COMPARE = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+EXACT = (MOVING | PASSING | COMPARISONS) | names(
+    "reduce_max reduce_min reduce_window_max cummax cummin argmax argmin sort top_k is_finite split real"
+)
+"""They move, choose or compare values."""
 
-LINEAR = frozenset({
-    "add", "add_any", "sub", "neg", "select_n", "concatenate", "pad", "dynamic_update_slice", "scatter", "scatter-add",
-    "reduce_sum", "reduce_window_sum", "cumsum", "copy", "copy_p", "reshape", "broadcast_in_dim", "squeeze",
-    "expand_dims", "transpose", "slice", "dynamic_slice", "gather", "rev", "convert_element_type", "stop_gradient",
-    "split", "real", "name", "optimization_barrier", "sharding_constraint",
-})
-# fmt: on
+LINEAR = (MOVING | PASSING) | names(
+    "add add_any sub neg select_n concatenate pad dynamic_update_slice scatter scatter-add reduce_sum reduce_window_sum cumsum "
+    "split real"
+)
+"""Their derivative needs none of their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +62,20 @@ class Rules:
         for name in ("compute", "float32"):
             object.__setattr__(self, name, patterns_of(f"autocast: {name}", getattr(self, name)))
 
-    def check(self, traced: Traced) -> None:
-        """Raise unless every pattern matches an operation.
+    def trace(self, apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Traced:
+        """Trace a model in which every pattern matches an operation.
 
         Raises:
           ValueError: with the pattern and the modules and operations there are.
         """
-        if not (self.compute or self.float32):
-            return
+        traced = trace(apply, variables, *inputs, **static)
         equations = [(traced.names[eqn.path], eqn) for eqn in walk(traced.jaxpr)]
         for kind in ("compute", "float32"):
             for pattern in getattr(self, kind):
                 if not any(fits(pattern, name, eqn) for name, eqn in equations):
                     there = there_is(traced, (eqn for _, eqn in equations))
                     raise ValueError(f"autocast: {kind}={pattern!r} matches no operation of {traced.name}. {there}")
+        return traced
 
     def __call__(self, eqn: Equation, name: str) -> tuple[Kind, str]:
         """How an operation is run, and which rule says so."""
@@ -122,3 +118,42 @@ def is_wide(aval: Any) -> bool:
     """Whether a value was traced in float32 or float64: only such values are ever narrowed."""
     dtype = getattr(aval, "dtype", None)
     return dtype is not None and dtype in (jnp.float32, jnp.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How one operation is run.
+
+    Attributes:
+      name: of the operation.
+      mode: "compute", "narrow", "wide" (float32), "as is" or "call".
+      reason: the rule that decided.
+      operands: dtypes in which it takes its operands.
+      results: dtypes of its results.
+
+    Example:
+      >>> one = Decision(name="exp", mode="wide", reason="table: exp", operands=("float32",), results=("float32",))
+      >>> one.mode
+      'wide'
+    """
+
+    name: str
+    mode: str
+    reason: str
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+class Decisions(tuple[Decision, ...]):
+    """Every operation in program order; printed as a table.
+
+    Example:
+      >>> exp = Decision(name="exp", mode="wide", reason="table: exp", operands=("float32",), results=("float32",))
+      >>> print(Decisions([exp]))
+      operation  runs  operands  results  rule
+      exp        wide  float32   float32  table: exp
+    """
+
+    def __str__(self) -> str:
+        rows = [(d.name, d.mode, ", ".join(d.operands), ", ".join(d.results), d.reason) for d in self]
+        return text_table([("operation", "runs", "operands", "results", "rule"), *rows], left=range(5))

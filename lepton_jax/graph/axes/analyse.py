@@ -1,7 +1,7 @@
 """The analysis: one forward pass over a graph that labels every axis of every value."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -106,13 +106,21 @@ def analyse(
     largest = max((int(a.max()) for atoms in inputs for a in atoms or () if a.size), default=0)
     for _ in range(_MAX_PASSES):
         labels = Labels(failed, cutting=cutting, variables=largest)
-        analysis = _pass(labels, jaxpr, consts, inputs, updates or {}, free_outputs, path)
+        flow, ins = Flow(labels), _inputs(labels, jaxpr, inputs)
+        outs = flow.body(jaxpr, consts, ins, path)
+        for index, out in enumerate(outs):
+            if updates and index in updates:
+                for new, old in zip(out.atoms, ins[updates[index]].atoms):
+                    labels.pair(new, old, "updated state")
+            elif not free_outputs:
+                labels.fix_all([out], "an output")
         unknown |= labels.unknown
+        analysis = _analysis(flow, ins, outs, tuple(unknown))
         advanced = _advance(labels, analysis)
         if advanced is None:
             break
         failed = advanced
-    return replace(analysis, unknown=tuple(unknown))
+    return analysis
 
 
 def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]], *, cutting: bool = False) -> Analysis:
@@ -133,43 +141,27 @@ def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]], 
     return analyse(traced.jaxpr, traced.consts, inputs, updates, cutting=cutting)
 
 
-def _pass(
-    labels: Labels,
-    jaxpr: Any,
-    consts: Sequence[Any],
-    inputs: Sequence[tuple[np.ndarray, ...] | None],
-    updates: Mapping[int, int],
-    free_outputs: bool,
-    path: CallPath,
-) -> Analysis:
-    """Label the graph once, with the carriers that have not failed yet."""
-    flow = Flow(labels)
+def _inputs(labels: Labels, jaxpr: Any, inputs: Sequence[tuple[np.ndarray, ...] | None]) -> list[Axes]:
+    """The labels of the inputs: an axis of length 1, having nothing to lose, is fixed."""
     ins = []
     for var, atoms in zip(jaxpr.invars, inputs):
         shape = lengths(var.aval.shape)
-        if atoms is None:
-            ins.append(labels.immovable(shape))
-        else:
-            kept = tuple(a if n > 1 and a.any() else labels.fixed(n) for a, n in zip(atoms, shape))
-            ins.append(Axes(kept, (True,) * len(shape)))
-    outs = flow.body(jaxpr, consts, ins, path, "", 1)
-    for index, out in enumerate(outs):
-        if index in updates:
-            for new, old in zip(out.atoms, ins[updates[index]].atoms):
-                labels.pair(new, old, "updated state")
-        elif not free_outputs:
-            labels.fix_all([out], "an output")
-    classes = _components(labels, labels.left, labels.right)
+        kept = [(a if n > 1 and a.any() else labels.fixed(n), True) for a, n in zip(atoms or (), shape)]
+        ins.append(labels.immovable(shape) if atoms is None else Axes.of(kept))
+    return ins
+
+
+def _analysis(flow: Flow, ins: Sequence[Axes], outs: Sequence[Axes], unknown: tuple[str, ...]) -> Analysis:
+    labels = flow.labels
     free = [(a != FIXED) & (b != FIXED) for a, b in zip(labels.left, labels.right)]
-    joined = _components(labels, [a[f] for a, f in zip(labels.left, free)], [b[f] for b, f in zip(labels.right, free)])
     return Analysis(
         inputs=tuple(ins),
         outputs=tuple(outs),
         records=flow.records,
-        classes=classes,
+        classes=_components(labels, labels.left, labels.right),
         fixes=labels.fixes,
-        unknown=tuple(labels.unknown),
-        joined=joined,
+        unknown=unknown,
+        joined=_components(labels, [a[f] for a, f in zip(labels.left, free)], [b[f] for b, f in zip(labels.right, free)]),
         constants=flow.constants,
     )
 

@@ -15,8 +15,10 @@ def broadcast_in_dim(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list
     parts = []
     for out, n in enumerate(lengths(eqn.params["shape"])):
         axis = source.get(out)
-        kept = axis is not None and len(value.atoms[axis]) == n
-        parts.append(value.parts[axis] if kept else (labels.fresh(n), value.blank))
+        if axis is not None and len(value.atoms[axis]) == n:
+            parts.append(value.parts[axis])
+        else:
+            parts.append((labels.fresh(n), value.blank))
     return [Axes.of(parts, value.uniform)]
 
 
