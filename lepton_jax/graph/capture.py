@@ -57,7 +57,7 @@ def capture(apply: Apply, select: SelectValue) -> Callable[..., tuple[PyTree, di
       ValueError: when called, if a pattern matches nothing; the message lists what there is.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> def apply(variables, x):
       ...     with jax.named_scope("hidden"):
       ...         h = jnp.maximum(x @ variables["w"], 0)
