@@ -61,11 +61,7 @@ def fold_batch_norm(apply: Apply, variables: PyTree, *inputs: Any, **static: Any
                 kept[name] = jnp.asarray(compute())
         return kept[name]
 
-    def discover(*inputs: Any, **arrays: Any) -> list[Any]:
-        return _run(apply, shapes, leaves, compute_and_keep, inputs, {**static, **arrays})[0]
-
-    arrays, _ = split_keywords(static)
-    jax.eval_shape(discover, *inputs, **arrays)
+    _discover(apply, shapes, leaves, compute_and_keep, inputs, static)
 
     @wraps(apply)
     def folded(variables: Mapping[str, Array], *inputs: Any, **keywords: Any) -> PyTree:
@@ -77,8 +73,7 @@ def fold_batch_norm(apply: Apply, variables: PyTree, *inputs: Any, **static: Any
                 )
             return variables[name]
 
-        outs, tree = _run(apply, shapes, [None] * len(leaves), look_up, inputs, {**static, **keywords})
-        return jax.tree.unflatten(tree, outs)
+        return _run(apply, shapes, [None] * len(leaves), look_up, inputs, {**static, **keywords})
 
     return folded, kept
 
@@ -107,7 +102,6 @@ def folding(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tup
     """
     folded, example = fold_batch_norm(apply, variables, *inputs, **static)
     shapes = jax.eval_shape(lambda tree: tree, (variables, example))
-    arrays, _ = split_keywords(static)
 
     def fold(variables: PyTree) -> dict[str, Array]:
         leaves = jax.tree.leaves(variables)
@@ -118,18 +112,23 @@ def folding(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tup
             promised.setdefault(name, compute)
             return jnp.zeros(shapes[1][name].shape, shapes[1][name].dtype)
 
-        def discover(*inputs: Any, **arrays: Any) -> list[Any]:
-            return _run(apply, shapes[0], leaves, note, inputs, {**static, **arrays})[0]
-
-        jax.eval_shape(discover, *inputs, **arrays)
+        _discover(apply, shapes[0], leaves, note, inputs, static)
         return {name: jnp.asarray(compute()) for name, compute in promised.items()}
 
     return fold, folded
 
 
+def _discover(
+    apply: Apply, shapes: PyTree, leaves: Sequence[Any], keep: Keep, inputs: Sequence[Any], static: Mapping[str, Any]
+) -> None:
+    """Go through the graph at the inputs' shapes, so that `keep` sees all that is to be kept."""
+    arrays, fixed = split_keywords(static)
+    jax.eval_shape(lambda *xs, **ks: _run(apply, shapes, leaves, keep, xs, {**fixed, **ks}), *inputs, **arrays)
+
+
 def _run(
     apply: Apply, shapes: PyTree, leaves: Sequence[Any], keep: Keep, inputs: Sequence[Any], keywords: Mapping[str, Any]
-) -> tuple[list[Any], Any]:
+) -> PyTree:
     traced = trace(apply, shapes, *inputs, **keywords)
     promises = [
         Const(path, partial(_itself, leaf), True, _compat.aval(var).shape)
@@ -137,7 +136,7 @@ def _run(
     ]
     arrays, _ = split_keywords(keywords)
     values = traced.flatten(shapes, inputs, arrays)
-    return _Folding(traced, keep).run([*promises, *values[len(promises) :]]), traced.out_tree
+    return jax.tree.unflatten(traced.out_tree, _Folding(traced, keep).run([*promises, *values[len(promises) :]]))
 
 
 class _Folding(Interpreter):
