@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import wraps
 from typing import Any
 
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.interpret import Interpreter
+from lepton_jax.graph.matching import fits_end
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 
 SelectValue = str | tuple[str, ...] | Callable[[str, Equation], bool]
@@ -111,10 +111,10 @@ def _chosen(
 ) -> dict[str, tuple[CallPath, int]]:
     if callable(select):
         return _results({name: eqn for name, eqn in operations.items() if select(name, eqn)})
-    chosen = {name: place for name, place in modules.items() if _fits(name, select)}
+    chosen = {name: place for name, place in modules.items() if fits_end(select, name)}
     if chosen:
         return chosen
-    return _results({name: eqn for name, eqn in operations.items() if _fits(name, select) or eqn.primitive == select})
+    return _results({name: eqn for name, eqn in operations.items() if fits_end(select, name) or eqn.primitive == select})
 
 
 def _results(operations: Mapping[str, Equation]) -> dict[str, tuple[CallPath, int]]:
@@ -123,11 +123,6 @@ def _results(operations: Mapping[str, Equation]) -> dict[str, tuple[CallPath, in
 
 def _numbered(name: str, index: int) -> str:
     return f"{name}.{index}" if index else name
-
-
-def _fits(name: str, pattern: str) -> bool:
-    parts = name.split("/")
-    return any(fnmatchcase("/".join(parts[start:]), pattern) for start in range(len(parts)))
 
 
 def _visible(traced: Traced) -> Iterator[Equation]:

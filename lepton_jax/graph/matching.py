@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from lepton_jax.graph.trace import Equation, Traced, join
+from lepton_jax.graph.trace import Equation, Traced
 
 
 def fits(pattern: str, name: str, eqn: Equation) -> bool:
@@ -19,11 +19,20 @@ def fits(pattern: str, name: str, eqn: Equation) -> bool:
       >>> fits("e*", "Net/Dense_0/exp", eqn), fits("Dense_0", "Net/Dense_0/exp", eqn), fits("Dense", "Net/Dense_0/exp", eqn)
       (True, True, False)
     """
-    if eqn.primitive == pattern:
-        return True
     parts = name.split("/")
-    ends = (parts[:stop] for stop in range(1, len(parts) + 1))
-    return any(fnmatchcase(join("", "/".join(end[start:])), pattern) for end in ends for start in range(len(end)))
+    around = ("/".join(parts[:stop]) for stop in range(1, len(parts) + 1))
+    return eqn.primitive == pattern or any(fits_end(pattern, module) for module in around)
+
+
+def fits_end(pattern: str, name: str) -> bool:
+    """Whether a pattern matches a name or an end of it: the outermost modules need not be written.
+
+    Example:
+      >>> fits_end("Dense_*", "Net/Dense_0"), fits_end("Net", "Net/Dense_0")
+      (True, False)
+    """
+    parts = name.split("/")
+    return any(fnmatchcase("/".join(parts[start:]), pattern) for start in range(len(parts)))
 
 
 def patterns_of(name: str, value: object) -> tuple[str, ...]:

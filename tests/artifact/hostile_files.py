@@ -243,7 +243,7 @@ def seal(sections: list[tuple[int, bytes, int]], version: bytes = bytes([contain
     """A file of these (codec, stored bytes, declared size), with right checksums."""
     head = bytearray(container.MAGIC + version)
     for codec, stored, size in sections:
-        head += bytes([codec]) + streams.varint(len(stored)) + container.varint(size) + zlib.crc32(stored).to_bytes(4, "little")
+        head += bytes([codec]) + streams.varint(len(stored)) + streams.varint(size) + zlib.crc32(stored).to_bytes(4, "little")
     return bytes(head + zlib.crc32(head).to_bytes(4, "little") + b"".join(stored for _, stored, _ in sections))
 
 
