@@ -12,12 +12,14 @@ from lepton_jax import _moved, graph, native
 
 OLD_NAMES = {
     "errors": "Problems check_fraction check_whole collect is_traced",
+    "graph.flow": "operand_origins origins together",
     "hessian": "InverseCholesky Moments inverse_cholesky second_moments",
     "packed": "CodebookArray LowRank Sparse is_coded is_packed pack_bits register_packed unpack unpack_bits unpack_coded",
     "packed_blocks": "BlockSparse",
     "packed_sum": "Adapted",
     "packed_tensors": "CP Separable TensorTrain TensorTrainMatrix Tucker",
     "paths": "flatten floating is_floating matches matrices path_str replace select",
+    "precision.decisions": "Decision Decisions",
     "quantization.calibration": "Calibration Entropy MinMax MovingAverage Mse Percentile Range",
     "quantization.formats": "Binary Float8 Format MX NormalFloat4 Ternary Uniform expand mxfp4 mxfp8 scale_shape",
     "quantization.numerics": "QArray dequantize fake from_integers quantize to_integers",
