@@ -2,12 +2,10 @@
 
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.lowrank.activation_aware import ActivationAware, Covariance, SingularCovarianceWarning, activation_aware
-from lepton_jax.lowrank.adapted import Directed, Held
-from lepton_jax.lowrank.adapters import AdapterState
+from lepton_jax.lowrank.adapters import AdapterState, Held
 from lepton_jax.lowrank.cp import CpAls
-from lepton_jax.lowrank.dora import dora
+from lepton_jax.lowrank.dora import Directed, dora
 from lepton_jax.lowrank.fisher_weighted import fisher_weighted, squared_gradients
-from lepton_jax.lowrank.guard import Guarded, RankChoice, RankReport, choose_ranks, keep_faster
 from lepton_jax.lowrank.layer_times import dense_macs, layer_times
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.lora import lora
@@ -15,11 +13,23 @@ from lepton_jax.lowrank.merge import merge
 from lepton_jax.lowrank.method import Method, Rank, RankRule
 from lepton_jax.lowrank.penalties import nuclear_norm, orthogonality, penalized
 from lepton_jax.lowrank.qlora import qlora
-from lepton_jax.lowrank.ranks import Budget, Energy, Evbmf, Fixed, Fraction
+from lepton_jax.lowrank.ranks import (
+    Budget,
+    Energy,
+    Evbmf,
+    Fixed,
+    Fraction,
+    Guarded,
+    RankChoice,
+    RankReport,
+    choose_ranks,
+    keep_faster,
+)
 from lepton_jax.lowrank.reduce_rank import ReduceRankState, reduce_rank
 from lepton_jax.lowrank.spatial import SpatialSvd
 from lepton_jax.lowrank.svd import Svd, factorize
-from lepton_jax.lowrank.tensor_train import TrainMatrixSvd, TrainSvd
+from lepton_jax.lowrank.tensor_train import TrainSvd
+from lepton_jax.lowrank.tensor_train_matrix import TrainMatrixSvd
 from lepton_jax.lowrank.transform import SkippedWarning, factors_of, low_rank
 from lepton_jax.lowrank.tucker import Tucker2
 from lepton_jax.lowrank.weighted import ByPath, WeightedSvd

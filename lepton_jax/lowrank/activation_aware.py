@@ -1,7 +1,5 @@
 """Factors whose outputs, on calibration data, are the nearest: whitened with the covariance of the inputs."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping

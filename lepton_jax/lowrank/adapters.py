@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import packed, paths
-from lepton_jax.core.errors import collect
-from lepton_jax.core.packed import is_packed
+from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.packed import Packed, is_packed, register_packed
 from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.lowrank.adapted import Held
 from lepton_jax.lowrank.svd import Svd
 
 
@@ -29,41 +28,105 @@ class AdapterState(NamedTuple):
     held: dict[Path, Array]
 
 
-def check_settings(name: str, scale: float, key: Array) -> None:
-    """Raise unless the scale is positive and the key a typed one.
+@register_packed()
+class Held(Packed):
+    """The place of a leaf that is not trained and lies in the transform's state: it has no arrays, so no optimiser moves it.
 
-    Raises:
-      ValueError: for the scale.
-      TypeError: for a raw key.
+    Args:
+      shape: the leaf's.
+      held_dtype: the name of its dtype.
 
     Example:
-      >>> check_settings("lora", 1.0, jax.random.key(0))
+      >>> import jax
+      >>> held = Held((3, 2), "float32")
+      >>> held.size, jax.tree.leaves({"kernel": held})
+      (6, [])
     """
+
+    shape: tuple[int, ...]
+    held_dtype: str
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return jnp.dtype(self.held_dtype)
+
+    def unpack(self) -> Array:
+        raise TypeError("Held: the leaf lies in the transform's state; take transform.view(params, state).")
+
+
+def adapter(
+    name: str,
+    rank: int,
+    key: Array,
+    scale: float,
+    select: Select,
+    train: Select,
+    stacked: int,
+    *,
+    begin: Callable[[dict[Path, Array], dict[Path, LowRank]], tuple[Mapping[Path, Any], Mapping[Path, Any]]],
+    show: Callable[[Any, Any], Any],
+) -> Transform:
+    """Return the transform that trains a correction of each selected weight, and holds all else in its state.
+
+    Args:
+      name: for errors.
+      rank: of the corrections.
+      key: for their u.
+      scale: only checked here.
+      select: the weights.
+      train: other leaves that are trained as they are.
+      stacked: leading axes that stack layers.
+      begin: ``(weights, corrections that are zero) -> (what is trained, what is held of the weights)``, by path.
+      show: ``(what is held, what is trained) -> leaf``, as the model sees it: packed or not.
+
+    Raises:
+      ValueError: for settings out of range.
+      TypeError: for a key that is no typed key.
+
+    Example:
+      >>> begin = lambda weights, corrections: (corrections, weights)
+      >>> show = lambda base, leaf: corrected(base, leaf, 2.0)
+      >>> transform = adapter("mine", 1, jax.random.key(0), 2.0, paths.matrices, (), 0, begin=begin, show=show)
+      >>> transform.view(*transform.init({"w": jnp.eye(2)}))["w"].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+    """
+    check_whole(f"{name}: rank", rank, 1)
     if not scale > 0:
         raise ValueError(f"{name}: scale must be above 0 (alpha / rank of the paper); got {scale}.")
     if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise TypeError(f"{name}: key must be a typed key, as jax.random.key(seed) makes it; got {key!r}.")
+    method = Svd(stacked=stacked)
+
+    def init(params: PyTree) -> tuple[PyTree, AdapterState]:
+        weights, held = _split(name, params, rank, select, train, method)
+        trained, base = begin(weights, start(key, weights, rank, method))
+        places = {path: Held(tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for path, leaf in held.items()}
+        return paths.replace(params, {**trained, **places}), AdapterState(dict(base), held)
+
+    def pack(params: PyTree, state: AdapterState) -> PyTree:
+        leaves = paths.flatten(params, is_packed)
+        adapted = {path: show(base, leaves[path]) for path, base in state.base.items()}
+        return paths.replace(params, {**adapted, **state.held}, is_packed)
+
+    def view(params: PyTree, state: AdapterState) -> PyTree:
+        return packed.unpack(pack(params, state))
+
+    return Transform(init, view, hold, pack)
 
 
-def split(name: str, params: PyTree, rank: int, select: Select, train: Select, method: Svd) -> tuple[dict[Path, Array], dict]:
-    """Return the weights to adapt, and the other floating leaves that are not trained, by path.
+def corrected(base: Any, leaf: Any, scale: float) -> Adapted:
+    """Return ``base + scale * u v``, the two kept apart.
 
-    Raises:
-      ValueError: for weights that have no such rank, all together, or a pattern that matches nothing.
+    Args:
+      base: an array or a coded leaf.
+      leaf: what has the u and v.
+      scale: of the correction.
+
+    Example:
+      >>> corrected(jnp.eye(2), LowRank(jnp.ones((2, 1)), jnp.ones((1, 2)), (2, 2)), 2.0).unpack().tolist()
+      [[3.0, 2.0], [2.0, 3.0]]
     """
-    weights = paths.select(params, select)
-    with collect(f"{name}: cannot adapt with rank {rank}") as problems:
-        for path, weight in weights.items():
-            shape = tuple(weight.shape)
-            refusal = method.refusal(shape)
-            if refusal is not None:
-                problems.append(f"{path}: shape {shape} {refusal}; deselect it")
-            elif rank > method.max_rank(shape):
-                problems.append(f"{path}: shape {shape}; the rank must be 1 to {method.max_rank(shape)}")
-    trained = paths.select(params, train) if train else {}
-    leaves = paths.flatten(params)
-    held = {p: x for p, x in leaves.items() if paths.is_floating(x) and p not in weights and p not in trained}
-    return weights, held
+    return Adapted(base, LowRank(leaf.u * scale, leaf.v, leaf.shape))
 
 
 def start(key: Array, weights: Mapping[Path, Array], rank: int, method: Svd) -> dict[Path, LowRank]:
@@ -88,63 +151,22 @@ def start(key: Array, weights: Mapping[Path, Array], rank: int, method: Svd) -> 
     return found
 
 
-def put_away(params: PyTree, trained: Mapping[Path, Any], held: Mapping[Path, Array]) -> PyTree:
-    """Return the parameters with what is trained in its leaves' places, and `Held` in those of what is not."""
-    places = {path: Held(tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for path, leaf in held.items()}
-    return paths.replace(params, {**trained, **places})
+def _split(name: str, params: PyTree, rank: int, select: Select, train: Select, method: Svd) -> tuple[dict[Path, Array], dict]:
+    """Return the weights to adapt, and the other floating leaves that are not trained, by path.
 
-
-def shown(params: PyTree, state: AdapterState, adapted: Mapping[Path, Any]) -> PyTree:
-    """Return the parameters with the adapted leaves, and those that were held, in their places."""
-    return paths.replace(params, {**adapted, **state.held}, is_packed)
-
-
-def trained_leaves(params: PyTree, state: AdapterState) -> dict[Path, Any]:
-    """Return what is trained of the adapted leaves, by path."""
-    leaves = paths.flatten(params, is_packed)
-    return {path: leaves[path] for path in state.base}
-
-
-def corrected(params: PyTree, state: AdapterState, scale: float) -> PyTree:
-    """Return the parameters as the model has them, each adapted weight as ``base + scale * u v`` in an `Adapted` leaf.
-
-    Args:
-      params: of an adapter's transform, with `LowRank` leaves for the corrections.
-      state: of the transform.
-      scale: of the corrections.
-
-    Example:
-      >>> params, state = {"w": start(jax.random.key(0), {"w": jnp.eye(2)}, 1, Svd())["w"]}, AdapterState({"w": jnp.eye(2)}, {})
-      >>> corrected(params, state, 2.0)["w"].unpack().tolist()
-      [[1.0, 0.0], [0.0, 1.0]]
+    Raises:
+      ValueError: for weights that have no such rank, all together, or a pattern that matches nothing.
     """
-    leaves = trained_leaves(params, state)
-    adapted = {
-        path: Adapted(base, LowRank(leaves[path].u * scale, leaves[path].v, leaves[path].shape))
-        for path, base in state.base.items()
-    }
-    return shown(params, state, adapted)
-
-
-def adapter(init: Callable[[PyTree], tuple[PyTree, AdapterState]], scale: float) -> Transform:
-    """Return the transform whose view is ``base + scale * u v``, and whose packed form keeps the two apart.
-
-    Args:
-      init: parts the parameters into corrections and state.
-      scale: of the corrections.
-
-    Example:
-      >>> def init(params):
-      ...     return start(jax.random.key(0), params, 1, Svd()), AdapterState(params, {})
-      >>> params, state = adapter(init, 2.0).init({"w": jnp.eye(2)})
-      >>> adapter(init, 2.0).view(params, state)["w"].tolist()
-      [[1.0, 0.0], [0.0, 1.0]]
-    """
-
-    def pack(params: PyTree, state: AdapterState) -> PyTree:
-        return corrected(params, state, scale)
-
-    def view(params: PyTree, state: AdapterState) -> PyTree:
-        return packed.unpack(pack(params, state))
-
-    return Transform(init, view, hold, pack)
+    weights = paths.select(params, select)
+    with collect(f"{name}: cannot adapt with rank {rank}") as problems:
+        for path, weight in weights.items():
+            shape = tuple(weight.shape)
+            refusal = method.refusal(shape)
+            if refusal is not None:
+                problems.append(f"{path}: shape {shape} {refusal}; deselect it")
+            elif rank > method.max_rank(shape):
+                problems.append(f"{path}: shape {shape}; the rank must be 1 to {method.max_rank(shape)}")
+    trained = paths.select(params, train) if train else {}
+    leaves = paths.flatten(params)
+    held = {p: x for p, x in leaves.items() if paths.is_floating(x) and p not in weights and p not in trained}
+    return weights, held

@@ -1,7 +1,5 @@
 """A kernel as a sum of outer products, by alternating least squares."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from functools import partial
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.networks import CP, SPACE
-from lepton_jax.lowrank.method import Method, Rank, as_ranks, each_layer, working
+from lepton_jax.lowrank.method import Method, Rank
 
 _LETTERS = f"{SPACE}cn"
 
@@ -51,34 +49,24 @@ class CpAls(Method):
     iterations: int = 50
     damping: float = 1e-6
 
+    axes = range(3, 6)
+    takes = "a kernel (*space, in, out) has 3 to 5"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("CpAls: iterations", self.iterations, 0)
         if not self.damping >= 0:
             raise ValueError(f"CpAls: damping must be 0 or more; got {self.damping}.")
 
-    def refusal(self, shape: tuple[int, ...]) -> str | None:
-        axes = len(self.layer(shape))
-        return None if 3 <= axes <= 5 else f"has {axes} axes; a kernel (*space, in, out) has 3 to 5"
-
     def max_rank(self, shape: tuple[int, ...]) -> int:
         *space, into, out = self.layer(shape)
         return math.prod(space) * min(into, out)
 
     def parameters(self, shape: tuple[int, ...], rank: Rank) -> int:
-        return self.layers(shape) * sum(self.layer(shape)) * as_ranks(self, rank, 1)[0]
+        return self.layers(shape) * sum(self.layer(shape)) * self.inner(shape, rank)[0]
 
-    def matrices(self, weight: Array) -> tuple[Array, ...]:
-        return ()
-
-    def factorize(self, weight: Array, rank: Rank) -> CP:
-        r = as_ranks(self, rank, 1)[0]
-
-        def factors(kernel: Array) -> CP:
-            found = _fit(working(kernel), self.damping, r, self.iterations)
-            return CP(tuple(factor.astype(weight.dtype) for factor in found), kernel.shape)
-
-        return each_layer(factors, weight, self.stacked)
+    def decompose(self, layer: Array, ranks: tuple[int, ...]) -> CP:
+        return CP(_fit(layer, self.damping, ranks[0], self.iterations), layer.shape)
 
 
 @partial(jax.jit, static_argnames=("rank", "iterations"))

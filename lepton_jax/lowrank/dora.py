@@ -1,17 +1,45 @@
 """DoRA: train the direction of fixed weights by a low-rank correction, and their magnitude by itself."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
-from lepton_jax.core.errors import check_whole
-from lepton_jax.core.transform import Transform, hold, named
-from lepton_jax.core.typing import Array, PyTree, Select
-from lepton_jax.leaves.adapted import Adapted
+from lepton_jax.core.packed import Packed, register_packed
+from lepton_jax.core.transform import Transform, named
+from lepton_jax.core.typing import Array, Path, Select
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.lowrank.adapted import Directed
-from lepton_jax.lowrank.adapters import AdapterState, check_settings, put_away, shown, split, start, trained_leaves
+from lepton_jax.lowrank.adapters import adapter, corrected
 from lepton_jax.lowrank.svd import Svd
+
+
+@register_packed("u", "v", "magnitude")
+class Directed(Packed):
+    """What is trained of a weight that is adapted in direction and magnitude; the weight itself lies in the transform's state.
+
+    Args:
+      u: shape (..., m, r).
+      v: shape (..., r, n).
+      magnitude: shape (..., 1, n), the norm of every output's weights.
+      shape: the dense leaf's.
+
+    Example:
+      >>> Directed(jnp.ones((3, 1)), jnp.ones((1, 2)), jnp.ones((1, 2)), (3, 2)).size
+      6
+    """
+
+    u: Any
+    v: Any
+    magnitude: Any
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        return self.u.dtype
+
+    def unpack(self) -> Array:
+        raise TypeError("Directed: the weight it corrects lies in the transform's state; take transform.view(params, state).")
 
 
 @named
@@ -52,32 +80,21 @@ def dora(
 
     Source: Liu et al. 2024, "DoRA: weight-decomposed low-rank adaptation", equation 5; equation 11 for the constant norm.
     """
-    check_whole("dora: rank", rank, 1)
-    check_settings("dora", scale, key)
     method = Svd(stacked=stacked)
 
     def norms(weight: Array) -> Array:
         return jnp.sqrt(jnp.sum(method.matrix(weight) ** 2, axis=-2, keepdims=True))
 
-    def init(params: PyTree) -> tuple[PyTree, AdapterState]:
-        weights, held = split("dora", params, rank, select, train, method)
-        corrections = start(key, weights, rank, method)
-        trained = {
-            path: Directed(leaf.u, leaf.v, norms(weights[path]).astype(leaf.u.dtype), leaf.shape)
-            for path, leaf in corrections.items()
-        }
-        return put_away(params, trained, held), AdapterState(dict(weights), held)
+    def begin(weights: dict[Path, Array], corrections: dict[Path, LowRank]) -> tuple[dict[Path, Directed], dict[Path, Array]]:
+        sizes = {path: norms(weights[path]).astype(leaf.u.dtype) for path, leaf in corrections.items()}
+        return {path: Directed(leaf.u, leaf.v, sizes[path], leaf.shape) for path, leaf in corrections.items()}, weights
 
     @jax.jit  # compiled whole wherever it runs, so that sums of squares round alike, under jit and outside
     def turned(base: Array, leaf: Directed) -> Array:
-        moved = Adapted(base, LowRank(leaf.u * scale, leaf.v, leaf.shape)).unpack()
+        moved = corrected(base, leaf, scale).unpack()
         norm = norms(jax.lax.stop_gradient(moved)) if constant_norm else norms(moved)
         # An output whose weights are all zero has no direction.
         ratio = jnp.where(norm > 0, leaf.magnitude / jnp.where(norm > 0, norm, 1), 1)
         return (method.matrix(moved) * ratio).reshape(base.shape).astype(base.dtype)
 
-    def view(params: PyTree, state: AdapterState) -> PyTree:
-        leaves = trained_leaves(params, state)
-        return shown(params, state, {path: turned(base, leaves[path]) for path, base in state.base.items()})
-
-    return Transform(init, view, hold)
+    return adapter("dora", rank, key, scale, select, train, stacked, begin=begin, show=turned)

@@ -1,7 +1,5 @@
 """Factors that change the loss least where it is steep: rows weighted by their Fisher information."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

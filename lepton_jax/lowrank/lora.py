@@ -1,11 +1,12 @@
 """LoRA: train a low-rank correction of fixed weights."""
 
+from functools import partial
+
 from lepton_jax.core import paths
-from lepton_jax.core.errors import check_whole
 from lepton_jax.core.transform import Transform, named
-from lepton_jax.core.typing import Array, PyTree, Select
-from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
-from lepton_jax.lowrank.svd import Svd
+from lepton_jax.core.typing import Array, Path, Select
+from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.lowrank.adapters import adapter, corrected
 
 
 @named
@@ -47,12 +48,9 @@ def lora(
 
     Source: Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4.1.
     """
-    check_whole("lora: rank", rank, 1)
-    check_settings("lora", scale, key)
-    method = Svd(stacked=stacked)
 
-    def init(params: PyTree) -> tuple[PyTree, AdapterState]:
-        weights, held = split("lora", params, rank, select, train, method)
-        return put_away(params, start(key, weights, rank, method), held), AdapterState(weights, held)
+    def begin(weights: dict[Path, Array], corrections: dict[Path, LowRank]) -> tuple[dict[Path, LowRank], dict[Path, Array]]:
+        return corrections, weights
 
-    return adapter(init, scale)
+    show = partial(corrected, scale=scale)
+    return adapter("lora", rank, key, scale, select, train, stacked, begin=begin, show=show)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,11 @@ class Method:
 
     stacked: int = 0
 
+    axes: ClassVar[range] = range(0)
+    """How many axes a weight may have."""
+    takes: ClassVar[str] = "the method does not say what it can factorize"
+    """The same in words, for errors."""
+
     def __post_init__(self) -> None:
         check_whole(f"{type(self).__name__}: stacked", self.stacked, 0)
 
@@ -43,7 +48,8 @@ class Method:
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:
         """Say why a leaf of this shape cannot be factorized in this way; None if it can."""
-        raise TypeError(f"{type(self).__name__} does not say what it can factorize")
+        axes = len(self.layer(shape))
+        return None if axes in self.axes else f"has {axes} axes; {self.takes}"
 
     def max_rank(self, shape: tuple[int, ...]) -> Rank:
         """Return the rank, or ranks, at which any leaf of this shape is reproduced exactly."""
@@ -59,11 +65,24 @@ class Method:
         What is left out of a singular value decomposition of it is the squared error that the method makes, in its own norm.
         There is none for a method whose error no singular values tell.
         """
-        raise TypeError(f"{type(self).__name__} does not say which matrices it decomposes")
+        return ()
 
     def factorize(self, weight: Array, rank: Rank) -> Packed:
         """Return a factored leaf of the weight's shape and dtype."""
+        ranks, single = self.inner(tuple(weight.shape), rank), dataclasses.replace(self, stacked=0)
+
+        def one(layer: Array) -> Packed:
+            return jax.tree.map(lambda part: part.astype(weight.dtype), single.decompose(working(layer), ranks))
+
+        return each_layer(one, weight, self.stacked)
+
+    def decompose(self, layer: Array, ranks: tuple[int, ...]) -> Packed:
+        """Return the factored leaf of a single weight; `factorize` maps it over what is stacked."""
         raise TypeError(f"{type(self).__name__} does not say how it factorizes")
+
+    def inner(self, shape: tuple[int, ...], rank: Rank) -> tuple[int, ...]:
+        """Return the sizes between the factors, lowered to where they can be reached."""
+        return as_ranks(self, rank, len(as_tuple(self.max_rank(shape))))
 
     def layer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one of the stacked weights."""
@@ -114,3 +133,8 @@ def as_ranks(method: Method, rank: Rank, count: int) -> tuple[int, ...]:
     if len(ranks) != count:
         raise ValueError(f"{type(method).__name__}: takes {count} ranks, or one for all of them; got {rank}.")
     return ranks
+
+
+def as_tuple(rank: Rank) -> tuple[int, ...]:
+    """Return a rank as the tuple of all inner sizes."""
+    return rank if isinstance(rank, tuple) else (rank,)

@@ -1,14 +1,17 @@
 """QLoRA: train a low-rank correction of quantized weights."""
 
+from functools import partial
+from typing import Any
+
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.transform import Transform, named
-from lepton_jax.core.typing import Array, PyTree, Select
+from lepton_jax.core.typing import Array, Path, Select
 from lepton_jax.formats import Format, Uniform
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.leaves.qarray import quantize
-from lepton_jax.lowrank.adapters import AdapterState, adapter, check_settings, put_away, split, start
+from lepton_jax.lowrank.adapters import adapter, corrected
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd
 
@@ -58,24 +61,16 @@ def qlora(
     Source: Dettmers et al. 2023, "QLoRA: efficient finetuning of quantized LLMs", section 3, without double quantization and
     paging; Li et al. 2024, "LoftQ", algorithm 1.
     """
-    check_whole("qlora: rank", rank, 1)
     check_whole("qlora: rounds", rounds, 0)
-    check_settings("qlora", scale, key)
-    method = Svd(stacked=stacked)
 
-    def init(params: PyTree) -> tuple[PyTree, AdapterState]:
-        weights, held = split("qlora", params, rank, select, train, method)
-        if rounds:
-            both = {
-                p: loftq(w, rank, format, calibration=calibration, rounds=rounds, method=method) for p, w in weights.items()
-            }
-            corrections = {
-                path: LowRank(leaf.correction.u / scale, leaf.correction.v, leaf.shape) for path, leaf in both.items()
-            }
-            base = {path: leaf.base for path, leaf in both.items()}
-        else:
-            corrections = start(key, weights, rank, method)
-            base = {path: quantize(weight, format, calibration) for path, weight in weights.items()}
-        return put_away(params, corrections, held), AdapterState(base, held)
+    def begin(weights: dict[Path, Array], corrections: dict[Path, LowRank]) -> tuple[dict[Path, LowRank], dict[Path, Any]]:
+        if not rounds:
+            return corrections, {path: quantize(weight, format, calibration) for path, weight in weights.items()}
+        method = Svd(stacked=stacked)
+        both = {p: loftq(w, rank, format, calibration=calibration, rounds=rounds, method=method) for p, w in weights.items()}
+        found = {path: leaf.correction for path, leaf in both.items()}
+        trained = {path: LowRank(leaf.u / scale, leaf.v, leaf.shape) for path, leaf in found.items()}
+        return trained, {path: leaf.base for path, leaf in both.items()}
 
-    return adapter(init, scale)
+    show = partial(corrected, scale=scale)
+    return adapter("qlora", rank, key, scale, select, train, stacked, begin=begin, show=show)

@@ -1,22 +1,55 @@
 """Low-rank factorization by the singular value decomposition."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.errors import check_whole
+from lepton_jax.core.packed import Packed
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.lowrank.method import Method, Rank, as_ranks, working
+from lepton_jax.lowrank.method import Method, Rank, working
+
+
+class TwoFactors(Method):
+    """Base of the methods that cut the singular values of one matrix."""
+
+    def sides(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of the matrix that a leaf, or each of a stack, is read as."""
+        raise TypeError(f"{type(self).__name__} does not say which matrix it reads")
+
+    def matrix(self, weight: Array) -> Array:
+        """The leaf as (*stack, rows, columns), in the precision in which it is decomposed."""
+        return working(weight).reshape(*weight.shape[: self.stacked], *self.sides(weight.shape))
+
+    def max_rank(self, shape: tuple[int, ...]) -> int:
+        return min(self.sides(shape))
+
+    def parameters(self, shape: tuple[int, ...], rank: Rank) -> int:
+        return self.layers(shape) * sum(self.sides(shape)) * self.inner(shape, rank)[0]
+
+    def matrices(self, weight: Array) -> tuple[Array, ...]:
+        return (self.matrix(weight),)
+
+    def factorize(self, weight: Array, rank: Rank) -> Any:
+        u, v = self.cut(self.matrix(weight), self.inner(weight.shape, rank)[0])
+        return self.leaf(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
+
+    def cut(self, matrix: Array, rank: int) -> tuple[Array, Array]:
+        """Return the two factors of a matrix, or of each of a stack."""
+        return halves(matrix, rank)
+
+    def leaf(self, u: Array, v: Array, shape: tuple[int, ...]) -> Packed:
+        """Return the leaf that the factors make."""
+        return LowRank(u, v, shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Svd(Method):
+class Svd(TwoFactors):
     """The best approximation of a given rank: ``W = U S V^T``, ``u = U_r sqrt(S_r)``, ``v = sqrt(S_r) V_r^T``.
 
     The squared error is the sum of the squared singular values left out (Eckart and Young 1936). A convolution's kernel
@@ -53,23 +86,6 @@ class Svd(Method):
         layer = self.layer(shape)
         cut = len(layer) - 1 if self.rows is None else self.rows
         return math.prod(layer[:cut]), math.prod(layer[cut:])
-
-    def max_rank(self, shape: tuple[int, ...]) -> int:
-        return min(self.sides(shape))
-
-    def parameters(self, shape: tuple[int, ...], rank: Rank) -> int:
-        return self.layers(shape) * sum(self.sides(shape)) * as_ranks(self, rank, 1)[0]
-
-    def matrix(self, weight: Array) -> Array:
-        """The leaf as (*stack, rows, columns), in the precision in which it is decomposed."""
-        return working(weight).reshape(*weight.shape[: self.stacked], *self.sides(weight.shape))
-
-    def matrices(self, weight: Array) -> tuple[Array, ...]:
-        return (self.matrix(weight),)
-
-    def factorize(self, weight: Array, rank: Rank) -> LowRank:
-        u, v = halves(self.matrix(weight), as_ranks(self, rank, 1)[0])
-        return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
 
 
 @partial(jax.jit, static_argnames="rank")

@@ -1,7 +1,5 @@
 """Factors in place of weights, as a transform."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Literal
@@ -10,7 +8,7 @@ from lepton_jax.core import packed, paths
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.lowrank.method import Method, Rank, RankRule
+from lepton_jax.lowrank.method import Method, Rank, RankRule, as_tuple
 from lepton_jax.lowrank.svd import Svd
 
 Unsupported = Literal["raise", "skip"]
@@ -127,6 +125,6 @@ def _check_rank(name: str, rank: object) -> None:
 
 
 def _within(rank: Rank, highest: Rank) -> bool:
-    tops = (highest,) if isinstance(highest, int) else highest
+    tops = as_tuple(highest)
     ranks = (rank,) * len(tops) if isinstance(rank, int) else rank
     return len(ranks) == len(tops) and all(1 <= one <= top for one, top in zip(ranks, tops))

@@ -1,7 +1,5 @@
 """A convolution between fewer channels: the Tucker decomposition along inputs and outputs."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from functools import partial
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.networks import Tucker
-from lepton_jax.lowrank.method import Method, Rank, as_ranks, each_layer, working
+from lepton_jax.lowrank.method import Method, Rank, working
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,42 +37,34 @@ class Tucker2(Method):
 
     iterations: int = 5
 
+    axes = range(3, 6)
+    takes = "a kernel (*space, in, out) has 3 to 5"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("Tucker2: iterations", self.iterations, 0)
-
-    def refusal(self, shape: tuple[int, ...]) -> str | None:
-        axes = len(self.layer(shape))
-        return None if 3 <= axes <= 5 else f"has {axes} axes; a kernel (*space, in, out) has 3 to 5"
 
     def max_rank(self, shape: tuple[int, ...]) -> tuple[int, int]:
         *space, into, out = self.layer(shape)
         positions = math.prod(space)
         return min(into, positions * out), min(out, positions * into)
 
-    def ranks(self, shape: tuple[int, ...], rank: Rank) -> tuple[int, int]:
-        """The ranks (a, b), lowered to where they can be reached."""
+    def inner(self, shape: tuple[int, ...], rank: Rank) -> tuple[int, int]:
         positions = math.prod(self.layer(shape)[:-2])
-        a, b = as_ranks(self, rank, 2)
+        a, b = super().inner(shape, rank)
         return min(a, positions * b), min(b, positions * a)
 
     def parameters(self, shape: tuple[int, ...], rank: Rank) -> int:
         *space, into, out = self.layer(shape)
-        a, b = self.ranks(shape, rank)
+        a, b = self.inner(shape, rank)
         return self.layers(shape) * (into * a + math.prod(space) * a * b + b * out)
 
     def matrices(self, weight: Array) -> tuple[Array, ...]:
         return tuple(_unfolded(working(weight), axis, self.stacked) for axis in (-2, -1))
 
-    def factorize(self, weight: Array, rank: Rank) -> Tucker:
-        a, b = self.ranks(weight.shape, rank)
-
-        def factors(kernel: Array) -> Tucker:
-            found = _alternated(working(kernel), a, b, self.iterations)
-            first, core, last = (part.astype(weight.dtype) for part in found)
-            return Tucker(first, core, last, kernel.shape)
-
-        return each_layer(factors, weight, self.stacked)
+    def decompose(self, layer: Array, ranks: tuple[int, ...]) -> Tucker:
+        first, core, last = _alternated(layer, *ranks, self.iterations)
+        return Tucker(first, core, last, layer.shape)
 
 
 @partial(jax.jit, static_argnames=("a", "b", "iterations"))

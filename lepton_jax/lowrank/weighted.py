@@ -1,7 +1,5 @@
 """Singular value decompositions in the norm that counts: of a layer's outputs, or of the loss."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
@@ -10,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array, Path
-from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.lowrank.method import Method, Rank, as_ranks
+from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.svd import Svd
 
 
@@ -39,15 +36,15 @@ class WeightedSvd(Svd):
     columns: bool = False
 
     def matrices(self, weight: Array) -> tuple[Array, ...]:
-        matrix = jnp.swapaxes(self.matrix(weight), -1, -2) if self.columns else self.matrix(weight)
+        matrix = self._turned(self.matrix(weight))
         return (_times(self.root.astype(matrix.dtype), matrix),)
 
-    def factorize(self, weight: Array, rank: Rank) -> LowRank:
-        matrix = jnp.swapaxes(self.matrix(weight), -1, -2) if self.columns else self.matrix(weight)
-        u, v = _cut(matrix, self.root.astype(matrix.dtype), as_ranks(self, rank, 1)[0])
-        if self.columns:
-            u, v = jnp.swapaxes(v, -1, -2), jnp.swapaxes(u, -1, -2)
-        return LowRank(u.astype(weight.dtype), v.astype(weight.dtype), tuple(weight.shape))
+    def cut(self, matrix: Array, rank: int) -> tuple[Array, Array]:
+        u, v = _cut(self._turned(matrix), self.root.astype(matrix.dtype), rank)
+        return (self._turned(v), self._turned(u)) if self.columns else (u, v)
+
+    def _turned(self, matrix: Array) -> Array:
+        return jnp.swapaxes(matrix, -1, -2) if self.columns else matrix
 
 
 @partial(jax.jit, static_argnames="rank")

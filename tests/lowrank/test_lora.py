@@ -13,8 +13,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.packed import is_packed
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.lowrank import dora, loftq, lora, merge, qlora
-from lepton_jax.lowrank.adapted import Held
+from lepton_jax.lowrank import Held, dora, loftq, lora, merge, qlora
 from lepton_jax.quantization import NormalFloat4, QArray, Uniform, dequantize, quantize
 from lepton_jax.training import Checkpoints, create, make_train_step
 

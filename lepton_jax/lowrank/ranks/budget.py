@@ -10,13 +10,12 @@ import numpy as np
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.typing import Array, Path
-from lepton_jax.lowrank.method import Method
-from lepton_jax.lowrank.ranks.options import Option, Options, solve
+from lepton_jax.lowrank.method import Method, as_tuple
+from lepton_jax.lowrank.ranks.knapsack import Option, Options, solve
 from lepton_jax.lowrank.ranks.rule import (
     Ranks,
     Spectrum,
     Weights,
-    as_tuple,
     check_concrete,
     check_multiple,
     has_spectra,

@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from lepton_jax.lowrank.method import Method
-from lepton_jax.lowrank.ranks.rule import Ranks, Spectrum, Weights, check_multiple, choose_each
+from lepton_jax.lowrank.ranks.rule import Spectrum, SpectrumRule, check_multiple
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Energy:
+class Energy(SpectrumRule):
     """Take the least r with ``sum_{i<r} s_i^2 >= energy * sum_i s_i^2``, rounded up to a multiple.
 
     ``s`` are the singular values that the method cuts: of the whitened matrix, for one that whitens. Stacked layers share a
@@ -39,11 +38,7 @@ class Energy:
             raise ValueError(f"Energy: energy must be in (0, 1], the share of squared singular values kept; got {self.energy}.")
         check_multiple("Energy", self.multiple)
 
-    def ranks(self, weights: Weights, method: Method) -> Ranks:
-        """Return ``{path: rank}``."""
-        return choose_each("Energy", weights, method, self.multiple, self._choose)
-
-    def _choose(self, spectrum: Spectrum) -> int:
+    def choose(self, spectrum: Spectrum) -> int:
         errors = spectrum.errors
         # Sums in float64 are exact to about 1e-16 of the whole.
         return int(np.argmax(errors <= (1 - self.energy + 1e-12) * errors[0]))

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import optimize
 
-from lepton_jax.lowrank.method import Method
-from lepton_jax.lowrank.ranks.rule import Ranks, Spectrum, Weights, check_multiple, choose_each
+from lepton_jax.lowrank.ranks.rule import Spectrum, SpectrumRule, check_multiple
 
 _CANDIDATES = 200
 _PRECISION = 1e-30
@@ -14,7 +13,7 @@ _PRECISION = 1e-30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evbmf:
+class Evbmf(SpectrumRule):
     """Take the rank of the global analytic solution of empirical variational Bayesian matrix factorization.
 
     ``W = U V + noise`` of unknown variance, estimated by the free energy; a component stays if its singular value is above
@@ -53,11 +52,7 @@ class Evbmf:
             raise ValueError(f"Evbmf: weaken must be in [0, 1]; got {self.weaken}.")
         check_multiple("Evbmf", self.multiple)
 
-    def ranks(self, weights: Weights, method: Method) -> Ranks:
-        """Return ``{path: rank}``."""
-        return choose_each("Evbmf", weights, method, self.multiple, self._choose)
-
-    def _choose(self, spectrum: Spectrum) -> int:
+    def choose(self, spectrum: Spectrum) -> int:
         layers = spectrum.values.reshape(-1, spectrum.values.shape[-1])
         found = max(evbmf_rank(layer, spectrum.long) for layer in layers)
         return round(found + self.weaken * (layers.shape[-1] - found))

@@ -3,8 +3,8 @@
 import dataclasses
 
 from lepton_jax.core.errors import check_whole
-from lepton_jax.lowrank.method import Method
-from lepton_jax.lowrank.ranks.rule import Ranks, Weights, as_tuple, like
+from lepton_jax.lowrank.method import Method, as_tuple
+from lepton_jax.lowrank.ranks.rule import Ranks, Weights, like
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from lepton_jax.lowrank.method import Method, Rank
-from lepton_jax.lowrank.ranks.rule import Ranks, Weights, as_tuple, check_multiple, like, to_multiple
+from lepton_jax.lowrank.method import Method, Rank, as_tuple
+from lepton_jax.lowrank.ranks.rule import Ranks, Weights, check_multiple, like, to_multiple
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

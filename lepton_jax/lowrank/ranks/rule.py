@@ -1,13 +1,13 @@
 """What rules for ranks have in common: spectra, rounding, checks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lepton_jax.core.errors import check_whole, collect, is_traced
 from lepton_jax.core.typing import Array, Path
-from lepton_jax.lowrank.method import Method, Rank
+from lepton_jax.lowrank.method import Method, Rank, as_tuple
 
 Ranks = dict[Path, Rank]
 """By path; a weight that is missing stays dense."""
@@ -69,32 +69,39 @@ def check_concrete(name: str, weights: Mapping[Path, Any]) -> None:
         )
 
 
-def choose_each(
-    name: str, weights: Weights, method: Method, multiple: int, choose: Callable[[Spectrum], int], *, up: bool = True
-) -> Ranks:
-    """Choose each of a method's ranks from the spectrum that it cuts.
+class SpectrumRule:
+    """Base of the rules that choose each of a method's ranks from the spectrum that it cuts.
 
-    Args:
-      name: of the rule, for errors.
-      weights: by path, concrete.
-      method: the factorization.
-      multiple: of what ranks shall be multiples.
-      choose: ``spectrum -> rank``, not yet rounded.
-      up: whether it is rounded up.
-
-    Raises:
-      TypeError: for traced weights, or a method without spectra.
+    Its subclasses have a setting `multiple`: of what ranks shall be multiples; they are rounded up.
     """
-    check_concrete(name, weights)
-    with collect(f"{name}: needs a method whose error singular values tell; Budget and Fraction need none", TypeError) as bad:
-        bad.extend(f"{path}: {type(method.at(path)).__name__}" for path in weights if not has_spectra(method.at(path)))
-    ranks: Ranks = {}
-    for path, weight in weights.items():
-        mine = method.at(path)
-        largest = mine.max_rank(tuple(weight.shape))
-        pairs = zip(mine.matrices(weight), as_tuple(largest), strict=True)
-        ranks[path] = like(largest, [to_multiple(choose(Spectrum(matrix)), multiple, most, up=up) for matrix, most in pairs])
-    return ranks
+
+    multiple: int
+
+    def choose(self, spectrum: Spectrum) -> int:
+        """Return a rank, not yet rounded."""
+        raise TypeError(f"{type(self).__name__} does not say how it chooses")
+
+    def ranks(self, weights: Weights, method: Method) -> Ranks:
+        """Return ``{path: rank}``.
+
+        Raises:
+          TypeError: for traced weights, or a method without spectra.
+        """
+        name, methods = type(self).__name__, {path: method.at(path) for path in weights}
+        check_concrete(name, weights)
+        with collect(
+            f"{name}: needs a method whose error singular values tell; Budget and Fraction need none", TypeError
+        ) as bad:
+            bad.extend(f"{path}: {type(mine).__name__}" for path, mine in methods.items() if not has_spectra(mine))
+        ranks: Ranks = {}
+        for path, weight in weights.items():
+            largest = methods[path].max_rank(tuple(weight.shape))
+            chosen = [self.choose(Spectrum(matrix)) for matrix in methods[path].matrices(weight)]
+            ranks[path] = like(
+                largest,
+                [to_multiple(r, self.multiple, most, up=True) for r, most in zip(chosen, as_tuple(largest), strict=True)],
+            )
+        return ranks
 
 
 def to_multiple(rank: int, multiple: int, largest: int, *, up: bool) -> int:
@@ -111,11 +118,6 @@ def to_multiple(rank: int, multiple: int, largest: int, *, up: bool) -> int:
 def like(largest: Rank, values: list[int]) -> Rank:
     """Return ranks in the form of a method's largest: a number, or a tuple of them."""
     return tuple(values) if isinstance(largest, tuple) else values[0]
-
-
-def as_tuple(rank: Rank) -> tuple[int, ...]:
-    """Return a rank as the tuple of all inner sizes."""
-    return rank if isinstance(rank, tuple) else (rank,)
 
 
 def check_multiple(name: str, multiple: int) -> None:

@@ -1,7 +1,5 @@
 """Which weights are worth factors: ranks by a rule, and dense where factors would be larger, or slower."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -100,7 +98,7 @@ def choose_ranks(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from lepton_jax.lowrank.ranks import Energy
+      >>> from lepton_jax.lowrank import Energy
       >>> params = {"a": jnp.ones((8, 8)), "b": jnp.eye(8)}
       >>> print(choose_ranks(params, Energy(energy=0.9)))
       a (8, 8): rank 1, 64 -> 16 numbers
@@ -179,29 +177,3 @@ def _kept(choice: RankChoice, times: Mapping[Path, tuple[float, float]], least: 
         return dataclasses.replace(choice, speedup=speedup)
     reason = f"factors of rank {choice.rank} were measured and are not faster"
     return dataclasses.replace(choice, rank=None, reason=reason, speedup=speedup)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Guarded:
-    """A rule that leaves out the weights whose factors would not be smaller.
-
-    Args:
-      rule: any other.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lepton_jax.lowrank.ranks import Fraction
-      >>> Guarded(rule=Fraction(fraction=0.5)).ranks({"a": jnp.ones((8, 8)), "b": jnp.ones((8, 32))}, Svd())
-      {'b': 4}
-    """
-
-    rule: RankRule
-
-    def ranks(self, weights: Mapping[Path, Array], method: Method) -> dict[Path, Rank]:
-        """Return ``{path: rank}``."""
-        ranks = self.rule.ranks(weights, method)
-        return {
-            path: rank
-            for path, rank in ranks.items()
-            if method.at(path).parameters(tuple(weights[path].shape), rank) < math.prod(weights[path].shape)
-        }

@@ -9,9 +9,8 @@ import pytest
 
 from lepton_jax import low_rank
 from lepton_jax.core import paths
-from lepton_jax.lowrank.guard import Guarded, choose_ranks, keep_faster
 from lepton_jax.lowrank.layer_times import dense_macs, layer_times
-from lepton_jax.lowrank.ranks import Energy, Fixed, Fraction
+from lepton_jax.lowrank.ranks import Energy, Fixed, Fraction, Guarded, choose_ranks, keep_faster
 from lepton_jax.lowrank.svd import Svd
 
 RNG = np.random.default_rng(0)
