@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
-from lepton_jax.distillation.numerics import check_batch, check_same, check_temperature, unit, wide
+from lepton_jax.distillation.numerics import check_batch, check_same, check_temperature, check_weights, unit, wide
 
 
 def dist(
@@ -47,8 +47,7 @@ def dist(
     check_batch("dist", student_logits, teacher_logits, 2)
     if jnp.ndim(student_logits) != 2:
         raise ValueError(f"dist: logits must be [B, C]; got shape {jnp.shape(student_logits)}.")
-    if not (inter >= 0 and intra >= 0):
-        raise ValueError(f"dist: inter and intra must be 0 or more; got {inter} and {intra}.")
+    check_weights("dist", inter=inter, intra=intra)
     student, teacher = (jax.nn.softmax(wide(x) / temperature) for x in (student_logits, teacher_logits))
     by_example = jnp.mean(1 - _pearson(student, teacher))
     by_class = jnp.mean(1 - _pearson(student.T, teacher.T))
@@ -57,8 +56,7 @@ def dist(
 
 def _pearson(x: Array, y: Array) -> Array:
     """Pearson's correlation along the last axis."""
-    x, y = _centred(x), _centred(y)
-    return jnp.sum(x * y, axis=-1)
+    return jnp.sum(_centred(x) * _centred(y), axis=-1)
 
 
 def _centred(x: Array) -> Array:

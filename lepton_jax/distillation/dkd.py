@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.logits import divergence
-from lepton_jax.distillation.numerics import check_rank, check_same, check_temperature, wide
+from lepton_jax.distillation.numerics import check_classes, check_logits, check_weights, softened
 
 
 def dkd(
@@ -44,21 +44,13 @@ def dkd(
 
     Source: B. Zhao et al. 2022, "Decoupled knowledge distillation", eq. (7), with the squared temperature of the authors' code.
     """
-    check_temperature("dkd", temperature)
-    check_rank("dkd", 1, "logits [..., C]", student_logits, teacher_logits)
-    check_same("dkd", student_logits, teacher_logits)
-    *batch, classes = jnp.shape(student_logits)
-    if classes < 2 or jnp.shape(labels) != tuple(batch):
-        raise ValueError(
-            f"dkd: needs logits [..., C] of 2 classes or more and labels [...]; got {jnp.shape(student_logits)} and "
-            f"{jnp.shape(labels)}."
-        )
-    if not (alpha >= 0 and beta >= 0):
-        raise ValueError(f"dkd: alpha and beta must be 0 or more; got {alpha} and {beta}.")
-    target = jax.nn.one_hot(labels, classes, dtype=bool)
+    check_logits("dkd", temperature, student_logits, teacher_logits)
+    check_classes("dkd", student_logits, labels)
+    check_weights("dkd", alpha=alpha, beta=beta)
+    target = jax.nn.one_hot(labels, jnp.shape(student_logits)[-1], dtype=bool)
 
     def parts(logits: Array) -> tuple[Array, Array]:
-        logs = jax.nn.log_softmax(wide(logits) / temperature)
+        logs = softened(logits, temperature)
         label = jnp.sum(jnp.where(target, logs, 0), axis=-1)
         others = jax.nn.logsumexp(logs, axis=-1, where=~target)
         # Among the others; the label's own entry counts nothing, being 0 in both and its probability too.

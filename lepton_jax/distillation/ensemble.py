@@ -39,10 +39,7 @@ def ensemble_logits(logits: Sequence[Array], *, average: Average = "probabilitie
 
     Source: Hinton, Vinyals, Dean 2015, section 3 (arithmetic or geometric mean of the members' predictions).
     """
-    check_option("ensemble: average", average, Average)
-    check_temperature("ensemble", temperature)
-    if not len(logits):
-        raise ValueError("ensemble: there is no teacher to average; give one or more.")
+    _check(logits, average, temperature)
     for number, one in enumerate(logits):
         check_same(f"ensemble: members 0 and {number}", logits[0], one)
     stacked = jnp.stack([wide(one) for one in logits])
@@ -72,13 +69,17 @@ def ensemble(members: Sequence[Teach], *, average: Average = "probabilities", te
       [[1.0, 1.0]]
     """
     members = tuple(members)
-    check_option("ensemble: average", average, Average)
-    check_temperature("ensemble", temperature)
-    if not members:
-        raise ValueError("ensemble: there is no teacher to average; give one or more.")
+    _check(members, average, temperature)
 
     def answer(images: Any) -> Outputs:
         logits = [member(images).logits for member in members]
         return Outputs(ensemble_logits(logits, average=average, temperature=temperature), {})
 
     return answer
+
+
+def _check(members: Sequence[Any], average: Average, temperature: float) -> None:
+    check_option("ensemble: average", average, Average)
+    check_temperature("ensemble", temperature)
+    if not len(members):
+        raise ValueError("ensemble: there is no teacher to average; give one or more.")

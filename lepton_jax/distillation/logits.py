@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
-from lepton_jax.distillation.numerics import check_rank, check_same, check_temperature, wide
+from lepton_jax.distillation.numerics import check_classes, check_logits, check_rank, check_same, softened
 
 
 def soft_targets(student_logits: Array, teacher_logits: Array, temperature: float | Array = 1.0) -> Array:
@@ -32,11 +32,8 @@ def soft_targets(student_logits: Array, teacher_logits: Array, temperature: floa
     Source: Hinton, Vinyals, Dean 2015, "Distilling the knowledge in a neural network", section 2. Deviation: the divergence
     instead of the cross entropy, which differs by the teacher's entropy, a constant, so that the least value is 0.
     """
-    check_temperature("soft_targets", temperature)
-    check_rank("soft_targets", 1, "logits [..., C]", student_logits, teacher_logits)
-    check_same("soft_targets", student_logits, teacher_logits)
-    student, teacher = (jax.nn.log_softmax(wide(x) / temperature) for x in (student_logits, teacher_logits))
-    return divergence(teacher, student) * temperature**2
+    check_logits("soft_targets", temperature, student_logits, teacher_logits)
+    return divergence(softened(teacher_logits, temperature), softened(student_logits, temperature)) * temperature**2
 
 
 def divergence(log_p: Array, log_q: Array) -> Array:
@@ -77,9 +74,7 @@ def top_k_soft_targets(student_logits: Array, teacher_logits: Array, temperature
     Deviation: they scale the k probabilities to sum to 1; here the rest is a class, so that the teacher's mass outside the k is
     learned too and the loss is 0 at equality.
     """
-    check_temperature("top_k_soft_targets", temperature)
-    check_rank("top_k_soft_targets", 1, "logits [..., C]", student_logits, teacher_logits)
-    check_same("top_k_soft_targets", student_logits, teacher_logits)
+    check_logits("top_k_soft_targets", temperature, student_logits, teacher_logits)
     check_whole("top_k_soft_targets: k", k, 1, jnp.shape(teacher_logits)[-1])
     if k == jnp.shape(teacher_logits)[-1]:
         return soft_targets(student_logits, teacher_logits, temperature)
@@ -88,7 +83,7 @@ def top_k_soft_targets(student_logits: Array, teacher_logits: Array, temperature
     outside = jnp.put_along_axis(outside, chosen, False, axis=-1, inplace=False)
 
     def coarse(logits: Array) -> Array:
-        logs = jax.nn.log_softmax(wide(logits) / temperature)
+        logs = softened(logits, temperature)
         rest = jax.nn.logsumexp(logs, axis=-1, where=outside)
         return jnp.concatenate([jnp.take_along_axis(logs, chosen, axis=-1), rest[..., None]], axis=-1)
 
@@ -125,12 +120,8 @@ def teacher_free(student_logits: Array, labels: Array, temperature: float | Arra
     if not 0 < confidence < 1:
         raise ValueError(f"teacher_free: confidence must be in (0, 1); got {confidence}. The paper takes 0.99.")
     check_rank("teacher_free", 1, "logits [..., C]", student_logits)
-    *batch, classes = jnp.shape(student_logits)
-    if classes < 2 or tuple(batch) != jnp.shape(labels):
-        raise ValueError(
-            f"teacher_free: needs logits [..., C] of 2 classes or more and labels [...]; got {jnp.shape(student_logits)} and "
-            f"{jnp.shape(labels)}."
-        )
+    check_classes("teacher_free", student_logits, labels)
+    classes = jnp.shape(student_logits)[-1]
     right = jax.nn.one_hot(labels, classes, dtype=bool)
     virtual = jnp.where(right, jnp.log(confidence), jnp.log((1 - confidence) / (classes - 1)))
     return soft_targets(student_logits, virtual, temperature)

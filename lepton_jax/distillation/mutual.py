@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array, ModelApply, PyTree
+from lepton_jax.distillation.labels import Labelled, on_labels
 from lepton_jax.distillation.logits import soft_targets
-from lepton_jax.distillation.numerics import check_temperature
-from lepton_jax.distillation.offline import Labelled
+from lepton_jax.distillation.numerics import check_temperature, check_weights
+from lepton_jax.distillation.taps import tapped
 from lepton_jax.training.classification import classification_loss
 from lepton_jax.training.step import LossFn, Metrics
 
@@ -56,8 +57,7 @@ def mutual_loss(
     check_temperature("mutual_loss", temperature)
     if len(peers) < 2:
         raise ValueError(f"mutual_loss: needs two peers or more; got {', '.join(peers) or 'none'}.")
-    if not weight >= 0:
-        raise ValueError(f"mutual_loss: weight must be 0 or more; got {weight}.")
+    check_weights("mutual_loss", weight=weight)
 
     def loss_fn(params: PyTree, model_state: PyTree, batch: Any, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
         logits: dict[str, Array] = {}
@@ -65,9 +65,9 @@ def mutual_loss(
         metrics: Metrics = {}
         total = jnp.float32(0)
         for number, (name, apply) in enumerate(peers.items()):
-            loss, logits[name], states[name], own = _one(
-                labelled, apply, params[name], model_state[name], batch, jax.random.fold_in(key, number)
-            )
+            run, own_key = tapped(apply, ()), jax.random.fold_in(key, number)
+            loss, outputs, states[name], own = on_labels(labelled, run, params[name], model_state[name], batch, own_key)
+            logits[name] = outputs.logits
             metrics |= {f"{name}_{metric}": value for metric, value in own.items()}
             total += loss
         for name in peers:
@@ -78,18 +78,3 @@ def mutual_loss(
         return total, (states, metrics)
 
     return loss_fn
-
-
-def _one(
-    labelled: Labelled, apply: ModelApply, params: PyTree, model_state: PyTree, batch: Any, key: Array
-) -> tuple[Array, Array, PyTree, Metrics]:
-    """A peer's loss on the labels, its logits, its new state and its metrics; the model is run once."""
-    seen: list[Array] = []
-
-    def watched(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
-        logits, model_state = apply(params, model_state, inputs, train=train, key=key)
-        seen.append(logits)
-        return logits, model_state
-
-    loss, (model_state, metrics) = labelled(watched)(params, model_state, batch, key)
-    return loss, seen[-1], model_state, metrics

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.errors import is_traced
@@ -80,11 +81,58 @@ def check_rank(name: str, rank: int, layout: str, *arrays: Any) -> None:
             raise ValueError(f"{name}: features must be {layout}, {rank} axes or more; got shape {jnp.shape(array)}.")
 
 
+def check_logits(name: str, temperature: float | Array, *logits: Any) -> None:
+    """Raise unless all are logits ``[..., C]`` of one shape, and the temperature is positive.
+
+    Example:
+      >>> check_logits("soft_targets", 1.0, jnp.ones((2, 3)), jnp.ones((2, 3)))
+    """
+    check_temperature(name, temperature)
+    check_rank(name, 1, "logits [..., C]", *logits)
+    check_same(name, logits[0], logits[-1])
+
+
+def check_classes(name: str, logits: Any, labels: Any) -> None:
+    """Raise unless there are two classes or more, and a label for each example.
+
+    Example:
+      >>> check_classes("dkd", jnp.ones((2, 3)), jnp.zeros(2, int))
+    """
+    *batch, classes = jnp.shape(logits)
+    if classes < 2 or jnp.shape(labels) != tuple(batch):
+        raise ValueError(
+            f"{name}: needs logits [..., C] of 2 classes or more and labels [...]; got {jnp.shape(logits)} and "
+            f"{jnp.shape(labels)}."
+        )
+
+
+def check_weights(name: str, **weights: float) -> None:
+    """Raise unless all are 0 or more.
+
+    Example:
+      >>> check_weights("dkd", alpha=1.0, beta=-1.0)
+      Traceback (most recent call last):
+      ...
+      ValueError: dkd: alpha and beta must be 0 or more; got 1.0 and -1.0.
+    """
+    if not all(weight >= 0 for weight in weights.values()):
+        raise ValueError(f"{name}: {' and '.join(weights)} must be 0 or more; got {' and '.join(map(str, weights.values()))}.")
+
+
+def softened(logits: Any, temperature: float | Array) -> Array:
+    """Return the log-probabilities at a temperature, in float32 at least.
+
+    Example:
+      >>> softened(jnp.zeros((1, 2)), 4.0).round(3).tolist()
+      [[-0.6930000185966492, -0.6930000185966492]]
+    """
+    return jax.nn.log_softmax(wide(logits) / temperature)
+
+
 def safe_sqrt(squares: Array) -> Array:
     """Return the square root, with gradient 0 (not infinity) where the argument is 0.
 
     Example:
-      >>> import jax
       >>> jax.grad(safe_sqrt)(0.0).item()
       0.0
     """

@@ -9,18 +9,15 @@ import optax
 
 from lepton_jax.core.transform import Transform, by_part, identity
 from lepton_jax.core.typing import Array, ModelApply, PyTree
+from lepton_jax.distillation.labels import Labelled, on_labels
 from lepton_jax.distillation.parts import part
 from lepton_jax.distillation.settings import Distill
 from lepton_jax.distillation.taps import Outputs, tapped
-from lepton_jax.distillation.terms import FeatureTerm
 from lepton_jax.training.classification import classification_loss
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, make_train_step
-
-Labelled = Callable[[ModelApply], LossFn]
-"""Makes the loss on the labels of a model: `classification_loss`, with its settings by `functools.partial`."""
 
 
 def distillation_loss(apply: ModelApply, settings: Distill, *, labelled: Labelled = classification_loss) -> LossFn:
@@ -57,25 +54,13 @@ def distillation_loss(apply: ModelApply, settings: Distill, *, labelled: Labelle
     run = tapped(apply, settings.student_taps, "student")
 
     def loss_fn(params: PyTree, model_state: PyTree, batch: Any, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        seen: list[Outputs] = []
-
-        def watched(
-            params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None
-        ) -> tuple[Array, PyTree]:
-            (logits, model_state), features = run(params, model_state, inputs, train=train, key=key)
-            seen.append(Outputs(logits, features))
-            return logits, model_state
-
-        label_loss, (new_state, metrics) = labelled(watched)(params["student"], model_state["student"], batch, key)
-        ours, theirs = seen[-1], _answers(batch, settings)
+        label_loss, ours, new_state, metrics = on_labels(labelled, run, params["student"], model_state["student"], batch, key)
+        theirs = _answers(batch, settings)
         # Not 0 * loss, which is NaN where the loss is infinite.
         total = settings.label_weight * label_loss if settings.label_weight else jnp.zeros_like(label_loss)
         values = {}
         for name, term in zip(settings.names(), settings.terms):
-            if isinstance(term, FeatureTerm):
-                values[name] = term(params["adapters"].get(name, {}), ours, theirs)
-            else:
-                values[name] = term(ours, theirs, batch)
+            values[name] = term(params["adapters"].get(name, {}), ours, theirs, batch)
             total += term.weight * values[name]
         return total, ({"student": new_state}, {**metrics, "label_loss": label_loss, **values})
 
@@ -121,7 +106,7 @@ def with_adapters(
     ours = jax.eval_shape(student_outputs, params, model_state, batch.images)
     theirs, adapters = _answers(batch, settings), {}
     for number, (name, term) in enumerate(zip(settings.names(), settings.terms)):
-        if isinstance(term, FeatureTerm) and (made := term.init(jax.random.fold_in(key, number), ours, theirs)):
+        if made := term.init(jax.random.fold_in(key, number), ours, theirs):
             adapters[name] = made
     return {"student": params, "adapters": adapters}
 

@@ -30,9 +30,7 @@ def rkd_distance(student: Array, teacher: Array, *, delta: float = 1.0) -> Array
 
     Source: Park et al. 2019, "Relational knowledge distillation", section 3.2.1. Deviation: mean instead of sum over pairs.
     """
-    _check_delta("rkd_distance", delta)
-    check_batch("rkd_distance", student, teacher, 2)
-    s, t = (_relative(rows(x)) for x in (student, teacher))
+    s, t = (_relative(points) for points in _points("rkd_distance", student, teacher, 2, delta))
     pairs = s.shape[0] * (s.shape[0] - 1)
     return jnp.sum(huber(s - t, delta)) / pairs
 
@@ -69,9 +67,7 @@ def rkd_angle(student: Array, teacher: Array, *, delta: float = 1.0) -> Array:
 
     Source: Park et al. 2019, "Relational knowledge distillation", section 3.2.2. Deviation: mean instead of sum over triples.
     """
-    _check_delta("rkd_angle", delta)
-    check_batch("rkd_angle", student, teacher, 3)
-    s, t = (_angles(rows(x)) for x in (student, teacher))
+    s, t = (_angles(points) for points in _points("rkd_angle", student, teacher, 3, delta))
     count = s.shape[0]
     differ = ~jnp.eye(count, dtype=bool)
     distinct = differ[:, :, None] & differ[:, None, :] & differ[None]
@@ -118,8 +114,8 @@ def similarity_preserving(student: Array, teacher: Array) -> Array:
 
     Source: Tung and Mori 2019, "Similarity-preserving knowledge distillation", eq. (1) to (4).
     """
-    check_batch("similarity_preserving", student, teacher, 2)
-    s, t = (unit(jnp.matmul(x, x.T, precision="highest")) for x in (rows(student), rows(teacher)))
+    both = _points("similarity_preserving", student, teacher, 2)
+    s, t = (unit(jnp.matmul(x, x.T, precision="highest")) for x in both)
     return jnp.mean(jnp.square(s - t))
 
 
@@ -147,8 +143,7 @@ def pkt(student: Array, teacher: Array) -> Array:
     Source: Passalis and Tefas 2018, "Learning deep representations with probabilistic knowledge transfer", section 3, cosine
     kernel. Deviation: mean instead of sum over examples.
     """
-    check_batch("pkt", student, teacher, 2)
-    log_q, log_p = (_neighbours(rows(x)) for x in (student, teacher))
+    log_q, log_p = (_neighbours(points) for points in _points("pkt", student, teacher, 2))
     off = ~jnp.eye(log_p.shape[0], dtype=bool)
     return jnp.mean(jnp.sum(jnp.where(off, jnp.exp(log_p) * (log_p - log_q), 0), axis=1))
 
@@ -163,6 +158,9 @@ def _neighbours(points: Array) -> Array:
     return jnp.log(kernel) - jnp.log(jnp.sum(jnp.where(off, kernel, 0), axis=1, keepdims=True))
 
 
-def _check_delta(name: str, delta: float) -> None:
+def _points(name: str, student: Array, teacher: Array, least: int, delta: float = 1.0) -> tuple[Array, Array]:
+    """Both as one row an example, settings and shapes checked."""
     if not delta > 0:
         raise ValueError(f"{name}: delta must be positive; got {delta}. The authors take 1.")
+    check_batch(name, student, teacher, least)
+    return rows(student), rows(teacher)

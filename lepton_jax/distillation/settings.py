@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lepton_jax.core.errors import collect
-from lepton_jax.distillation.terms import FeatureTerm, LogitTerm, Term
+from lepton_jax.distillation.terms import Term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Distill:
       TypeError: for something that is no term.
 
     Example:
+      >>> from lepton_jax.distillation.terms import LogitTerm
       >>> Distill(terms=(LogitTerm(weight=0.9),), label_weight=0.1)
       Distill(terms=(LogitTerm(loss=soft_targets, weight=0.9),), label_weight=0.1)
     """
@@ -30,7 +31,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         for term in self.terms:
-            if not isinstance(term, LogitTerm | FeatureTerm):
+            if not isinstance(term, Term):
                 raise TypeError(f"Distill: terms are LogitTerm or FeatureTerm; got a {type(term).__name__}.")
         with collect("Distill") as problems:
             if not self.label_weight >= 0:
@@ -41,19 +42,17 @@ class Distill:
     @property
     def student_taps(self) -> tuple[str, ...]:
         """All patterns of the student's features."""
-        taps = [tap for term in self.terms if isinstance(term, FeatureTerm) for tap in term.student_taps]
-        return tuple(dict.fromkeys(taps))
+        return tuple(dict.fromkeys(tap for term in self.terms for tap in term.student_taps))
 
     @property
     def teacher_taps(self) -> tuple[str, ...]:
         """All patterns of the teacher's features: what its outputs have to hold."""
-        taps = [tap for term in self.terms if isinstance(term, FeatureTerm) for tap in term.teacher_taps]
-        return tuple(dict.fromkeys(taps))
+        return tuple(dict.fromkeys(tap for term in self.terms for tap in term.teacher_taps))
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at a teacher."""
-        return any(isinstance(term, FeatureTerm) or term.needs_teacher for term in self.terms)
+        return any(term.needs_teacher for term in self.terms)
 
     def names(self) -> tuple[str, ...]:
         """Return a name for each term, unique: the name of its loss, numbered where it comes again."""

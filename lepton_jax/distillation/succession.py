@@ -1,6 +1,7 @@
 """Teachers one after another: born-again generations of one size, and assistants of falling size."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.distillation.teacher import Teacher
@@ -32,10 +33,7 @@ def born_again(teacher: Teacher, train: Callable[[int, Teacher], Teacher], gener
     Source: Furlanello et al. 2018, "Born-again neural networks", section 3.
     """
     check_whole("born_again: generations", generations, 1)
-    models = [teacher]
-    for number in range(1, generations + 1):
-        models.append(train(number, models[-1]))
-    return tuple(models[1:])
+    return assistants(teacher, [partial(train, number) for number in range(1, generations + 1)])
 
 
 def assistants(teacher: Teacher, trainers: Sequence[Callable[[Teacher], Teacher]]) -> tuple[Teacher, ...]:

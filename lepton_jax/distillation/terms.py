@@ -17,7 +17,55 @@ from lepton_jax.distillation.taps import Outputs
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class LogitTerm:
+class Term:
+    """Base of all terms: a weighted loss, which taps it needs, and what it learns beside the student.
+
+    Args:
+      loss: a function.
+      weight: 0 or more.
+
+    Raises:
+      ValueError: for a weight below 0.
+    """
+
+    loss: Callable[..., Array]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"{type(self).__name__}: weight must be 0 or more; got {self.weight}.")
+
+    @property
+    def name(self) -> str:
+        """The loss function's name."""
+        return _function_name(self.loss)
+
+    @property
+    def student_taps(self) -> tuple[str, ...]:
+        """The student's patterns."""
+        return ()
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """The teacher's patterns."""
+        return ()
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss looks at a teacher."""
+        return True
+
+    def init(self, key: Array, student: Outputs, teacher: Outputs) -> dict[str, PyTree]:
+        """Return the adapters' parameters for outputs of these shapes; only shapes are read."""
+        return {}
+
+    def __call__(self, params: dict[str, PyTree], student: Outputs, teacher: Outputs, batch: Any) -> Array:
+        """Return the unweighted loss, a scalar; `params` are those of `init`."""
+        raise TypeError(f"{type(self).__name__} does not say what it compares")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LogitTerm(Term):
     """A weighted loss on the student's logits.
 
     Args:
@@ -36,10 +84,9 @@ class LogitTerm:
     """
 
     loss: Callable[..., Array] = soft_targets
-    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_weight(self)
+        super().__post_init__()
         required = {n for n, p in inspect.signature(self.loss).parameters.items() if p.default is p.empty}
         if unknown := required - {"student_logits", "teacher_logits", "labels", "mask"}:
             raise TypeError(
@@ -51,17 +98,10 @@ class LogitTerm:
         return f"LogitTerm(loss={_shown(self.loss)}, weight={self.weight})"
 
     @property
-    def name(self) -> str:
-        """The loss function's name."""
-        return _function_name(self.loss)
-
-    @property
     def needs_teacher(self) -> bool:
-        """Whether the loss looks at a teacher."""
         return "teacher_logits" in inspect.signature(self.loss).parameters
 
-    def __call__(self, student: Outputs, teacher: Outputs, batch: Any) -> Array:
-        """Return the unweighted loss, a scalar."""
+    def __call__(self, params: dict[str, PyTree], student: Outputs, teacher: Outputs, batch: Any) -> Array:
         given = {"student_logits": lambda: student.logits, "teacher_logits": lambda: teacher.logits}
         given |= {"labels": lambda: batch.labels, "mask": lambda: batch.mask}
         takes = inspect.signature(self.loss).parameters
@@ -69,7 +109,7 @@ class LogitTerm:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FeatureTerm:
+class FeatureTerm(Term):
     """A weighted loss on features tapped from both models.
 
     Args:
@@ -89,15 +129,13 @@ class FeatureTerm:
       FeatureTerm(loss=hints, student=('Dense_0',), teacher=('Dense_0',), weight=0.1, adapter=Linear())
     """
 
-    loss: Callable[..., Array]
     student: str | tuple[str, ...]
     teacher: str | tuple[str, ...]
-    weight: float = 1.0
     adapter: Adapter = field(default_factory=Plain)
     together: bool = False
 
     def __post_init__(self) -> None:
-        _check_weight(self)
+        super().__post_init__()
         if not self.student_taps or not self.teacher_taps:
             raise ValueError(f"FeatureTerm: {self.name} needs a tap of the student and one of the teacher, e.g. 'Dense_0'.")
 
@@ -109,18 +147,11 @@ class FeatureTerm:
         )
 
     @property
-    def name(self) -> str:
-        """The loss function's name."""
-        return _function_name(self.loss)
-
-    @property
     def student_taps(self) -> tuple[str, ...]:
-        """The student's patterns."""
         return (self.student,) if isinstance(self.student, str) else tuple(self.student)
 
     @property
     def teacher_taps(self) -> tuple[str, ...]:
-        """The teacher's patterns."""
         return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
 
     def pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[str, Array, Array]]:
@@ -144,15 +175,13 @@ class FeatureTerm:
         return [(f"student {a}, teacher {b}", x, y) for (a, x), (b, y) in zip(ours, theirs)]
 
     def init(self, key: Array, student: Outputs, teacher: Outputs) -> dict[str, PyTree]:
-        """Return the adapters' parameters for outputs of these shapes; only shapes are read."""
         adapters = {
             str(i): self.adapter.init(jax.random.fold_in(key, i), x, y)
             for i, (_, x, y) in enumerate(self.pairs(student, teacher))
         }
         return {i: params for i, params in adapters.items() if params}
 
-    def __call__(self, params: dict[str, PyTree], student: Outputs, teacher: Outputs) -> Array:
-        """Return the unweighted loss, a scalar."""
+    def __call__(self, params: dict[str, PyTree], student: Outputs, teacher: Outputs, batch: Any) -> Array:
         pairs, adapted = self.pairs(student, teacher), []
         for i, (place, x, y) in enumerate(pairs):
             with _at(place):
@@ -165,9 +194,6 @@ class FeatureTerm:
             with _at(place):
                 losses.append(jnp.mean(self.loss(*arguments)))
         return jnp.mean(jnp.stack(losses))
-
-
-Term = LogitTerm | FeatureTerm
 
 
 @contextmanager
@@ -185,11 +211,6 @@ def _labelled(outputs: Outputs, taps: tuple[str, ...]) -> list[tuple[str, Array]
         for tap in taps
         for i, value in enumerate(outputs.features[tap])
     ]
-
-
-def _check_weight(term: Term) -> None:
-    if not term.weight >= 0:
-        raise ValueError(f"{type(term).__name__}: weight must be 0 or more; got {term.weight}.")
 
 
 def _function_name(loss: Callable[..., Array]) -> str:
