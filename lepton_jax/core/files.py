@@ -10,7 +10,7 @@ class ArtifactError(ValueError):
     """A file of ours that cannot be written, or is damaged, foreign or too new; says what and where."""
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write a file so that, whatever happens, its old content or the new one is there.
 
     The bytes go to a temporary file in the same folder, ``.NAME.*.lepton-part``, reach the disk, and take the name in

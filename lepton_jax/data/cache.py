@@ -1,12 +1,14 @@
 """Decoded arrays on disk: written atomically, rebuilt when damaged."""
 
+import io
 import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from lepton_jax.core.files import ArtifactError, write_atomic
 
 _ENV = "LEPTON_CACHE"
 
@@ -46,18 +48,13 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     Raises:
       OSError: if the folder or the disk refuses; nothing half-written stays behind.
     """
-    temporary = None
+    data = io.BytesIO()
     try:
+        np.savez(data, **arrays)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    except OSError as error:
+        write_atomic(path, data.getbuffer())
+    except (OSError, ArtifactError) as error:
         raise OSError(
             f"cannot write the decoded arrays to {path}: {error}. "
             f"Free some space, or name another folder in {_ENV} or cache_dir."
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Residual networks for ImageNet-sized images (ResNet-18, 34, 50), and the blocks they share with those for CIFAR."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -14,7 +15,27 @@ _BlockKind = Literal["basic", "bottleneck"]
 _Stem = Literal["imagenet", "small"]
 
 
-class BasicBlock(nn.Module):
+class Residual(nn.Module):
+    """Base of the blocks: what each adds to a shortcut.
+
+    Args:
+      features: channels inside.
+      stride: of the block and the shortcut.
+      shortcut: how the shortcut changes shape, where it has to.
+      dtype: of the computation.
+    """
+
+    features: int
+    stride: int = 1
+    shortcut: Shortcut = "projection"
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        check_option("shortcut", self.shortcut, Shortcut)
+        super().__post_init__()
+
+
+class BasicBlock(Residual):
     """Add two 3x3 convolutions to a shortcut.
 
     Args:
@@ -32,15 +53,6 @@ class BasicBlock(nn.Module):
     Source: K. He et al., Deep residual learning for image recognition, 2016, figure 5 left; options A and B of section 4.1.
     """
 
-    features: int
-    stride: int = 1
-    shortcut: Shortcut = "projection"
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        check_option("shortcut", self.shortcut, Shortcut)
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Return ``[B, ceil(H / stride), ceil(W / stride), features]``."""
@@ -50,7 +62,7 @@ class BasicBlock(nn.Module):
         return nn.relu(y + _shortcut(self, x, self.features, train))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Residual):
     """Add a 1x1, a 3x3 and a widening 1x1 convolution to a shortcut.
 
     Args:
@@ -66,15 +78,6 @@ class Bottleneck(nn.Module):
 
     Source: K. He et al., 2016, figure 5 right. Deviation: the stride is on the 3x3 convolution ("v1.5"), as in torchvision.
     """
-
-    features: int
-    stride: int = 1
-    shortcut: Shortcut = "projection"
-    dtype: Any = None
-
-    def __post_init__(self) -> None:
-        check_option("shortcut", self.shortcut, Shortcut)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -124,16 +127,39 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Return logits ``[B, classes]`` of images ``[B, H, W, C]``; `train` uses and updates the batch's statistics."""
         imagenet = self.stem == "imagenet"
-        x = _conv(self, self.features, 7, 2)(x) if imagenet else _conv(self, self.features, 3)(x)
-        x = nn.relu(_norm(self, train)(x))
+        x = stem(self, x, train, 7, 2) if imagenet else stem(self, x, train)
         if imagenet:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         block = BasicBlock if self.block == "basic" else Bottleneck
-        for stage, count in enumerate(self.blocks):
-            for i in range(count):
-                stride = 2 if stage > 0 and i == 0 else 1
-                x = block(self.features * 2**stage, stride=stride, dtype=self.dtype)(x, train)
-        return nn.Dense(self.classes, dtype=self.dtype)(x.mean(axis=(1, 2)))
+        return head(self, stages(self, x, block, self.blocks, train))
+
+
+def stages(parent: Any, x: Array, block: type[Residual], blocks: Sequence[int], train: bool, **settings: Any) -> Array:
+    """Apply the stages of a residual network, each with twice the channels at half the size of the one before.
+
+    Args:
+      parent: the network; this is called inside its compact method.
+      x: what the stem gives.
+      block: of which the stages are made.
+      blocks: how many each stage has.
+      train: whether batch norm uses the batch's statistics.
+      **settings: of the blocks.
+    """
+    for stage, count in enumerate(blocks):
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            x = block(parent.features * 2**stage, stride=stride, dtype=parent.dtype, **settings)(x, train)
+    return x
+
+
+def head(parent: Any, x: Array) -> Array:
+    """Return the logits of what the last stage gives; called inside the network's compact method."""
+    return nn.Dense(parent.classes, dtype=parent.dtype)(x.mean(axis=(1, 2)))
+
+
+def stem(parent: Any, x: Array, train: bool, size: int = 3, stride: int = 1) -> Array:
+    """Apply the first convolution, batch norm and ReLU; called inside the network's compact method."""
+    return nn.relu(_norm(parent, train)(_conv(parent, parent.features, size, stride)(x)))
 
 
 def _conv(parent: Any, features: int, size: int, stride: int = 1) -> nn.Conv:

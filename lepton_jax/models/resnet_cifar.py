@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.typing import Array
-from lepton_jax.models.resnet import BasicBlock, Shortcut
+from lepton_jax.models.resnet import BasicBlock, Shortcut, head, stages, stem
 
 
 class ResNetCifar(nn.Module):
@@ -26,7 +25,7 @@ class ResNetCifar(nn.Module):
       ValueError: if no such depth or shortcut exists.
 
     Example:
-      >>> import jax
+      >>> import jax, jax.numpy as jnp
       >>> variables = jax.eval_shape(ResNetCifar(depth=8, features=4).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
       >>> variables["params"]["Dense_0"]["kernel"].shape
       (16, 10)
@@ -49,11 +48,5 @@ class ResNetCifar(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Return logits ``[B, classes]`` of images ``[B, H, W, C]``; `train` uses and updates the batch's statistics."""
-        x = nn.Conv(self.features, (3, 3), padding=1, use_bias=False, dtype=self.dtype)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x))
-        for stage in range(3):
-            for i in range((self.depth - 2) // 6):
-                stride = 2 if stage > 0 and i == 0 else 1
-                width = self.features * 2**stage
-                x = BasicBlock(width, stride=stride, shortcut=self.shortcut, dtype=self.dtype)(x, train)
-        return nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, axis=(1, 2)))
+        blocks = 3 * ((self.depth - 2) // 6,)
+        return head(self, stages(self, stem(self, x, train), BasicBlock, blocks, train, shortcut=self.shortcut))

@@ -6,12 +6,12 @@ so that small differences of either sign are small numbers (0, -1, 1, -2, ... be
 Source: Weinberger, Seroussi, Sapiro 2000, "The LOCO-I lossless image compression algorithm" (the median edge detector).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 FILTERS = ("none", "left", "above", "plane", "median", "example")
 NONE, _LEFT, _ABOVE, _PLANE, _MEDIAN, _EXAMPLE = range(6)
+_AXES = {_LEFT: (2,), _ABOVE: (1,), _PLANE: (1, 2), _EXAMPLE: (0,)}
+"""Along which axes the filters take differences."""
 
 
 def as_block(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -38,18 +38,12 @@ def apply(number: int, x: np.ndarray) -> np.ndarray:
     """
     if number == NONE:
         return x
-    if number == _LEFT:
-        rest = _steps(x, 2)
-    elif number == _ABOVE:
-        rest = _steps(x, 1)
-    elif number == _PLANE:
-        rest = _steps(_steps(x, 1), 2)
-    elif number == _EXAMPLE:
-        rest = _steps(x, 0)
-    else:
+    if number == _MEDIAN:
         padded = np.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
-        rest = x - _median(padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1])
-    return _fold(rest)
+        return _fold(x - _median(padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1]))
+    for axis in _AXES[number]:
+        x = np.diff(x, axis=axis, prepend=x.dtype.type(0))
+    return _fold(x)
 
 
 def undo(number: int, rest: np.ndarray) -> np.ndarray:
@@ -57,15 +51,11 @@ def undo(number: int, rest: np.ndarray) -> np.ndarray:
     if number == NONE:
         return rest
     rest = _unfold(rest)
-    if number == _LEFT:
-        return np.cumsum(rest, 2, rest.dtype)
-    if number == _ABOVE:
-        return np.cumsum(rest, 1, rest.dtype)
-    if number == _PLANE:
-        return np.cumsum(np.cumsum(rest, 2, rest.dtype), 1, rest.dtype)
-    if number == _EXAMPLE:
-        return np.cumsum(rest, 0, rest.dtype)
-    return _undo_median(rest)
+    if number == _MEDIAN:
+        return _undo_median(rest)
+    for axis in reversed(_AXES[number]):
+        rest = np.cumsum(rest, axis, rest.dtype)
+    return rest
 
 
 def candidates(shape: tuple[int, int, int, int]) -> tuple[int, ...]:
@@ -76,31 +66,23 @@ def candidates(shape: tuple[int, int, int, int]) -> tuple[int, ...]:
       ['none', 'left', 'example']
     """
     examples, height, width, _ = shape
-    chosen = [NONE]
-    chosen += [_LEFT] if width > 1 else []
-    chosen += [_ABOVE] if height > 1 else []
-    chosen += [_PLANE, _MEDIAN] if height > 1 and width > 1 else []
-    return (*chosen, _EXAMPLE) if examples > 1 else tuple(chosen)
+    tells = {_LEFT: width > 1, _ABOVE: height > 1, _PLANE: height > 1 and width > 1, _EXAMPLE: examples > 1}
+    tells |= {NONE: True, _MEDIAN: tells[_PLANE]}
+    return tuple(number for number in sorted(tells) if tells[number])
 
 
 def subtract_green(x: np.ndarray) -> np.ndarray:
     """Return three channels as (first - second, second, third - second)."""
     out = x.copy()
-    out[..., 0] -= x[..., 1]
-    out[..., 2] -= x[..., 1]
+    out[..., ::2] -= x[..., 1:2]
     return out
 
 
 def add_green(x: np.ndarray) -> np.ndarray:
     """Undo `subtract_green`."""
     out = x.copy()
-    out[..., 0] += x[..., 1]
-    out[..., 2] += x[..., 1]
+    out[..., ::2] += x[..., 1:2]
     return out
-
-
-def _steps(x: np.ndarray, axis: int) -> np.ndarray:
-    return np.diff(x, axis=axis, prepend=x.dtype.type(0))
 
 
 def _median(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
