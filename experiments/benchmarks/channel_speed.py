@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common.timing import interleaved
+from lepton_jax.core.timing import interleaved
 from lepton_jax.core.typing import PyTree
 from lepton_jax.models import ResNet, ResNetCifar
 from lepton_jax.pruning.channels import Plan, Random, plan

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 import zstandard
 
-from experiments.common.timing import interleaved
 from lepton_jax.artifact import container, load, save
 from lepton_jax.artifact.artifact import read_manifest, read_tensors
 from lepton_jax.coding import gaps, huffman, mask_classes, mask_rows, rans
@@ -32,6 +31,7 @@ from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
 from lepton_jax.coding.rangecoder import Decoder, Encoder
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.coding.symbols import entropy
+from lepton_jax.core.timing import interleaved
 from lepton_jax.leaves.codebook import CodebookArray
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.timing import interleaved
+from lepton_jax.core.timing import interleaved
 from lepton_jax.graph import fold_batch_norm
 from lepton_jax.models import ResNetCifar
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.common.timing import interleaved
+from lepton_jax.core.timing import interleaved
 from lepton_jax.graph import Interpreter, rewrite
 from lepton_jax.models import ResNetCifar, Transformer
 

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.timing import interleaved
 from lepton_jax import save, unpack
+from lepton_jax.core.timing import interleaved
 from lepton_jax.lowrank import CpAls, Method, Rank, SpatialSvd, Svd, TrainSvd, Tucker2
 from lepton_jax.native import packed
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.timing import interleaved
+from lepton_jax.core.timing import interleaved
 from lepton_jax.pruning import keep_count, top, top_of_all
 
 SPARSITY, TARGET, LEAVES = 0.8, 20, 10

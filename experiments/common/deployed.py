@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.timing import ratio
 from lepton_jax import account, save
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.paths import flatten
+from lepton_jax.core.timing import ratio
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import cost
 from lepton_jax.leaves.adapted import Adapted

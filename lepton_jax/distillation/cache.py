@@ -17,7 +17,7 @@ from lepton_jax.core.errors import collect
 from lepton_jax.data import Split, batches, eval_batches
 from lepton_jax.distillation.taps import Outputs
 from lepton_jax.distillation.teacher import TaughtBatch, Teach, Teacher, teach
-from lepton_jax.training.arrays import to_arrays
+from lepton_jax.training.arrays import describe, to_arrays
 
 _ABOUT = "about.json"
 _VERSION = 1
@@ -152,10 +152,9 @@ def _write(folder: Path, key: dict[str, Any], run: Teach, split: Split, batch_si
                     files[name][done : done + rows] = array[:rows]
                 done += rows
                 bar.update(rows)
-        arrays = {name: f"{file.dtype}[{','.join(map(str, file.shape))}]" for name, file in files.items()}
         for file in files.values():
             file.flush()
-        about = {**key, "arrays": arrays, "counts": counts}
+        about = {**key, "arrays": describe(files), "counts": counts}
         (temporary / _ABOUT).write_text(json.dumps(about, indent=1))
         try:
             temporary.rename(folder)
@@ -181,9 +180,8 @@ def _read(folder: Path, key: dict[str, Any], run: Teach, split: Split, batch_siz
         problems.extend(_changes(about, key))
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in about["arrays"]}
-        found = {name: f"{x.dtype}[{','.join(map(str, x.shape))}]" for name, x in arrays.items()}
-        if found != about["arrays"]:
-            raise ValueError(f"it holds {found}, not {about['arrays']}")
+        if describe(arrays) != about["arrays"]:
+            raise ValueError(f"it holds {describe(arrays)}, not {about['arrays']}")
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"the cache at {folder} is damaged: {error}. Delete it.") from error
     taps = {

@@ -1,8 +1,7 @@
 """What layers cost: multiply-accumulates by leaf, and the time of a layer's own operation, dense and in factors."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,14 +11,13 @@ import numpy as np
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import Packed
+from lepton_jax.core.timing import interleaved
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.cost import cost
 from lepton_jax.graph.origins import operand_origins, origins
 from lepton_jax.graph.trace import Apply, Equation, trace
 from lepton_jax.native.interpreter import packed
-
-_WARM = 2
 
 
 def dense_macs(apply: Apply, params: PyTree, *inputs: Any) -> dict[Path, float]:
@@ -69,8 +67,10 @@ def layer_times(
     found: dict[Path, tuple[float, float]] = {}
     for path, run, x in _layers(apply, params, inputs):
         if path in factors and path not in found:
-            calls = (jax.jit(run), jax.jit(packed(run)))
-            found[path] = _interleaved(calls, (leaves[path], factors[path]), x, rounds)
+            dense, factored = jax.jit(run), jax.jit(packed(run))
+            calls = {"dense": partial(dense, leaves[path], x), "factored": partial(factored, factors[path], x)}
+            times = interleaved(calls, rounds=rounds, warmup=2)
+            found[path] = times["dense"], times["factored"]
     return found
 
 
@@ -98,14 +98,3 @@ def _operation(eqn: Equation, place: int) -> Callable[..., Any]:
         return _compat.bind(eqn.raw, [weight, x] if place == 0 else [x, weight])[0]
 
     return run
-
-
-def _interleaved(calls: tuple[Callable[..., Any], ...], weights: tuple[Any, ...], x: jax.Array, rounds: int) -> Any:
-    taken: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + _WARM):
-        for place, (call, weight) in enumerate(zip(calls, weights)):
-            start = time.perf_counter()
-            jax.block_until_ready(call(weight, x))
-            if number >= _WARM:
-                taken[place].append(time.perf_counter() - start)
-    return tuple(statistics.median(each) for each in taken)

@@ -15,10 +15,10 @@ import numpy as np
 
 from experiments.common.cli import ROOT
 from experiments.common.config import Config
-from experiments.common.timing import ratio
 from experiments.studies.deep_compression.phases import EVAL_BATCH, Stage
 from lepton_jax import load, pack, save
 from lepton_jax.artifact import Account, Artifact
+from lepton_jax.core.timing import ratio
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split

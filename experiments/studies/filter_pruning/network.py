@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from experiments.common import measuring, resnet20, unfinished
-from experiments.common.timing import ratio
 from lepton_jax import account, identity, save
+from lepton_jax.core.timing import ratio
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split
 from lepton_jax.graph import cost
