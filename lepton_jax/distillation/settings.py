@@ -21,7 +21,7 @@ class Distill:
       TypeError: for something that is no term.
 
     Example:
-      >>> from lepton_jax.distillation.terms import LogitTerm
+      >>> from lepton_jax.distillation import LogitTerm
       >>> Distill(terms=(LogitTerm(weight=0.9),), label_weight=0.1)
       Distill(terms=(LogitTerm(loss=soft_targets, weight=0.9),), label_weight=0.1)
     """
