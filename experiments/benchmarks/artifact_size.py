@@ -11,7 +11,7 @@ LeNet-300-100 looks at spots of the image and a third of its units is dead. Colu
   Huffman-coded, the Huffman tables not counted; tables of values and scales at 4 bytes an
   entry.
 * ``zstd-19``, ``xz -9e``: of the packed leaves as they are in memory, which hold 2 to 8 bits a weight.
-* ``entropy``: of the codes without contexts, see `lepton_jax.artifact.counting.Figures`.
+* ``entropy``: of the codes without contexts, see `lepton_jax.leaves.figures.Figures`.
 
 For a file there is also ``file``: all its bytes but the program's, ``whole``: all its bytes, both as the file was written, and
 ``coded today``: all its bytes but the program's if it were written now.
@@ -33,13 +33,14 @@ import numpy as np
 import zstandard
 
 from lepton_jax import load
-from lepton_jax.artifact import counting, leaves
-from lepton_jax.coding.bit_packing import pack_codes
+from lepton_jax.artifact import leaves
+from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.typing import PyTree
 from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.figures import figures
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.models import CNN, LeNet5, LeNet300, ResNet, ResNetCifar, Transformer
 from lepton_jax.quantization import Uniform, quantize
@@ -72,7 +73,7 @@ def paper_bytes(dense: np.ndarray) -> float:
 def paper_leaf(leaf: Any) -> float:
     """The paper's bytes of a leaf: coded as above, with four bytes for each entry of its table or for its scale."""
     if not is_packed(leaf):
-        return min(np.asarray(leaf).nbytes, counting.figures(leaf).packed_bytes)
+        return min(np.asarray(leaf).nbytes, figures(leaf).packed_bytes)
     dense = np.asarray(leaf.unpack()).astype(np.float32)
     tables = sum(np.asarray(child).size for child in jax.tree.leaves(leaf)[1:])
     return paper_bytes(dense) + 4 * tables
@@ -107,13 +108,13 @@ def row(name: str, tree: PyTree) -> dict[str, float]:
         if not all(map(np.array_equal, jax.tree.leaves(back), jax.tree.leaves(leaf))):
             raise AssertionError(f"{name}: a leaf of {spec.text} came back different")
         ours += len(data)
-        total.append((counting.figures(leaf), leaf.size))
-    figures = [figure for figure, _ in total]
+        total.append((figures(leaf), leaf.size))
+    counted = [figure for figure, _ in total]
     cells = dict(zip(COLUMNS, (ours, sum(map(paper_leaf, coded_leaves(tree))), *general_bytes(tree), 0.0)))
-    cells["entropy"] = sum(figure.entropy_bytes for figure in figures)
+    cells["entropy"] = sum(figure.entropy_bytes for figure in counted)
     shares = "".join(f"{ours / cells[column]:9.3f}" for column in COLUMNS[1:4])
     numbers = "".join(f"{cells[column]:10.0f}" for column in COLUMNS)
-    weights, nonzeros = sum(size for _, size in total), sum(figure.nonzeros for figure in figures)
+    weights, nonzeros = sum(size for _, size in total), sum(figure.nonzeros for figure in counted)
     print(f"{name:26}{weights:10}{nonzeros:9}{numbers}{shares}{seconds[0]:8.2f}{seconds[1]:8.2f}", flush=True)
     return cells
 
@@ -146,7 +147,7 @@ def codebook(rng: np.random.Generator, codes: np.ndarray, centroids: int) -> Cod
     """The leaf of these codes, with a table of halves."""
     bits = centroids.bit_length()
     table = np.sort(rng.normal(size=centroids)).astype(np.float16).astype(np.float32)
-    return CodebookArray(jnp.asarray(pack_codes(codes.reshape(-1), bits)), jnp.asarray(table), bits, codes.shape, "float32")
+    return CodebookArray(jnp.asarray(pack_bits(codes.reshape(-1), bits)), jnp.asarray(table), bits, codes.shape, "float32")
 
 
 def compressed(rng: np.random.Generator, module: Any, example: Any, density: float, centroids: int) -> PyTree:

@@ -27,7 +27,7 @@ import zstandard
 from lepton_jax.artifact import container, load, save
 from lepton_jax.artifact.artifact import read_manifest, read_tensors
 from lepton_jax.coding import gaps, huffman, mask_classes, mask_rows, rans
-from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.rangecoder import Decoder, Encoder
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.coding.symbols import entropy
@@ -73,11 +73,11 @@ def zstd_row(data: np.ndarray, width: int, level: int) -> int:
     flat = data.reshape(-1)
 
     def encode() -> bytes:
-        return zstandard.ZstdCompressor(level).compress(pack_codes(flat, width).tobytes())
+        return zstandard.ZstdCompressor(level).compress(pack_bits(flat, width).tobytes())
 
     def decode(stored: bytes) -> np.ndarray:
         words = np.frombuffer(zstandard.ZstdDecompressor().decompress(stored), np.uint8)
-        return unpack_codes(words, width, data.size).reshape(data.shape)
+        return unpack_bits(words, width, data.size).reshape(data.shape)
 
     row(f"zstd -{level}, packed", data, encode, decode, None)
     return len(encode())
@@ -109,8 +109,8 @@ def symbols_table(count: int) -> None:
     row(
         "packed bits",
         values,
-        lambda: pack_codes(values, 4).tobytes(),
-        lambda s: unpack_codes(np.frombuffer(s, np.uint8), 4, count),
+        lambda: pack_bits(values, 4).tobytes(),
+        lambda s: unpack_bits(np.frombuffer(s, np.uint8), 4, count),
         best,
     )
     row("huffman", values, huffman_stream, lambda stored: huffman.decode(Reader(stored), count, 16, "values"), best)
@@ -162,7 +162,7 @@ def loading(count: int) -> None:
     rng = np.random.default_rng(2)
     shape = (count // 1000, 1000)
     codes = np.where(rng.random(shape) < 0.1, rng.integers(1, 16, shape), 0).astype(np.uint8)
-    leaf = CodebookArray(jnp.asarray(pack_codes(codes.reshape(-1), 4)), jnp.arange(15.0), 4, shape, "float32")
+    leaf = CodebookArray(jnp.asarray(pack_bits(codes.reshape(-1), 4)), jnp.arange(15.0), 4, shape, "float32")
     del codes
     with tempfile.TemporaryDirectory() as folder:
         save(f"{folder}/m.lepton", lambda v, x: x @ v["w"], {"w": leaf}, jnp.ones((1, shape[0])))

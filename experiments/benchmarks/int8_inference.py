@@ -27,8 +27,8 @@ from experiments.benchmarks.int8_training import batches
 from experiments.benchmarks.pruning_step import MLP
 from experiments.common.tables import revision
 from lepton_jax.core.paths import flatten, replace
+from lepton_jax.leaves.ready import ready
 from lepton_jax.native.interpreter import packed
-from lepton_jax.native.ready import ready
 from lepton_jax.quantization import (
     Dynamic,
     Rule,

@@ -15,8 +15,6 @@ from lepton_jax.core.paths import flatten
 from lepton_jax.core.timing import ratio
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import cost
-from lepton_jax.leaves.adapted import Adapted
-from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.native import packed
 from lepton_jax.training import ModelApply
 
@@ -66,11 +64,7 @@ def file_bytes(apply: ModelApply, variables: PyTree, images: np.ndarray, path: P
 
 def _numbers(leaf: Any) -> int:
     """Count the numbers of a leaf: of factors, theirs; of what is quantized, one a weight; of a sum, both parts'."""
-    if isinstance(leaf, Adapted):
-        return _numbers(leaf.base) + _numbers(leaf.correction)
-    if isinstance(leaf, LowRank):
-        return _numbers(leaf.u) + _numbers(leaf.v)
-    return int(np.prod(leaf.shape))
+    return leaf.numbers() if is_packed(leaf) else int(np.prod(leaf.shape))
 
 
 def _ratio(dense: Network, small: Network, images: np.ndarray, batch: int, rounds: int) -> float:

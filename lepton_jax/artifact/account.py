@@ -7,19 +7,14 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from lepton_jax.artifact.container import Container
-from lepton_jax.artifact.counting import Figures, figures
-from lepton_jax.artifact.leaves import Spec
 from lepton_jax.coding.streams import CATEGORIES, Reader
 from lepton_jax.core.errors import ArtifactError
-from lepton_jax.core.packed import is_coded
-from lepton_jax.leaves.adapted import Adapted
-from lepton_jax.leaves.block_sparse import BlockSparse
-from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.networks import Factors
+from lepton_jax.core.packed import Composite
+from lepton_jax.leaves.figures import Figures, figures
+from lepton_jax.leaves.stored import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +207,7 @@ def count(parts: Parts, leaves: Sequence[Any]) -> Account:
     Raises:
       ArtifactError: if the bytes of the parts do not add up to the file's size.
     """
-    coded = [leaf for whole in leaves for leaf in _factors(whole)]
+    coded = [leaf for whole in leaves for leaf in _parts(whole)]
     tensors = tuple(
         TensorAccount(path=path, kind=spec.kind_name, size=spec.size, figures=figures(leaf), bytes=used, coders=coders)
         for (path, spec, used, coders), leaf in zip(parts.tensors, coded, strict=True)
@@ -224,18 +219,10 @@ def count(parts: Parts, leaves: Sequence[Any]) -> Account:
     return out
 
 
-def _factors(leaf: Any) -> Iterable[Any]:
-    if isinstance(leaf, LowRank):
-        yield from _factors(leaf.u)
-        yield from _factors(leaf.v)
-    elif isinstance(leaf, Adapted):
-        yield from _factors(leaf.base)
-        yield from _factors(leaf.correction)
-    elif isinstance(leaf, Factors):
-        for part in jax.tree.leaves(leaf, is_leaf=is_coded):
-            yield from _factors(part)
-    elif isinstance(leaf, BlockSparse):
-        yield from (leaf.blocks, leaf.rows)
+def _parts(leaf: Any) -> Iterable[Any]:
+    if isinstance(leaf, Composite):
+        for part in leaf.children().values():
+            yield from _parts(part)
     else:
         yield leaf
 

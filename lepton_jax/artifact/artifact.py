@@ -18,8 +18,8 @@ from lepton_jax.artifact import container, leaves, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
-from lepton_jax.core import packed as packed_leaves
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.packed import dense, is_packed, unpack
 from lepton_jax.core.typing import PyTree
 
 # What a small file may unfold to; beyond it, a file may unfold to this many times its size.
@@ -54,7 +54,7 @@ class Artifact:
     @cached_property
     def variables(self) -> PyTree:
         with jax.ensure_compile_time_eval():  # what is kept must hold no tracers of a caller's jit
-            return jax.tree.map(leaves.dense, self.packed, is_leaf=packed_leaves.is_packed)
+            return dense(self.packed)
 
     @cached_property
     def _exported(self) -> Any:
@@ -64,7 +64,7 @@ class Artifact:
     def _weights(self) -> list[jax.Array]:
         # Not from `variables`: jax sorts the keys of a mapping, and the program's order is the file's.
         with jax.ensure_compile_time_eval():
-            return program.plain_weights([leaves.dense(leaf) for leaf in _in_order(self.packed)])
+            return program.plain_weights(dense(list(_in_order(self.packed))))
 
     @cached_property
     def _call(self) -> Callable[..., Any]:
@@ -111,7 +111,7 @@ class Artifact:
           ValueError: if `variables` is not like the file's.
         """
         try:
-            leaves = list(_in_order(packed_leaves.unpack(variables), self.packed))
+            leaves = list(_in_order(unpack(variables), self.packed))
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
                 f"apply: needs variables of the file's structure, as `Artifact.variables` has; {error} is missing."
@@ -135,7 +135,7 @@ class Artifact:
         if self._native_code:
             exported = program.deserialize(self._native_code)
             return _bound(exported, jax.jit(exported.call), program.native_weights(in_file))
-        found = [leaf for leaf in in_file if packed_leaves.is_packed(leaf)]
+        found = [leaf for leaf in in_file if is_packed(leaf)]
         if found:
             warnings.warn(
                 f"the file has no native program, so its {len(found)} packed leaves are decoded inside every call: smaller in "
@@ -145,7 +145,7 @@ class Artifact:
             )
 
         def run(leaves: list[Any], *inputs: Any) -> Any:
-            return self._exported.call(program.plain_weights(packed_leaves.unpack(leaves)), *inputs)
+            return self._exported.call(program.plain_weights(unpack(leaves)), *inputs)
 
         return _bound(self._exported, jax.jit(run), in_file)
 

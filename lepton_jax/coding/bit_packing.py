@@ -1,59 +1,57 @@
-"""Codes of a few bits in bytes, little end first, as packed leaves hold them; in pieces, so that little memory is taken."""
+"""Codes of a few bits in bytes, little end first: as packed leaves hold them, and as files do."""
 
-from typing import Any
+import math
+from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-# A multiple of 8, so that every piece ends on a whole byte.
-_PIECE = 1 << 16
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 
 
-def pack_codes(codes: np.ndarray, width: int) -> np.ndarray:
-    """Pack codes of `width` bits, 1 to 8 or 16, low bits first.
+def pack_bits(codes: AnyArray, bits: int) -> AnyArray:
+    """Pack unsigned codes of `bits` bits into bytes, little end first.
+
+    Codes may straddle bytes; the last byte is filled with zeros: ``ceil(n * bits / 8)`` bytes in all.
 
     Args:
-      codes: flat unsigned integers below ``2**width``.
-      width: bits a code.
+      codes: unsigned integers below ``2**bits``, of any shape, of jax or numpy; read in flat order.
+      bits: 1 to 8, or 16.
 
     Returns:
-      uint8, ``ceil(n * width / 8)`` bytes.
+      uint8 array of one axis.
 
     Example:
-      >>> pack_codes(np.array([1, 2, 3, 0]), 2).tolist()
-      [57]
+      >>> pack_bits(jnp.array([1, 2, 3, 0], jnp.uint8), 2).tolist(), pack_bits(np.array([1, 2, 3, 0]), 2).tolist()
+      ([57], [57])
     """
-    if width == 8:
-        return codes.astype(np.uint8)
-    if width == 16:
-        return codes.astype("<u2").view(np.uint8)
-    out = np.empty((codes.size * width + 7) // 8, np.uint8)
-    shifts = np.arange(width, dtype=np.uint8)
-    for start in range(0, codes.size, _PIECE):
-        stream = codes[start : start + _PIECE].astype(np.uint8)[:, None] >> shifts[None, :] & 1
-        part = np.packbits(stream.reshape(-1), bitorder="little")
-        out[start * width // 8 : start * width // 8 + part.size] = part
-    return out
+    return _regrouped(codes, bits, 8, -(-codes.size * bits // 8)).astype(np.uint8)
 
 
-def unpack_codes(words: Any, width: int, count: int) -> np.ndarray:
-    """Return the `count` codes that `pack_codes` packed, as uint8 (uint16 if they have 16 bits).
+def unpack_bits(words: AnyArray, bits: int, count: int) -> AnyArray:
+    """Return the `count` unsigned codes that `pack_bits` packed, as uint8 (uint16 if they have 16 bits).
 
     Example:
-      >>> unpack_codes(np.array([57], np.uint8), 2, 4).tolist()
+      >>> unpack_bits(jnp.array([57], jnp.uint8), 2, 4).tolist()
       [1, 2, 3, 0]
     """
-    words = np.asarray(words)
-    if width == 8:
-        return words[:count]
-    if width == 16:
-        return np.ascontiguousarray(words[: 2 * count]).view("<u2")
-    out = np.empty(count, np.uint8)
-    shifts = np.arange(width, dtype=np.uint8)
-    for start in range(0, count, _PIECE):
-        size = min(_PIECE, count - start)
-        part = words[start * width // 8 : (start * width + size * width + 7) // 8]
-        stream = np.unpackbits(part, count=size * width, bitorder="little")
-        out[start : start + size] = (
-            stream if width == 1 else (stream.reshape(size, width) << shifts[None, :]).sum(1, dtype=np.uint8)
-        )
-    return out
+    return _regrouped(words, 8, bits, count)
+
+
+def _regrouped(units: Any, width: int, wanted: int, count: int) -> Any:
+    """The first `count` units of `wanted` bits in a stream of units of `width` bits."""
+    xp: Any = jnp if isinstance(units, jax.Array) else np
+    kind = np.dtype(np.uint8 if max(width, wanted) <= 8 else np.uint16)
+    flat = units.astype(kind).reshape(-1)
+    if width == wanted:
+        return flat[:count]
+    # So many units are a whole number of the others; each is moved to its place in all that it overlaps.
+    period = math.lcm(width, wanted)
+    flat = xp.pad(flat, (0, -flat.size % (period // width))).reshape(-1, period // width)
+    out = xp.zeros((), kind)
+    for at in range(period // width):
+        shift = at * width - np.arange(0, period, wanted)
+        up, down = (np.clip(sign * shift, 0, 16).astype(kind)[None, :] for sign in (1, -1))
+        out = out | flat[:, at : at + 1] << up >> down
+    return (out & kind.type(2**wanted - 1)).reshape(-1)[:count]

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from lepton_jax.coding import gaps, groups, mask_bits, mask_classes, mask_rows
-from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.rangecoder import decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer, turns
 from lepton_jax.core.errors import ArtifactError
@@ -30,12 +30,12 @@ _FEW_BITS = 0.1
 
 
 def _encode_bits(writer: Writer, mask: np.ndarray) -> None:
-    writer.put(pack_codes(mask.reshape(-1), 1).tobytes())
+    writer.put(pack_bits(mask.reshape(-1), 1).tobytes())
 
 
 def _decode_bits(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
     size = matrix[0] * matrix[1]
-    return unpack_codes(np.frombuffer(reader.take((size + 7) // 8, "positions"), np.uint8), 1, size).reshape(matrix) != 0
+    return unpack_bits(np.frombuffer(reader.take((size + 7) // 8, "positions"), np.uint8), 1, size).reshape(matrix) != 0
 
 
 _STATIC: dict[int, tuple[Callable[..., None], Callable[[Reader, tuple[int, int]], np.ndarray]]] = {

@@ -6,7 +6,7 @@ A stream is one byte that names its coder, and what the coder needs.
 import numpy as np
 
 from lepton_jax.coding import huffman, rans
-from lepton_jax.coding.bit_packing import pack_codes, unpack_codes
+from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.rangecoder import decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer, turns
 from lepton_jax.coding.symbol_bits import code_symbols, width_of
@@ -70,7 +70,7 @@ def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, l
 
 def encode_bits(symbols: np.ndarray, alphabet: int) -> Writer:
     """Write every symbol in as many bits as the alphabet needs."""
-    return Writer(BITS, pack_codes(symbols, width_of(alphabet)).tobytes())
+    return Writer(BITS, pack_bits(symbols, width_of(alphabet)).tobytes())
 
 
 def decode(
@@ -83,7 +83,7 @@ def decode(
     """
     coder, width = reader.coder(CODERS, category), width_of(alphabet)
     if coder == BITS:
-        symbols = unpack_codes(np.frombuffer(reader.take((count * width + 7) // 8, category), np.uint8), width, count)
+        symbols = unpack_bits(np.frombuffer(reader.take((count * width + 7) // 8, category), np.uint8), width, count)
     elif coder == _CONSTANT:
         symbols = np.full(count, reader.take(1, category)[0], np.uint8)
     elif coder == _RANS:

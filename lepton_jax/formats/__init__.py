@@ -1,4 +1,10 @@
-"""Number formats, one a file: how floats are written in few bits, and where their scales are."""
+"""Number formats, one a file: how floats are written in few bits, and where their scales are.
+
+Every file here is imported, so that a new format is found by files.
+"""
+
+import importlib
+import pkgutil
 
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.binary import Binary
@@ -22,3 +28,6 @@ __all__ = [
     "mxfp8",
     "scale_shape",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

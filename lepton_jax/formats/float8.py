@@ -41,7 +41,7 @@ class Float8(Format):
       ValueError: for another dtype.
 
     Example:
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves.quantize import quantize
       >>> q = quantize(jnp.array([0.0, 56.0, -0.3]), Float8())
       >>> q.qvalue.dtype.name, q.qvalue.tolist(), q.unpack().tolist()
       ('float8_e4m3fn', [0.0, 448.0, -2.5], [0.0, 56.0, -0.3125])

@@ -39,7 +39,7 @@ class MX(Format):
       ValueError: for another element, or no group size.
 
     Example:
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves.quantize import quantize
       >>> q = quantize(jnp.array([0.0, 0.7, -5.0, 7.9]), MX())
       >>> q.scale.astype(jnp.float32).tolist(), q.unpack().tolist()
       ([1.0], [0.0, 0.5, -4.0, 6.0])

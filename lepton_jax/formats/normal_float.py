@@ -34,7 +34,7 @@ class NormalFloat4(Format):
       channel_axis, group_axis, scale_dtype: see `Format`.
 
     Example:
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves.quantize import quantize
       >>> quantize(jnp.array([-2.0, 0.0, 2.1]), NormalFloat4()).qvalue.tolist()
       [0, 7, 15]
 

@@ -23,7 +23,7 @@ class Ternary(Format):
       channel_axis, group_size, group_axis, scale_dtype: see `Format`.
 
     Example:
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves.quantize import quantize
       >>> quantize(jnp.array([-1.0, 0.5, 3.0]), Ternary()).unpack().tolist()
       [0.0, 0.0, 3.0]
 

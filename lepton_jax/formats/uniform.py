@@ -37,7 +37,7 @@ class Uniform(Format):
       ValueError: for bits, a group size or a scale dtype that there is not.
 
     Example:
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves.quantize import quantize
       >>> quantize(jnp.array([-1.0, 0.0, 0.5, 1.0]), Uniform(bits=2)).qvalue.tolist()
       [-1, 0, 0, 1]
       >>> quantize(jnp.array([-1.0, 0.0, 3.0]), Uniform(2, signed=False)).qvalue.tolist()

@@ -9,16 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.packed import is_packed
 from lepton_jax.core.paths import flatten
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.origins import operand_origins, origins
 from lepton_jax.graph.primitives import MOVING, RAGGED, names
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
-from lepton_jax.leaves.adapted import Adapted
-from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.networks import Factors
 
 _FREE = MOVING | names("concatenate pad split select_n convert_element_type bitcast_convert_type copy stop_gradient name iota")
 _REDUCING = ("reduce_", "arg", "cum")
@@ -236,14 +233,9 @@ def _stored(path: Path, leaf: Any) -> ParameterCost:
 
 
 def _nonzeros(leaf: Any) -> int:
-    if isinstance(leaf, LowRank):
-        return _nonzeros(leaf.u) + _nonzeros(leaf.v)
-    if isinstance(leaf, Adapted):
-        return _nonzeros(leaf.base) + _nonzeros(leaf.correction)
-    if isinstance(leaf, Factors):
-        return sum(_nonzeros(part) for part in leaf.parts)
-    dense = unpack(leaf)
-    return dense.size if jnp.issubdtype(dense.dtype, jax.dtypes.prng_key) else int(jnp.count_nonzero(dense))
+    if is_packed(leaf):
+        return leaf.nonzeros()
+    return leaf.size if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else int(jnp.count_nonzero(leaf))
 
 
 def _nbytes(value: Any) -> int:

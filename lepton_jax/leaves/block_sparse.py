@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.packed import Packed, register_packed
-from lepton_jax.core.typing import Array
+from lepton_jax.core.packed import Composite, is_packed, register_packed
+from lepton_jax.core.typing import Array, Path
+from lepton_jax.leaves.form import Native, array_of
 
 
 @register_packed("blocks", "rows")
-class BlockSparse(Packed):
+class BlockSparse(Composite):
     """A matrix of which whole blocks are zero; the others are stored, those of each column of blocks together.
 
     ``W[rows[c, k] * h + i, c * w + j] = blocks[c, k, i, j]``. Every column of blocks has as many slots as the fullest; a
@@ -34,6 +40,8 @@ class BlockSparse(Packed):
     blocks: Array
     rows: Array
     shape: tuple[int, ...]
+
+    node = 4
 
     @property
     def dtype(self) -> jnp.dtype:  # type: ignore[override]
@@ -87,6 +95,82 @@ class BlockSparse(Packed):
         dense = dense.at[layer, rows, column].set(blocks, mode="drop")
         dense = dense.transpose(0, 1, 3, 2, 4).reshape(-1, n_rows * height, n_cols * width)
         return dense[:, :m, :n].reshape(self.shape)
+
+    def numbers(self) -> int:
+        return self.blocks.size
+
+    def nonzeros(self) -> int:
+        return int(jnp.count_nonzero(self.unpack()))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        if any(is_packed(part) for part in (self.blocks, self.rows)):
+            raise ValueError("its blocks and rows are no arrays")
+        blocks, rows, stack = self.blocks.shape, self.rows, len(self.blocks.shape) - 4
+        fits = 0 <= stack <= len(shape) - 2 and blocks[:-2] == rows.shape and rows.dtype == "int32"
+        fits = fits and min(blocks[-2:]) > 0 and blocks[:stack] == shape[:stack]
+        if not fits or -(-shape[-1] // blocks[-1]) != blocks[stack]:
+            raise ValueError(f"blocks of shape {blocks} in rows of shape {rows.shape} make no tensor of shape {shape}")
+        most = -(-rows_of(shape, stack) // blocks[-2])
+        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) <= most:
+            raise ValueError(f"a block beyond the {most} rows of blocks of a tensor of shape {shape}")
+
+    def native(self, path: Path) -> Blocked:
+        return Blocked(self.blocks, self.rows, self.shape[self.blocks.ndim - 4 :], path)
+
+
+@register_packed("blocks", "places")
+class Blocked(Native):
+    """Block-sparse; see `BlockSparse`. `layout` is the dense shape without stacked axes."""
+
+    blocks: Array
+    places: Array
+    layout: tuple[int, ...]
+    path: Path
+
+    kind = "BlockSparse"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.blocks.shape[:-4], *self.layout)
+
+    def dense(self) -> Array:
+        return BlockSparse(self.blocks, self.places, self.shape).unpack()
+
+    def dot(self, lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Array | None:
+        contracting, batch = params["dimension_numbers"]
+        side = 0 if lhs is self else 1
+        x, w_axes, x_axes = array_of((rhs, lhs)[side]), contracting[side], contracting[1 - side]
+        if x is None or batch[0] or self.blocks.ndim != 4 or sorted(w_axes) != list(range(len(self.layout) - 1)):
+            return None
+        free = [axis for axis in range(x.ndim) if axis not in x_axes]
+        order = [x_axes[w_axes.index(axis)] for axis in range(len(w_axes))]
+        out = self._multiplied(jnp.transpose(x, (*free, *order)), len(free))
+        return jnp.moveaxis(out, -1, 0) if side == 0 else out
+
+    def conv(self, x: Any, kernel: Any, params: Mapping[str, Any]) -> Array | None:
+        """Patches of the images, times the blocks."""
+        numbers, x = params["dimension_numbers"], array_of(x)
+        grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+        spec, out_axis = numbers.rhs_spec, numbers.out_spec[1]
+        if kernel is not self or x is None or grouped or self.blocks.ndim != 4 or spec[0] != len(self.layout) - 1:
+            return None
+        steps = (params["window_strides"], params["padding"], params["lhs_dilation"], params["rhs_dilation"])
+        sizes = [self.layout[axis] for axis in spec[2:]]
+        patches = jax.lax.conv_general_dilated_patches(x, sizes, *steps, numbers, precision=params["precision"])
+        # Patches have the input channels first, then the kernel's axes; the weight's rows have its own order.
+        patches = jnp.moveaxis(patches, out_axis, -1)
+        lead = patches.ndim - 1
+        parts = patches.reshape(*patches.shape[:-1], *(self.layout[axis] for axis in spec[1:]))
+        parts = jnp.transpose(parts, (*range(lead), *(lead + int(i) for i in np.argsort(np.array(spec[1:])))))
+        return jnp.moveaxis(self._multiplied(parts, lead), -1, out_axis)
+
+    def rows(self, index: Array) -> Array | None:
+        return take_rows(self.blocks, self.places, index, self.shape[1]) if len(self.shape) == 2 else None
+
+    def _multiplied(self, x: Array, lead: int) -> Array:
+        """The product of x, whose axes after `lead` are the rows of the matrix."""
+        out = multiply(x.reshape(-1, math.prod(self.layout[:-1])), self.blocks, self.places, self.layout[-1])
+        return out.reshape(*x.shape[:lead], self.layout[-1])
 
 
 def rows_of(shape: tuple[int, ...], stacked: int = 0) -> int:

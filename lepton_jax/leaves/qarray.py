@@ -1,26 +1,32 @@
-"""Arrays in a number format: `QArray`, `quantize`, `dequantize`, and `fake`, which shows what they will give. No trees here."""
+"""An array in a number format."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast, overload
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.errors import is_traced
+from lepton_jax.coding import arrays, tensor_codes
+from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
+from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.errors import ArtifactError, is_traced
 from lepton_jax.core.packed import Coded, register_packed
-from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.typing import Array
-from lepton_jax.formats import layout
+from lepton_jax.core.typing import Array, Path
+from lepton_jax.formats import Uniform, layout
 from lepton_jax.formats.base import Format, rounded
-from lepton_jax.formats.codebook import Codebook, k_means
+from lepton_jax.formats.numbers import NO_AXIS, format_of, numbers_of
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.formats.uniform import Uniform
-from lepton_jax.leaves.bits import pack_bits, unpack_bits
-from lepton_jax.leaves.codebook import CodebookArray, coded
+from lepton_jax.leaves.figures import Figures, histogram, of_codes
+from lepton_jax.leaves.form import Native, Operation
+from lepton_jax.leaves.quantized import Quantized, layers_of, rows_of
+from lepton_jax.leaves.rounding import calibrated, codes_of, program, values_of
+from lepton_jax.leaves.stored import Spec, is_real, packed_codes, put_array, remember, require, take_array
 
 
 @register_packed("words", "scale", "zero_point")
@@ -36,7 +42,7 @@ class QArray(Coded):
       output_dtype: the dense leaf's dtype.
 
     Example:
-      >>> q = quantize(jnp.array([-1.5, 0.0, 3.0]), Uniform(bits=4))
+      >>> q = QArray.rounded(jnp.array([-1.5, 0.0, 3.0]), Uniform(bits=4))
       >>> q.qvalue.tolist(), q.words.size, q.unpack().shape
       ([-4, 0, 7], 2, (3,))
     """
@@ -47,6 +53,9 @@ class QArray(Coded):
     format: Format
     shape: tuple[int, ...]
     output_dtype: str
+
+    # q: what version 1.1 of the file had, at most 8 bits, no groups; g: any format.
+    letters: ClassVar[Mapping[str, str]] = {"q": "quantized", "g": "quantized"}
 
     @classmethod
     def from_qvalue(cls, qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
@@ -73,45 +82,140 @@ class QArray(Coded):
             check_scale(scale)
         return _packed(qvalue, scale, jnp.asarray(zero_point), fmt, dtype)
 
+    @classmethod
+    def rounded(cls, x: Array, fmt: Format, calibration: Calibration | None = None) -> QArray:
+        """Calibrate, round and pack a floating array; see `quantize`."""
+        scale, zero_point = calibrated(x, fmt, calibration)
+        return _packed(codes_of(x, scale, zero_point, fmt), scale, zero_point, fmt, x.dtype)
+
     @property
     def qvalue(self) -> Array:
         """The codes in the dense shape: integers (int8, uint8, int16, uint16), floats of 8 bits, or places in a table."""
         return _unpacked(self.words, self.format, self.shape)
 
+    @property
+    def stored_as(self) -> str:
+        groups = self.format.group_size
+        return self.format.name if groups is None else f"{self.format.name}, groups of {groups}"
+
     def unpack(self) -> Array:
-        return dequantize(self)
+        return _dense(self)
 
     def masked(self, mask: Array) -> QArray:
         zero = self.format.zero_code(layout.expand(self.zero_point, self.shape, self.format))
         return _packed(jnp.where(mask, self.qvalue, zero), self.scale, self.zero_point, self.format, self.dtype)
 
+    def retrained(self, array: Array) -> QArray:
+        return QArray.rounded(array, self.format)
 
-def _packed(qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
-    return QArray(_words(qvalue, fmt), scale, zero_point, fmt, qvalue.shape, jnp.dtype(dtype).name)
+    def native(self, path: Path) -> Words:
+        zero_point = () if self.format.symmetric else self.zero_point
+        return Words(self.words, self.scale, zero_point, self.format, self.shape, self.output_dtype, path)
+
+    def write(self, writer: Writer, hints: Hints) -> tuple[str, tuple[int, ...]]:
+        codes, fmt, zero_point = _codes(self), self.format, np.asarray(self.zero_point)
+        plain = isinstance(fmt, Uniform) and fmt.bits <= 8 and zero_point.shape == self.scale.shape
+        plain = plain and fmt == Uniform(bits=fmt.bits, symmetric=fmt.symmetric, channel_axis=fmt.channel_axis)
+        none = zero_point.shape == (1,) * self.ndim and zero_point.dtype == np.int32 and not zero_point.any()
+        put_array(writer, self.scale, hints)
+        if not plain:
+            writer.put(bytes([not none]))
+        if plain or not none:
+            put_array(writer, zero_point, hints)
+        if fmt.bits > 8:
+            writer.put(arrays.encode(codes, codes.dtype, self.shape, hints).data)
+        else:
+            writer.put(tensor_codes.encode(codes, 2**fmt.bits, self.shape, hints).data)
+        remember(hints, codes != fmt.quiet_code, self.shape)
+        if not plain:
+            return "g", numbers_of(fmt)
+        return "q", (fmt.bits, int(fmt.symmetric), NO_AXIS if fmt.channel_axis is None else fmt.channel_axis)
+
+    @classmethod
+    def check_numbers(cls, letter: str, numbers: tuple[int, ...]) -> None:
+        if letter == "g":
+            format_of(numbers)
+        elif len(numbers) != 3 or not 1 <= numbers[0] <= 8:
+            raise ArtifactError(f"three numbers are needed, the first the bits of a code, 1 to 8; got {numbers}")
+
+    @classmethod
+    def read(cls, reader: Reader, spec: Spec, limit: int, hints: Hints) -> QArray:
+        if spec.kind == "g":
+            fmt = format_of(spec.numbers)
+        else:
+            width, symmetric, channel = spec.numbers
+            fmt = Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if channel == NO_AXIS else channel)
+        ndim, scale = len(spec.shape), take_array(reader, limit, hints, "scales")
+        given = spec.kind == "q" or reader.take(1)[0]
+        zero_point = take_array(reader, limit, hints, "scales") if given else jnp.zeros((1,) * ndim, jnp.int32)
+        if spec.kind == "q":
+            along = scale.ndim in (0, ndim) and all(length in (1, of) for length, of in zip(scale.shape, spec.shape))
+            axis = fmt.channel_axis
+            fits = along and scale.shape == zero_point.shape and (axis is None or -ndim <= axis < ndim)
+        else:
+            expected = None if layout.problem(spec.shape, fmt) else fmt.scale_shape(spec.shape)
+            fits = scale.shape == expected and zero_point.shape in (expected, (1,) * ndim) and scale.dtype == fmt.scale_dtype
+        fits = fits and is_real(scale) and is_real(zero_point)
+        require(fits, f"scales of shapes {scale.shape} and {zero_point.shape} for {fmt} of {spec.shape}", reader)
+        if fmt.bits > 8:
+            codes = arrays.decode(reader, np.dtype(np.uint16), spec.shape, hints, "values")
+        else:
+            codes = tensor_codes.decode(reader, 2**fmt.bits, spec.shape, hints)
+        remember(hints, codes != fmt.quiet_code, spec.shape)
+        return cls(packed_codes(codes, fmt.bits), scale, zero_point, fmt, spec.shape, spec.dtype)
+
+    def figures(self) -> Figures:
+        kept, bits = np.asarray(self.unpack()).reshape(-1) != 0, self.format.bits
+        extra = self.scale.nbytes + (0 if self.format.symmetric else self.zero_point.nbytes)
+        counts = histogram(_codes(self), 2**bits)
+        return of_codes(kept, int(kept.sum()), counts, self.shape, value_bits=bits, bits=bits, extra=extra)
 
 
-# One program an array, where there is no jit around, in place of one an operation; inlined where there is.
-_program = partial(jax.jit, inline=True)
+@register_packed("words", "scale", "zero_point")
+class Words(Native):
+    """Codes as they are stored, several a byte; `layout` is the dense shape without stacked axes. See `Quantized`."""
 
+    words: Array
+    scale: Array
+    zero_point: Any
+    format: Format
+    layout: tuple[int, ...]
+    dtype: str
+    path: Path
 
-@partial(_program, static_argnames="fmt")
-def _words(qvalue: Array, fmt: Format) -> Array:
-    return pack_bits(fmt.to_bits(qvalue), fmt.bits)
+    kind = "QArray"
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.words.shape[:-1], *self.layout)
 
-@partial(_program, static_argnames=("fmt", "shape"))
-def _unpacked(words: Array, fmt: Format, shape: tuple[int, ...]) -> Array:
-    return fmt.from_bits(unpack_bits(words, fmt.bits, math.prod(shape)).reshape(shape))
+    def opened(self) -> Quantized:
+        """The same, one element a code."""
+        codes = _unpacked(self.words.reshape(-1), self.format, self.shape)
+        return Quantized(codes, self.scale, self.zero_point, self.format, self.dtype, path=self.path)
 
+    def dense(self) -> Array:
+        return self.opened().dense()
 
-@partial(_program, static_argnames=("fmt", "dtype"))
-def _values(qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> Array:
-    return fmt.from_codes(qvalue, *_expanded(qvalue.shape, scale, zero_point, fmt)).astype(dtype)
+    def moved(self, operation: Operation) -> Any:
+        return self.opened().moved(operation)
 
+    def layers(self, length: int) -> Words | Quantized:
+        cut = self._by_bytes(lambda part: layers_of(part, length, self.format.group_size or 0))
+        return self.opened().layers(length) if cut is None else cut
 
-@partial(_program, static_argnames="fmt")
-def _codes(x: Array, scale: Array, zero_point: Array, fmt: Format) -> Array:
-    return fmt.to_codes(x.astype(jnp.float32), *_expanded(x.shape, scale, zero_point, fmt))
+    def rows(self, index: Array) -> Array:
+        cut = self._by_bytes(lambda part: rows_of(part, index, self.shape[0], self.format.group_size or 0))
+        return self.opened().rows(index) if cut is None else cut.dense()
+
+    def _by_bytes(self, change: Callable[[Array], Array]) -> Words | None:
+        """Codes, scale and zero point by the first axis, changed; None where an index of it ends within a byte."""
+        bits = math.prod(self.layout[1:]) * self.format.bits
+        if bits % 8 or self.words.ndim != 1:
+            return None
+        words, zero_point = self.words.reshape(self.shape[0], bits // 8), self.zero_point
+        zero_point = zero_point if isinstance(zero_point, tuple) else change(zero_point)
+        return replace(self, words=change(words), scale=change(self.scale), zero_point=zero_point, layout=self.layout[1:])
 
 
 def check_scale(scale: Array) -> None:
@@ -131,141 +235,24 @@ def check_scale(scale: Array) -> None:
         )
 
 
-def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) -> tuple[Array, Array]:
-    """Return scale and zero point for one array, in the format's layout.
-
-    Args:
-      x: floating array of any shape.
-      fmt: the number format.
-      calibration: finds the range to cover; None: the format's own (`MinMax`; the mean magnitude of `Binary` and `Ternary`).
-
-    Raises:
-      ValueError: if the array has not the axes that the format names, or an axis is shorter than a group.
-
-    Example:
-      >>> x = jnp.array([[1.0, 2.0, 7.0, 14.0, 21.0]])
-      >>> calibrated(x, Uniform(bits=2, group_size=2, group_axis=1))[0].tolist()
-      [[2.0, 14.0, 21.0]]
-    """
-    return _calibrated(x, fmt) if calibration is None else _covering(x, fmt, calibration)
+def _codes(leaf: QArray) -> np.ndarray:
+    return unpack_bits(np.asarray(leaf.words), leaf.format.bits, leaf.size)
 
 
-def _covering(x: Array, fmt: Format, calibration: Calibration | None) -> tuple[Array, Array]:
-    ranges = [
-        tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration)) for part in layout.parts(_finite(x), fmt)
-    ]
-    if len(ranges) == 1:
-        return fmt.scale_and_zero_point(*ranges[0])
-    axis = layout.grouped_axis(x.shape, fmt)
-    low, high = (jnp.concatenate(bounds, axis) for bounds in zip(*ranges))
-    return fmt.scale_and_zero_point(low, high)
+def _packed(qvalue: Array, scale: Array, zero_point: Array, fmt: Format, dtype: Any) -> QArray:
+    return QArray(_words(qvalue, fmt), scale, zero_point, fmt, qvalue.shape, jnp.dtype(dtype).name)
 
 
-@partial(_program, static_argnames="fmt")
-def _calibrated(x: Array, fmt: Format) -> tuple[Array, Array]:
-    return _covering(x, fmt, None)
+@partial(program, static_argnames="fmt")
+def _words(qvalue: Array, fmt: Format) -> Array:
+    return pack_bits(fmt.to_bits(qvalue), fmt.bits)
 
 
-def _range(part: layout.Part, fmt: Format, calibration: Calibration | None) -> tuple[Array, Array]:
-    if calibration is None:
-        return fmt.own_range(part.values, part.axes)
-    return calibration(part.values, part.axes, fmt)
+@partial(program, static_argnames=("fmt", "shape"))
+def _unpacked(words: Array, fmt: Format, shape: tuple[int, ...]) -> Array:
+    return fmt.from_bits(unpack_bits(words, fmt.bits, math.prod(shape)).reshape(shape))
 
 
-def _finite(x: Array) -> Array:
-    """Return `x` in float32, infinities as the largest number of its own dtype; NaN is left to the calibration."""
-    largest = float(jnp.finfo(x.dtype).max)
-    return jnp.clip(x, -largest, largest).astype(jnp.float32)
-
-
-@overload
-def quantize(x: Array, fmt: Format, calibration: Calibration | None = None) -> QArray: ...
-
-
-@overload
-def quantize(x: Array, fmt: Codebook, calibration: None = None) -> CodebookArray: ...
-
-
-def quantize(x: Array, fmt: Format | Codebook, calibration: Calibration | None = None) -> QArray | CodebookArray:
-    """Quantize an array: calibrate, round, pack.
-
-    Args:
-      x: floating array of any shape.
-      fmt: the number format; or a codebook, which is found by k-means.
-      calibration: finds the range to cover; None: the format's own, see `calibrated`.
-
-    Returns:
-      packed leaf of the same shape and dtype.
-
-    Raises:
-      TypeError: for what is no number format, or an array that is not of floats.
-      ValueError: if the array has not the axes that the format names, or an axis is shorter than a group.
-
-    Example:
-      >>> q = quantize(jnp.array([0.0, 1.0, 2.0, 3.0]), Uniform(bits=2, symmetric=False))
-      >>> q.qvalue.tolist(), q.scale.tolist(), dequantize(q).tolist()
-      ([0, 1, 2, 3], [1.0], [0.0, 1.0, 2.0, 3.0])
-
-    Source: Jacob et al. 2018, "Quantization and training of neural networks", equation 1.
-    """
-    if not isinstance(fmt, (Format, Codebook)):
-        raise TypeError(f"quantize: takes a number format, e.g. Uniform(bits=4); got {fmt!r}.")
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"quantize: takes an array of floats; got {x.dtype}, shape {x.shape}. Cast it first.")
-    if isinstance(fmt, Codebook):
-        if calibration is not None:
-            raise TypeError(f"quantize: a codebook is found by k-means and takes no calibration; got {calibration}.")
-        table, places = k_means(x.astype(jnp.float32), fmt.centroids)
-        return coded(fmt, table, places, x.dtype)
-    scale, zero_point = calibrated(x, fmt, calibration)
-    return _packed(_codes(x, scale, zero_point, fmt), scale, zero_point, fmt, x.dtype)
-
-
-def dequantize(q: QArray | CodebookArray) -> Array:
-    """Return the values in the dense leaf's dtype, computed in float32; of integers, ``(qvalue - zero_point) * scale``.
-
-    Example:
-      >>> dequantize(quantize(jnp.array([-1.0, 1.0]), Uniform(bits=8))).tolist()
-      [-1.0, 1.0]
-    """
-    if isinstance(q, CodebookArray):
-        return q.unpack()
-    return _values(q.qvalue, q.scale, q.zero_point, q.format, q.dtype)
-
-
-def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
-    """Return `x` as it will be once quantized, with the gradient of `x`: what every view of quantized values is made of.
-
-    ``dequantize(QArray.from_qvalue(fmt.to_codes(x, ...), scale, zero_point, fmt, x.dtype))`` equals it bit for bit. Scale and
-    zero point get no gradient.
-
-    Args:
-      x: floating array.
-      fmt: the number format.
-      scale: in its layout, see `calibrated`; rounded to its `scale_dtype`.
-      zero_point: integers, likewise.
-
-    Example:
-      >>> x, fmt = jnp.array([0.4, 1.6]), Uniform(bits=4)
-      >>> fake(x, fmt, jnp.array([0.5]), jnp.array([0])).tolist()
-      [0.5, 1.5]
-    """
-    held, scale = jax.lax.stop_gradient((x.astype(jnp.float32), rounded(scale, fmt.scale_dtype)))
-    scale, zero_point = _expanded(x.shape, scale, zero_point, fmt)
-    codes = fmt.to_codes(held, scale, zero_point)
-    return straight_through(x, fmt.from_codes(codes, scale, zero_point).astype(x.dtype))
-
-
-def _expanded(shape: tuple[int, ...], scale: Array, zero_point: Array, fmt: Format) -> tuple[Array, Array]:
-    return layout.expand(scale.astype(jnp.float32), shape, fmt), layout.expand(zero_point, shape, fmt)
-
-
-def to_integers(x: Array, scale: Array, zero_point: Array, fmt: Uniform) -> Array:
-    """Return ``clip(round(x / scale) + zero_point)``, int32; halves round to even, NaN becomes the zero point."""
-    return fmt.to_codes(x, layout.expand(scale, x.shape, fmt), layout.expand(zero_point, x.shape, fmt)).astype(jnp.int32)
-
-
-def from_integers(q: Array, scale: Array, zero_point: Array, dtype: Any) -> Array:
-    """Return ``(q - zero_point) * scale``, computed in float32; scale and zero point must broadcast."""
-    return cast(Array, ((q.astype(jnp.int32) - zero_point).astype(jnp.float32) * scale).astype(dtype))
+@program
+def _dense(leaf: QArray) -> Array:
+    return values_of(leaf.qvalue, leaf.scale, leaf.zero_point, leaf.format, leaf.dtype)

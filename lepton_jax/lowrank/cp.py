@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
-from lepton_jax.leaves.networks import CP, SPACE
+from lepton_jax.leaves.cp import CP
+from lepton_jax.leaves.factors import SPACE
 from lepton_jax.lowrank.method import Method, Rank
 
 _LETTERS = f"{SPACE}cn"

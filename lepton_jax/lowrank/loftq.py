@@ -7,7 +7,7 @@ from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.leaves.adapted import Adapted
-from lepton_jax.leaves.qarray import dequantize, quantize
+from lepton_jax.leaves.quantize import dequantize, quantize
 from lepton_jax.lowrank.svd import Svd
 
 First = Literal["quantized", "low_rank"]

@@ -10,7 +10,7 @@ from lepton_jax.core.typing import Array, Path, Select
 from lepton_jax.formats import Format, Uniform
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.qarray import quantize
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.lowrank.adapters import adapter, corrected
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
-from lepton_jax.leaves.networks import Separable
+from lepton_jax.leaves.separable import Separable
 from lepton_jax.lowrank.method import working
 from lepton_jax.lowrank.svd import TwoFactors
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
-from lepton_jax.leaves.networks import TensorTrain
+from lepton_jax.leaves.tensor_train import TensorTrain
 from lepton_jax.lowrank.method import Method, Rank, working
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
-from lepton_jax.leaves.networks import TensorTrainMatrix
+from lepton_jax.leaves.tensor_train_matrix import TensorTrainMatrix
 from lepton_jax.lowrank.tensor_train import Chain, chain
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
-from lepton_jax.leaves.networks import Tucker
+from lepton_jax.leaves.tucker import Tucker
 from lepton_jax.lowrank.method import Method, Rank, working
 
 

@@ -2,25 +2,20 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import jax
 
-from lepton_jax.core.packed import Packed, is_packed
+from lepton_jax.core.packed import Packed, is_packed, register_packed
 from lepton_jax.core.paths import path_str
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import Apply, Equation, Traced, split_keywords, trace
-from lepton_jax.leaves.adapted import Adapted
-from lepton_jax.native.networks import Network, network
-from lepton_jax.native.networks import run as run_network
-from lepton_jax.native.operands import Native, Scattered, stored
+from lepton_jax.leaves.form import Native
 from lepton_jax.native.operations import run
-from lepton_jax.native.sums import Total
-from lepton_jax.native.sums import run as run_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +39,16 @@ class UnpackedWarning(UserWarning):
     """Some packed leaves were unpacked: those operations are neither smaller nor faster."""
 
 
-@dataclass(frozen=True, eq=False)
+@register_packed("leaf")
 class _Opaque(Native):
-    """A packed leaf without an execution of its own."""
+    """A packed leaf without a form in which it runs."""
 
     leaf: Packed
     path: Path
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return type(self.leaf).__name__
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,8 +57,8 @@ class _Opaque(Native):
     def dense(self) -> Any:
         return self.leaf.unpack()
 
-
-jax.tree_util.register_dataclass(_Opaque, data_fields=["leaf"], meta_fields=["path"])
+    def layers(self, length: int) -> None:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +75,7 @@ class OnPacked:
 
 
 class PackedInterpreter(Interpreter):
-    """Evaluates a graph on packed leaves, in the form that `entered` gives them; `unpacked` is what it needed dense.
+    """Evaluates a graph on the native forms of packed leaves; `unpacked` is what it needed dense.
 
     Args:
       traced: the graph, of dense leaves.
@@ -86,61 +85,36 @@ class PackedInterpreter(Interpreter):
         super().__init__(traced)
         self.unpacked: dict[Unpacked, None] = {}
         self.place = "the outputs"
-        self.shared: dict[Path, Any] = {}
+        self.whole: dict[Path, Native] = {}
 
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         if not any(isinstance(value, Native) for value in values):
             return None
-        outs = None if eqn.bodies else self.compressed(eqn, values)
+        outs = None if eqn.bodies else run(eqn, values)
         if outs is None:
             self.place = self.name(eqn)
         return outs
 
-    def compressed(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
-        """Run an operation on compressed operands; None if it has no way to."""
-        if any(isinstance(value, Total) for value in values):
-            return run_sum(eqn, values, self.compressed)
-        if not any(isinstance(value, Native) for value in values):
-            return self.bind(eqn, values)
-        return run(eqn, values) or run_network(eqn, values)
-
     def dense(self, value: Any) -> Any:
         if not isinstance(value, Native):
             return value
-        kind = type(value.leaf).__name__ if isinstance(value, _Opaque) else _KINDS.get(type(value).__name__, "")
-        kind = value.kind if isinstance(value, Network) else kind
-        self.unpacked[Unpacked(path=value.path, kind=kind, operation=self.place)] = None
+        self.unpacked[Unpacked(path=value.path, kind=value.kind, operation=self.place)] = None
         return value.dense()
 
     def scanned(self, value: Any, length: int) -> Any:
         if not isinstance(value, Native):
             return super().scanned(value, length)
         taken = value.layers(length)
-        if taken is None:
-            return self.dense(value)
-        if isinstance(value, Scattered):
-            # All layers read the same values, each from its own start: they stay outside of the loop.
-            self.shared[value.path] = value.values
-        return taken
+        self.whole[value.path] = value  # what all layers share stays outside of the loop
+        return self.dense(value) if taken is None else taken
 
     def sliced(self, value: Any) -> Any:
-        return replace(value, values=self.shared[value.path]) if isinstance(value, Scattered) else value
+        return value.taken(self.whole[value.path]) if isinstance(value, Native) else value
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         outs = self.evaluate(self.traced.jaxpr, self.traced.consts, values)
         self.place = "the outputs"
         return [self.dense(value) for value in outs]
-
-
-_KINDS = {
-    "Quantized": "QArray",
-    "Words": "QArray",
-    "Looked": "CodebookArray",
-    "Scattered": "Sparse",
-    "Factored": "LowRank",
-    "Blocked": "BlockSparse",
-    "Total": "Adapted",
-}
 
 
 def packed(apply: Apply) -> Apply:
@@ -223,9 +197,5 @@ def _evaluate(apply: Apply, variables: PyTree, inputs: Sequence[Any], static: An
 
 def entered(leaf: Any, path: Path) -> Any:
     """Return a packed leaf in the form in which it runs; any other as it is."""
-    if not is_packed(leaf):
-        return leaf
-    if isinstance(leaf, Adapted):
-        return Total((entered(leaf.base, path), entered(leaf.correction, path)), str(leaf.dtype), path)
-    value: Any = network(leaf, path) or stored(leaf, path)
-    return _Opaque(value, path) if is_packed(value) else value
+    form = leaf.native(path) if is_packed(leaf) else leaf
+    return _Opaque(leaf, path) if form is None else form

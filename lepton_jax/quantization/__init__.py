@@ -5,7 +5,9 @@ from lepton_jax.formats import *  # noqa: F403
 from lepton_jax.formats import ranges
 from lepton_jax.formats.codebook import Codebook, k_means, look_up
 from lepton_jax.formats.ranges import *  # noqa: F403
-from lepton_jax.leaves.qarray import QArray, calibrated, dequantize, fake, quantize
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantize import dequantize, quantize
+from lepton_jax.leaves.rounding import calibrated, fake
 from lepton_jax.quantization import post_training
 from lepton_jax.quantization.activations import quantize_activations
 from lepton_jax.quantization.batch_norm import re_estimate_batch_norm

@@ -16,11 +16,12 @@ from lepton_jax.formats import Float8, Uniform
 from lepton_jax.graph import _compat
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
+from lepton_jax.leaves.dots import alike, free_expanded, outer
+from lepton_jax.leaves.form import Native
 from lepton_jax.leaves.qarray import QArray
-from lepton_jax.native.dots import alike, free_expanded, outer
+from lepton_jax.leaves.quantized import Quantized
 from lepton_jax.native.interpreter import OnPacked, PackedInterpreter, UnpackedWarning
-from lepton_jax.native.operands import Native, Quantized
-from lepton_jax.native.operations import opened, run
+from lepton_jax.native.operations import run
 from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.rules import Operand, Rule, rules_of
 from lepton_jax.quantization.sites import check_sites, part, values_of
@@ -128,7 +129,7 @@ class Quantizing(PackedInterpreter):
             return super().handle(eqn, values)
         site = self.site(eqn) or {}
         if eqn.primitive != "gather":  # of which rows are looked up before they are unpacked
-            values = [opened(value) if isinstance(value, Native) else value for value in values]
+            values = [value.opened() if isinstance(value, Native) else value for value in values]
         pairs = list(zip(operands, values))
         if len(pairs) == 2 and all(_has_codes(*pair) for pair in pairs):
             return [self._multiplied(eqn, *(self._coded(*pair, site) for pair in pairs))]
@@ -179,7 +180,7 @@ def _codes(codes: QArray | Quantized) -> Quantized:
         return codes
     fmt = codes.format
     zero_point = () if fmt.symmetric else codes.zero_point.astype(jnp.int32)
-    return Quantized(codes.qvalue, codes.scale, zero_point, (), fmt, fmt.group_size or 0, codes.output_dtype, "")
+    return Quantized(codes.qvalue, codes.scale, zero_point, fmt, codes.output_dtype)
 
 
 def exact(eqn: Equation, lhs: Quantized, rhs: Quantized) -> Array | None:
@@ -245,4 +246,4 @@ def casts_of_integers(traced: Traced, decided: Mapping[CallPath, Sequence[Operan
 def integers(value: Array, dtype: Any) -> Quantized:
     """Return int8 numbers as codes of scale one."""
     scale = jnp.ones((1,) * value.ndim, jnp.float32)
-    return Quantized(value, scale, (), (), _INT8, 0, jnp.dtype(dtype).name, "")
+    return Quantized(value, scale, (), _INT8, jnp.dtype(dtype).name)

@@ -16,7 +16,9 @@ from lepton_jax.core.transform.wrapper import Moved, Seen
 from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import QArray, calibrated, fake, quantize
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantize import quantize
+from lepton_jax.leaves.rounding import calibrated, fake
 from lepton_jax.quantization.lsq import LearnedWeight
 from lepton_jax.quantization.weights import on_weights
 

@@ -14,8 +14,9 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Select
 from lepton_jax.formats import Uniform
-from lepton_jax.leaves.qarray import QArray, fake
-from lepton_jax.native.operands import Quantized
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantized import Quantized
+from lepton_jax.leaves.rounding import fake
 from lepton_jax.quantization.quantizers import coded
 from lepton_jax.quantization.weights import on_weights, packed_levels
 

@@ -9,7 +9,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, PyTree, Select
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.ranges import Calibration, MinMax
-from lepton_jax.leaves.qarray import calibrated
+from lepton_jax.leaves.rounding import calibrated
 
 # Half a count for every level (Krichevsky and Trofimov): what an adaptive coder assumes of a level it has not met, so that
 # the way to an empty level has a finite slope.

@@ -10,8 +10,8 @@ from lepton_jax.core.typing import PyTree
 from lepton_jax.formats import Format
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
+from lepton_jax.leaves.form import Native
 from lepton_jax.native.interpreter import PackedInterpreter
-from lepton_jax.native.operands import Native
 from lepton_jax.quantization.decide import decide, unseen
 from lepton_jax.quantization.rules import Operand, Rule
 from lepton_jax.quantization.sites import part, values_of

@@ -12,7 +12,9 @@ from lepton_jax.core.typing import Array, Select
 from lepton_jax.formats import Format, Uniform, expand
 from lepton_jax.formats.codebook import Codebook
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import QArray, calibrated, fake, quantize
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantize import quantize
+from lepton_jax.leaves.rounding import calibrated, fake
 from lepton_jax.quantization.codebook import train_codebook
 from lepton_jax.quantization.weights import on_weights
 

@@ -14,8 +14,8 @@ from lepton_jax.core.typing import Array
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.base import storable
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import fake
-from lepton_jax.native.operands import Quantized
+from lepton_jax.leaves.quantized import Quantized
+from lepton_jax.leaves.rounding import fake
 from lepton_jax.quantization.quantizers import coded
 
 

@@ -11,7 +11,8 @@ from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration, TwiceMean
-from lepton_jax.leaves.qarray import QArray, calibrated
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.rounding import calibrated
 from lepton_jax.quantization.learned_step import grid, learned_round, scaled_gradient, step_gradient_factor, uniform_of
 from lepton_jax.quantization.weights import packed_levels
 

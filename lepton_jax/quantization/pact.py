@@ -11,8 +11,8 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import fake
-from lepton_jax.native.operands import Quantized
+from lepton_jax.leaves.quantized import Quantized
+from lepton_jax.leaves.rounding import fake
 from lepton_jax.quantization.quantizers import coded
 
 

@@ -11,8 +11,9 @@ from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats import Format, Uniform, layout
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.formats.ranges.base import Range
-from lepton_jax.leaves.qarray import QArray, fake
-from lepton_jax.native.operands import Quantized
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantized import Quantized
+from lepton_jax.leaves.rounding import fake
 
 _INT8 = Uniform(8)
 
@@ -169,7 +170,7 @@ def coded(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Quantized:
     held = jax.lax.stop_gradient(x).astype(jnp.float32)
     wide = (layout.expand(part, x.shape, fmt) for part in (scale.astype(jnp.float32), zero_point))
     kept = () if fmt.symmetric else zero_point.astype(jnp.int32)
-    return Quantized(fmt.to_codes(held, *wide), scale, kept, (), fmt, fmt.group_size or 0, x.dtype.name, "")
+    return Quantized(fmt.to_codes(held, *wide), scale, kept, fmt, x.dtype.name)
 
 
 def spans(x: Array, fmt: Format, axes: tuple[int, ...] | None) -> tuple[layout.Part, ...]:

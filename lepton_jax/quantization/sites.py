@@ -15,8 +15,8 @@ from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
+from lepton_jax.leaves.form import Native
 from lepton_jax.native.interpreter import PackedInterpreter, entered
-from lepton_jax.native.operands import Native
 from lepton_jax.quantization.decide import decide
 from lepton_jax.quantization.quantizers import joined, spans
 from lepton_jax.quantization.rules import Operand, Rule, rules_of

@@ -12,7 +12,8 @@ from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.leaves.qarray import QArray, calibrated, fake
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.rounding import calibrated, fake
 from lepton_jax.quantization.learned_step import uniform_of
 from lepton_jax.quantization.weights import on_weights, packed_levels
 

@@ -43,7 +43,7 @@ def on_weights(
     Example:
       >>> import jax.numpy as jnp
       >>> from lepton_jax.formats import Uniform
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves.quantize import quantize
       >>> rounding = {"seen": lambda w, *_: jnp.round(w), "coded": lambda w, *_: quantize(w, Uniform(8))}
       >>> whole = on_weights("whole", Uniform(8), "*", **rounding)
       >>> params, state = whole.init({"w": jnp.array([0.2, 1.7])})

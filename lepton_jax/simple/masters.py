@@ -13,10 +13,6 @@ from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.leaves.codebook import CodebookArray
-from lepton_jax.leaves.qarray import QArray
-from lepton_jax.leaves.sparse import Sparse
-from lepton_jax.quantization import quantize
 
 
 class _State(NamedTuple):
@@ -36,7 +32,7 @@ class Masters:
       pruned: paths whose zeros are to stay.
 
     Example:
-      >>> from lepton_jax.quantization import Uniform
+      >>> from lepton_jax.quantization import Uniform, quantize
       >>> params = {"w": quantize(jnp.array([1.0, -0.5, 0.0]), Uniform(bits=2))}
       >>> masters, state = Masters(pruned=frozenset()).init(params)
       >>> Masters(pruned=frozenset()).pack({"w": 2 * masters["w"]}, state)["w"].unpack().tolist()
@@ -80,26 +76,18 @@ def _shown(masters: dict[Path, Array], state: _State) -> dict[Path, Array]:
 
 
 def _keeps_zeros(leaf: Any) -> bool:
-    return isinstance(leaf, (CodebookArray, Sparse))
+    return is_coded(leaf) and leaf.keeps_zeros
 
 
 def _master(leaf: Any) -> Array:
-    if isinstance(leaf, CodebookArray):
-        return leaf.codebook
-    if isinstance(leaf, Sparse):
-        return leaf.values
-    return leaf.unpack() if is_coded(leaf) else jnp.asarray(leaf)
+    return leaf.trained() if is_coded(leaf) else jnp.asarray(leaf)
 
 
 def _packed(leaf: Any, master: Array) -> Any:
-    if isinstance(leaf, CodebookArray):
-        return dataclasses.replace(leaf, codebook=master)
-    if isinstance(leaf, Sparse):
-        return dataclasses.replace(leaf, values=master)
-    return quantize(master, leaf.format) if isinstance(leaf, QArray) else master
+    return leaf.retrained(master) if is_coded(leaf) else master
 
 
 def _seen(leaf: Any, master: Array) -> Array:
-    if isinstance(leaf, QArray):
-        return straight_through(master, jax.lax.stop_gradient(quantize(master, leaf.format).unpack()))
-    return unpack(_packed(leaf, master))
+    seen = unpack(_packed(leaf, master))
+    exact = not is_coded(leaf) or leaf.keeps_zeros  # what is shown is a function of the master that has a derivative
+    return seen if exact else straight_through(master, jax.lax.stop_gradient(seen))

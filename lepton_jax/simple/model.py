@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lepton_jax.artifact import leaves, load, save
-from lepton_jax.core.packed import is_packed
+from lepton_jax.artifact import load, save
+from lepton_jax.core.packed import dense
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.simple.report import report
 
@@ -117,7 +117,7 @@ class Model:
     def dense(self) -> PyTree:
         """The variables without packed leaves."""
         with jax.ensure_compile_time_eval():  # what is kept must hold no tracers of a caller's jit
-            return jax.tree.map(leaves.dense, self.variables, is_leaf=is_packed)
+            return dense(self.variables)
 
     @cached_property
     def _run(self) -> Callable[..., Any]:

@@ -9,11 +9,8 @@ import jax
 import numpy as np
 
 from lepton_jax.core import paths
-from lepton_jax.core.packed import Coded, Packed, is_packed, unpack
+from lepton_jax.core.packed import is_packed, unpack
 from lepton_jax.core.typing import PyTree
-from lepton_jax.leaves.codebook import CodebookArray
-from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.qarray import QArray
 
 _HEAD = ("leaf", "stored as", "shape", "weights", "non-zeros", "bytes", "smaller")
 
@@ -89,16 +86,6 @@ def _aligned(figure: str, width: int) -> str:
 
 
 def _stored_as(leaf: Any) -> str:
-    if isinstance(leaf, QArray):
-        groups = leaf.format.group_size
-        return leaf.format.name if groups is None else f"{leaf.format.name}, groups of {groups}"
-    if isinstance(leaf, CodebookArray):
-        return f"{leaf.codebook.size} centroids"
-    if isinstance(leaf, LowRank):
-        inner = sorted({_stored_as(part) for part in (leaf.u, leaf.v)})
-        return f"rank {leaf.rank}, {' and '.join(inner)}"
-    if isinstance(leaf, Coded):
-        return f"{type(leaf).__name__.lower()} {leaf.dtype}"
-    if isinstance(leaf, Packed):
-        return type(leaf).__name__
+    if is_packed(leaf):
+        return leaf.stored_as
     return str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__

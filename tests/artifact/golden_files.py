@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.artifact import Artifact, container, load, program, save
+from lepton_jax.formats import Uniform
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.block_sparse import BlockSparse
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.sparse import Sparse
 
 

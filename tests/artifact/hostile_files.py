@@ -29,13 +29,14 @@ from lepton_jax.coding import (
     streams,
     symbols,
 )
+from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.coding.rangecoder import Encoder
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Writer
 from lepton_jax.coding.symbol_bits import code_symbols
-from lepton_jax.leaves.bits import pack_bits
 from lepton_jax.leaves.codebook import CodebookArray
 from lepton_jax.leaves.sparse import Sparse
+from lepton_jax.leaves.stored import put_array
 from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
 
 _PROGRAM = bytes(range(64)) * 4
@@ -194,7 +195,7 @@ def _by_every_coder(rng: np.random.Generator, part: int, parts: int) -> tuple[di
             if number % parts == part:
                 # A stream may depend on what earlier leaves of the file left alive.
                 stream, values = position_streams(mask, hints)[name], Writer()
-                leaves._put_array(values, np.linspace(-1, 1, int(mask.sum()), dtype=np.float32), hints)
+                put_array(values, np.linspace(-1, 1, int(mask.sum()), dtype=np.float32), hints)
                 body += bytes([symbols.HOLES, 0, 1]) + stream + bytes(values.data)
                 hints.remember(np.asarray(mask.any(0)))
                 texts[f"{number:02d}_{name}"] = "s 12,16"
@@ -203,7 +204,7 @@ def _by_every_coder(rng: np.random.Generator, part: int, parts: int) -> tuple[di
         number += 1
         if number % parts == part:
             table = Writer()
-            leaves._put_array(table, np.arange(15, dtype=np.float32), hints)
+            put_array(table, np.arange(15, dtype=np.float32), hints)
             body += bytes(table.data) + b"\x0f" + stream
             hints.remember((codes != 0).reshape(12, 10).any(0))
             texts[f"{number:02d}_{name}"] = "c4 12,10"

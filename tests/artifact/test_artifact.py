@@ -14,13 +14,15 @@ import pytest
 from flax import nnx
 
 from lepton_jax.artifact import ArtifactError, account, leaves, load, save
+from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
 from lepton_jax.core.packed import unpack
-from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.formats import Uniform
 from lepton_jax.leaves.codebook import CodebookArray
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.qarray import QArray, Uniform, quantize
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.sparse import Sparse
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from lepton_jax.artifact import ArtifactError, account, container, load, save
 from lepton_jax.coding import compression, streams
-from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.coding.bit_packing import pack_bits
+from lepton_jax.formats import Uniform
 from lepton_jax.leaves.codebook import CodebookArray
-from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.sparse import Sparse
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from lepton_jax.artifact import ArtifactError, counting, leaves
+from lepton_jax.artifact import ArtifactError, leaves
 from lepton_jax.coding import arrays
-from lepton_jax.coding.bit_packing import pack_codes
+from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
 from lepton_jax.formats import layout
 from lepton_jax.leaves.codebook import CodebookArray
+from lepton_jax.leaves.figures import figures
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.quantization import Binary, Float8, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
@@ -38,7 +39,7 @@ def spread(rng, kind, high, shape):
 
 
 def packed(codes, bits):
-    return jnp.asarray(pack_codes(codes.reshape(-1), bits))
+    return jnp.asarray(pack_bits(codes.reshape(-1), bits))
 
 
 def check_leaf(leaf):
@@ -139,7 +140,7 @@ def test_what_is_quantized_is_loaded_bit_for_bit_and_counted(name):
     dense = np.asarray(leaf.unpack())
     np.testing.assert_array_equal(leaves.dense(back), dense)
     assert reader.bytes["scales"] > 0
-    found = counting.figures(leaf)
+    found = figures(leaf)
     extra = leaf.scale.nbytes + (0 if leaf.format.symmetric else leaf.zero_point.nbytes)
     assert found.packed_bytes <= 35 * leaf.format.bits / 8 + extra
     assert found.nonzeros == np.count_nonzero(dense)

@@ -7,8 +7,12 @@ import pytest
 
 from lepton_jax import ArtifactError, chain, fake_quant, load, low_rank, pack, prune, save, unpack
 from lepton_jax.artifact import structure
+from lepton_jax.leaves.cp import CP
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.networks import CP, Separable, TensorTrain, TensorTrainMatrix, Tucker
+from lepton_jax.leaves.separable import Separable
+from lepton_jax.leaves.tensor_train import TensorTrain
+from lepton_jax.leaves.tensor_train_matrix import TensorTrainMatrix
+from lepton_jax.leaves.tucker import Tucker
 from lepton_jax.native.interpreter import packed
 
 

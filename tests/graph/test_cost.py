@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from lepton_jax.core.paths import flatten
+from lepton_jax.formats import Uniform
 from lepton_jax.graph.cost import cost
 from lepton_jax.graph.origins import operand_origins, origins
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import trace
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.models import ResNet, ResNetCifar, Transformer
 
 sys.path.insert(0, str(Path(__file__).parent))

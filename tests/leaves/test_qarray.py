@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepton_jax.leaves.bits import pack_bits, unpack_bits
+from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.quantization import MinMax, Uniform, dequantize, quantize
 
 MATRIX = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)

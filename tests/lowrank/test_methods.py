@@ -9,8 +9,13 @@ import pytest
 
 from lepton_jax import chain, fake_quant, low_rank, pack, prune
 from lepton_jax.core import paths
+from lepton_jax.leaves.cp import CP
+from lepton_jax.leaves.factors import Factors, dense_shape
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.networks import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape
+from lepton_jax.leaves.separable import Separable
+from lepton_jax.leaves.tensor_train import TensorTrain
+from lepton_jax.leaves.tensor_train_matrix import TensorTrainMatrix
+from lepton_jax.leaves.tucker import Tucker
 from lepton_jax.lowrank import (
     CpAls,
     Method,

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.core.packed import unpack
 from lepton_jax.formats import MX, Binary, Float8, NormalFloat4, Ternary, mxfp4, mxfp8
-from lepton_jax.leaves.bits import pack_bits
 from lepton_jax.leaves.codebook import CodebookArray
 from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantized import Quantized
+from lepton_jax.leaves.ready import ready
 from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.native.interpreter import packed, unpacked
-from lepton_jax.native.operands import Quantized, native, stored
-from lepton_jax.native.ready import ready
 from lepton_jax.quantization import Uniform, quantize
 
 
@@ -316,12 +316,12 @@ def test_a_simulated_operand_gives_the_derivative():
         return leaf, array + jax.lax.stop_gradient(leaf.unpack() - array)
 
     def loss(x, w):
-        from lepton_jax.native.dots import dot
+        from lepton_jax.leaves.dots import dot
 
         sides = []
         for array, fmt in ((x, SYMMETRIC), (w, Uniform(channel_axis=1))):
             leaf, seen = coded(array, fmt)
-            sides.append(Quantized(leaf.qvalue, leaf.scale, (), seen, fmt, 0, "float32", ""))
+            sides.append(Quantized(leaf.qvalue, leaf.scale, (), fmt, "float32", seen))
         params = {"dimension_numbers": (((1,), (0,)), ((), ())), "precision": None, "preferred_element_type": None}
         return jnp.sum(jnp.sin(dot(*sides, params)))
 
@@ -347,8 +347,9 @@ def test_codes_unpacked_once_run_as_packed_ones_do(fmt):
 
 def test_stored_and_running_forms_agree():
     leaf = quantize(values(1, 3, 5), Uniform(3, channel_axis=1))
-    assert stored(leaf, "w").shape == native(leaf, "w").shape == (3, 5)
-    np.testing.assert_array_equal(stored(leaf, "w").dense(), leaf.unpack())
-    np.testing.assert_array_equal(native(leaf, "w").dense(), leaf.unpack())
-    assert stored(leaf, "w").layers(3) is not None
+    stored = leaf.native("w")
+    assert stored.shape == stored.opened().shape == (3, 5)
+    np.testing.assert_array_equal(stored.dense(), leaf.unpack())
+    np.testing.assert_array_equal(stored.opened().dense(), leaf.unpack())
+    assert stored.layers(3) is not None
     assert mxfp8().is_integer is False

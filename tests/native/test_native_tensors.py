@@ -11,9 +11,14 @@ import pytest
 from lepton_jax.core import paths
 from lepton_jax.core.packed import unpack
 from lepton_jax.graph.trace import trace
+from lepton_jax.leaves.cp import CP
+from lepton_jax.leaves.factors import Factors, dense_shape, sizes
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.networks import CP, Factors, Separable, TensorTrain, TensorTrainMatrix, Tucker, dense_shape, sizes
+from lepton_jax.leaves.separable import Separable
 from lepton_jax.leaves.sparse import Sparse
+from lepton_jax.leaves.tensor_train import TensorTrain
+from lepton_jax.leaves.tensor_train_matrix import TensorTrainMatrix
+from lepton_jax.leaves.tucker import Tucker
 from lepton_jax.native.interpreter import UnpackedWarning, packed, unpacked
 
 

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.core.packed import is_packed, unpack
 from lepton_jax.core.paths import flatten, replace
-from lepton_jax.leaves.bits import pack_bits
+from lepton_jax.formats import Uniform
 from lepton_jax.leaves.block_sparse import BlockSparse
 from lepton_jax.leaves.codebook import CodebookArray
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.leaves.qarray import Uniform, quantize
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.native.interpreter import UnpackedWarning, packed, unpacked
 

@@ -13,7 +13,8 @@ from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.trace import Apply
 from lepton_jax.graph.weights import Layout
-from lepton_jax.leaves.qarray import QArray, quantize
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.quantization.post_training.grid import output_error
 from lepton_jax.quantization.post_training.inputs import formats_of, layer_inputs, one_layer
 from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of

@@ -11,7 +11,7 @@ from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format, expand
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.weights import Layout
-from lepton_jax.leaves.qarray import calibrated
+from lepton_jax.leaves.rounding import calibrated
 
 
 class Grid(NamedTuple):

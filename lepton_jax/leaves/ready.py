@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.packed import Packed, is_packed, register_packed
-from lepton_jax.core.typing import Array, PyTree
-from lepton_jax.formats import Format, expand
+from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.formats import Format
 from lepton_jax.leaves.qarray import QArray
+from lepton_jax.leaves.quantized import Quantized
+from lepton_jax.leaves.rounding import values_of
 
 
 @register_packed("qvalue", "scale", "zero_point")
@@ -26,7 +28,7 @@ class Ready(Packed):
 
     Example:
       >>> from lepton_jax.formats import Uniform
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves import quantize
       >>> q = quantize(jnp.array([2.9, -7.0]), Uniform(4))
       >>> Ready(q.qvalue, q.scale, q.zero_point, q.format, "float32").unpack().tolist()
       [3.0, -7.0]
@@ -47,8 +49,11 @@ class Ready(Packed):
         return jnp.dtype(self.output_dtype)
 
     def unpack(self) -> Array:
-        scale, zero_point = (expand(part, self.shape, self.format) for part in (self.scale, self.zero_point))
-        return self.format.from_codes(self.qvalue, scale, zero_point).astype(self.dtype)
+        return values_of(self.qvalue, self.scale, self.zero_point, self.format, self.dtype)
+
+    def native(self, path: Path) -> Quantized:
+        zero_point = () if self.format.symmetric else self.zero_point
+        return Quantized(self.qvalue, self.scale, zero_point, self.format, self.output_dtype, path=path)
 
 
 def ready(tree: PyTree) -> PyTree:
@@ -62,7 +67,7 @@ def ready(tree: PyTree) -> PyTree:
 
     Example:
       >>> from lepton_jax.formats import Uniform
-      >>> from lepton_jax.leaves.qarray import quantize
+      >>> from lepton_jax.leaves import quantize
       >>> leaf = ready({"kernel": quantize(jnp.array([[2.9, -7.0]]), Uniform(4))})["kernel"]
       >>> leaf.qvalue.tolist(), leaf.unpack().tolist()
       ([[3, -7]], [[3.0, -7.0]])

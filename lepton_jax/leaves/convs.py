@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core.typing import Array
-from lepton_jax.native.dots import alike, castable, decoded, differentiated, free_expanded, int8
-from lepton_jax.native.operands import Quantized
+from lepton_jax.leaves.dots import alike, castable, decoded, differentiated, free_expanded, int8, is_codes
+
+if TYPE_CHECKING:  # which is built on this
+    from lepton_jax.leaves.quantized import Quantized
 
 _MOST_TAPS = 16
 """Patches are as many times the input as the kernel has elements in space."""
@@ -30,19 +32,19 @@ def conv(x: Any, kernel: Any, params: Mapping[str, Any]) -> Array:
     """
     numbers = params["dimension_numbers"]
     x, kernel = _scaled_by(x, numbers.lhs_spec[0]), _scaled_by(kernel, numbers.rhs_spec[0])
-    if isinstance(x, Quantized) and isinstance(kernel, Quantized):
+    if is_codes(x) and is_codes(kernel):
         if alike(x, kernel):
             return differentiated(partial(_coded, params=params), partial(_bound, params=params), x, kernel)
-    elif isinstance(kernel, Quantized) and castable(kernel, x.dtype):
+    elif is_codes(kernel) and castable(kernel, x.dtype):
         return _bound(x, kernel.integers(x.dtype), params) * _kernel_scale(kernel, numbers)
-    elif isinstance(x, Quantized) and castable(x, kernel.dtype) and params["batch_group_count"] == 1:
+    elif is_codes(x) and castable(x, kernel.dtype) and params["batch_group_count"] == 1:
         return _bound(x.integers(kernel.dtype), kernel, params) * _image_scale(x, numbers)
     return _bound(decoded(x), decoded(kernel), params)
 
 
 def _scaled_by(value: Any, axis: int) -> Any:
     """The value, decoded if it has scales along other axes than this one."""
-    if not isinstance(value, Quantized):
+    if not is_codes(value):
         return value
     value = free_expanded(value, [i for i in range(len(value.shape)) if i != axis])
     return value if all(size == 1 for i, size in enumerate(value.scale.shape) if i != axis) else value.dense()

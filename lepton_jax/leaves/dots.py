@@ -6,14 +6,17 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from lepton_jax.core.typing import Array
-from lepton_jax.native.operands import Quantized
+from lepton_jax.leaves.form import Native
+
+if TYPE_CHECKING:  # which is built on this
+    from lepton_jax.leaves.quantized import Quantized
 
 Numbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 """((contracted axes of each side), (batch axes of each side))."""
@@ -34,13 +37,13 @@ def dot(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Array:
     The result's derivative is that of the dot of what the codes stand for, with respect to what the operands were in the
     simulation (`Quantized.seen`).
     """
-    if isinstance(lhs, Quantized) and isinstance(rhs, Quantized):
+    if is_codes(lhs) and is_codes(rhs):
         numbers = params["dimension_numbers"]
         if _coded_shape(lhs, rhs, numbers):
             return differentiated(
                 functools.partial(_coded, numbers=numbers), functools.partial(_float_dot, params=params), lhs, rhs
             )
-    elif isinstance(lhs, Quantized) or isinstance(rhs, Quantized):
+    elif is_codes(lhs) or is_codes(rhs):
         out = _mixed(lhs, rhs, params)
         if out is not None:
             return out
@@ -82,9 +85,14 @@ def differentiated(
     return product((lhs.seen, rhs.seen), bare)
 
 
+def is_codes(value: Any) -> TypeGuard[Quantized]:
+    """Whether an operand, codes or an array, is codes."""
+    return isinstance(value, Native)
+
+
 def decoded(value: Any) -> Any:
     """The array of a quantized value; anything else as it is."""
-    return value.dense() if isinstance(value, Quantized) else value
+    return value.dense() if is_codes(value) else value
 
 
 def differentiable(*values: Quantized) -> bool:
@@ -112,7 +120,7 @@ def int8(value: Quantized) -> tuple[Array, Array | None]:
     zero = None if isinstance(value.zero_point, tuple) else value.zero_point.astype(jnp.int32)
     if value.qvalue.dtype != jnp.uint8:
         return value.qvalue, zero
-    if value.format is not None and value.format.bits < 8:
+    if value.format.bits < 8:
         return value.qvalue.astype(jnp.int8), zero
     moved = jax.lax.bitcast_convert_type(value.qvalue ^ jnp.uint8(128), jnp.int8)
     return moved, jnp.full((1,) * moved.ndim, -128, jnp.int32) if zero is None else zero - 128
@@ -230,7 +238,7 @@ def free_expanded(value: Quantized, summed: Sequence[int]) -> Quantized:
 def _mixed(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Array | None:
     """A dot of codes, cast, with floats; the scales are applied to the result, or to the floats. None if neither can be."""
     numbers = params["dimension_numbers"]
-    own = 0 if isinstance(lhs, Quantized) else 1
+    own = 0 if is_codes(lhs) else 1
     value, other = (lhs, rhs) if own == 0 else (rhs, lhs)
     if not castable(value, other.dtype):
         return None
