@@ -50,8 +50,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """
     data = io.BytesIO()
     try:
-        np.savez(data, **arrays)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(data, **arrays)  # type: ignore[arg-type]
         write_atomic(path, data.getbuffer())
     except (OSError, ArtifactError) as error:
         raise OSError(

@@ -16,7 +16,7 @@ class Guarded:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from lepton_jax.lowrank.ranks import Fraction
+      >>> from lepton_jax.lowrank import Fraction, Svd
       >>> Guarded(rule=Fraction(fraction=0.5)).ranks({"a": jnp.ones((8, 8)), "b": jnp.ones((8, 32))}, Svd())
       {'b': 4}
     """
