@@ -17,7 +17,7 @@ from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.allocation import erk
 from lepton_jax.pruning.criteria import Criterion, Grasp, Inverted, Magnitude, Random, Snip, SynFlow
-from lepton_jax.pruning.iterative import iterative_masks
+from lepton_jax.pruning.rounds import iterative_masks
 from lepton_jax.pruning.sanity import shuffle_masks
 from lepton_jax.pruning.sparse_training import FixedMasksState, fixed_masks
 

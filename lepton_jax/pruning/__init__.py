@@ -1,10 +1,10 @@
 """Pruning: criteria, structures, allocations and schedules, put together by `prune`."""
 
 from lepton_jax.pruning.allocation import Explicit, erk, uniform
-from lepton_jax.pruning.iterative import iterative_masks
-from lepton_jax.pruning.masking import apply_mask
+from lepton_jax.pruning.hide import apply_mask
 from lepton_jax.pruning.masks import block, channel, keep_count, n_of_m, top
 from lepton_jax.pruning.prune import PruneState, prune
+from lepton_jax.pruning.rounds import iterative_masks
 from lepton_jax.pruning.sensitivity import Sensitivity, sensitivity
 from lepton_jax.pruning.sparsegpt import sparsegpt, sparsegpt_prune
 from lepton_jax.pruning.state import check_scores

@@ -7,7 +7,7 @@ allocation: it is ``prune(..., scope="global")``. Leaves that are to stay out of
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ Shapes = Mapping[Path, tuple[int, ...]]
 Patterns = str | tuple[str, ...]
 Sparsities = dict[Path, Any]
 """Floats, or scalar arrays where the total is traced."""
+Allocation = Callable[[Shapes, Any], Mapping[Path, Any]]
 
 
 def uniform(shapes: Shapes, sparsity: float | Array, *, dense: Patterns = ()) -> Sparsities:

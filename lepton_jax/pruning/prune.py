@@ -1,7 +1,7 @@
 """Pruning as a transform: criterion, structure, allocation and schedule, put together."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -14,15 +14,13 @@ from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule, constant
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
-from lepton_jax.pruning.allocation import Shapes, uniform
+from lepton_jax.pruning.allocation import Allocation, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
-from lepton_jax.pruning.masking import Gradient, apply_mask, laid_out_as, masked, through_masks
+from lepton_jax.pruning.hide import Gradient, apply_mask, laid_out_as, masked, through_masks
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
 from lepton_jax.pruning.threshold import top_of_groups
-
-Allocation = Callable[[Shapes, Any], Mapping[Path, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

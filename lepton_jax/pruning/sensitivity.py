@@ -12,11 +12,10 @@ from tqdm.auto import tqdm
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_fraction, collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.pruning.allocation import Shapes
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.criteria.magnitude import Magnitude
 from lepton_jax.pruning.masks import top
-
-Shapes = Mapping[Path, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

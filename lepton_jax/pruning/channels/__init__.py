@@ -1,5 +1,6 @@
 """Channel pruning that shrinks: groups of coupled channels, plans, smaller models, and the proof that they agree."""
 
+from lepton_jax.pruning.channels.choose import plan
 from lepton_jax.pruning.channels.groups import Group, Slices
 from lepton_jax.pruning.channels.importance import (
     ActivationRank,
@@ -13,11 +14,10 @@ from lepton_jax.pruning.channels.importance import (
     Taylor,
     feature_maps,
 )
-from lepton_jax.pruning.channels.iterate import prune_iteratively
-from lepton_jax.pruning.channels.planning import plan
-from lepton_jax.pruning.channels.plans import Plan
+from lepton_jax.pruning.channels.plan import Plan
 from lepton_jax.pruning.channels.regularize import GroupSparsity, channel_norms
-from lepton_jax.pruning.channels.verification import Verification, verify
+from lepton_jax.pruning.channels.rounds import prune_iteratively
+from lepton_jax.pruning.channels.verify import Verification, verify
 
 __all__ = [
     "ActivationRank",

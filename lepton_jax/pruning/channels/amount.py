@@ -1,11 +1,11 @@
 """How much a choice of channels removes: of multiply-accumulates, of parameters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_jax.graph.axes import FIXED, Analysis, Axes
+from lepton_jax.graph.axes import FIXED, Analysis
 from lepton_jax.graph.trace import Traced
 
 _PARAMS = "params/"
@@ -39,20 +39,14 @@ def macs(analysis: Analysis) -> Amount:
     terms = []
     for record in analysis.records.values():
         eqn = record.eqn
-        contracted: Iterable[np.ndarray] = ()
         if eqn.primitive == "dot_general":
-            contracted = _take(record.ins[0], eqn.params["dimension_numbers"][0][0])
+            operand, contracted = record.ins[0], eqn.params["dimension_numbers"][0][0]
         elif eqn.primitive == "conv_general_dilated":
-            spec = eqn.params["dimension_numbers"].rhs_spec
-            contracted = _take(record.ins[1], spec[1:])
+            operand, contracted = record.ins[1], eqn.params["dimension_numbers"].rhs_spec[1:]
         else:
             continue
-        terms.append(_term(analysis, eqn.times or 1, (*record.outs[0].atoms, *contracted)))
+        terms.append(_term(analysis, eqn.times or 1, (*record.outs[0].atoms, *(operand.atoms[a] for a in contracted))))
     return Amount(terms=tuple(terms))
-
-
-def _take(value: Axes, axes: Sequence[int]) -> list[np.ndarray]:
-    return [value.atoms[a] for a in axes]
 
 
 def _term(analysis: Analysis, factor: int, axes: Iterable[np.ndarray]) -> tuple[int, tuple[np.ndarray, ...]]:

@@ -6,15 +6,10 @@ import numpy as np
 
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import Equation
+from lepton_jax.pruning.channels.groups import Keeps, atoms_of
 
 RULES = ("jvp", "fwd", "bwd")
 """The rule of a `custom_jvp`; the forward and the backward rule of a `custom_vjp`."""
-
-Keep = np.ndarray
-"""bool[n]: which indices of an axis stay."""
-
-Keeps = tuple[Keep, ...]
-"""One for every axis of a value."""
 
 Shape = tuple[int, ...]
 
@@ -49,17 +44,7 @@ def rule_labels(
         known = [next(new) if source is None else ins[source] for source in _compat.saved_sources(eqn.raw)] + list(outs)
     else:
         known = arguments + _in_order(arguments, shapes[len(arguments) :], eqn)
-    count, labels = 1, []
-    for keeps in known:
-        axes = []
-        for keep in keeps:
-            gone = np.flatnonzero(~keep)
-            atoms = np.zeros(len(keep), np.int64)
-            atoms[gone] = np.arange(count, count + len(gone))
-            count += len(gone)
-            axes.append(atoms)
-        labels.append(tuple(axes))
-    return labels
+    return atoms_of(known)
 
 
 def _fits(keeps: Keeps, shape: tuple[Shape, Shape]) -> bool:

@@ -11,6 +11,10 @@ from lepton_jax.graph.trace import Traced
 
 Place = tuple[Path, int]
 """A leaf's path and one of its axes."""
+Keep = np.ndarray
+"""bool[n]: which indices of an axis stay."""
+Keeps = tuple[Keep, ...]
+"""One for every axis of a value."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,16 +76,26 @@ class Group:
         return "\n".join([head, *lines])
 
 
-def number(shapes: Iterable[Sequence[int]]) -> list[tuple[np.ndarray, ...]]:
-    """Give every index of every axis of every leaf an atom of its own."""
+def atoms_of(values: Iterable[Keeps]) -> list[tuple[np.ndarray, ...]]:
+    """Give every index that goes, of every axis of every value, an atom of its own, and all others 0.
+
+    Example:
+      >>> atoms_of([(np.array([True, False]), np.array([False, False]))])
+      [(array([0, 1]), array([2, 3]))]
+    """
     count, labels = 1, []
-    for shape in shapes:
+    for keeps in values:
         axes = []
-        for n in shape:
-            axes.append(np.arange(count, count + n))
-            count += n
+        for keep in keeps:
+            axes.append(np.where(keep, 0, count - 1 + np.cumsum(~keep)))
+            count += int(np.count_nonzero(~keep))
         labels.append(tuple(axes))
     return labels
+
+
+def number(shapes: Iterable[Sequence[int]]) -> list[tuple[np.ndarray, ...]]:
+    """Give every index of every axis of every leaf an atom of its own."""
+    return atoms_of(tuple(np.zeros(n, bool) for n in shape) for shape in shapes)
 
 
 def find_groups(traced: Traced, analysis: Analysis) -> tuple[Group, ...]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lepton_jax.core.paths import flatten, floating, matches
 from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.pruning.channels.groups import Group
-from lepton_jax.pruning.channels.plans import Plan
+from lepton_jax.pruning.channels.plan import Plan
 
 
 def channel_norms(group: Group, variables: PyTree, select: Select = floating) -> Array:

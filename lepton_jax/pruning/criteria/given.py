@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.pruning.criteria.base import Criterion, wide
+from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Given(Criterion):
+class Given(Gathered):
     """Score by arrays made beforehand: a ticket's final weights, another network's scores, masks (True above False).
 
     Args:
@@ -41,7 +41,3 @@ class Given(Criterion):
                     problems.append(f"{path}: has shape {weight.shape}; got scores of shape {jnp.shape(self.by_path[path])}")
         # Copies: whoever donates the state must not take the scores themselves with it.
         return {path: wide(jnp.array(self.by_path[path], copy=True)) for path in weights}
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state

@@ -8,11 +8,11 @@ import jax
 
 from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.pruning.criteria.base import Criterion, wide
+from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Grasp(Criterion):
+class Grasp(Gathered):
     """Score a weight by how much gradient flow its removal costs: ``w (H g)``, with gradient `g` and Hessian `H` at the start.
 
     To first order, a change `d` of the weights changes the squared norm of the gradient by ``2 d' H g``. Removing weight q is
@@ -42,7 +42,3 @@ class Grasp(Criterion):
         curvature = jax.jit(lambda leaves: jax.jvp(gradient, (leaves,), (gradient(leaves),))[1])
         curved = curvature(dict(weights))
         return {path: wide(weight) * wide(curved[path]) for path, weight in weights.items()}
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state

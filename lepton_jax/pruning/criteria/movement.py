@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
-from lepton_jax.pruning.criteria.base import Criterion, wide
+from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Movement(Criterion):
+class Movement(Gathered):
     """Score a weight by how far it moved away from zero: ``-sum_t w_t g_t``.
 
     Under gradient descent a weight grows in size where ``w g < 0``. Meant for fine-tuning a pretrained model, with
@@ -32,7 +32,3 @@ class Movement(Criterion):
 
     def accumulate(self, state: Any, weight: Array, grad: Array) -> Any:
         return state - wide(weight) * wide(grad)
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state

@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from lepton_jax.core.typing import Array
-from lepton_jax.pruning.criteria.base import Criterion, check_decay, wide
+from lepton_jax.pruning.criteria.base import Gathered, check_decay, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Saliency(Criterion):
+class Saliency(Gathered):
     """Score a weight by the change of the loss that its removal makes, to first order: ``|w g|``, gathered over steps.
 
     ``s <- decay * s + |w g|`` at every step, and the score is `s`. Before the first step all scores are zero: use a schedule
@@ -43,7 +43,3 @@ class Saliency(Criterion):
 
     def accumulate(self, state: Any, weight: Array, grad: Array) -> Any:
         return self.decay * state + jnp.abs(wide(weight) * wide(grad))
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state

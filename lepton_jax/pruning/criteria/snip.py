@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.pruning.criteria.base import Criterion, wide
+from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Snip(Criterion):
+class Snip(Gathered):
     """Score a weight by how much the loss at initialisation depends on its being there: ``|w dL/dw|``.
 
     It is the derivative of the loss to a factor ``c = 1`` in front of the weight. Computed once, in `init_all`; several rounds:
@@ -37,7 +37,3 @@ class Snip(Criterion):
     def init_all(self, weights: Mapping[Path, Array], params: PyTree) -> dict[Path, Any]:
         slopes = jax.jit(jax.grad(lambda leaves: self.loss(paths.replace(params, leaves))))(dict(weights))
         return {path: jnp.abs(wide(weight) * wide(slopes[path])) for path, weight in weights.items()}
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.pruning.criteria.base import Criterion
+from lepton_jax.pruning.criteria.base import Gathered
 
 
 def _absolute(leaf: Any) -> Any:
@@ -17,7 +17,7 @@ def _absolute(leaf: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SynFlow(Criterion):
+class SynFlow(Gathered):
     """Score a weight by the flow through it: ``|w| dR/d|w|``, with ``R = sum apply(|params|, ones)``.
 
     With every parameter (biases and norms too) made positive and an input of ones, `R` sums over all paths through the network
@@ -62,7 +62,3 @@ class SynFlow(Criterion):
             largest = jnp.max(jnp.stack([jnp.max(score, initial=0.0) for score in scores.values()]))
             scale = jnp.where(largest > 0, largest, 1.0)
             return {path: (score / scale).astype(jnp.float32) for path, score in scores.items()}
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state

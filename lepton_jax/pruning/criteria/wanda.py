@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.moments import second_moments
 from lepton_jax.graph.trace import Apply
-from lepton_jax.pruning.criteria.base import Criterion, wide
+from lepton_jax.pruning.criteria.base import Gathered, wide
 from lepton_jax.pruning.masks import top
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanda(Criterion):
+class Wanda(Gathered):
     """Score a weight by its size and what it is multiplied by: ``|w_ij| ||x_i||_2``.
 
     `x_i` is the layer's input feature i over all rows (examples and positions) of the calibration batches. Dense kernels
@@ -60,10 +60,6 @@ class Wanda(Criterion):
             scores = jnp.abs(matrix) * jnp.sqrt(moments.second)[..., None].astype(matrix.dtype)
             found[path] = moments.layout.leaf(ranks(scores) if self.compare == "output" else scores)
         return {path: found[path] for path in weights}
-
-    def scores(self, weight: Array, state: Any) -> Array:
-        del weight
-        return state
 
 
 def ranks(scores: Array) -> Array:

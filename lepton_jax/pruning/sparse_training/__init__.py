@@ -3,6 +3,7 @@
 Static sparse training is `lepton_jax.prune` by random scores: ``prune(0.9, criterion=Random(key=key), allocation=erk)``.
 """
 
+from lepton_jax.pruning.hide import masks_of, nonzero_masks, sparsity_of
 from lepton_jax.pruning.sparse_training.ac_dc import ac_dc
 from lepton_jax.pruning.sparse_training.adam_by_weight import AdamByWeightState, scale_by_adam_by_weight
 from lepton_jax.pruning.sparse_training.dynamic_surgery import SurgeryState, dynamic_surgery
@@ -16,7 +17,6 @@ from lepton_jax.pruning.sparse_training.lottery import (
     rewind,
     weight_rewinding,
 )
-from lepton_jax.pruning.sparse_training.masked import masks_of, nonzero_masks, sparsity_of
 from lepton_jax.pruning.sparse_training.moments import masked_moments
 from lepton_jax.pruning.sparse_training.rewire import RewireState
 from lepton_jax.pruning.sparse_training.rigl import rigl

@@ -6,9 +6,8 @@ from lepton_jax.core import paths
 from lepton_jax.core.schedules import periodic
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Select
-from lepton_jax.pruning.allocation import uniform
+from lepton_jax.pruning.allocation import Allocation, uniform
 from lepton_jax.pruning.prune import prune
-from lepton_jax.pruning.sparse_training.rewire import Allocation
 
 
 @named

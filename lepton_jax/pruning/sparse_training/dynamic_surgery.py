@@ -9,8 +9,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
-from lepton_jax.pruning.masking import through_masks
-from lepton_jax.pruning.sparse_training.masked import take_slopes
+from lepton_jax.pruning.hide import take_slopes, through_masks
 
 
 class SurgeryState(NamedTuple):

@@ -8,8 +8,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.pruning.masking import Gradient, Masks, laid_out_as, through_masks
-from lepton_jax.pruning.sparse_training.masked import check_masks
+from lepton_jax.pruning.hide import Gradient, Masks, check_masks, laid_out_as, through_masks
 
 
 class FixedMasksState(NamedTuple):

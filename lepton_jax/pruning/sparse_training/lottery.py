@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.errors import check_fraction, check_whole, collect, is_traced
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.pruning.masking import Masks, masked
+from lepton_jax.pruning.hide import Masks, check_masks, masked
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.sanity import Initializer, reinitialize
-from lepton_jax.pruning.sparse_training.masked import check_masks
 from lepton_jax.pruning.threshold import top_of_groups
 
 Train = Callable[[PyTree, dict[Path, Array]], PyTree]
@@ -207,22 +206,13 @@ def lottery(
     """
     check_whole("lottery: rounds", rounds, 0)
     masks = {path: jnp.ones(leaf.shape, bool) for path, leaf in paths.select(initial, select).items()}
-    return _rounds(initial, masks, train, rounds, fraction, scope, restart)
 
+    def run(masks: dict[Path, Array], begun: PyTree) -> Iterator[LotteryRound]:
+        for number in range(rounds + 1):
+            trained = train(begun, masks)
+            yield LotteryRound(number, masks, begun, trained)
+            if number < rounds:
+                masks = next_masks(trained, masks, fraction, scope=scope)
+                begun = restart(initial, trained, masks, number + 1)
 
-def _rounds(
-    initial: PyTree,
-    masks: dict[Path, Array],
-    train: Train,
-    rounds: int,
-    fraction: float | Mapping[Path, float],
-    scope: Literal["layer", "global"],
-    restart: Restart,
-) -> Iterator[LotteryRound]:
-    begun = initial
-    for number in range(rounds + 1):
-        trained = train(begun, masks)
-        yield LotteryRound(number, masks, begun, trained)
-        if number < rounds:
-            masks = next_masks(trained, masks, fraction, scope=scope)
-            begun = restart(initial, trained, masks, number + 1)
+    return run(masks, initial)

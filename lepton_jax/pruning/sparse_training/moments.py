@@ -8,8 +8,7 @@ import optax
 
 from lepton_jax.core import paths
 from lepton_jax.core.typing import PyTree
-from lepton_jax.pruning.masking import masked
-from lepton_jax.pruning.sparse_training.masked import masks_of
+from lepton_jax.pruning.hide import masked, masks_of
 
 
 def masked_moments(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -1,6 +1,5 @@
 """Rewiring: drop the weakest weights, grow as many others. What SET and RigL share."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,15 +11,13 @@ from lepton_jax.core import paths
 from lepton_jax.core.errors import check_fraction, check_whole
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree, Schedule, Select, Step
-from lepton_jax.pruning.allocation import Shapes
-from lepton_jax.pruning.masking import Masks, apply_mask, laid_out_as, through_masks
+from lepton_jax.pruning.allocation import Allocation
+from lepton_jax.pruning.hide import Gradient, Masks, apply_mask, laid_out_as, take_slopes, through_masks
 from lepton_jax.pruning.masks import keep_count
-from lepton_jax.pruning.sparse_training.masked import take_slopes
 from lepton_jax.pruning.state import Failure, first_failure, no_failure
 from lepton_jax.pruning.threshold import top_of_groups
 
 Leaves = Mapping[Path, Array]
-Allocation = Callable[[Shapes, float], Mapping[Path, float | Array]]
 Growth = Callable[[Array, Array], Array]
 """``(dense gradient, key) -> scores`` of the weight's shape; the highest among the pruned weights grow."""
 
@@ -93,31 +90,37 @@ def exchange_schedule(name: str, fraction: float | Schedule, end: int, *, decay:
     return optax.cosine_decay_schedule(fraction, end) if decay else optax.constant_schedule(fraction)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rewiring:
-    """The settings of `set_` and `rigl`, and the functions of their transform."""
+def rewiring(
+    name: str,
+    growth: Growth,
+    sparsity: float,
+    key: Array,
+    *,
+    fraction: Schedule,
+    end: int,
+    interval: int,
+    allocation: Allocation,
+    select: Select,
+    gradient: Gradient = "masked",
+) -> Transform:
+    """Return the transform of `set_` and `rigl`: random masks, and now and then an exchange, where `growth` says what grows.
 
-    name: str
-    sparsity: float
-    key: Array
-    growth: Growth
-    fraction: Schedule
-    end: int
-    interval: int
-    allocation: Allocation
-    select: Select
-    dense_gradient: bool
+    Example:
+      >>> draw = lambda grad, key: jnp.abs(grad)
+      >>> steady = exchange_schedule("mine", 0.5, 9, decay=False)
+      >>> settings = {"fraction": steady, "end": 9, "interval": 1, "allocation": lambda shapes, s: {"w": s}, "select": "*"}
+      >>> rewiring("mine", draw, 0.5, jax.random.key(0), **settings).init({"w": jnp.ones(4)})[1].masks["w"].sum().item()
+      2
+    """
+    check_fraction(f"{name}: sparsity", sparsity)
+    check_whole(f"{name}: interval", interval, 1)
+    if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise TypeError(f"{name}: key must be a typed key, as jax.random.key(seed) makes it; got {key!r}.")
 
-    def __post_init__(self) -> None:
-        check_fraction(f"{self.name}: sparsity", self.sparsity)
-        check_whole(f"{self.name}: interval", self.interval, 1)
-        if not jax.dtypes.issubdtype(getattr(self.key, "dtype", None), jax.dtypes.prng_key):
-            raise TypeError(f"{self.name}: key must be a typed key, as jax.random.key(seed) makes it; got {self.key!r}.")
-
-    def init(self, params: PyTree) -> tuple[PyTree, RewireState]:
-        weights = paths.select(params, self.select)
-        goals = self.allocation({path: weight.shape for path, weight in weights.items()}, self.sparsity)
-        first, later = jax.random.split(self.key)  # a buffer of its own: states are donated
+    def init(params: PyTree) -> tuple[PyTree, RewireState]:
+        weights = paths.select(params, select)
+        goals = allocation({path: weight.shape for path, weight in weights.items()}, sparsity)
+        first, later = jax.random.split(key)  # a buffer of its own: states are donated
         keys = jax.random.split(first, len(weights))
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
         keep = jnp.stack([jnp.asarray(keep_count(scores.size, goals[path]), jnp.int32) for path, scores in drawn.items()])
@@ -125,16 +128,16 @@ class Rewiring:
         masks = {path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}
         return params, RewireState(masks, later, no_failure(len(masks)))
 
-    def update(self, params: PyTree, state: RewireState, grads: PyTree, step: Step) -> tuple[PyTree, RewireState]:
-        weights, slopes = take_slopes(self.name, state.masks, params, grads)
+    def update(params: PyTree, state: RewireState, grads: PyTree, step: Step) -> tuple[PyTree, RewireState]:
+        weights, slopes = take_slopes(name, state.masks, params, grads)
         weights = {path: apply_mask(weight, state.masks[path]) for path, weight in weights.items()}
         step = jnp.asarray(step)
 
         def exchange(weights: Leaves) -> tuple[Leaves, Leaves, Failure]:
             keys = jax.random.split(jax.random.fold_in(state.key, step), len(weights))
             # In sorted order, in which jit hands over dicts: eager draws are the same.
-            growth = {path: self.growth(slopes[path], key) for path, key in zip(sorted(weights), keys)}
-            found, not_finite = rewire(state.masks, weights, growth, self.fraction(step))
+            grown = {path: growth(slopes[path], key) for path, key in zip(sorted(weights), keys)}
+            found, not_finite = rewire(state.masks, weights, grown, fraction(step))
             failed = jnp.any(not_finite > 0)
             masks = {path: jnp.where(failed, state.masks[path], mask) for path, mask in found.items()}
             failure = first_failure(state.failure, not_finite, step)
@@ -143,10 +146,9 @@ class Rewiring:
         def stay(weights: Leaves) -> tuple[Leaves, Leaves, Failure]:
             return weights, dict(state.masks), state.failure
 
-        due = (step > 0) & (step < self.end) & (step % self.interval == 0)
+        due = (step > 0) & (step < end) & (step % interval == 0)
         # The weights go through it, so that a step that changes no mask does not read them once more.
         weights, masks, failure = jax.lax.cond(due, exchange, stay, weights)
         return paths.replace(params, weights), RewireState(masks, state.key, failure)
 
-    def transform(self) -> Transform:
-        return through_masks(self.init, self.update, gradient="straight_through" if self.dense_gradient else "masked")
+    return through_masks(init, update, gradient=gradient)

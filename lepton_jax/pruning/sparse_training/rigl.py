@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Schedule, Select
-from lepton_jax.pruning.allocation import erk
-from lepton_jax.pruning.sparse_training.rewire import Allocation, Rewiring, exchange_schedule
+from lepton_jax.pruning.allocation import Allocation, erk
+from lepton_jax.pruning.sparse_training.rewire import exchange_schedule, rewiring
 
 
 def _steepest(grad: Array, key: Array) -> Array:
@@ -58,15 +58,15 @@ def rigl(
     (there it can, and in their code keeps its value); the optimiser's step is taken before an update too (there the update
     takes its place); no update at step 0.
     """
-    return Rewiring(
-        name="rigl",
-        sparsity=sparsity,
-        key=key,
-        growth=_steepest,
+    return rewiring(
+        "rigl",
+        _steepest,
+        sparsity,
+        key,
         fraction=exchange_schedule("rigl", fraction, end, decay=True),
         end=end,
         interval=interval,
         allocation=allocation,
         select=select,
-        dense_gradient=True,
-    ).transform()
+        gradient="straight_through",
+    )

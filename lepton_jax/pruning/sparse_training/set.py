@@ -5,8 +5,8 @@ import jax
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Schedule, Select
-from lepton_jax.pruning.allocation import erk
-from lepton_jax.pruning.sparse_training.rewire import Allocation, Rewiring, exchange_schedule
+from lepton_jax.pruning.allocation import Allocation, erk
+from lepton_jax.pruning.sparse_training.rewire import exchange_schedule, rewiring
 
 
 def _anywhere(grad: Array, key: Array) -> Array:
@@ -58,15 +58,14 @@ def set_(
     just dropped cannot grow in the same update, there it can; exact counts, where the paper's first masks are drawn weight by
     weight.
     """
-    return Rewiring(
-        name="set_",
-        sparsity=sparsity,
-        key=key,
-        growth=_anywhere,
+    return rewiring(
+        "set_",
+        _anywhere,
+        sparsity,
+        key,
         fraction=exchange_schedule("set_", fraction, end, decay=False),
         end=end,
         interval=interval,
         allocation=allocation,
         select=select,
-        dense_gradient=False,
-    ).transform()
+    )

@@ -7,7 +7,9 @@ A *local* structure (N:M) chooses within small groups instead: it defines `mask`
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
+from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path
+from lepton_jax.pruning.units import block_means, spread
 
 Shape = tuple[int, ...]
 
@@ -60,6 +62,37 @@ class Structure:
     def expand(self, mask: Array, shape: Shape) -> Array:
         """Return the units' mask spread over an array of `shape`."""
         raise TypeError(f"{type(self).__name__} defines no units")
+
+
+class Blockwise(Structure):
+    """Base of structures whose units are equal blocks of a leaf; a unit's score is the mean of its weights' scores.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> class Pairs(Blockwise):
+      ...     def block(self, shape):
+      ...         return (2,)
+      >>> Pairs().reduce(jnp.array([1.0, 3.0, 7.0])).tolist(), Pairs().expand(jnp.array([True, False]), (3,)).tolist()
+      ([2.0, 7.0], [True, True, False])
+    """
+
+    def block(self, shape: Shape) -> Shape:
+        """Return the sizes of a block, one for each axis of a leaf of this shape.
+
+        Raises:
+          ValueError: if such a leaf has no blocks; says why.
+        """
+        raise TypeError(f"{type(self).__name__} defines no blocks")
+
+    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
+        with collect(repr(self).removesuffix("()")) as problems:
+            problems.extend(complaints(shapes, self.block))
+
+    def reduce(self, scores: Array) -> Array:
+        return block_means(scores, self.block(scores.shape))
+
+    def expand(self, mask: Array, shape: Shape) -> Array:
+        return spread(mask, shape, self.block(shape))
 
 
 def complaints(shapes: Mapping[Path, Shape], fits: Callable[[Shape], object]) -> Iterator[str]:

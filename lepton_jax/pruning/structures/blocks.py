@@ -1,16 +1,14 @@
 """Rectangular blocks."""
 
 import dataclasses
-from collections.abc import Mapping
 
-from lepton_jax.core.errors import check_whole, collect
-from lepton_jax.core.typing import Array, Path
-from lepton_jax.pruning.structures.base import Shape, Structure, complaints
-from lepton_jax.pruning.units import block_means, full_block, spread
+from lepton_jax.core.errors import check_whole
+from lepton_jax.pruning.structures.base import Blockwise, Shape
+from lepton_jax.pruning.units import full_block
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Blocks(Structure):
+class Blocks(Blockwise):
     """Every block of weights is a unit; its score is the mean of its weights' scores.
 
     A sparsity counts blocks: of B, ``B - round(sparsity * B)`` are kept. See `lepton_jax.pruning.masks.block`.
@@ -38,15 +36,5 @@ class Blocks(Structure):
         for size in self.shape:
             check_whole("Blocks: each size of shape", size, 1)
 
-    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        with collect(f"Blocks(shape={self.shape})") as problems:
-            problems.extend(complaints(shapes, self._block))
-
-    def reduce(self, scores: Array) -> Array:
-        return block_means(scores, self._block(scores.shape))
-
-    def expand(self, mask: Array, shape: Shape) -> Array:
-        return spread(mask, shape, self._block(shape))
-
-    def _block(self, shape: Shape) -> Shape:
+    def block(self, shape: Shape) -> Shape:
         return full_block(self.shape, shape)

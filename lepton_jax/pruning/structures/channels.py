@@ -1,16 +1,14 @@
 """Whole slices: channels along any axis, filters."""
 
 import dataclasses
-from collections.abc import Mapping
 
-from lepton_jax.core.errors import check_whole, collect
-from lepton_jax.core.typing import Array, Path
-from lepton_jax.pruning.structures.base import Shape, Structure, complaints
-from lepton_jax.pruning.units import block_means, slice_block, spread
+from lepton_jax.core.errors import check_whole
+from lepton_jax.pruning.structures.base import Blockwise, Shape
+from lepton_jax.pruning.units import slice_block
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Channels(Structure):
+class Channels(Blockwise):
     """Every slice along an axis is a unit; its score is the mean of its weights' scores.
 
     Under `Magnitude` that is the order of the L1 norms. A sparsity counts slices. The weights are masked; for cutting them,
@@ -37,22 +35,12 @@ class Channels(Structure):
         if self.axis == ():
             raise ValueError("Channels: axis must name one axis or more; got ().")
 
-    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        with collect(f"Channels(axis={self.axis})") as problems:
-            problems.extend(complaints(shapes, self._block))
-
-    def reduce(self, scores: Array) -> Array:
-        return block_means(scores, self._block(scores.shape))
-
-    def expand(self, mask: Array, shape: Shape) -> Array:
-        return spread(mask, shape, self._block(shape))
-
-    def _block(self, shape: Shape) -> Shape:
+    def block(self, shape: Shape) -> Shape:
         return slice_block(self.axis, shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Filters(Structure):
+class Filters(Blockwise):
     """Every output channel of a kernel is a unit: the slices along the last axis, where Flax has the outputs.
 
     Raises:
@@ -66,16 +54,6 @@ class Filters(Structure):
     Source: Li et al. 2017, "Pruning filters for efficient convnets", section 3.1.
     """
 
-    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        with collect("Filters") as problems:
-            problems.extend(complaints(shapes, self._has_filters))
-
-    def reduce(self, scores: Array) -> Array:
-        return block_means(scores, slice_block(-1, scores.shape))
-
-    def expand(self, mask: Array, shape: Shape) -> Array:
-        return spread(mask, shape, slice_block(-1, shape))
-
-    @staticmethod
-    def _has_filters(shape: Shape) -> None:
+    def block(self, shape: Shape) -> Shape:
         check_whole("the number of axes", len(shape), 2)
+        return slice_block(-1, shape)

@@ -1,16 +1,14 @@
 """Attention heads."""
 
 import dataclasses
-from collections.abc import Mapping
 
-from lepton_jax.core.errors import check_whole, collect
-from lepton_jax.core.typing import Array, Path
-from lepton_jax.pruning.structures.base import Shape, Structure, complaints
-from lepton_jax.pruning.units import block_means, normal_axis, slice_block, spread
+from lepton_jax.core.errors import check_whole
+from lepton_jax.pruning.structures.base import Blockwise, Shape
+from lepton_jax.pruning.units import normal_axis, slice_block
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heads(Structure):
+class Heads(Blockwise):
     """Every attention head's slice of a kernel is a unit; its score is the mean of its weights' scores.
 
     Each leaf chooses for itself, so that query and output kernels of one layer may lose different heads. For whole heads, cut
@@ -39,17 +37,7 @@ class Heads(Structure):
     def __post_init__(self) -> None:
         check_whole("Heads: width", self.width, 1)
 
-    def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
-        with collect(f"Heads(axis={self.axis}, width={self.width})") as problems:
-            problems.extend(complaints(shapes, self._block))
-
-    def reduce(self, scores: Array) -> Array:
-        return block_means(scores, self._block(scores.shape))
-
-    def expand(self, mask: Array, shape: Shape) -> Array:
-        return spread(mask, shape, self._block(shape))
-
-    def _block(self, shape: Shape) -> Shape:
+    def block(self, shape: Shape) -> Shape:
         size = shape[normal_axis(self.axis, shape)]
         if size % self.width:
             raise ValueError(

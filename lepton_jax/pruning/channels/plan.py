@@ -14,10 +14,10 @@ from lepton_jax.core.paths import path_str
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.axes import analyse_traced
 from lepton_jax.graph.trace import Apply, split_keywords, trace
-from lepton_jax.pruning.channels.groups import Group, Place, removed_places
+from lepton_jax.pruning.channels.groups import Group, Place, atoms_of, removed_places
 from lepton_jax.pruning.channels.match import Matcher
-from lepton_jax.pruning.channels.shrinker import Layout, Shrinker, take
-from lepton_jax.pruning.channels.text import describe, from_json, to_json
+from lepton_jax.pruning.channels.plan_text import describe, from_json, to_json
+from lepton_jax.pruning.channels.shrink import Layout, Shrinker, take
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -191,17 +191,14 @@ class Plan:
 
     def _labels(self, paths: tuple[Path, ...], avals: list[Any]) -> list[tuple[np.ndarray, ...]]:
         """Atoms for the removed indices, 0 for all others."""
-        count, labels = 1, []
+        keeps = []
         for path, aval in zip(paths, avals):
             variable = self._matcher.find(path)
-            atoms = [np.zeros(n, np.int64) for n in aval.shape]
             if variable is not None and tuple(aval.shape) == self.shapes[variable]:
-                for axis, keep in enumerate(self._keep[variable]):
-                    gone = np.flatnonzero(~keep)
-                    atoms[axis][gone] = np.arange(count, count + len(gone))
-                    count += len(gone)
-            labels.append(tuple(atoms))
-        return labels
+                keeps.append(self._keep[variable])
+            else:
+                keeps.append(tuple(np.ones(n, bool) for n in aval.shape))
+        return atoms_of(keeps)
 
     def then(self, later: "Plan") -> "Plan":
         """Join a plan made for the shrunk model to this one: one plan from the original model to the smaller.

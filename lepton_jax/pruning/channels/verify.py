@@ -12,7 +12,7 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.paths import flatten, is_floating, replace
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.trace import Apply
-from lepton_jax.pruning.channels.plans import Plan
+from lepton_jax.pruning.channels.plan import Plan
 
 _NOISE = 0.1
 

@@ -1,7 +1,6 @@
 """A plan as text: JSON to keep, and a description to read."""
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from lepton_jax.pruning.channels.groups import Group, Slices
 
 if TYPE_CHECKING:
-    from lepton_jax.pruning.channels.plans import Plan
+    from lepton_jax.pruning.channels.plan import Plan
 
 _FORMAT = "lepton_jax.channels/1"
 
@@ -20,7 +19,13 @@ def to_json(plan: "Plan") -> str:
         {
             "format": _FORMAT,
             "shapes": {path: list(shape) for path, shape in plan.shapes.items()},
-            "groups": [_group_to_json(group) for group in plan.groups],
+            "groups": [
+                {
+                    "slices": [{"path": s.path, "axis": s.axis, "indices": s.indices.tolist()} for s in group.slices],
+                    "removed": list(group.removed),
+                }
+                for group in plan.groups
+            ],
             "fixed": [{"path": path, "axis": axis, "why": list(why)} for (path, axis), why in plan.fixed.items()],
             "unknown": list(plan.unknown),
         }
@@ -37,9 +42,13 @@ def from_json(text: str) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"Plan.from_json needs a text of Plan.to_json, of the format {_FORMAT!r}; got {found!r}.")
+
+    def slices(found: Any) -> tuple[Slices, ...]:
+        return tuple(Slices(path=s["path"], axis=int(s["axis"]), indices=np.asarray(s["indices"], np.int64)) for s in found)
+
     return {
         "shapes": {path: tuple(shape) for path, shape in data["shapes"].items()},
-        "groups": tuple(_group_from_json(group) for group in data["groups"]),
+        "groups": tuple(Group(slices=slices(g["slices"]), removed=tuple(g["removed"])) for g in data["groups"]),
         "fixed": {(entry["path"], entry["axis"]): tuple(entry["why"]) for entry in data["fixed"]},
         "unknown": tuple(data["unknown"]),
     }
@@ -56,17 +65,3 @@ def describe(plan: "Plan") -> str:
     if plan.unknown:
         lines.append(f"unknown primitives, whose axes are fixed: {', '.join(plan.unknown)}")
     return "\n".join(lines)
-
-
-def _group_to_json(group: Group) -> dict[str, Any]:
-    """The group as plain lists."""
-    slices = [{"path": s.path, "axis": s.axis, "indices": s.indices.tolist()} for s in group.slices]
-    return {"slices": slices, "removed": list(group.removed)}
-
-
-def _group_from_json(data: Mapping[str, Any]) -> Group:
-    """The group from plain lists."""
-    slices = tuple(
-        Slices(path=s["path"], axis=int(s["axis"]), indices=np.asarray(s["indices"], np.int64)) for s in data["slices"]
-    )
-    return Group(slices=slices, removed=tuple(data["removed"]))

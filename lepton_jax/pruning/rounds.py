@@ -11,7 +11,7 @@ from lepton_jax.core.errors import check_fraction, check_whole
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.masks import keep_count
-from lepton_jax.pruning.threshold import top_of_all
+from lepton_jax.pruning.threshold import top_of_groups
 
 
 def iterative_masks(
@@ -61,23 +61,20 @@ def iterative_masks(
         raise ValueError(f"iterative_masks: scope must be 'global' or 'layer'; got {scope!r}.")
     leaves = paths.select(params, select)
     sizes = {path: leaf.size for path, leaf in leaves.items()}
-    groups = [list(leaves)] if scope == "global" else [[path] for path in leaves]
+    groups = (0,) * len(leaves) if scope == "global" else tuple(range(len(leaves)))
+    counted = [sum(sizes.values())] if scope == "global" else list(sizes.values())
 
     @jax.jit
-    def prune_more(params: PyTree, masks: dict[Path, Array], keeps: list[Array]) -> dict[Path, Array]:
+    def prune_more(params: PyTree, masks: dict[Path, Array], keep: Array) -> dict[Path, Array]:
         held = paths.flatten(params)
         weights = {path: jnp.where(mask, held[path], jnp.zeros((), held[path].dtype)) for path, mask in masks.items()}
         seen = paths.replace(params, weights)
         scores = criterion.score_all(weights, criterion.init_all(weights, seen), seen)
-        scores = {path: jnp.where(masks[path], score, -jnp.inf) for path, score in scores.items()}
-        found: dict[Path, Array] = {}
-        for group, keep in zip(groups, keeps, strict=True):
-            found.update(zip(group, top_of_all([scores[path] for path in group], keep), strict=True))
-        return found
+        ranked = [jnp.where(masks[path], scores[path], -jnp.inf) for path in leaves]
+        return dict(zip(leaves, top_of_groups(ranked, keep, groups=groups).masks, strict=True))
 
     masks = {path: jnp.ones(leaf.shape, bool) for path, leaf in leaves.items()}
     for number in tqdm(range(1, rounds + 1), desc="pruning", unit="round", disable=not progress):
         removed = sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
-        keeps = [jnp.int32(keep_count(sum(sizes[path] for path in group), removed)) for group in groups]
-        masks = prune_more(params, masks, keeps)
+        masks = prune_more(params, masks, jnp.array([keep_count(size, removed) for size in counted], jnp.int32))
     return masks

@@ -8,7 +8,7 @@ import pytest
 from lepton_jax.core import paths
 from lepton_jax.pruning import keep_count, prune
 from lepton_jax.pruning.criteria import Criterion, Magnitude, Random, Snip, SynFlow
-from lepton_jax.pruning.iterative import iterative_masks
+from lepton_jax.pruning.rounds import iterative_masks
 
 
 def params(seed: int = 0) -> dict:

@@ -6,9 +6,9 @@ from typing import Any
 from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply
+from lepton_jax.pruning.channels.choose import plan
 from lepton_jax.pruning.channels.importance import Importance
-from lepton_jax.pruning.channels.planning import plan
-from lepton_jax.pruning.channels.plans import Plan
+from lepton_jax.pruning.channels.plan import Plan
 from lepton_jax.pruning.criteria import Criterion
 
 

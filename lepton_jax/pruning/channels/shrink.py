@@ -14,7 +14,8 @@ from lepton_jax.graph.axes.flow import Record
 from lepton_jax.graph.axes.labels import lengths
 from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import CallPath, Equation, Traced
-from lepton_jax.pruning.channels.derivative import RULES, Keep, rule_labels
+from lepton_jax.pruning.channels.derivative import RULES, rule_labels
+from lepton_jax.pruning.channels.groups import Keep
 
 
 class Layout:
