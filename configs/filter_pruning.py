@@ -12,14 +12,14 @@ cost even the whole network 2 points. Other rates do not help: l1 at 30 %, one s
 at rate 0.004 87.9, at 0.05 82.2, in batches of 50 at 0.002 87.5, at 0.02 85.7.
 """
 
-from experiments.studies.filter_pruning.study import Row, Study
+from experiments.studies.filter_pruning import FilterPruning, Row
 
 LI = "ResNet-56, 27.6 % of the FLOPs: 93.04 to 93.06 %"
 FANG = "ResNet-56, 2.12 times, L1: 93.53 to 92.93 %"
 
 
-def get_config() -> Study:
-    return Study(
+def get_config() -> FilterPruning:
+    return FilterPruning(
         name="filter_pruning",
         rows=(
             Row(name="dense", criterion="none"),

@@ -8,8 +8,8 @@ in activation order), AdaRound 0.41; W8A8 0.05 %, with SmoothQuant and without.
 """
 
 from experiments.common.char_lm import CharLM
-from experiments.studies.ptq.lm_study import LmPtq, LmRow
-from experiments.studies.ptq.rows import CLIPPED, Recipe
+from experiments.common.ptq_recipes import CLIPPED, Recipe
+from experiments.studies.lm_ptq import LmPtq, LmRow
 from lepton_jax.quantization import AdaRound, Gptq, Static, Uniform
 
 

@@ -12,10 +12,10 @@ than an epoch, so that three seeds take an hour: tuning gains on the dense one, 
 """
 
 from experiments.common.char_lm import CharLM
-from experiments.studies.low_rank.study import Study
-from experiments.studies.low_rank.tasks import Characters, ResNet20
+from experiments.common.low_rank_tasks import Characters, ResNet20
+from experiments.studies.low_rank import LowRank
 
 
-def get_config() -> Study:
+def get_config() -> LowRank:
     characters = Characters(model=CharLM(steps=1000), tuning_steps=200)
-    return Study(name="low_rank", tasks={"resnet20": ResNet20(), "char_lm": characters})
+    return LowRank(name="low_rank", tasks={"resnet20": ResNet20(), "char_lm": characters})

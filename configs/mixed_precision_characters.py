@@ -10,10 +10,20 @@ static scale 7.65, with a dynamic one 7.65 (no step skipped); the seeds of one p
 from pathlib import Path
 
 from experiments.common.char_lm import CharLM
-from experiments.studies.precision.rows import rows
-from experiments.studies.precision.study import Characters, Study
+from experiments.studies.mixed_precision import Characters, MixedPrecision, Row
+from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale
+
+# The reference first. A period of dynamic scaling that a short run goes through.
+HALF = Policy(compute_dtype="float16")
+ROWS = (
+    Row(name="float32"),
+    Row(name="bfloat16", policy=Policy(compute_dtype="bfloat16")),
+    Row(name="float16_unscaled", policy=HALF, loss_scale=NoScale()),
+    Row(name="float16_static", policy=HALF, loss_scale=StaticScale(scale=2.0**10)),
+    Row(name="float16_dynamic", policy=HALF, loss_scale=DynamicScale(period=200)),
+)
 
 
-def get_config() -> Study:
+def get_config() -> MixedPrecision:
     task = Characters(text=Path("tinyshakespeare/input.txt"), model=CharLM(steps=600))
-    return Study(name="mixed_precision_characters", task=task, rows=rows())
+    return MixedPrecision(name="mixed_precision_characters", task=task, rows=ROWS)

@@ -8,11 +8,21 @@ Result, mean of 3 seeds: float32 89.10 %, bfloat16 89.17, float16 unscaled 89.16
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.precision.rows import rows
-from experiments.studies.precision.study import Images, Study
+from experiments.studies.mixed_precision import Images, MixedPrecision, Row
 from lepton_jax.models import LeNet300
+from lepton_jax.precision import DynamicScale, NoScale, Policy, StaticScale
+
+# The reference first. A period of dynamic scaling that a short run goes through.
+HALF = Policy(compute_dtype="float16")
+ROWS = (
+    Row(name="float32"),
+    Row(name="bfloat16", policy=Policy(compute_dtype="bfloat16")),
+    Row(name="float16_unscaled", policy=HALF, loss_scale=NoScale()),
+    Row(name="float16_static", policy=HALF, loss_scale=StaticScale(scale=2.0**10)),
+    Row(name="float16_dynamic", policy=HALF, loss_scale=DynamicScale(period=200)),
+)
 
 
-def get_config() -> Study:
+def get_config() -> MixedPrecision:
     task = Images(data=Tfds(name="fashion_mnist"), model=LeNet300(), epochs=8, optimizer=Adam(learning_rate=3e-3))
-    return Study(name="mixed_precision_fashion_mnist", task=task, rows=rows())
+    return MixedPrecision(name="mixed_precision_fashion_mnist", task=task, rows=ROWS)

@@ -9,10 +9,26 @@ ranges and biases W4A8 90.7, W3A8 90.6, W2A8 88.6; rounding to nearest: 90.8, 87
 """
 
 from experiments.common.config import Adam, Tfds
-from experiments.studies.ptq.networks import Trained
-from experiments.studies.ptq.rows import rows
-from experiments.studies.ptq.study import PtqMethods
+from experiments.common.ptq_networks import Trained
+from experiments.common.ptq_recipes import CLIPPED, Recipe
+from experiments.studies.ptq_methods import PtqMethods
 from lepton_jax.models import CNN
+from lepton_jax.quantization import AdaRound, Gptq, Mse
+
+# Every method alone, and the best two with all that helps them.
+ORDERED = Gptq(activation_order=True)
+ROWS = (
+    Recipe(name="nearest", sequential=False),
+    Recipe(name="nearest, MSE range", sequential=False, calibration=Mse()),
+    Recipe(name="nearest, range by output error", sequential=False, factors=CLIPPED),
+    Recipe(name="equalised, bias corrected", sequential=False, equalize=True, correct=True),
+    Recipe(name="AWQ", sequential=False, awq=True, factors=CLIPPED),
+    Recipe(name="low rank 4", sequential=False, rank=4),
+    Recipe(name="GPTQ", method=Gptq()),
+    Recipe(name="AdaRound", method=AdaRound()),
+    Recipe(name="AdaRound, range, biases", method=AdaRound(), factors=CLIPPED, centred=True, correct=True),
+    Recipe(name="GPTQ, order, range, biases", method=ORDERED, factors=CLIPPED, centred=True, correct=True),
+)
 
 
 def get_config() -> PtqMethods:
@@ -23,5 +39,5 @@ def get_config() -> PtqMethods:
         images=1000,
         held_out=5000,
         test_images=10_000,
-        rows=rows(),
+        rows=ROWS,
     )

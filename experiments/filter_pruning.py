@@ -9,21 +9,10 @@ FOLDER holds `weights/resnet20_cifar10.npz`, `cifar10_subset/` and `cifar10_jpeg
 run's folder, and `--resume` does not run them again.
 """
 
-from functools import partial
+from experiments.common.study import script
+from experiments.studies.filter_pruning import FilterPruning
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.filter_pruning import report
-from experiments.studies.filter_pruning.study import Runner, Study
-
-
-def run_study(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only", "data"])
-    report.write(folder, study, Runner(study, seeds, folder).run())
-
-
-main = partial(cli.run, run_study, default_config="filter_pruning.py", description=__doc__, kind=Study)
+main = script(__doc__, "filter_pruning.py", FilterPruning)
 
 if __name__ == "__main__":
     main()

@@ -8,21 +8,10 @@
 Finished rows are kept in the run's folder, and `--resume` does not run them again.
 """
 
-from functools import partial
+from experiments.common.study import script
+from experiments.studies.low_rank import LowRank
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.low_rank import report
-from experiments.studies.low_rank.study import Runner, Study
-
-
-def run_study(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only", "data"])
-    report.write(folder, study, Runner(study, seeds, folder).run())
-
-
-main = partial(cli.run, run_study, default_config="low_rank.py", description=__doc__, kind=Study)
+main = script(__doc__, "low_rank.py", LowRank)
 
 if __name__ == "__main__":
     main()

@@ -8,21 +8,10 @@ Masters and optimiser are float32; dots run in the row's dtype, softmax, norms a
 in the precision of training. Finished rows are kept in the run's folder, and `--resume` does not run them again.
 """
 
-from functools import partial
+from experiments.common.study import script
+from experiments.studies.mixed_precision import MixedPrecision
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.precision import report
-from experiments.studies.precision.study import Study, run
-
-
-def run_study(options: cli.Options[Study]) -> None:
-    """Run the study, and report it."""
-    study, seeds, folder = claim_study(options, besides=["only"])
-    report.write(folder, study, run(study, seeds, folder))
-
-
-main = partial(cli.run, run_study, default_config="mixed_precision_fashion_mnist.py", description=__doc__, kind=Study)
+main = script(__doc__, "mixed_precision_fashion_mnist.py", MixedPrecision)
 
 if __name__ == "__main__":
     main()

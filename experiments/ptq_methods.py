@@ -8,21 +8,10 @@ By default a ResNet-20 that others trained: FOLDER holds `weights/resnet20_cifar
 trained. Other configs train a network first, another for every seed.
 """
 
-from functools import partial
+from experiments.common.study import script
+from experiments.studies.ptq_methods import PtqMethods
 
-from experiments.common import cli
-from experiments.common.run_dir import claim_study
-from experiments.studies.ptq import report
-from experiments.studies.ptq.study import PtqMethods, Runner
-
-
-def run_study(options: cli.Options[PtqMethods]) -> None:
-    """Run the rows, and report them."""
-    config, seeds, folder = claim_study(options, besides=["only", "data"])
-    report.write(folder, config, [result for seed in seeds for result in Runner(config, seed, folder).run()])
-
-
-main = partial(cli.run, run_study, default_config="ptq_methods.py", description=__doc__, kind=PtqMethods)
+main = script(__doc__, "ptq_methods.py", PtqMethods)
 
 if __name__ == "__main__":
     main()

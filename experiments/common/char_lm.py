@@ -1,11 +1,8 @@
 """A character language model: trained once for each seed, kept in a folder, measured by its perplexity.
 
-    python -m experiments.char_lm --text FOLDER/tinyshakespeare/input.txt --seed 0
-
 Text is cut in three: the first 90 % to train on, then 5 % for choices, then 5 % for the figures. Perplexity is per character.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -24,7 +21,6 @@ import optax
 from experiments.common import unfinished
 from experiments.common.config import to_json
 from lepton_jax import identity
-from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.interchange import load_npz, save_npz
@@ -215,24 +211,3 @@ def _total(apply: Apply, variables: PyTree, batch: Array, count: Array) -> Array
 def perplexity(apply: Apply, variables: PyTree, tokens: np.ndarray, length: int, *, batch_size: int = 32) -> float:
     """Return ``exp`` of the mean cross entropy a character; arguments as those of `cross_entropy_of`."""
     return float(np.exp(cross_entropy_of(apply, variables, tokens, length, batch_size=batch_size)))
-
-
-def main() -> None:
-    """Train one seed and print its perplexity."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=CharLM().steps)
-    parser.add_argument("--learning-rate", type=float, default=CharLM().learning_rate)
-    parser.add_argument("--folder", type=Path, default=Path("runs/char_lm"))
-    options = parser.parse_args()
-    config, text = CharLM(steps=options.steps, learning_rate=options.learning_rate), load_text(options.text)
-    variables = train(options.seed, config, text, options.folder)
-    apply = config.model(len(text.characters)).apply
-    size = sum(leaf.size for leaf in paths.flatten(variables).values())
-    found = [perplexity(apply, variables, part, config.length) for part in (text.validation, text.test)]
-    print(f"{size:,} parameters; perplexity a character: validation {found[0]:.3f}, test {found[1]:.3f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -88,12 +88,7 @@ def check_same(found: Mapping[Path, str], template: PyTree) -> None:
         b: needed as float32[2], not in the saved state
         a: saved as float32[2], not in this run's state
     """
-    needed = describe(
-        {
-            path: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-            for path, leaf in paths.flatten(template).items()
-        }
-    )
+    needed = describe(stored(template))
     heading = "the saved state is of another run; use the model, optimiser and transform that it was saved with"
     with collect(heading) as problems:
         for path, what in needed.items():
@@ -103,6 +98,17 @@ def check_same(found: Mapping[Path, str], template: PyTree) -> None:
                 problems.append(f"{path}: needed as {what}, saved as {found[path]}")
         for path in sorted(found.keys() - needed.keys()):
             problems.append(f"{path}: saved as {found[path]}, not in this run's state")
+
+
+def stored(template: PyTree) -> dict[Path, Any]:
+    """Return the leaves by path as `to_arrays` has them, of random keys the shape of their data.
+
+    Example:
+      >>> stored({"key": jax.random.key(7)})["key"].shape
+      (2,)
+    """
+    leaves = paths.flatten(template)
+    return {path: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
 
 
 def not_finite(tree: PyTree) -> list[Path]:

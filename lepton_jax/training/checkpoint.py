@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from lepton_jax.core.typing import PyTree
-from lepton_jax.training.arrays import check_same, describe, from_arrays, to_arrays
+from lepton_jax.training.arrays import check_same, describe, from_arrays, stored, to_arrays
 
 
 def fingerprint(config: Any) -> str:
@@ -100,12 +99,10 @@ class Checkpoints:
         arrays = to_arrays(state)
         about = {"run": self.run, "leaves": describe(arrays), "extra": dict(extra or {})}
         # Orbax stores no empty arrays; their description says all there is to know about them.
-        stored = {path: leaf for path, leaf in arrays.items() if leaf.size}
+        some = {path: leaf for path, leaf in arrays.items() if leaf.size}
         args = self._ocp.args
         if step != self.latest_step:
-            self._manager.save(
-                step, args=args.Composite(state=args.StandardSave(stored), about=args.JsonSave(about)), force=True
-            )
+            self._manager.save(step, args=args.Composite(state=args.StandardSave(some), about=args.JsonSave(about)), force=True)
         self._saved = time.monotonic()
 
     def restore(self, template: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
@@ -125,12 +122,11 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint; start without resuming.")
         about = self._about(step)
         check_same(about["leaves"], template)
-        shapes = {path: _shape(text) for path, text in about["leaves"].items()}
-        wanted = {path: np.empty(shape, dtype) for path, (shape, dtype) in shapes.items() if 0 not in shape}
+        blank = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in stored(template).items()}
+        wanted = {path: leaf for path, leaf in blank.items() if leaf.size}
         args = self._ocp.args
         loaded = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(wanted)))["state"]
-        empty = {path: np.empty(shape, dtype) for path, (shape, dtype) in shapes.items() if 0 in shape}
-        return from_arrays({**loaded, **empty}, template), about["extra"]
+        return from_arrays({**blank, **loaded}, template), about["extra"]
 
     def wait(self) -> None:
         """Wait until everything that was saved is on disk."""
@@ -151,9 +147,3 @@ class Checkpoints:
     def _about(self, step: int) -> dict[str, Any]:
         args = self._ocp.args
         return self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
-
-
-def _shape(text: str) -> tuple[tuple[int, ...], Any]:
-    """Read 'float32[2,3]'."""
-    dtype, sizes = text.rstrip("]").split("[")
-    return tuple(int(size) for size in sizes.split(",") if size), jax.numpy.dtype(dtype)

@@ -6,7 +6,7 @@ but convolutions inside a loop are slow there, and such runs step in turn, a cal
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,29 +14,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.training import stacked
 from lepton_jax.training.source import StackedSource
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import TrainStep, make_scan_steps
 
+Batches = Callable[[int], Any] | StackedSource
 Losses = dict[str, Any]
 """Metrics by name, as arrays on the device or lists of them, ``[runs, steps]`` when flattened."""
 
 
+def alone(batch_at: Batches, run: int) -> Callable[[int], Any]:
+    """Return the batches of one run by step."""
+    return batch_at.batch_at(run) if isinstance(batch_at, StackedSource) else batch_at
+
+
 class InTurn:
-    """Runs, or a single one, that take their steps in turn by calls of their own.
+    """A single run, or stacked ones that take their steps in turn by calls of their own.
 
     Args:
-      runs: single states; donated.
+      state: donated; stacked, if the batches come from a `StackedSource`.
       step: from `make_train_step`.
-      sources: ``batch_at(step)`` of each.
-      scan: steps a call where `advance` is asked for that many.
+      batch_at: the batch of a step, or a `StackedSource`.
+      scan: steps a call where `advance` is asked for that many; of a single run.
     """
 
-    def __init__(
-        self, runs: Sequence[TrainState], step: TrainStep, sources: Sequence[Callable[[int], Any]], scan: int = 1
-    ) -> None:
-        self.states, self._step, self._sources = list(runs), step, sources
-        self._scanned = make_scan_steps(step, scan) if scan > 1 else step
+    def __init__(self, state: TrainState, step: TrainStep, batch_at: Batches, scan: int) -> None:
+        self._step, self._scanned = step, make_scan_steps(step, scan) if scan > 1 else step
+        self._stacked = isinstance(batch_at, StackedSource)
+        self.states = stacked.apart(state) if self._stacked else [state]
+        self._sources = [alone(batch_at, run) for run in range(len(self.states))]
+
+    @property
+    def state(self) -> TrainState:
+        """Of all runs."""
+        return stacked.together(self.states) if self._stacked else self.states[0]
 
     def advance(self, first: int, count: int) -> Losses:
         """Dispatch `count` steps of all runs: one, or as many as are scanned."""
@@ -62,13 +74,17 @@ class AtOnce:
     """
 
     def __init__(self, state: TrainState, step: TrainStep, source: StackedSource, side_by_side: int) -> None:
-        self.states, self._source, self._program = [state], source, (step, source.take, side_by_side)
+        self.state, self._source, self._program = state, source, (step, source.take, side_by_side)
+
+    @property
+    def states(self) -> list[TrainState]:
+        """The stack, of which nothing is known apart."""
+        return [self.state]
 
     def advance(self, first: int, count: int) -> Losses:
         """Dispatch `count` steps of all runs."""
         source, orders = self._source, jnp.asarray(self._source.orders(first, count))
-        state, losses = _scanned(self._program, self.states[0], source.held, source.own, orders)
-        self.states = [state]
+        self.state, losses = _scanned(self._program, self.state, source.held, source.own, orders)
         return {"loss": losses}
 
 

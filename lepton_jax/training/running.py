@@ -1,6 +1,6 @@
 """A run in progress, or several that are stacked: the steps in flight, the last good state, and the account of a failure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -10,7 +10,7 @@ from lepton_jax.core.transform import check_state
 from lepton_jax.training import stacked
 from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints
-from lepton_jax.training.dispatch import AtOnce, InTurn
+from lepton_jax.training.dispatch import AtOnce, Batches, InTurn, alone
 from lepton_jax.training.source import StackedSource
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import TrainStep
@@ -37,7 +37,7 @@ class Run:
         self,
         state: TrainState,
         step: TrainStep,
-        batch_at: Callable[[int], Any] | StackedSource,
+        batch_at: Batches,
         *,
         scan: int,
         side_by_side: int,
@@ -51,20 +51,16 @@ class Run:
         self._good, self._good_step = to_arrays(state), self.done
         self._count = len(batch_at.seeds) if isinstance(batch_at, StackedSource) else 1
         self._ways: InTurn | AtOnce
-        if not isinstance(batch_at, StackedSource):
-            self._ways = InTurn([state], step, [batch_at], scan)
-        elif scan > 1:
+        if isinstance(batch_at, StackedSource) and scan > 1:
             self._ways = AtOnce(state, step, batch_at, side_by_side)
         else:
-            sources = [batch_at.batch_at(run) for run in range(self._count)]
-            self._ways = InTurn(stacked.apart(state), step, sources)
+            self._ways = InTurn(state, step, batch_at, scan)
         self._pending: list[Any] = []
 
     @property
     def state(self) -> TrainState:
         """After `done` steps; stacked, if there are several runs."""
-        in_turn = isinstance(self._ways, InTurn) and isinstance(self._batch_at, StackedSource)
-        return stacked.together(self._ways.states) if in_turn else self._ways.states[0]
+        return self._ways.state
 
     def advance(self, count: int) -> None:
         """Dispatch `count` steps: one, or as many as are scanned."""
@@ -126,9 +122,11 @@ class Run:
 
     def _fail(self, seen_at: int, bad: Sequence[int]) -> NoReturn:
         """Go over the steps since the last good state, one by one, to find the one that failed and what it left behind."""
-        good, last = from_arrays(self._good, self.state), self.state
+        last, source = self.state, self._batch_at if isinstance(self._batch_at, StackedSource) else None
+        good = from_arrays(self._good, last)
         for run in bad or range(self._count):
-            state, batch_at, where = self._alone(good, run)
+            state, batch_at = good if source is None else stacked.member(good, run), alone(self._batch_at, run)
+            where = "" if source is None else f" of member {run} (seed {source.seeds[run]})"
             for number in range(self._good_step, self.done):
                 batch = batch_at(number)
                 state, metrics = self._step(state, batch)
@@ -137,12 +135,6 @@ class Run:
                     raise FloatingPointError(self._account(number, where, float(metrics["loss"]), leaves, not_finite(batch)))
         account = self._account(seen_at, "", float("nan"), _bad_leaves(last), [])
         raise FloatingPointError(f"{account} Going over the steps again did not repeat it.")
-
-    def _alone(self, state: TrainState, run: int) -> tuple[TrainState, Callable[[int], Any], str]:
-        """Return a run's state, its batches, and what to call it."""
-        if not isinstance(self._batch_at, StackedSource):
-            return state, self._batch_at, ""
-        return stacked.member(state, run), self._batch_at.batch_at(run), f" of member {run} (seed {self._batch_at.seeds[run]})"
 
     def _account(self, number: int, where: str, loss: float, leaves: list[str], inputs: list[str]) -> str:
         shown = ", ".join(leaves[:8]) + (f" and {len(leaves) - 8} more" if len(leaves) > 8 else "")

@@ -13,7 +13,7 @@ from PIL import Image
 from experiments import filter_pruning
 from experiments.common import cli, resnet20, unfinished
 from experiments.common.config import load_config, to_json
-from experiments.studies.filter_pruning.study import Row, Study
+from experiments.studies.filter_pruning import FilterPruning, Row
 from lepton_jax import identity, load
 from lepton_jax.data import Split
 from lepton_jax.models import ResNetCifar
@@ -26,13 +26,13 @@ STATISTICS = 2 * (2 + 2 * (2 + 4 + 8))
 # 3 x 3 kernels: one of 3 by 2 channels and two of 2 by 2 at 32 x 32 pixels; 2 by 4 and 4 by 4 at 16 x 16; 4 by 8 and 8 by 8.
 MACS = 9 * (1024 * (3 * 2 + 2 * 2 * 2) + 256 * (2 * 4 + 4 * 4) + 64 * (4 * 8 + 8 * 8)) + 8 * 10
 TINY = """
-from experiments.studies.filter_pruning.study import Row, Study
+from experiments.studies.filter_pruning import FilterPruning, Row
 from lepton_jax.models import ResNetCifar
 
 
 def get_config():
     rows = Row(name="taylor", criterion="taylor"), Row(name="random", criterion="random")
-    return Study(
+    return FilterPruning(
         name="tiny", rows=rows, model=ResNetCifar(depth=8, features=2, shortcut="pad"), fractions=(0.4,), tune_images=24,
         batch_size=8, taylor_images=16, latency_batches=(1,), latency_rounds=1, references={0.4: ("93 to 92 %", "Li")},
     )
@@ -77,7 +77,7 @@ def test_a_trial(folder, published, run_script):
     assert (run_dir / "rows" / "random-40.json").stat().st_mtime_ns == written
 
     results = json.loads((run_dir / "summary.json").read_text())["results"]
-    assert [(result["row"], result["fraction"]) for result in results] == [("taylor", 0.4), ("random", 0.4)]
+    assert [(result["row"], result["settings"]["fraction"]) for result in results] == [("taylor", 0.4), ("random", 0.4)]
     parameters = sum(leaf.size for leaf in published(MODEL, np.random.default_rng(0)).values()) - STATISTICS
     for result in results:
         assert result["macs"] <= 0.6 * result["dense_macs"] == 0.6 * MACS
@@ -141,13 +141,13 @@ def test_augmented_images_are_shifted_and_flipped_ones():
 
 
 def test_the_config_is_data():
-    study = load_config(CONFIG, Study)
+    study = load_config(CONFIG, FilterPruning)
     assert json.loads(json.dumps(to_json(study)))["name"] == CONFIG.stem
-    assert [cut for row, cut in study.cells if row.name == "l1"] == [0.3, 0.5]
-    assert [cut for row, cut in study.cells if row.name == "dense"] == [0]
+    assert [cell.settings["fraction"] for cell in study.cells if cell.name == "l1"] == [0.3, 0.5]
+    assert [cell.settings["fraction"] for cell in study.cells if cell.name == "dense"] == [0]
     with pytest.raises(
         ValueError, match=r"only: there is no row 'x'(.|\n)*tune_images: must be at least a batch of 100; got 5"
     ):
-        Study(name="s", rows=study.rows, only=("x",), tune_images=5)
+        FilterPruning(name="s", rows=study.rows, only=("x",), tune_images=5)
     with pytest.raises(ValueError, match="Row 'a b'"):
         Row(name="a b", criterion="l1")

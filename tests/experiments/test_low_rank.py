@@ -10,20 +10,20 @@ from experiments import low_rank
 from experiments.common import char_lm, cli, unfinished
 from experiments.common.char_lm import CharLM, load_text, perplexity, train
 from experiments.common.config import load_config, to_json
-from experiments.studies.low_rank.study import Study
-from experiments.studies.low_rank.tasks import Characters
+from experiments.common.low_rank_tasks import Characters
+from experiments.studies.low_rank import LowRank
 from lepton_jax.training import Checkpoints
 
 CONFIG = cli.ROOT / "configs" / "low_rank.py"
 TINY = """
 from experiments.common.char_lm import CharLM
-from experiments.studies.low_rank.study import Study
-from experiments.studies.low_rank.tasks import Characters
+from experiments.common.low_rank_tasks import Characters
+from experiments.studies.low_rank import LowRank
 
 
 def get_config():
     model = CharLM(depth=1, width=16, heads=2, mlp=32, length=8, batch_size=4, steps=60, learning_rate=1e-2)
-    return Study(name="tiny", tasks={"char_lm": Characters(model=model, calibration=32, tuning_steps=3)}, fractions=(0.5,))
+    return LowRank(name="tiny", tasks={"char_lm": Characters(model=model, calibration=32, tuning_steps=3)}, fractions=(0.5,))
 """
 
 
@@ -40,16 +40,18 @@ def test_a_trial_of_the_transformer(folder, run_script):
     arguments = ("--config", folder / "tiny.py", "--data", folder / "data", "--run-dir", folder / "run", "--max-steps", 2)
     assert run_script(low_rank, *arguments) == 0
     results = json.loads((folder / "run" / "summary.json").read_text())["results"]
-    dense, curve, rules = ({r["row"]: r for r in results if r["part"] == part} for part in ("dense", "methods", "rules"))
-    assert dense["dense"]["macs"] == 1
+    dense, curve, rules = (
+        {r["row"]: r for r in results if r["settings"]["part"] == part} for part in ("dense", "methods", "rules")
+    )
+    assert dense["dense"]["macs_share"] == [1]
     assert set(curve) == {"plain", "activation-aware", "Fisher-weighted"}
     for row in curve.values():
-        assert row["macs"] < 1
-        assert row["parameters"] < dense["dense"]["parameters"]
-        assert row["ranks"]
+        assert row["macs_share"][0] < 1
+        assert row["parameters"][0] < dense["dense"]["parameters"][0]
+        assert row["ranks"][0]
     assert set(rules) == {"EVBMF", "energy", "budget", "uniform"}
-    assert all(row["macs"] <= curve["plain"]["macs"] + 1e-9 for row in rules.values())  # the same budget
-    text = (folder / "run" / "low_rank.md").read_text()
+    assert all(row["macs_share"][0] <= curve["plain"]["macs_share"][0] + 1e-9 for row in rules.values())  # the same budget
+    text = (folder / "run" / "report.md").read_text()
     assert "| activation-aware | 50 % |" in text
     assert "| energy |" in text
     assert (folder / "run" / "low_rank.png").exists()
@@ -105,8 +107,8 @@ def test_an_interrupted_transformer_goes_on_from_its_checkpoint(folder, monkeypa
 
 
 def test_the_config_is_data():
-    study = load_config(CONFIG, Study)
+    study = load_config(CONFIG, LowRank)
     assert json.loads(json.dumps(to_json(study)))["name"] == CONFIG.stem
     assert isinstance(study.tasks["char_lm"], Characters)
     with pytest.raises(ValueError, match=r"only: there is no task 'x'(.|\n)*fractions, rules_fraction: must be in"):
-        Study(name="s", tasks=study.tasks, only=("x",), fractions=(1.5,))
+        LowRank(name="s", tasks=study.tasks, only=("x",), fractions=(1.5,))

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import mixed_precision
 from experiments.common import cli
-from experiments.studies.precision.rows import rows
+from experiments.common.config import load_config
+from experiments.studies.mixed_precision import MixedPrecision
 
 CONFIGS = cli.ROOT / "configs"
 
@@ -39,8 +40,9 @@ def test_images_two_steps_and_a_finished_row_is_kept(launch, tmp_path, capsys, s
 
 
 def test_every_row_computes_in_its_own_precision():
+    rows = load_config(CONFIGS / "mixed_precision_fashion_mnist.py", MixedPrecision).rows
     for name, dtype in (("float32", "f32"), ("bfloat16", "bf16"), ("float16_unscaled", "f16"), ("float16_dynamic", "f16")):
-        [row] = [row for row in rows() if row.name == name]
+        [row] = [row for row in rows if row.name == name]
         dot = str(jax.make_jaxpr(row.seen(jnp.dot))(jnp.ones((2, 2)), jnp.ones((2, 2))))
         assert f":{dtype}[2,2] = dot_general" in dot
 

@@ -12,9 +12,8 @@ from experiments import lm_ptq, ptq_methods
 from experiments.common import cli, resnet20
 from experiments.common.char_lm import CharLM
 from experiments.common.config import load_config
-from experiments.studies.ptq import lm_study, report
-from experiments.studies.ptq.lm_study import LmPtq
-from experiments.studies.ptq.study import PtqMethods
+from experiments.studies.lm_ptq import LmPtq, table
+from experiments.studies.ptq_methods import PtqMethods, choices
 from lepton_jax.data import Split
 from lepton_jax.models import ResNetCifar
 
@@ -57,11 +56,13 @@ def test_rows_of_the_resnet_end_in_a_report_and_are_kept(run_script, small_resne
     assert set(chosen) < set(names)
     assert run_script(ptq_methods, *few, "--only", *chosen) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "run" / "summary.json").read_text())["results"]
-    cells = [(name, bits, seed) for seed in (0, 1) for name, bits in (("float", 32), ("nearest", 3))]
-    assert [(result["row"], result["bits"], result["seed"]) for result in results] == cells
-    assert all(0 <= result[split] <= 100 for result in results for split in ("test", "held out, activations"))
-    assert [result["seed"] for result in results if "file_bytes" in result] == [0, 0]  # costs depend on shapes
-    text = (tmp_path / "run" / "ptq_methods.md").read_text()
+    cells = [(name, {"bits": bits}, [0, 1]) for name, bits in (("float", 32), ("nearest", 3))]
+    assert [(result["row"], result["settings"], result["seeds"]) for result in results] == cells
+    values = [value for result in results for split in ("test", "held out, activations") for value in result[split]]
+    assert len(values) == 8
+    assert all(0 <= value <= 100 for value in values)
+    assert [len(result["nonzeros"]) for result in results if "file_bytes" in result] == [1, 1]  # costs depend on shapes
+    text = (tmp_path / "run" / "report.md").read_text()
     assert "| nearest |" in text
     assert (tmp_path / "run" / "ptq_methods.png").stat().st_size > 5000
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "rows").iterdir()}
@@ -78,7 +79,7 @@ def test_a_network_is_trained_and_its_rows_have_costs(run_script, small_images, 
     arguments = ("--config", config, *few, "--only", "nearest", "--latency-rounds", 1)
     assert run_script(ptq_methods, *arguments, "--run-dir", tmp_path) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "summary.json").read_text())["results"]
-    assert [(result["row"], result["seed"]) for result in results] == [("float", 0), ("nearest", 0)]
+    assert [(result["row"], result["seeds"]) for result in results] == [("float", [0]), ("nearest", [0])]
     kernels = 3 * 3 * (1 * 16 + 16 * 32 + 32 * 64) + 4 * 4 * 64 * 10
     folded = kernels + 16 + 32 + 64 + 10
     assert [result["parameters"] for result in results] == [folded] * 2
@@ -86,7 +87,7 @@ def test_a_network_is_trained_and_its_rows_have_costs(run_script, small_images, 
     assert 4 * results[1]["file_bytes"] < results[0]["file_bytes"]
     macs = 3 * 3 * (28**2 * 1 * 16 + 14**2 * 16 * 32 + 7**2 * 32 * 64) + 4 * 4 * 64 * 10
     assert [result["macs"] for result in results] == [macs] * 2
-    text = (tmp_path / "ptq_methods.md").read_text()
+    text = (tmp_path / "report.md").read_text()
     assert "of a CNN after 4 epochs" in text
     assert f"| nearest | 3 | {folded:,} | {results[1]['file_bytes']:,} | {macs:,} |" in text
 
@@ -108,12 +109,12 @@ def test_a_seeds_network_and_images_are_its_own(small_images, tmp_path):
 
 def test_the_row_is_chosen_on_held_out_images_not_on_the_test_set():
     config = dataclasses.replace(load_config(CONFIGS / "ptq_methods.py", PtqMethods), aims={4: 91.0})
-    cell = {"bits": 4, "test": 0.0, "held out": 0.0}
-    good = [{**cell, "row": "a", "test, activations": t, "held out, activations": 95.0} for t in (89.0, 91.0)]
-    lucky = [{**cell, "row": "b", "test, activations": 93.0, "held out, activations": h} for h in (96.0, 92.0)]
-    results = [*lucky, *good]
-    assert report.choices(config, results)[1:] == [("W4A8", "91.0", "a", "90.0", "missed")]
-    assert report.choices(dataclasses.replace(config, aims={}), results)[1:] == [("W4A8", "", "a", "90.0", "")]
+    cell = {"settings": {"bits": 4}, "test": [0.0, 0.0], "held out": [0.0, 0.0]}
+    good = {**cell, "row": "a", "test, activations": [89.0, 91.0], "held out, activations": [95.0, 95.0]}
+    lucky = {**cell, "row": "b", "test, activations": [93.0, 93.0], "held out, activations": [96.0, 92.0]}
+    results = [lucky, good]
+    assert choices(config, results)[1:] == [("W4A8", "91.0", "a", "90.0", "missed")]
+    assert choices(dataclasses.replace(config, aims={}), results)[1:] == [("W4A8", "", "a", "90.0", "")]
 
 
 def test_rows_of_the_transformer_lose_perplexity_against_float(run_script, tmp_path, capsys):
@@ -126,7 +127,7 @@ def test_rows_of_the_transformer_lose_perplexity_against_float(run_script, tmp_p
         "import dataclasses, pathlib\n"
         "from experiments.common.char_lm import CharLM\n"
         "from experiments.common.config import load_config\n"
-        "from experiments.studies.ptq.lm_study import LmPtq\n"
+        "from experiments.studies.lm_ptq import LmPtq\n"
         f"whole = load_config({str(CONFIGS / 'lm_ptq.py')!r}, LmPtq)\n"
         "rows = tuple(row for row in whole.rows if row.name in ('float', 'int4, GPTQ'))\n"
         f"def get_config(): return dataclasses.replace(whole, model={tiny!r}, rows=rows)\n"
@@ -135,8 +136,8 @@ def test_rows_of_the_transformer_lose_perplexity_against_float(run_script, tmp_p
     arguments = ("--config", made, "--text", text, "--windows", 4, "--batch-size", 4, "--test-windows", 4, "--run-dir", folder)
     assert run_script(lm_ptq, *arguments) == 0, capsys.readouterr()
     results = json.loads((folder / "summary.json").read_text())["results"]
-    lines = lm_study.table(results)
+    lines = table(results)
     assert [line[0] for line in lines] == ["method", "float", "int4, GPTQ"]
-    found = {(result["row"], result["seed"]): result["perplexity"] for result in results}
-    lost = [100 * (found["int4, GPTQ", seed] / found["float", seed] - 1) for seed in (0,)]
+    found = {result["row"]: result["perplexity"] for result in results}
+    lost = [100 * (mine / dense - 1) for mine, dense in zip(found["int4, GPTQ"], found["float"], strict=True)]
     assert [float(cell) for cell in lines[2][3:]] == pytest.approx(lost, abs=0.006)

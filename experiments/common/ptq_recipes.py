@@ -1,10 +1,10 @@
-"""Rows of the post-training studies: how a model's weights are quantized without training."""
+"""How a model's weights are quantized without training: the rows of the post-training studies."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lepton_jax.core.errors import collect
+from experiments.common.config import Checked
 from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.graph.trace import Apply
 from lepton_jax.quantization import (
@@ -12,7 +12,6 @@ from lepton_jax.quantization import (
     Calibration,
     Format,
     Gptq,
-    Mse,
     Nearest,
     awq_scale,
     compensate_errors,
@@ -27,7 +26,7 @@ CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """Steps, in the order in which they are taken; all that are off leave rounding to nearest."""
 
     name: str
@@ -53,12 +52,15 @@ class Recipe:
     rank: int = 0
     """Of the low-rank correction afterwards; 0: none."""
 
-    def __post_init__(self) -> None:
-        with collect(f"Recipe {self.name!r}") as problems:
-            if self.rank < 0:
-                problems.append(f"rank: must be 0 or more; got {self.rank}")
-            if self.centred and not self.correct:
-                problems.append("centred: leaves the mean to bias correction, so `correct` must be on")
+    def problems(self) -> Iterator[str]:
+        yield from self.at_least(0, "rank")
+        if self.centred and not self.correct:
+            yield "centred: leaves the mean to bias correction, so `correct` must be on"
+
+    @property
+    def label(self) -> str:
+        """Names files."""
+        return self.name.replace(" ", "_")
 
     def quantize(self, apply: Apply, variables: PyTree, batches: Sequence[Any], fmt: Format, select: Select) -> PyTree:
         """Return the variables with packed leaves in place of the selected weights.
@@ -84,20 +86,3 @@ class Recipe:
         if self.rank:
             quantized = compensate_errors(apply, variables, quantized, batches, self.rank, select=select)
         return quantized
-
-
-def rows() -> tuple[Recipe, ...]:
-    """Return every method for a classifier, each alone and the best two with all that helps them."""
-    ordered = Gptq(activation_order=True)
-    return (
-        Recipe(name="nearest", sequential=False),
-        Recipe(name="nearest, MSE range", sequential=False, calibration=Mse()),
-        Recipe(name="nearest, range by output error", sequential=False, factors=CLIPPED),
-        Recipe(name="equalised, bias corrected", sequential=False, equalize=True, correct=True),
-        Recipe(name="AWQ", sequential=False, awq=True, factors=CLIPPED),
-        Recipe(name="low rank 4", sequential=False, rank=4),
-        Recipe(name="GPTQ", sequential=True, method=Gptq()),
-        Recipe(name="AdaRound", method=AdaRound()),
-        Recipe(name="AdaRound, range, biases", method=AdaRound(), factors=CLIPPED, centred=True, correct=True),
-        Recipe(name="GPTQ, order, range, biases", method=ordered, factors=CLIPPED, centred=True, correct=True),
-    )

@@ -1,6 +1,7 @@
 """What is factorized in the study of low rank: a ResNet-20 that others trained, and a character transformer."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.common import char_lm, resnet20, unfinished
-from experiments.common.char_lm import CharLM, batches, cross_entropy_of, load_text, next_token_loss, train
+from experiments.common.char_lm import CharLM
 from lepton_jax.core import typing
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
@@ -20,6 +22,7 @@ from lepton_jax.graph.moments import Moments, second_moments
 from lepton_jax.lowrank import dense_macs, squared_gradients
 from lepton_jax.training import (
     FitSettings,
+    LossFn,
     TrainState,
     classification_loss,
     create,
@@ -29,7 +32,9 @@ from lepton_jax.training import (
 )
 
 Figures = dict[str, float]
-"""``error``, as drawn (percent of images, or perplexity), and ``loss``, in nats."""
+"""``figure``, as drawn (percent of images, or perplexity), and ``loss``, in nats."""
+Tuning = tuple[LossFn, optax.GradientTransformation, Callable[[int], Any], FitSettings]
+"""The loss, the optimiser, the batches by step, how many steps."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,20 +77,22 @@ class Characters:
         return Text(self, data, run_dir, seed)
 
 
-class Task:
-    """A trained model, and all that is done with it.
+class Task(ABC):
+    """A trained model, its data, and how it is tuned.
 
     Attributes:
       params: dense.
+      model_state: the model's other collections.
       select: the weights that may be factorized.
-      apply: ``(params, inputs) -> logits``, in evaluation mode.
       batches: of calibration inputs.
+      seed: of the tuning.
     """
 
     params: PyTree
-    select: str
-    apply: Callable[[PyTree, Array], Array]
+    model_state: PyTree
+    select = "*/kernel"
     batches: list[Any]
+    seed: int
 
     @cached_property
     def macs(self) -> dict[typing.Path, float]:
@@ -102,45 +109,48 @@ class Task:
         """Squared gradients of the loss."""
         return squared_gradients(self.loss, self.params, self.small_batches(), self.select)
 
+    @abstractmethod
+    def apply(self, params: PyTree, x: Array) -> Any:
+        """Return the logits, in evaluation mode."""
+
+    @abstractmethod
     def loss(self, params: PyTree, *batch: Array) -> Array:
         """Return the mean loss of a batch."""
-        raise TypeError(f"{type(self).__name__} has no loss")
 
+    @abstractmethod
     def small_batches(self) -> Iterator[Any]:
         """Batches for Fisher information: small, to be near that of single examples."""
-        raise TypeError(f"{type(self).__name__} has no batches")
 
-    def figures(self, state: TrainState | PyTree, transform: Transform) -> Figures:
-        """Evaluate a state of training, or factored parameters of an untrained one."""
-        tuned = isinstance(state, TrainState)
-        params = transform.view(state.params if tuned else state, state.tstate if tuned else ())
-        return self.evaluate(params, state.model_state if tuned else None)
+    @abstractmethod
+    def evaluate(self, params: PyTree, model_state: PyTree) -> Figures:
+        """Return figure and loss of dense parameters on test data."""
 
-    def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
-        """Return error and loss of dense parameters on test data."""
-        raise TypeError(f"{type(self).__name__} has no test data")
+    @abstractmethod
+    def tuning(self, max_steps: int | None) -> Tuning:
+        """Return how it is tuned."""
 
     def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
         """Train factored parameters; an interrupted training goes on from its checkpoint in the run's folder."""
-        raise TypeError(f"{type(self).__name__} has no training data")
+        loss, tx, batch_at, settings = self.tuning(max_steps)
+        step = make_train_step(loss, tx, transform)
+        state = create(params, self.model_state, tx, transform, jax.random.key(self.seed))
+        return unfinished.train(state, step, batch_at, settings, name=name, seeds=[self.seed], run_dir=run_dir)
 
 
 class Resnet(Task):
     """ResNet-20 on CIFAR-10."""
 
-    select = "*/kernel"
-
     def __init__(self, settings: ResNet20, data: Path, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self.train, self.test = resnet20.lossless_splits(data)
         jpeg = settings.tuning == "jpeg"
-        self.tuning = resnet20.jpeg_split(data, settings.tuning_images, seed) if jpeg else self.train
+        self.images = resnet20.jpeg_split(data, settings.tuning_images, seed) if jpeg else self.train
         variables = resnet20.load_variables(data)
         self.params, self.model_state = variables["params"], {"batch_stats": variables["batch_stats"]}
         self.batches = [self.train.images[i : i + 100] for i in range(0, settings.calibration, 100)]
         self._totals = jax.jit(self._sums)
 
-    def apply(self, params: PyTree, x: Array) -> Any:  # type: ignore[override]
+    def apply(self, params: PyTree, x: Array) -> Any:
         return resnet20.MODEL.apply({"params": params, **self.model_state}, x)
 
     def loss(self, params: PyTree, *batch: Array) -> Array:
@@ -155,61 +165,54 @@ class Resnet(Task):
         logits: Any = resnet20.MODEL.apply({"params": params, **model_state}, images)
         return jnp.sum(logits.argmax(-1) != labels), jnp.sum(cross_entropy(logits, labels))
 
-    def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
-        state = self.model_state if model_state is None else model_state
+    def evaluate(self, params: PyTree, model_state: PyTree) -> Figures:
         parts = [
-            self._totals(params, state, self.test.images[i : i + 250], self.test.labels[i : i + 250])
+            self._totals(params, model_state, self.test.images[i : i + 250], self.test.labels[i : i + 250])
             for i in range(0, len(self.test), 250)
         ]
         wrong, loss = (sum(float(part[k]) for part in parts) / len(self.test) for k in (0, 1))
-        return {"error": 100 * wrong, "loss": loss}
+        return {"figure": 100 * wrong, "loss": loss}
 
-    def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
+    def tuning(self, max_steps: int | None) -> Tuning:
         settings = self.settings
-        steps = min(settings.tuning_images, len(self.tuning)) // settings.batch_size
+        steps = min(settings.tuning_images, len(self.images)) // settings.batch_size
         steps = steps if max_steps is None else min(steps, max_steps)
-        tx = resnet20.momentum(settings.learning_rate, steps)
-        step = make_train_step(classification_loss(linen_apply(resnet20.MODEL)), tx, transform)
-        state = create(params, self.model_state, tx, transform, jax.random.key(self.seed))
-        batch_at = resnet20.tuning_batches(self.tuning, steps=steps, batch_size=settings.batch_size, seed=self.seed)
-        args = (state, step, batch_at, FitSettings.by_epochs(1, steps))
-        return unfinished.train(*args, name=name, seeds=[self.seed], run_dir=run_dir)
+        loss = classification_loss(linen_apply(resnet20.MODEL))
+        batch_at = resnet20.tuning_batches(self.images, steps=steps, batch_size=settings.batch_size, seed=self.seed)
+        return loss, resnet20.momentum(settings.learning_rate, steps), batch_at, FitSettings.by_epochs(1, steps)
 
 
 class Text(Task):
     """A character transformer."""
 
-    select = "*/kernel"
-
     def __init__(self, settings: Characters, data: Path, run_dir: Path, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        self.text = load_text(data / "tinyshakespeare" / "input.txt")
+        self.text = char_lm.load_text(data / "tinyshakespeare" / "input.txt")
         self.model = settings.model.model(len(self.text.characters))
-        self.params = train(seed, settings.model, self.text, run_dir / "char_lm")["params"]
-        some = next(batches(self.text.train, dataclasses.replace(settings.model, batch_size=settings.calibration), 12345))
-        self.windows = some
-        self.batches = [some[i : i + 16, :-1] for i in range(0, len(some), 16)]
+        self.params = char_lm.train(seed, settings.model, self.text, run_dir / "char_lm")["params"]
+        self.model_state = {}
+        several = dataclasses.replace(settings.model, batch_size=settings.calibration)
+        self.windows = next(char_lm.batches(self.text.train, several, 12345))
+        self.batches = [self.windows[i : i + 16, :-1] for i in range(0, len(self.windows), 16)]
 
-    def apply(self, params: PyTree, x: Array) -> Any:  # type: ignore[override]
+    def apply(self, params: PyTree, x: Array) -> Any:
         return self.model.apply({"params": params}, x)
 
     def loss(self, params: PyTree, *batch: Array) -> Array:
-        return next_token_loss(self.model.apply)(params, {}, batch[0], jax.random.key(0))[0]
+        return char_lm.next_token_loss(self.model.apply)(params, {}, batch[0], jax.random.key(0))[0]
 
     def small_batches(self) -> Iterator[Any]:
         for window in self.windows:
             yield window[None]
 
-    def evaluate(self, params: PyTree, model_state: PyTree | None) -> Figures:
-        loss = cross_entropy_of(self.model.apply, {"params": params}, self.text.test, self.settings.model.length)
-        return {"error": float(np.exp(loss)), "loss": loss}
+    def evaluate(self, params: PyTree, model_state: PyTree) -> Figures:
+        length = self.settings.model.length
+        loss = char_lm.cross_entropy_of(self.model.apply, {"params": params}, self.text.test, length)
+        return {"figure": float(np.exp(loss)), "loss": loss}
 
-    def tune(self, params: PyTree, transform: Transform, max_steps: int | None, name: str, run_dir: Path) -> TrainState:
+    def tuning(self, max_steps: int | None) -> Tuning:
         settings = self.settings
         steps = settings.tuning_steps if max_steps is None else min(settings.tuning_steps, max_steps)
-        tx = settings.model.optimizer(steps, settings.learning_rate)
-        step = make_train_step(next_token_loss(self.model.apply), tx, transform)
-        state = create(params, {}, tx, transform, jax.random.key(self.seed))
         batch_at = char_lm.batches_by_step(self.text.train, settings.model, 1000 + self.seed)
-        args = (state, step, batch_at, char_lm.settings(steps))
-        return unfinished.train(*args, name=name, seeds=[self.seed], run_dir=run_dir)
+        tx = settings.model.optimizer(steps, settings.learning_rate)
+        return char_lm.next_token_loss(self.model.apply), tx, batch_at, char_lm.settings(steps)

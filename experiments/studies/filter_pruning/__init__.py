@@ -1,1 +1,0 @@
-"""Filter pruning of a published ResNet-20."""

@@ -1,1 +1,0 @@
-"""Low rank: methods, and rules for ranks."""

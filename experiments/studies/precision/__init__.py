@@ -1,1 +1,0 @@
-"""Training in float32, bfloat16 and float16."""
