@@ -10,12 +10,11 @@ fractions, of the last epoch and of that which was best on validation data; ``pa
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.common import unfinished
-from experiments.common.tables import revision
 
 Result = dict[str, Any]
 """A line of a study's table; see the top of this file."""
@@ -26,21 +25,6 @@ def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Re
     path.write_text("\n\n".join(text) + "\n")
     save_whole(path.with_name("summary.json"), {"name": name, "results": list(results)})
     unfinished.remove(path.parent)
-
-
-def kept(path: Path, make: Callable[[], Result]) -> Result:
-    """Read a finished result, or make it and write it, with the revision of the code, so that it need not be run again.
-
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp()) / "rows" / "dense.json"
-      >>> first = kept(path, lambda: {"row": "dense", "error": [0.25]})
-      >>> kept(path, lambda: {}) == first, first["error"]
-      (True, [0.25])
-    """
-    if not path.exists():
-        save_result(path, {**make(), "revision": revision()})
-    return dict(json.loads(path.read_text()))
 
 
 def save_result(path: Path, result: Result) -> None:
@@ -99,31 +83,6 @@ def deviation(values: Sequence[float]) -> float:
       (1.0, 0.0)
     """
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-SHOWN = ("validation", "best epoch", "parameters", "non-zeros", "bytes", "MACs", "time, 1", "time, 128", "seconds a run")
-"""Columns of the common form; what a result lacks stays empty."""
-
-
-def shown(result: Result, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return some of the cells of `SHOWN`.
-
-    Example:
-      >>> result = {"validation_error": [0.25], "file_bytes": 1000, "nonzeros": [1, 3], "latency_ratio": {"1": 0.5, "128": 2.0}}
-      >>> shown({**result, "best_error": [0.5], "seconds": 3.0, "seeds": [0, 1]}, SHOWN)
-      ('75.00', '50.00', '', '2', '1,000', '', '0.50', '2.00', '1.5')
-    """
-    cells = {
-        "validation": spread(accuracies(result, "validation_error")) if result.get("validation_error") else "",
-        "best epoch": spread(accuracies(result, "best_error")) if "best_error" in result else "",
-        "parameters": f"{result['parameters']:,}" if "parameters" in result else "",
-        "non-zeros": f"{statistics.mean(result['nonzeros']):,.0f}" if "nonzeros" in result else "",
-        "bytes": f"{result['file_bytes']:,}" if "file_bytes" in result else "",
-        "MACs": f"{result['macs']:,}" if "macs" in result else "",
-        **{f"time, {batch}": f"{ratio:.2f}" for batch, ratio in result.get("latency_ratio", {}).items()},
-        "seconds a run": f"{result['seconds'] / len(result['seeds']):.1f}" if "seconds" in result else "",
-    }
-    return tuple(cells.get(name, "") for name in columns)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
