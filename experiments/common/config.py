@@ -162,7 +162,7 @@ class Momentum:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Phase:
+class Phase(Checked):
     """One stretch of training, under the views of all phases before it (frozen) and its own."""
 
     name: str
@@ -176,18 +176,15 @@ class Phase:
     l2: float = 0.0
     """Weight of half the sum of squares of the parameters as the model sees them."""
 
-    def __post_init__(self) -> None:
-        with collect(f"Phase {self.name!r}") as problems:
-            if not self.epochs >= 1:
-                problems.append(f"epochs: must be at least 1; got {self.epochs}")
-            if not self.l2 >= 0:
-                problems.append(f"l2: must be 0 or more; got {self.l2}")
-            if not self.name.isidentifier():
-                problems.append("name: must be a word, since it names files")
+    def problems(self) -> Iterator[str]:
+        yield from self.at_least(1, "epochs")
+        yield from self.at_least(0, "l2")
+        if not self.name.isidentifier():
+            yield "name: must be a word, since it names files"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Checked):
     """An experiment: data, model, and phases of training."""
 
     name: str
@@ -213,16 +210,13 @@ class Config:
     source: Annotated[str, tyro.conf.Suppress] = ""
     """The paper."""
 
-    def __post_init__(self) -> None:
-        with collect(f"Config {self.name!r}") as problems:
-            names = [phase.name for phase in self.phases]
-            if not names or len(set(names)) < len(names):
-                problems.append(f"phases: at least one, each with a name of its own; got {names}")
-            for field in ("batch_size", "scan"):
-                if not getattr(self, field) >= 1:
-                    problems.append(f"{field}: must be at least 1; got {getattr(self, field)}")
-            if self.phases and self.phases[0].transforms:
-                problems.append("phases: the first is the dense reference and has no transforms")
+    def problems(self) -> Iterator[str]:
+        names = [phase.name for phase in self.phases]
+        if not names or len(set(names)) < len(names):
+            yield f"phases: at least one, each with a name of its own; got {names}"
+        yield from self.at_least(1, "batch_size", "scan")
+        if self.phases and self.phases[0].transforms:
+            yield "phases: the first is the dense reference and has no transforms"
 
 
 Kind = TypeVar("Kind")

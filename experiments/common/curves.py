@@ -2,14 +2,14 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.common.figures import MARKERS, by_error
-from experiments.common.results import deviation
+from experiments.common.results import Result, accuracies, deviation
 
 _LOOKS = ("-", "--", ":")
 _MANY = 11
@@ -45,6 +45,25 @@ class Panel:
     """As matplotlib has it, or 'error': accuracies in percent, by the logarithm of the error."""
     seeds: bool = False
     """Show every seed as a dot."""
+
+
+def by_row(results: Sequence[Result], x: Callable[[Result], float], **look: Any) -> list[Curve]:
+    """Return a curve of accuracies for each row, in its own order.
+
+    Args:
+      results: of the rows.
+      x: the place of a result.
+      look: of all curves, in matplotlib's words.
+
+    Example:
+      >>> results = [{"row": "a", "error": [0.5], "bits": bits} for bits in (8, 4)]
+      >>> [(curve.label, curve.x, curve.y) for curve in by_row(results, lambda result: result["bits"])]
+      [('a', [8, 4], [[50.0], [50.0]])]
+    """
+    rows: dict[str, list[Result]] = {}
+    for result in results:
+        rows.setdefault(result["row"], []).append(result)
+    return [Curve(label=row, x=[x(one) for one in mine], y=[*map(accuracies, mine)], look=look) for row, mine in rows.items()]
 
 
 def draw(

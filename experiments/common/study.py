@@ -45,6 +45,9 @@ from experiments.common.results import Result, save_report, save_result
 from experiments.common.run_dir import claim_study
 from experiments.common.tables import Lines, aligned, markdown_table, provenance, revision
 
+Parts = list[str | Lines | Drawing]
+"""Of a report: paragraphs and headings, tables, drawings."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(Checked):
@@ -156,7 +159,7 @@ class Study(Checked):
         plain = {n: some for n, some in listed.items() if all(isinstance(one, int | float | str) for one in some)}
         return "; ".join(f"{name} {', '.join(map(str, some))}" for name, some in plain.items())
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         """Return the parts of the report, in order: tables, drawings, paragraphs.
 
         What stands before them is the documentation of the study's module, the settings and what the columns mean.

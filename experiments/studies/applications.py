@@ -18,12 +18,11 @@ from flax import linen as nn
 from experiments.common import members
 from experiments.common.columns import Reference, reference, setting, tabulate, times_smaller
 from experiments.common.config import Adam, Checked, Digits, Fsdd, Sst2, Tfds
-from experiments.common.figures import Drawing, accuracy_by_bytes
+from experiments.common.figures import accuracy_by_bytes
 from experiments.common.measuring import History, Measure
 from experiments.common.recipe import DENSE, ROWS, Row, without_channels
 from experiments.common.results import Result, gain
-from experiments.common.study import Cell, Runner, Study, check_rows
-from experiments.common.tables import Lines
+from experiments.common.study import Cell, Parts, Runner, Study, check_rows
 from experiments.common.training_settings import Training
 from lepton_jax.core.transform import Transform
 from lepton_jax.data import Dataset
@@ -99,7 +98,7 @@ class Applications(Study):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "ApplicationRunner":
         return ApplicationRunner(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         dense = reference(results, DENSE, "task")
         return [
             tabulate(results, COLUMNS, dense),

@@ -26,25 +26,14 @@ from experiments.common.config import Adam
 from experiments.common.figures import Drawing, accuracy_by_bytes
 from experiments.common.measuring import History
 from experiments.common.results import Result, accuracies, gain
-from experiments.common.study import Cell
-from experiments.common.tables import Lines
+from experiments.common.study import Cell, Parts
 from experiments.common.techniques import TECHNIQUES, Settings, Technique
 from experiments.common.training_study import TrainingRunner, TrainingStudy
-from lepton_jax import chain, freeze, identity
+from lepton_jax import chain, distillation, freeze, identity
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
-from lepton_jax.distillation import (
-    Distill,
-    LogitTerm,
-    Outputs,
-    as_teacher,
-    by_part,
-    distillation_loss,
-    part,
-    soft_targets,
-    teach,
-)
+from lepton_jax.distillation import Distill, LogitTerm, Outputs, as_teacher, by_part, distillation_loss, soft_targets, teach
 from lepton_jax.training import TrainState, create, linen_apply, make_train_step, stacked
 
 DENSE = "dense"
@@ -115,7 +104,7 @@ class Combined(TrainingStudy):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "Runner":
         return Runner(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         pairs = partial(plot_pairs, results=results)
         return [
             tabulate(results, COLUMNS, reference(results, DENSE)),
@@ -262,7 +251,7 @@ class Runner(TrainingRunner[Combined]):
 
 
 def _student(state: TrainState) -> TrainState:
-    return part(state, "student")
+    return distillation.part(state, "student")
 
 
 def _begin(states: TrainState, before: Transform, built: Sequence[Transform], tx: Any) -> tuple[TrainState, Transform]:

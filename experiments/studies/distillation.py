@@ -23,7 +23,7 @@ from experiments.common.curves import Curve, Panel, draw
 from experiments.common.figures import Drawing
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, accuracies, spread
-from experiments.common.study import Cell
+from experiments.common.study import Cell, Parts
 from experiments.common.tables import Lines
 from experiments.common.training_study import TrainingRunner, TrainingStudy
 from lepton_jax import fake_quant, identity
@@ -100,7 +100,7 @@ class Distillation(TrainingStudy):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "Runner":
         return Runner(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         teacher, *students = results
         return [
             accuracies_by_bits(students),

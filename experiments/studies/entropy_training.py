@@ -17,12 +17,11 @@ import numpy as np
 
 from experiments.common.columns import ROW, Column, mean, plain, setting, tabulate
 from experiments.common.config import Adam
-from experiments.common.figures import Drawing, accuracy_by_bytes
+from experiments.common.figures import accuracy_by_bytes
 from experiments.common.measuring import History, packed_variables
 from experiments.common.methods import stretch
 from experiments.common.results import Result, spread
-from experiments.common.study import Cell
-from experiments.common.tables import Lines
+from experiments.common.study import Cell, Parts
 from experiments.common.training_study import TrainingRunner, TrainingStudy
 from lepton_jax import chain, fake_quant, prune
 from lepton_jax.core import schedules
@@ -113,7 +112,7 @@ class EntropyTraining(TrainingStudy):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "Runner":
         return Runner(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         equal = at_equal_bytes(results) if self.files and self.sparsities else {}
         return [tabulate(results, columns(equal)), *accuracy_by_bytes(results, series="penalty {kind}")]
 

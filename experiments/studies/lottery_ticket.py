@@ -16,11 +16,9 @@ from flax import linen as nn
 
 from experiments.common import members
 from experiments.common.config import Adam, to_json
-from experiments.common.figures import Drawing
 from experiments.common.measuring import History
 from experiments.common.results import Result
-from experiments.common.study import Cell
-from experiments.common.tables import Lines
+from experiments.common.study import Cell, Parts
 from experiments.common.training_study import TrainingRunner, TrainingStudy
 from experiments.studies.sparsity import cell, report
 from lepton_jax.core import paths
@@ -79,7 +77,7 @@ class LotteryTicket(TrainingStudy):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "Tournament":
         return Tournament(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         return report(results)
 
 

@@ -22,35 +22,21 @@ import tyro
 from experiments.common import study
 from experiments.common.columns import COSTS, ROW, accuracy, across, change, reference, setting, tabulate
 from experiments.common.config import Adam, Momentum
-from experiments.common.curves import Curve, Panel, draw
+from experiments.common.curves import Panel, by_row, draw
 from experiments.common.figures import Drawing
 from experiments.common.measuring import History, Measure
 from experiments.common.results import Result, accuracies
-from experiments.common.study import Cell
+from experiments.common.study import Cell, Parts
 from experiments.common.tables import Lines
 from experiments.common.training_study import TrainingRunner, TrainingStudy
 from lepton_jax import chain, fake_quant, identity
+from lepton_jax import quantization as q
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation import by_part
 from lepton_jax.graph import trace, weight_uses
 from lepton_jax.models import ResNet, ResNetCifar, load_torch_resnet
-from lepton_jax.quantization import (
-    ActivationQuantizer,
-    DoReFa,
-    LearnedStep,
-    Mse,
-    Pact,
-    Rule,
-    Static,
-    TwiceMean,
-    Uniform,
-    calibrate_activations,
-    dorefa,
-    lsq,
-    quantize_activations,
-)
 from lepton_jax.training import ModelApply, TrainState, classification_loss, create, make_train_step, stacked
 
 PLAIN = "float32"
@@ -65,15 +51,15 @@ class QatMethod:
 
     weights: Callable[..., Transform]
     """Of bits and ``select``."""
-    activations: ActivationQuantizer
+    activations: q.ActivationQuantizer
     """Its bits, and whether it is signed, are set for each layer."""
 
-    def quantizer(self, bits: int, signed: bool) -> ActivationQuantizer:
+    def quantizer(self, bits: int, signed: bool) -> q.ActivationQuantizer:
         """Return the quantizer of the inputs of a layer."""
         whole: Any = self.activations
         names = [field.name for field in dataclasses.fields(whole)]
         at: Any = whole.format if "format" in names else whole
-        # An affine format is signed by its zero point, and DoReFa's inputs are in [0, 1].
+        # An affine format is signed by its zero point, and q.DoReFa's inputs are in [0, 1].
         sign = {"signed": signed} if hasattr(at, "signed") and getattr(at, "symmetric", True) else {}
         at = dataclasses.replace(at, bits=bits, **sign)
         return dataclasses.replace(whole, format=at) if "format" in names else at
@@ -81,15 +67,17 @@ class QatMethod:
 
 METHODS = {
     # Ranges of the weights as they are, calibrated ranges of activations (Jacob et al. 2018).
-    "straight_through": QatMethod(weights=fake_quant, activations=Static(Uniform(), Mse())),
+    "straight_through": QatMethod(weights=fake_quant, activations=q.Static(q.Uniform(), q.Mse())),
     # Trained steps, of weights and activations (Esser et al. 2020).
-    "lsq": QatMethod(weights=lsq, activations=LearnedStep(Uniform(), TwiceMean())),
+    "lsq": QatMethod(weights=q.lsq, activations=q.LearnedStep(q.Uniform(), q.TwiceMean())),
     # Trained steps of weights, trained steps and offsets of activations (Bhalgat et al. 2020).
-    "lsq_plus": QatMethod(weights=partial(lsq, calibration=Mse()), activations=LearnedStep(Uniform(symmetric=False), Mse())),
+    "lsq_plus": QatMethod(
+        weights=partial(q.lsq, calibration=q.Mse()), activations=q.LearnedStep(q.Uniform(symmetric=False), q.Mse())
+    ),
     # Trained clipping of activations, weights squashed by tanh (Choi et al. 2018); weights keep their size.
-    "pact": QatMethod(weights=partial(dorefa, scale="kept"), activations=Pact(calibration=Mse())),
+    "pact": QatMethod(weights=partial(q.dorefa, scale="kept"), activations=q.Pact(calibration=q.Mse())),
     # Activations in [0, 1], weights squashed by tanh (Zhou et al. 2016); weights keep their size.
-    "dorefa": QatMethod(weights=partial(dorefa, scale="kept"), activations=DoReFa()),
+    "dorefa": QatMethod(weights=partial(q.dorefa, scale="kept"), activations=q.DoReFa()),
 }
 EDGES = METHODS["straight_through"]
 """Of the first and the last layer."""
@@ -111,7 +99,7 @@ class Row(study.Row):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         for bits in (self.bits, self.edge_bits):  # refused here, not after the networks are trained
-            Uniform(bits)
+            q.Uniform(bits)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -167,7 +155,7 @@ class QatBits(TrainingStudy):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "Runner":
         return Runner(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         drawing = Drawing(file="accuracy.png", alternative="accuracy against bits", draw=partial(plot, results=results))
         return [accuracies_by_bits(results), drawing, "## Validation and cost", tabulate(results, VALIDATION)]
 
@@ -188,13 +176,12 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     plain, *rounded = results
     levels = sorted({result["settings"]["bits"] for result in rounded}, reverse=True)
     rows = list(dict.fromkeys(result["row"] for result in rounded))
-    curves = []
-    for number, row in enumerate(rows):
-        own = sorted((r for r in rounded if r["row"] == row), key=lambda result: -result["settings"]["bits"])
-        shift = 0.06 * (number - (len(rows) - 1) / 2)
-        x = [levels.index(result["settings"]["bits"]) + shift for result in own]
-        curves.append(Curve(label=row, x=x, y=[accuracies(result) for result in own]))
-    ticks = {float(place): f"W{bits}A{bits}" for place, bits in enumerate(levels)}
+
+    def place(result: Result) -> float:
+        return levels.index(result["settings"]["bits"]) + 0.06 * (rows.index(result["row"]) - (len(rows) - 1) / 2)
+
+    curves = by_row(sorted(rounded, key=lambda result: -result["settings"]["bits"]), place)
+    ticks = {float(number): f"W{bits}A{bits}" for number, bits in enumerate(levels)}
     panel = Panel(curves=curves, levels={PLAIN: statistics.mean(accuracies(plain))}, ticks=ticks, seeds=True)
     draw(path, [panel], x="bits of weights and activations", y="test accuracy (%)")
 
@@ -248,16 +235,16 @@ class Runner(TrainingRunner[QatBits]):
         kernels = [f"params/{path}" for path in paths.select(run.params, paths.matrices)]
         uses = weight_uses(trace(_evaluated(self.apply), variables, images), kernels)
         # In an affine format, what is never negative has its zero at the lowest integer.
-        affine = Rule(quantizer=Static(Uniform(symmetric=False)))
-        sites = calibrate_activations(_evaluated(self.apply), affine, variables, self._batches())
+        affine = q.Rule(quantizer=q.Static(q.Uniform(symmetric=False)))
+        sites = q.calibrate_activations(_evaluated(self.apply), affine, variables, self._batches())
         return [
             Layer(path=path.removeprefix("params/"), operation=name, signed=bool(sites[name]["lhs"]["zero_point"].max() > 0))
             for path, [use, *_] in uses.items()
             for name in [use.name]
         ]
 
-    def _calibrated(self, run: TrainState, rules: tuple[Rule, ...]) -> PyTree:
-        return calibrate_activations(_evaluated(self.apply), rules, _variables(run), self._batches()) if rules else {}
+    def _calibrated(self, run: TrainState, rules: tuple[q.Rule, ...]) -> PyTree:
+        return q.calibrate_activations(_evaluated(self.apply), rules, _variables(run), self._batches()) if rules else {}
 
     def _batches(self) -> list[Array]:
         images = self.dataset.train.images[: _CALIBRATION * self.study.calibration_batches]
@@ -265,7 +252,7 @@ class Runner(TrainingRunner[QatBits]):
         return [jnp.asarray(some) for some in np.array_split(images, count)]
 
 
-def with_rules(apply: ModelApply, rules: tuple[Rule, ...]) -> ModelApply:
+def with_rules(apply: ModelApply, rules: tuple[q.Rule, ...]) -> ModelApply:
     """Return a model of the parameters ``{"net": ..., "sites": ...}`` with operands rounded as the rules say."""
 
     def rounded(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
@@ -275,18 +262,18 @@ def with_rules(apply: ModelApply, rules: tuple[Rule, ...]) -> ModelApply:
         variables = {"params": params["net"], "state": model_state, "quantization": params["sites"]}
         if not rules:
             return plain(variables, inputs)
-        return quantize_activations(plain, rules)(variables, inputs)
+        return q.quantize_activations(plain, rules)(variables, inputs)
 
     return rounded
 
 
-def _rules(row: Row, layers: Sequence[Layer]) -> tuple[Rule, ...]:
+def _rules(row: Row, layers: Sequence[Layer]) -> tuple[q.Rule, ...]:
     """Return a rule for each layer."""
     edges = (layers[0], layers[-1])
 
-    def rule(layer: Layer) -> Rule:
+    def rule(layer: Layer) -> q.Rule:
         method, bits = (EDGES, row.edge_bits) if layer in edges else (row.method, row.bits)
-        return Rule(names=(layer.operation,), quantizer=method.quantizer(bits, layer.signed))
+        return q.Rule(names=(layer.operation,), quantizer=method.quantizer(bits, layer.signed))
 
     return tuple(rule(layer) for layer in layers)
 

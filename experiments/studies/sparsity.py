@@ -21,13 +21,13 @@ import tyro
 from experiments.common import members, study
 from experiments.common.columns import ROW, accuracy, across, plain, setting, tabulate
 from experiments.common.config import Adam, Momentum
-from experiments.common.curves import Curve, Panel, draw
+from experiments.common.curves import Panel, by_row, draw
 from experiments.common.figures import Drawing
 from experiments.common.mask_finders import MaskFinder, Scene
 from experiments.common.measuring import History
 from experiments.common.results import Result, accuracies
 from experiments.common.sparse_methods import Dense, SparseMethod
-from experiments.common.study import Cell
+from experiments.common.study import Cell, Parts
 from experiments.common.tables import Lines
 from experiments.common.training_study import TrainingRunner, TrainingStudy
 from lepton_jax import identity
@@ -87,7 +87,7 @@ class Sparsity(TrainingStudy):
     def runner(self, seeds: Sequence[int], run_dir: Path) -> "Runner":
         return Runner(self, seeds, run_dir)
 
-    def report(self, results: Sequence[Result]) -> list[str | Lines | Drawing]:
+    def report(self, results: Sequence[Result]) -> Parts:
         return report(results)
 
 
@@ -191,7 +191,7 @@ class Runner(TrainingRunner[Sparsity]):
         return self._begun[wanted]
 
 
-def report(results: Sequence[Result]) -> list[str | Lines | Drawing]:
+def report(results: Sequence[Result]) -> Parts:
     """Return the parts of the report: accuracies by sparsity, their figure, and sizes; "dense" is the reference."""
     drawing = Drawing(file="accuracy.png", alternative="accuracy against sparsity", draw=partial(plot, results=results))
     return [accuracies_by_sparsity(results), drawing, "## Sizes", tabulate(results, SIZES)]
@@ -223,15 +223,8 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     about: dict[str, Any] = {"levels": dense, "ticks": ticks, "x_scale": "log", "falling": True, "y_scale": "error"}
     panels = []
     for title in dict.fromkeys(r["settings"].get("panel") for r in sparse if r["settings"].get("panel")) or [""]:
-        rows: dict[str, list[Result]] = {}
-        for result in sparse:
-            if result["settings"].get("panel", "") in ("", title):
-                rows.setdefault(result["row"], []).append(result)
-        curves = [
-            Curve(label=row, x=[1 - statistics.mean(r["reached"]) for r in some], y=[accuracies(r) for r in some])
-            for row, some in rows.items()
-        ]
-        panels.append(Panel(curves=curves, title=title, **about))
+        mine = [result for result in sparse if result["settings"].get("panel", "") in ("", title)]
+        panels.append(Panel(curves=by_row(mine, lambda result: 1 - statistics.mean(result["reached"])), title=title, **about))
     draw(
         path,
         panels,

@@ -4,7 +4,6 @@ import dataclasses
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,16 @@ import numpy as np
 
 from experiments.common.cli import ROOT
 from experiments.common.config import Config
+from experiments.common.deployed import BATCHES, logits
 from experiments.studies.deep_compression.phases import EVAL_BATCH, Stage
 from lepton_jax import load, pack, save
 from lepton_jax.artifact import Account, Artifact
 from lepton_jax.core.timing import ratio
 from lepton_jax.core.transform import Transform
-from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.core.typing import PyTree
 from lepton_jax.data import Split
 from lepton_jax.graph import cost
 from lepton_jax.training import linen_apply
-
-LATENCY_BATCHES = (1, 128)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,17 +43,6 @@ class Row:
     latency: dict[int, float]
 
 
-def inference(config: Config) -> Callable[[PyTree, Array], Array]:
-    """Return ``apply(variables, images) -> logits`` in evaluation mode."""
-    apply = linen_apply(config.model)
-
-    def logits(variables: PyTree, images: Array) -> Array:
-        rest = {name: tree for name, tree in variables.items() if name != "params"}
-        return apply(variables["params"], rest, images, train=False, key=None)[0]
-
-    return logits
-
-
 class Meter:
     """Measure the stages of one run, each against the first, which is the dense one.
 
@@ -66,7 +53,7 @@ class Meter:
 
     def __init__(self, config: Config, test: Split) -> None:
         self.rows: list[Row] = []
-        self._apply = inference(config)
+        self._apply = partial(logits, linen_apply(config.model))
         self._jitted = jax.jit(self._apply)
         self._test = test
         self._dense: PyTree = None
@@ -85,13 +72,13 @@ class Meter:
         save(path, self._apply, packed, jnp.asarray(self._test.images[:1]))
         if self._dense is None:
             self._dense = variables
-        logits = self._outputs(variables)
-        self._add_row(stage.name, logits, path)
-        return logits
+        outputs = self._outputs(variables)
+        self._add_row(stage.name, outputs, path)
+        return outputs
 
-    def add_file(self, logits: np.ndarray) -> None:
+    def add_file(self, outputs: np.ndarray) -> None:
         """Add the row of the last stage's file, whose logits were computed elsewhere."""
-        self.rows.append(dataclasses.replace(self.rows[-1], name="file", error=self._error(logits)))
+        self.rows.append(dataclasses.replace(self.rows[-1], name="file", error=self._error(outputs)))
 
     def _outputs(self, variables: PyTree) -> np.ndarray:
         """Return the logits of all test images, in the batches that `fresh_outputs` uses too."""
@@ -99,17 +86,17 @@ class Meter:
         starts = range(0, len(images), EVAL_BATCH)
         return np.concatenate([np.asarray(self._jitted(variables, images[start : start + EVAL_BATCH])) for start in starts])
 
-    def _add_row(self, name: str, logits: np.ndarray, path: Path) -> None:
+    def _add_row(self, name: str, outputs: np.ndarray, path: Path) -> None:
         model = load(path)
-        self.rows.append(Row(name=name, error=self._error(logits), account=model.account(), latency=self._latency(model)))
+        self.rows.append(Row(name=name, error=self._error(outputs), account=model.account(), latency=self._latency(model)))
 
-    def _error(self, logits: np.ndarray) -> float:
-        return float(np.mean(logits.argmax(-1) != self._test.labels))
+    def _error(self, outputs: np.ndarray) -> float:
+        return float(np.mean(outputs.argmax(-1) != self._test.labels))
 
     def _latency(self, model: Artifact) -> dict[int, float]:
         """Time a file's model against the dense one, both compiled by XLA on this machine; calls in pairs."""
         ratios = {}
-        for batch in LATENCY_BATCHES:
+        for batch in BATCHES:
             x = jnp.asarray(np.resize(self._test.images, (batch, *self._test.images.shape[1:])))
             rounds = max(50, 200 // batch)  # calls of microseconds need more
             ratios[batch] = ratio(partial(self._jitted, self._dense, x), partial(model, x), rounds=rounds)
@@ -129,15 +116,9 @@ def fresh_outputs(path: Path, images: np.ndarray) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         given, wanted = Path(folder) / "images.npy", Path(folder) / "logits.npy"
         np.save(given, images)
-        command = [
-            sys.executable,
-            "-m",
-            "experiments.studies.deep_compression.fresh",
-            str(path.resolve()),
-            str(given),
-            str(wanted),
-        ]
-        done = subprocess.run([*command, "--batch", str(EVAL_BATCH)], cwd=ROOT, capture_output=True, text=True)
+        module = "experiments.studies.deep_compression.fresh"
+        command = [sys.executable, "-m", module, *map(str, (path.resolve(), given, wanted)), "--batch", str(EVAL_BATCH)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{path} could not be loaded and run in a process of its own:\n{done.stderr}")
         return np.load(wanted)

@@ -8,9 +8,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.common.config import Config
+from experiments.common.deployed import BATCHES
 from experiments.common.measuring import best_errors
 from experiments.common.tables import aligned, markdown_table, provenance, revision
-from experiments.studies.deep_compression.measure import LATENCY_BATCHES, Row
+from experiments.studies.deep_compression.measure import Row
 from lepton_jax.training import read_metrics
 
 SEED_FIGURES = (
@@ -92,7 +93,7 @@ def summarise(config: Config, rows: list[Row], best: dict[str, float], macs: int
 
 def table(rows: list[Row]) -> list[tuple[str, ...]]:
     """Return the table's cells, its header first."""
-    speeds = [f"speed at batch {batch}" for batch in LATENCY_BATCHES]
+    speeds = [f"speed at batch {batch}" for batch in BATCHES]
     lines: list[tuple[str, ...]] = [
         ("stage", "error %", "non-zeros", "bits/weight", "file bytes", "of it program", "ratio", "file_ratio", *speeds)
     ]
