@@ -67,7 +67,14 @@ def by_row(results: Sequence[Result], x: Callable[[Result], float], **look: Any)
 
 
 def draw(
-    path: Path, panels: Sequence[Panel], *, x: str = "", y: str, columns: int = 2, size: tuple[float, float] = (7, 4.6)
+    path: Path,
+    panels: Sequence[Panel],
+    *,
+    x: str = "",
+    y: str,
+    columns: int = 2,
+    size: tuple[float, float] = (7, 4.6),
+    shared: bool = False,
 ) -> None:
     """Draw all panels; bars are one standard deviation.
 
@@ -78,20 +85,21 @@ def draw(
       y: the name of the vertical axes.
       columns: panels side by side.
       size: of a panel, in inches.
+      shared: whether all panels have the same vertical axis.
     """
     shown = [panel for panel in panels if panel.curves or panel.levels] or list(panels[:1])
     columns = min(columns, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * lines), layout="constrained")
-    for axis, panel in zip(figure.subplots(lines, columns, squeeze=False).flat, shown):
-        _panel(axis, panel)
+    for axis, panel in zip(figure.subplots(lines, columns, squeeze=False, sharey=shared).flat, shown):
+        _panel(axis, panel, shown if shared else [panel])
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
     figure.savefig(path, dpi=120)
 
 
-def _panel(axis: Any, panel: Panel) -> None:
-    """Draw one panel's curves."""
+def _panel(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
+    """Draw one panel's curves; the vertical axis is long enough for all that are alike."""
     hidden = panel.y_scale == "error"
     for number, curve in enumerate(panel.curves):
         look = {"marker": MARKERS[number % len(MARKERS)], "linestyle": _LOOKS[number // 10 % 3], "color": f"C{number % 10}"}
@@ -104,14 +112,14 @@ def _panel(axis: Any, panel: Panel) -> None:
     for name, level in panel.levels.items():
         axis.axhline(100 - level if hidden else level, color="0.4", linestyle="--", linewidth=1, label=name)
     axis.set_title(panel.title, fontsize=10)
-    _scale(axis, panel)
+    _scale(axis, panel, alike)
     axis.grid(color="0.92")
     if any(curve.label[:1] != "_" for curve in panel.curves) or panel.levels:
         beside = len(panel.curves) > _MANY
         axis.legend(fontsize=8, **({"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}))
 
 
-def _scale(axis: Any, panel: Panel) -> None:
+def _scale(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
     """Set scales, limits and ticks."""
     if panel.x_scale == "log":
         places = [x for curve in panel.curves for x in curve.x] or [1.0]
@@ -123,8 +131,8 @@ def _scale(axis: Any, panel: Panel) -> None:
         axis.xaxis.minorticks_off()
     if panel.falling:
         axis.invert_xaxis()
-    values = [100 - value for curve in panel.curves for some in curve.y for value in some]
-    values += [100 - level for level in panel.levels.values()]
+    values = [100 - value for other in alike for curve in other.curves for some in curve.y for value in some]
+    values += [100 - level for other in alike for level in other.levels.values()]
     if panel.y_scale == "error" and values:
         by_error(axis, [max(value, 0.01) for value in values])
     elif panel.y_scale == "log":

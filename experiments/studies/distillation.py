@@ -154,7 +154,7 @@ def plot(path: Path, teacher: Result, results: Sequence[Result]) -> None:
             ticks={x: f"{x:g}" for curve in temperatures for x in curve.x},
         ),
     ]
-    draw(path, panels, y="test accuracy (%)", size=(5.5, 4.8))
+    draw(path, panels, y="test accuracy (%)", size=(5.5, 4.8), shared=True)
 
 
 class Runner(TrainingRunner[Distillation]):

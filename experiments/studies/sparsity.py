@@ -231,4 +231,5 @@ def plot(path: Path, results: Sequence[Result]) -> None:
         x="sparsity of the kernels (%), by the logarithm of what is left",
         y="test accuracy (%), by the logarithm of the error",
         size=(9, 6.5) if len(panels) == 1 else (5, 3.8),
+        shared=True,
     )
