@@ -5,8 +5,6 @@
 Prints medians and ratios, good or bad; and what the rewriting itself costs: a plan that removes nothing against plain jit.
 """
 
-import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks.harness import arguments, processor_seconds
 from lepton_jax.core.timing import interleaved
 from lepton_jax.core.typing import PyTree
 from lepton_jax.models import ResNet, ResNetCifar
@@ -32,11 +31,9 @@ def gradient_of(apply: Callable[..., Any]) -> Callable[..., PyTree]:
     return jax.jit(jax.grad(loss))
 
 
-def compiled(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], float]:
-    """The compiled function, and the seconds of processor time that tracing and compiling took."""
-    start = time.process_time()
-    result = jax.jit(function).lower(*args).compile()
-    return result, time.process_time() - start
+def compiled(function: Callable[..., Any], *args: Any) -> tuple[float, Callable[..., Any]]:
+    """The seconds of processor time that tracing and compiling took, and the compiled function."""
+    return processor_seconds(lambda: jax.jit(function).lower(*args).compile())
 
 
 def measure(model: Any, variables: PyTree, made: Plan, batch: int, size: int, rounds: int) -> None:
@@ -52,28 +49,25 @@ def measure(model: Any, variables: PyTree, made: Plan, batch: int, size: int, ro
     steps = {"dense": (train, variables), "shrunk": (made.rewrite(train), small)}
     runs = {}
     for name, (apply, v) in forwards.items():
-        run, _ = compiled(apply, v, x)
+        _, run = compiled(apply, v, x)
         runs[f"{name} forward"] = partial(run, v, x)
     for name, (apply, v) in steps.items():
         rest = {"batch_stats": v["batch_stats"]}
-        step, _ = compiled(gradient_of(apply), v["params"], rest, x, labels)
+        _, step = compiled(gradient_of(apply), v["params"], rest, x, labels)
         runs[f"{name} gradient"] = partial(step, v["params"], rest, x, labels)
     seconds = interleaved(runs, rounds=rounds, warmup=1)
     for what in ("forward", "gradient"):
         dense, shrunk = seconds[f"dense {what}"], seconds[f"shrunk {what}"]
-        print(
-            f"batch {batch:4d} {what:8s}: dense {1e3 * dense:9.2f} ms, shrunk {1e3 * shrunk:9.2f} ms, {dense / shrunk:5.2f} "
-            "times as fast",
-            flush=True,
-        )
+        took = f"dense {1e3 * dense:9.2f} ms, shrunk {1e3 * shrunk:9.2f} ms, {dense / shrunk:5.2f} times as fast"
+        print(f"batch {batch:4d} {what:8s}: {took}", flush=True)
 
 
 def measure_identity(model: Any, variables: PyTree, x: jax.Array, rounds: int) -> None:
     """Print what the rewriting costs: compile and step of a plan that removes nothing, against plain jit."""
     nothing = plan(model.apply, variables, x, fraction=0.0)
     compiled(lambda v, x: model.apply(v, x), variables, x)  # What is imported and cached on first use is no part of either.
-    plain, plain_seconds = compiled(model.apply, variables, x)
-    same, same_seconds = compiled(nothing.rewrite(model.apply), variables, x)
+    plain_seconds, plain = compiled(model.apply, variables, x)
+    same_seconds, same = compiled(nothing.rewrite(model.apply), variables, x)
     seconds = interleaved({"plain": lambda: plain(variables, x), "same": lambda: same(variables, x)}, rounds=rounds)
     print(
         f"nothing removed: compile {same_seconds / plain_seconds:.2f} times plain jit's, "
@@ -84,11 +78,12 @@ def measure_identity(model: Any, variables: PyTree, x: jax.Array, rounds: int) -
 
 def main() -> None:
     """Measure one model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["resnet20", "resnet18"], default="resnet20")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 128])
-    parser.add_argument("--rounds", type=int, default=10)
-    options = parser.parse_args()
+    options = arguments(
+        __doc__,
+        model=(("resnet20", "resnet18"), "which"),
+        batches=([1, 32, 128], "sizes of a batch"),
+        rounds=(10, "calls of each; medians are over these"),
+    )
     model = ResNetCifar() if options.model == "resnet20" else ResNet(classes=10, stem="small")
     size = 32
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))

@@ -11,7 +11,6 @@ takes, in bytes an element, the output counted.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import time
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import zstandard
 
+from experiments.benchmarks.harness import arguments
 from lepton_jax.artifact import container, load, save
 from lepton_jax.artifact.artifact import read_manifest, read_tensors
 from lepton_jax.coding import gaps, huffman, mask_classes, mask_rows, rans
@@ -195,9 +195,7 @@ def loading(count: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000_000, help="symbols a stream")
-    count = parser.parse_args().count
+    count = arguments(__doc__, count=(10_000_000, "symbols a stream")).count
     symbols_table(count)
     mask_table(count)
     loading(count // 5)

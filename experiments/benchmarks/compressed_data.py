@@ -12,7 +12,6 @@ blocks, ``at random`` takes 200 images one by one, each of which decodes its blo
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import lzma
 import statistics
@@ -129,15 +128,6 @@ def trained(examples: int, epochs: int, folder: Path) -> Lines:
     return lines
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-    """A heading, a line of explanation and the cells."""
-
-    heading: str
-    about: str
-    lines: Lines
-
-
 def main() -> None:
     """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,15 +147,15 @@ def main() -> None:
         errors += trained(options.examples, options.epochs, folder)
         print("\n".join(aligned(errors)))
     tables = (
-        Table(heading="Bytes, error and speed", about=" ".join((__doc__ or "").split("\n\n")[2].split()), lines=sizes),
-        Table(
-            heading="What a model trained from it is worth",
-            about=f"LeNet-300-100 on {options.examples} images of Fashion-MNIST, {options.epochs} epochs, {_SEEDS} seeds, last "
+        ("Bytes, error and speed", " ".join((__doc__ or "").split("\n\n")[2].split()), sizes),
+        (
+            "What a model trained from it is worth",
+            f"LeNet-300-100 on {options.examples} images of Fashion-MNIST, {options.epochs} epochs, {_SEEDS} seeds, last "
             "epoch; tested on the original images.",
-            lines=errors,
+            errors,
         ),
     )
-    text = "\n\n".join(f"## {t.heading}\n\n{t.about}\n\n" + "\n".join(markdown_table(t.lines)) for t in tables)
+    text = "\n\n".join("\n".join([f"## {heading}\n\n{about}\n", *markdown_table(lines)]) for heading, about, lines in tables)
     origin = provenance({revision()}, "benchmarks.compressed_data")
     options.out.write_text(f"# Compressed data sets\n\n{text}\n\n{origin}\n")
 

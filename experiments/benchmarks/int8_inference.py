@@ -11,22 +11,20 @@ to the largest output, and how many rows keep their largest output where it is. 
 128.
 """
 
-import argparse
-import importlib.util
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 
+from experiments.benchmarks.harness import arguments, installed, origin, publish, yes
 from experiments.benchmarks.int8_training import batches
 from experiments.benchmarks.pruning_step import MLP
-from experiments.common.tables import revision
+from experiments.common.tables import markdown_table
 from lepton_jax.core.paths import flatten, replace
+from lepton_jax.core.timing import against
 from lepton_jax.leaves.ready import ready
 from lepton_jax.native.interpreter import packed
 from lepton_jax.quantization import (
@@ -75,30 +73,20 @@ def programs(module: nn.Module, variables: Any, images: Any) -> dict[str, Progra
         "int8 weights": (packed(module.apply), channels),
         "int4 weights, groups of 32": (packed(module.apply), packed_in(variables, Uniform(4, group_size=32))),
     }
-    if importlib.util.find_spec("qwix"):
+    if installed("qwix"):
         found["Qwix W8A8 dynamic"] = qwix_program(module, variables, images[:1])
     return found
 
 
 def measure(kinds: dict[str, Program], images: Any, rounds: int) -> list[tuple[str, float, float, int, float, float]]:
     """Rows of (name, seconds, ratio to float32, bytes of the weights, largest relative difference, rows that agree)."""
-    compiled, outputs = {}, {}
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    for name, (apply, variables) in kinds.items():
-        compiled[name] = jax.jit(apply).lower(variables, images).compile()
-        outputs[name] = np.asarray(compiled[name](variables, images))
-    for number in range(rounds + 1):
-        for name in sorted(kinds, reverse=number % 2 == 0):
-            start = time.perf_counter()
-            jax.block_until_ready(compiled[name](kinds[name][1], images))
-            if number:  # the first turn warms up
-                times[name].append(time.perf_counter() - start)
-    base, expected = np.array(times["float32"]), outputs["float32"]
+    runs = {name: partial(jax.jit(apply).lower(v, images).compile(), v, images) for name, (apply, v) in kinds.items()}
+    outputs = {name: np.asarray(run()) for name, run in runs.items()}
+    taken, expected = against(runs, "float32", rounds=rounds), outputs["float32"]
     return [
         (
             name,
-            statistics.median(times[name]),
-            float(np.median(np.array(times[name]) / base)),
+            *taken[name],
             sum(leaf.nbytes for leaf in jax.tree.leaves(kinds[name][1])),
             float(np.abs(outputs[name] - expected).max() / np.abs(expected).max()),
             float((outputs[name].argmax(1) == expected.argmax(1)).mean()),
@@ -109,34 +97,24 @@ def measure(kinds: dict[str, Program], images: Any, rounds: int) -> list[tuple[s
 
 def main() -> None:
     """Print one table a batch size, and write them if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", nargs="+", type=int, default=[128, 1])
-    parser.add_argument("--rounds", type=int, default=30, help="turns; medians are over these")
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to")
-    options = parser.parse_args()
+    options = arguments(__doc__, out=True, batches=([128, 1], "sizes of a batch"), rounds=(30, "turns; medians are over these"))
     module = MLP()
     images = np.concatenate([batch.images for batch in batches((784,))])
     variables = jax.jit(module.init)(jax.random.key(0), images)
-    lines = [
-        "# Inference in int8: the time of a batch",
-        "",
-        f"`python -m experiments.benchmarks.int8_inference --rounds {options.rounds}`, jax {jax.__version__} on "
-        f"{jax.devices()[0].platform}, revision {revision()}. MLP, 784-4x1024-10, initial weights.",
-    ]
+    said = origin(f"int8_inference --rounds {options.rounds}")
+    lines = ["# Inference in int8: the time of a batch", "", f"{said} MLP, 784-4x1024-10, initial weights."]
     kinds = programs(module, variables, images)
     for size in options.batches:
         rows = measure(kinds, images[:size], options.rounds)
-        lines += ["", f"## Batch {size}", "", "| | ms | of float32 | weight MB | largest difference | same largest output |"]
-        lines += ["|---|---|---|---|---|---|"]
+        cells = [("", "ms", "of float32", "weight MB", "largest difference", "same largest output")]
         for name, seconds, ratio, count, difference, same in rows:
-            lines.append(f"| {name} | {seconds * 1e3:.3f} | {ratio:.3f} | {count / 1e6:.2f} | {difference:.4f} | {same:.3f} |")
+            figures = (f"{seconds * 1e3:.3f}", f"{ratio:.3f}", f"{count / 1e6:.2f}", f"{difference:.4f}", f"{same:.3f}")
+            cells.append((name, *figures))
+        lines += ["", f"## Batch {size}", "", *markdown_table(cells)]
         if size == options.batches[0]:
             best = min(row[2] for row in rows[1:3])
-            lines += ["", f"W8A8 at {TARGET}x or less: {'yes' if best <= TARGET else 'NO'}."]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+            lines += ["", f"W8A8 at {TARGET}x or less: {yes(best <= TARGET)}."]
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,9 @@ step's of the same turn, the processor time from the function to the compiled pr
 reach: a ratio no higher than Qwix's, and 1.3x of plain to compile.
 """
 
-import argparse
-import importlib.util
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +21,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from experiments.benchmarks.harness import Run, arguments, installed, origin, processor_seconds, publish, yes
 from experiments.benchmarks.pruning_step import CNN, MLP
-from experiments.common.tables import revision
+from experiments.common.tables import markdown_table
 from lepton_jax import identity
+from lepton_jax.core.timing import against
 from lepton_jax.data import Batch
 from lepton_jax.quantization import Dynamic, Rule, Uniform, quantize_activations
 from lepton_jax.training import LossFn, classification_loss, create, linen_apply, make_train_step
@@ -58,7 +56,7 @@ def losses(module: nn.Module) -> dict[str, LossFn]:
             quantize_activations(plain, W8A8, native=True, derivative="unrounded")
         ),
     }
-    if importlib.util.find_spec("qwix"):
+    if installed("qwix"):
         found["Qwix int8"] = classification_loss(linen_apply(qwix_model(module)))
     return found
 
@@ -75,9 +73,7 @@ def batches(shape: tuple[int, ...], count: int = 4, size: int = 128) -> list[Bat
 def compiled(make: Callable[[], Any], *args: Any) -> tuple[float, Any]:
     """Trace, lower and compile; return the processor seconds and the program."""
     jax.clear_caches()
-    start = time.process_time()
-    program = make().lower(*args).compile()
-    return time.process_time() - start, program
+    return processor_seconds(lambda: make().lower(*args).compile())
 
 
 Row = tuple[str, float, float, float, float]
@@ -89,78 +85,55 @@ def measure(module: nn.Module, data: list[Batch], rounds: int, compile_rounds: i
     kinds, tx = losses(module), optax.sgd(0.002, momentum=0.9)
     params = jax.jit(module.init)(jax.random.key(0), data[0].images)["params"]
     states: dict[str, Any] = {name: create(params, {}, tx, identity(), jax.random.key(1)) for name in kinds}
-    steps, ends = {}, {}
+    steps = {}
     compiling: dict[str, list[float]] = {name: [] for name in kinds}
-    times: dict[str, list[float]] = {name: [] for name in kinds}
     for number in range(compile_rounds + 1):
         for name, loss_fn in kinds.items():
             make = partial(make_train_step, loss_fn, tx, identity())
             took, steps[name] = compiled(make, states[name], data[0])
             if number:  # the first round imports and warms up
                 compiling[name].append(took)
-    for number in range(rounds + 1):
-        for name in sorted(kinds, reverse=number % 2 == 0):
-            jax.block_until_ready(states[name])
-            start = time.perf_counter()
-            for batch in data:
-                states[name], metrics = steps[name](states[name], batch)
-            jax.block_until_ready((states[name], metrics))
-            ends[name] = float(metrics["loss"])
-            if number:
-                times[name].append((time.perf_counter() - start) / len(data))
-    base = np.array(times["float32"])
+    runs = {name: Run(step, states[name], data) for name, step in steps.items()}
+    taken = against(runs, "float32", rounds=rounds)
     return [
-        (
-            name,
-            statistics.median(times[name]),
-            float(np.median(np.array(times[name]) / base)),
-            statistics.median(compiling[name]),
-            ends[name],
-        )
-        for name in kinds
+        (name, took / len(data), ratio, statistics.median(compiling[name]), float(runs[name].metrics["loss"]))
+        for name, (took, ratio) in taken.items()
     ]
 
 
 def table(title: str, rows: list[Row]) -> list[str]:
     """The rows of a model as Markdown, and whether the targets are met."""
-    lines = [f"## {title}", "", "| | step ms | of float32 | compile s | of float32 | loss at the end |"]
-    lines += ["|---|---|---|---|---|---|"]
-    base = rows[0][3]
+    cells, base = [("", "step ms", "of float32", "compile s", "of float32", "loss at the end")], rows[0][3]
     for name, seconds, ratio, compiling, loss in rows:
-        lines.append(f"| {name} | {seconds * 1e3:.2f} | {ratio:.3f} | {compiling:.2f} | {compiling / base:.2f} | {loss:.4f} |")
+        cells.append(
+            (name, f"{seconds * 1e3:.2f}", f"{ratio:.3f}", f"{compiling:.2f}", f"{compiling / base:.2f}", f"{loss:.4f}")
+        )
+    lines = [f"## {title}", "", *markdown_table(cells)]
     compiling = max(row[3] for row in rows[1:3]) / base
-    lines += ["", f"Compile {COMPILE_TARGET}x or less: {'yes' if compiling <= COMPILE_TARGET else 'NO'} ({compiling:.2f})."]
+    lines += ["", f"Compile {COMPILE_TARGET}x or less: {yes(compiling <= COMPILE_TARGET)} ({compiling:.2f})."]
     for name, _, ratio, *_ in rows[1:3] if len(rows) > 3 else []:
-        lines.append(f"{name}, no slower than Qwix: {'yes' if ratio <= rows[3][2] else 'NO'} ({ratio:.3f}, {rows[3][2]:.3f}).")
+        lines.append(f"{name}, no slower than Qwix: {yes(ratio <= rows[3][2])} ({ratio:.3f}, {rows[3][2]:.3f}).")
     return [*lines, ""]
 
 
 def main() -> None:
     """Print one table a model, and write them if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=tuple(SHAPES), default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=12, help="turns of four steps; medians are over these")
-    parser.add_argument("--compile-rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to")
-    options = parser.parse_args()
+    options = arguments(
+        __doc__,
+        out=True,
+        models=([*SHAPES], "mlp, cnn"),
+        rounds=(12, "turns of four steps; medians are over these"),
+        compile_rounds=(3, "turns of compiling"),
+    )
     # Compiling is measured: nothing may come from an earlier run.
     jax.config.update("jax_enable_compilation_cache", False)
     names = {"mlp": "MLP, 784-4x1024-10, batch 128", "cnn": "CNN, 32 and 64 channels, 28x28 pixels, batch 128"}
-    lines = [
-        "# Training in int8: the time of a step",
-        "",
-        "`python -m experiments.benchmarks.int8_training "
-        f"--rounds {options.rounds} --compile-rounds {options.compile_rounds}`, "
-        f"jax {jax.__version__} on {jax.devices()[0].platform}, revision {revision()}.",
-        "",
-    ]
+    said = f"int8_training --rounds {options.rounds} --compile-rounds {options.compile_rounds}"
+    lines = ["# Training in int8: the time of a step", "", origin(said), ""]
     for name in options.models:
         module = MLP() if name == "mlp" else CNN()
         lines += table(names[name], measure(module, batches(SHAPES[name]), options.rounds, options.compile_rounds))
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    publish(lines[:-1], options.out)
 
 
 if __name__ == "__main__":

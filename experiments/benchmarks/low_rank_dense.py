@@ -8,19 +8,18 @@ residual network, at about the parameters asked for. Every ratio is printed, goo
 factorization suits: they say that a method does what it does, not what a trained network loses.
 """
 
-import argparse
 import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.harness import arguments, publish
 from lepton_jax import save, unpack
 from lepton_jax.core.timing import interleaved
 from lepton_jax.lowrank import CpAls, Method, Rank, SpatialSvd, Svd, TrainSvd, Tucker2
@@ -160,25 +159,23 @@ def measure_convolution(channels: int, size: int, batch: int, share: float, roun
 
 def main() -> None:
     """Measure, print, and write if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=int, nargs=2, default=[1024, 4096])
-    parser.add_argument("--rank", type=int, default=256)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--share", type=float, default=0.25, help="of the dense parameters, for the convolutions")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--out", type=Path, help="a Markdown file")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        out=True,
+        shape=([1024, 4096], "of the dense layer"),
+        rank=(256, "of its factors"),
+        batches=([1, 32], "sizes of a batch"),
+        channels=([64, 256], "of the convolutions"),
+        share=(0.25, "of the dense parameters, for the convolutions"),
+        rounds=(60, "calls of each; medians are over these"),
+    )
     engine = f"JAX {jax.__version__}, {jax.default_backend()}, {os.cpu_count()} cores, {platform.machine()}, float32"
     lines = ["# Low rank against dense", "", f"Medians of {args.rounds} interleaved calls. {engine}.", "", *READING, ""]
     lines += measure_dense(tuple(args.shape), args.rank, args.batches, args.rounds)
     for channels in args.channels:
         size = 2048 // channels if channels < 256 else 8
         lines += ["", *measure_convolution(channels, min(size, 32), 8, args.share, args.rounds)]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+    publish(lines, args.out)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,8 @@ memory of the compiled step by XLA's `memory_analysis()`, and the time of a step
 The saved bytes must fall by 40 % under autocast. No speed is promised: on CPU bfloat16 is mostly slower.
 """
 
-import argparse
-import importlib.util
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +18,10 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from experiments.benchmarks.harness import Run, arguments, installed, origin, publish, yes
+from experiments.common.tables import markdown_table
 from lepton_jax import identity
+from lepton_jax.core.timing import against
 from lepton_jax.data import Batch
 from lepton_jax.models import ResNetCifar, Transformer
 from lepton_jax.precision import Policy, autocast
@@ -69,7 +68,7 @@ def variants(module: nn.Module, narrow: nn.Module) -> dict[str, LossFn]:
         "autocast, nothing recomputed": classification_loss(autocast(plain, BF16, recompute=False)),
         "Flax dtype=bfloat16": classification_loss(linen_apply(narrow)),
     }
-    if importlib.util.find_spec("jmp"):
+    if installed("jmp"):
         found["jmp and Flax dtype=bfloat16"] = classification_loss(jmp_apply(narrow))
     return found
 
@@ -80,25 +79,15 @@ def measure(losses: dict[str, LossFn], variables: Any, batch: Batch, repeats: in
     model_state = {name: value for name, value in variables.items() if name != "params"}
     states: dict[str, Any] = {}
     steps, saved, temporary = {}, {}, {}
-    times: dict[str, list[float]] = {name: [] for name in losses}
     for name, loss_fn in losses.items():
         states[name] = create(variables["params"], model_state, tx, identity(), jax.random.key(1))
         saved[name] = saved_bytes(loss_fn, states[name], batch)
         steps[name] = make_train_step(loss_fn, tx, identity()).lower(states[name], batch).compile()  # type: ignore[attr-defined]
         analysis = steps[name].memory_analysis()
         temporary[name] = 0 if analysis is None else analysis.temp_size_in_bytes
-    for turn in range(repeats + 1):
-        for name in sorted(steps, reverse=turn % 2 == 0):
-            start = time.perf_counter()
-            states[name], metrics = steps[name](states[name], batch)
-            jax.block_until_ready((states[name], metrics))
-            if turn:  # the first turn warms up
-                times[name].append(time.perf_counter() - start)
-    base = np.array(times["float32"])
-    return [
-        (name, saved[name], temporary[name], float(np.median(times[name])), float(np.median(np.array(times[name]) / base)))
-        for name in losses
-    ]
+    runs = {name: Run(step, states[name], [batch]) for name, step in steps.items()}
+    taken = against(runs, "float32", rounds=repeats)
+    return [(name, saved[name], temporary[name], *taken[name]) for name in losses]
 
 
 def cases(batch_size: int) -> dict[str, tuple[nn.Module, nn.Module, Batch]]:
@@ -124,38 +113,21 @@ def cases(batch_size: int) -> dict[str, tuple[nn.Module, nn.Module, Batch]]:
 
 def main() -> None:
     """Print one table a model, and write them if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="turns; medians are over these")
-    parser.add_argument("--batch-size", type=int, default=128, help="of ResNet-20")
-    parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to")
-    options = parser.parse_args()
-    device = jax.devices()[0]
-    lines = [
-        "# Mixed precision: what is saved, and what it costs",
-        "",
-        f"`python -m experiments.benchmarks.mixed_precision --repeats {options.repeats} --batch-size {options.batch_size}`, "
-        f"jax {jax.__version__} on {device.platform}.",
-    ]
+    options = arguments(__doc__, out=True, repeats=(5, "turns; medians are over these"), batch_size=(128, "of ResNet-20"))
+    said = f"mixed_precision --repeats {options.repeats} --batch-size {options.batch_size}"
+    lines = ["# Mixed precision: what is saved, and what it costs", "", origin(said, code=False)]
     for title, (module, narrow, batch) in cases(options.batch_size).items():
         variables = jax.jit(module.init)(jax.random.key(0), batch.images)
         rows = measure(variants(module, narrow), variables, batch, options.repeats)
         whole = rows[0][1]
-        lines += ["", f"## {title}", "", "| | saved MB | of float32 | XLA temporaries MB | step ms | time of float32 |"]
-        lines += ["|---|---|---|---|---|---|"]
+        cells = [("", "saved MB", "of float32", "XLA temporaries MB", "step ms", "time of float32")]
         for name, saved, temporary, seconds, ratio in rows:
-            part = saved / whole
-            lines.append(
-                f"| {name} | {saved / 1e6:.1f} | {part:.2f} | {temporary / 1e6:.1f} | {seconds * 1e3:.1f} | {ratio:.2f} |"
-            )
+            sizes = (f"{saved / 1e6:.1f}", f"{saved / whole:.2f}", f"{temporary / 1e6:.1f}")
+            cells.append((name, *sizes, f"{seconds * 1e3:.1f}", f"{ratio:.2f}"))
+        lines += ["", f"## {title}", "", *markdown_table(cells), ""]
         part = rows[1][1] / whole
-        lines += [
-            "",
-            f"autocast saves {1 - part:.0%} less; at least {1 - LIMIT:.0%} is required: {'yes' if part <= LIMIT else 'NO'}.",
-        ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+        lines.append(f"autocast saves {1 - part:.0%} less; at least {1 - LIMIT:.0%} is required: {yes(part <= LIMIT)}.")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

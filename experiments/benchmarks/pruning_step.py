@@ -9,21 +9,19 @@ and the loss at the end. Compiling is measured in seconds of the process on all 
 RigL and SET train as they should, under `masked_moments`; their ratio is to the plain optimiser's step all the same.
 """
 
-import argparse
 import functools
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
+from experiments.benchmarks.harness import Run, arguments, noise, processor_seconds
 from lepton_jax import Transform, identity, prune
 from lepton_jax.core.schedules import polynomial
+from lepton_jax.core.timing import against
 from lepton_jax.data import Batch
 from lepton_jax.pruning import erk
 from lepton_jax.pruning.sparse_training import masked_moments, rigl, set_
@@ -73,16 +71,6 @@ def transforms(steps: int) -> dict[str, Transform]:
     }
 
 
-def turn(step: Callable[[Any, Any], Any], state: Any, batches: list[Batch]) -> tuple[float, Any, float]:
-    """Take a step for each batch; return the seconds of one, the state, and the last loss."""
-    jax.block_until_ready(state)
-    start = time.perf_counter()
-    for batch in batches:
-        state, metrics = step(state, batch)
-    jax.block_until_ready((state, metrics))
-    return (time.perf_counter() - start) / len(batches), state, float(metrics["loss"])
-
-
 def measure(module: nn.Module, batches: list[Batch], rounds: int, compile_rounds: int) -> None:
     """Print the table of one model."""
     kinds = transforms((rounds + 1) * TURN)
@@ -95,44 +83,33 @@ def measure(module: nn.Module, batches: list[Batch], rounds: int, compile_rounds
     for _ in range(compile_rounds):
         for name, kind in kinds.items():
             lowered = make_train_step(loss_fn, tx[name], kind).lower(states[name], batches[0])  # type: ignore[attr-defined]
-            start = time.process_time()
-            steps[name] = lowered.compile()
-            compiling[name].append(time.process_time() - start)
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    losses: dict[str, float] = {}
-    for number in range(rounds + 1):
-        for name in sorted(kinds, reverse=number % 2 == 0):
-            took, states[name], losses[name] = turn(steps[name], states[name], batches)
-            if number:  # the first turn warms up
-                times[name].append(took)
-    plain, compiled = np.array(times["plain"]), statistics.median(compiling["plain"])
+            took, steps[name] = processor_seconds(lowered.compile)
+            compiling[name].append(took)
+    runs = {name: Run(step, states[name], batches) for name, step in steps.items()}
+    taken, compiled = against(runs, "plain", rounds=rounds), statistics.median(compiling["plain"])
     print(f"{'':30} {'step':>10} {'ratio':>6} {'compile':>10} {'ratio':>6} {'pruned':>7} {'loss':>7}")
     for name in kinds:
-        ratio, compile_time = float(np.median(np.array(times[name]) / plain)), statistics.median(compiling[name])
-        masks = getattr(states[name].tstate, "masks", {})
+        (seconds, ratio), compile_time = taken[name], statistics.median(compiling[name])
+        masks = getattr(runs[name].state.tstate, "masks", {})
         kept, size = (sum(int(f(m)) for m in masks.values()) for f in (jnp.sum, jnp.size))
         print(
-            f"{name:30} {statistics.median(times[name]) * 1e3:7.2f} ms {ratio:6.3f} {compile_time * 1e3:7.0f} ms "
-            f"{compile_time / compiled:6.2f} {1 - kept / max(size, 1) if masks else 0:7.3f} {losses[name]:7.4f}",
+            f"{name:30} {seconds / TURN * 1e3:7.2f} ms {ratio:6.3f} {compile_time * 1e3:7.0f} ms "
+            f"{compile_time / compiled:6.2f} {1 - kept / max(size, 1) if masks else 0:7.3f} {runs[name].metrics['loss']:7.4f}",
             flush=True,
         )
 
 
 def main() -> None:
     """Measure the models that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=("mlp", "cnn"), default=["mlp", "cnn"])
-    parser.add_argument("--rounds", type=int, default=8, help="turns of ten steps; the medians are over these")
-    parser.add_argument("--compile-rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=128)
-    options = parser.parse_args()
+    options = arguments(
+        __doc__,
+        models=(["mlp", "cnn"], "which"),
+        rounds=(8, "turns of ten steps; the medians are over these"),
+        compile_rounds=(3, "turns of compiling"),
+        batch_size=(128, "of both models"),
+    )
     jax.config.update("jax_enable_compilation_cache", False)
-    rng = np.random.default_rng(0)
-    shape = (options.batch_size, 28, 28, 1)
-    batches = [
-        Batch(rng.random(shape, np.float32), rng.integers(0, 10, shape[0]).astype(np.int32), np.ones(shape[0], bool))
-        for _ in range(TURN)
-    ]
+    batches = noise((28, 28, 1), TURN, options.batch_size)
     for name in options.models:
         print(f"\n{name}, batch {options.batch_size}; to reach: {TARGETS[name]}, compile {COMPILE_TARGET}")
         measure({"mlp": MLP, "cnn": CNN}[name](), batches, options.rounds, options.compile_rounds)

@@ -6,7 +6,6 @@ The masks must be identical to those of a stable sort, ties included; if one is 
 are printed: its time, the temporary memory that the compiled program asks for, and the peak memory of the process.
 """
 
-import argparse
 import resource
 import time
 from functools import partial
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.harness import arguments
 from lepton_jax.core.timing import interleaved
 from lepton_jax.pruning import keep_count, top, top_of_all
 
@@ -89,10 +89,7 @@ def global_threshold(millions: int) -> None:
 
 def main() -> None:
     """Measure both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--millions", type=int, default=100)
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=(7, "calls of each"), millions=(100, "weights under one threshold"))
     jax.config.update("jax_enable_compilation_cache", False)
     global_threshold(options.millions)
     compare(options.rounds)
