@@ -84,7 +84,8 @@ class Run:
     """A training step, the state that it has reached and its last metrics; a call takes one step for each batch."""
 
     def __init__(self, step: Callable[[Any, Any], Any], state: Any, batches: Sequence[Batch]) -> None:
-        self.step, self.state, self.batches, self.metrics = step, state, batches, {}
+        self.step, self.state, self.batches = step, state, batches
+        self.metrics: dict[str, Any] = {}
 
     def __call__(self) -> Any:
         """Go on."""

@@ -22,7 +22,7 @@ from flax import linen as nn
 from experiments.benchmarks.harness import arguments, installed, origin, publish, yes
 from experiments.benchmarks.int8_training import batches
 from experiments.benchmarks.pruning_step import MLP
-from experiments.common.tables import markdown_table
+from experiments.common.tables import Lines, markdown_table
 from lepton_jax.core.paths import flatten, replace
 from lepton_jax.core.timing import against
 from lepton_jax.leaves.ready import ready
@@ -106,7 +106,7 @@ def main() -> None:
     kinds = programs(module, variables, images)
     for size in options.batches:
         rows = measure(kinds, images[:size], options.rounds)
-        cells = [("", "ms", "of float32", "weight MB", "largest difference", "same largest output")]
+        cells: Lines = [("", "ms", "of float32", "weight MB", "largest difference", "same largest output")]
         for name, seconds, ratio, count, difference, same in rows:
             figures = (f"{seconds * 1e3:.3f}", f"{ratio:.3f}", f"{count / 1e6:.2f}", f"{difference:.4f}", f"{same:.3f}")
             cells.append((name, *figures))

@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from experiments.benchmarks.harness import Run, arguments, installed, origin, processor_seconds, publish, yes
 from experiments.benchmarks.pruning_step import CNN, MLP
-from experiments.common.tables import markdown_table
+from experiments.common.tables import Lines, markdown_table
 from lepton_jax import identity
 from lepton_jax.core.timing import against
 from lepton_jax.data import Batch
@@ -103,7 +103,8 @@ def measure(module: nn.Module, data: list[Batch], rounds: int, compile_rounds: i
 
 def table(title: str, rows: list[Row]) -> list[str]:
     """The rows of a model as Markdown, and whether the targets are met."""
-    cells, base = [("", "step ms", "of float32", "compile s", "of float32", "loss at the end")], rows[0][3]
+    cells: Lines = [("", "step ms", "of float32", "compile s", "of float32", "loss at the end")]
+    base = rows[0][3]
     for name, seconds, ratio, compiling, loss in rows:
         cells.append(
             (name, f"{seconds * 1e3:.2f}", f"{ratio:.3f}", f"{compiling:.2f}", f"{compiling / base:.2f}", f"{loss:.4f}")

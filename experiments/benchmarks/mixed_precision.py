@@ -19,7 +19,7 @@ import optax
 from flax import linen as nn
 
 from experiments.benchmarks.harness import Run, arguments, installed, origin, publish, yes
-from experiments.common.tables import markdown_table
+from experiments.common.tables import Lines, markdown_table
 from lepton_jax import identity
 from lepton_jax.core.timing import against
 from lepton_jax.data import Batch
@@ -120,7 +120,7 @@ def main() -> None:
         variables = jax.jit(module.init)(jax.random.key(0), batch.images)
         rows = measure(variants(module, narrow), variables, batch, options.repeats)
         whole = rows[0][1]
-        cells = [("", "saved MB", "of float32", "XLA temporaries MB", "step ms", "time of float32")]
+        cells: Lines = [("", "saved MB", "of float32", "XLA temporaries MB", "step ms", "time of float32")]
         for name, saved, temporary, seconds, ratio in rows:
             sizes = (f"{saved / 1e6:.1f}", f"{saved / whole:.2f}", f"{temporary / 1e6:.1f}")
             cells.append((name, *sizes, f"{seconds * 1e3:.1f}", f"{ratio:.2f}"))
