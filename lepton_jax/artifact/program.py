@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from lepton_jax.artifact import foreign_program
 from lepton_jax.artifact.leaves import is_key
 from lepton_jax.core import paths
 from lepton_jax.core.errors import ArtifactError, collect
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.typing import PyTree
 
-_CALLBACK = re.compile(rb"\w*python\w*callback\w*")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -183,17 +182,15 @@ def check_inputs(exported: export.Exported, inputs: tuple[Any, ...]) -> None:
 
 
 def deserialize(data: bytes) -> export.Exported:
-    """Read a program.
+    """Read a program, of whoever wrote it; see `foreign_program` for what it may be.
 
     Raises:
-      ArtifactError: if the bytes are not one that this version of jax reads, or it would call Python functions.
+      ArtifactError: if the bytes are not one that this version of jax reads, or it could do more than compute.
     """
+    foreign_program.check_envelope(data)
     try:
         exported = export.deserialize(bytearray(data))
     except Exception as error:  # whatever the reader of foreign bytes raises
         raise ArtifactError(f"the program cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
-    # `jax.export` writes none by itself; in a forged file such a call would jump to whatever address it names.
-    found = _CALLBACK.search(exported.mlir_module_serialized)
-    if found:
-        raise ArtifactError(f"the program calls {found[0].decode()}, and a file may not call functions of the process")
+    foreign_program.check_module(exported.mlir_module_serialized)
     return exported
