@@ -104,9 +104,7 @@ def trained(examples: int, epochs: int, folder: Path) -> Lines:
     train, test = source.train.take(np.arange(examples)), source.test
     arrays = {"image": pixels(train.images, 255), "label": train.labels}
     empty = test.take(np.arange(0))
-    config = Training(
-        name="compressed_data", data=Tfds(name="fashion_mnist"), model=LeNet300(), epochs=epochs, batch_size=64, files=False
-    )
+    config = Training(name="compressed_data", data=Tfds(name="fashion_mnist"), model=LeNet300(), epochs=epochs, batch_size=64)
     tx = Adam().build(epochs * steps_per_epoch(train, config.batch_size))
     step = make_train_step(classification_loss(linen_apply(config.model)), tx, identity())
     measure = Measure(linen_apply(config.model), Dataset(name="f", num_classes=10, train=train, validation=empty, test=test))

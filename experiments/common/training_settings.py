@@ -33,16 +33,10 @@ class Training(Checked):
     """The first seed: of initialisation, order and masks."""
     max_steps: int | None = None
     """Stop every run after so many steps, for a trial run."""
-    only: tuple[str, ...] = ()
-    """Run only the rows of these names."""
-    files: bool = True
-    """Save each row's first seed as a file, to count its bytes."""
-    latency_rounds: int = 50
-    """Timed calls of each network, whose time is compared with the dense one's."""
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        yield from self.at_least(1, "epochs", "batch_size", "vmap", "max_steps", "latency_rounds")
+        yield from self.at_least(1, "epochs", "batch_size", "vmap", "max_steps")
 
     def steps(self, dataset: Dataset, epochs: int) -> int:
         """Return how many steps so many epochs have, or a trial run instead."""
