@@ -11,6 +11,24 @@ import numpy as np
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, prune
 from lepton_jax.core import paths, schedules
 from lepton_jax.distillation import by_part
+from lepton_jax.leaves import (
+    CP,
+    Adapted,
+    BlockSparse,
+    CodebookArray,
+    LowRank,
+    Packed,
+    QArray,
+    Ready,
+    Separable,
+    Sparse,
+    TensorTrain,
+    TensorTrainMatrix,
+    Tucker,
+    pack_bits,
+    quantize,
+    ready,
+)
 from lepton_jax.lowrank import (
     ByPath,
     CpAls,
@@ -172,6 +190,55 @@ FACTORIZATIONS = {
     TrainSvd: [TrainSvd()],
     Tucker2: [Tucker2(iterations=1), Tucker2(stacked=1)],
     WeightedSvd: [WeightedSvd(root=jnp.arange(1.0, 7.0), rows=1), WeightedSvd(root=jnp.eye(4), columns=True)],
+}
+
+
+def draw(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng([13, *shape]).normal(size=shape), jnp.float32)
+
+
+def _codebook(*shape: int) -> CodebookArray:
+    codes = jnp.asarray(np.random.default_rng([14, *shape]).integers(0, 4, shape), jnp.uint8)
+    return CodebookArray(pack_bits(codes, 2), jnp.array([-1.5, 0.5, 2.0]), 2, shape, "float32")
+
+
+# A leaf of two axes is multiplied and looked up, one of three scanned over, one of four is a kernel.
+LEAVES: dict[type, list[Packed]] = {
+    QArray: [
+        quantize(draw(6, 4), Uniform(4, channel_axis=-1)),
+        quantize(draw(3, 6, 6), Uniform(3, False, group_size=4)),
+        quantize(draw(3, 2, 4, 5), mxfp4()),
+    ],
+    Ready: [ready({"w": quantize(draw(6, 4), Uniform(4, False, channel_axis=-1))})["w"]],
+    CodebookArray: [_codebook(6, 4), _codebook(3, 6, 6), _codebook(3, 2, 4, 5)],
+    Sparse: [Sparse.from_dense(jnp.maximum(draw(*shape), 0)) for shape in ((6, 4), (3, 6, 6), (3, 2, 4, 5))],
+    LowRank: [
+        LowRank(draw(6, 2), draw(2, 4), (6, 4)),
+        LowRank(quantize(draw(3, 6, 2), Uniform(8)), Sparse.from_dense(draw(3, 2, 6)), (3, 6, 6)),
+        LowRank(quantize(draw(24, 3), Uniform(8)), draw(3, 5), (3, 2, 4, 5)),
+    ],
+    Adapted: [
+        Adapted(quantize(draw(6, 4), Uniform(4)), LowRank(draw(6, 2), draw(2, 4), (6, 4))),
+        Adapted(Sparse.from_dense(draw(3, 6, 6)), LowRank(draw(3, 6, 1), draw(3, 1, 6), (3, 6, 6))),
+        Adapted(draw(3, 2, 4, 5), LowRank(draw(24, 2), draw(2, 5), (3, 2, 4, 5))),
+    ],
+    BlockSparse: [
+        BlockSparse.from_dense(jnp.where(draw(6, 1) > 0, draw(6, 4), 0), (2, 2)),
+        BlockSparse.from_dense(draw(3, 6, 6), (2, 4), stacked=1),
+        BlockSparse.from_dense(draw(3, 2, 4, 5), (2, 2)),
+    ],
+    Separable: [Separable(draw(3, 4, 2), draw(2, 2, 5), (3, 2, 4, 5))],
+    Tucker: [
+        Tucker(draw(6, 2), draw(2, 3), draw(3, 4), (6, 4)),
+        Tucker(draw(3, 6, 2), draw(3, 2, 3), draw(3, 3, 6), (3, 6, 6)),
+        Tucker(draw(4, 2), quantize(draw(3, 2, 2, 3), Uniform(8)), draw(3, 5), (3, 2, 4, 5)),
+    ],
+    CP: [CP((draw(6, 2), draw(4, 2)), (6, 4)), CP((draw(3, 2), draw(2, 2), draw(4, 2), draw(5, 2)), (3, 2, 4, 5))],
+    TensorTrain: [
+        TensorTrain((draw(6, 2), quantize(draw(2, 4), Uniform(8))), (6, 4)),
+        TensorTrain((draw(4, 2), draw(2, 3, 2), draw(2, 2, 3), draw(3, 5)), (3, 2, 4, 5)),
+    ],
+    TensorTrainMatrix: [TensorTrainMatrix((draw(2, 2, 3), draw(3, 3, 2)), (6, 4))],
 }
 GRADIENTS = ("masked", "straight_through")
 

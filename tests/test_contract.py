@@ -3,13 +3,16 @@
 To add a method: write its file, then its row there.
 """
 
+import dataclasses
 import importlib
 import inspect
 import itertools
 import pkgutil
+import re
 import types
 import typing
 from functools import cache
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -26,6 +29,7 @@ from contract_rows import (
     FACTORIZATIONS,
     FORMATS,
     KINDS,
+    LEAVES,
     PAIRS,
     QUANTIZERS,
     REFUSED,
@@ -35,19 +39,23 @@ from contract_rows import (
     TRANSFORMS,
     TRIPLES,
     UNIFORM_FORMATS,
+    draw,
     loss,
     weights,
 )
 from flax import nnx
 
 import lepton_jax
-from lepton_jax import Transform, chain, fake_quant, pack, unpack
+from lepton_jax import ArtifactError, Transform, chain, fake_quant, graph, load, pack, save, unpack
 from lepton_jax.core import paths, schedules
-from lepton_jax.core.packed import is_packed
+from lepton_jax.core.packed import Coded, Composite, Packed, dense, is_packed
+from lepton_jax.core.packed import kinds as packed_kinds
+from lepton_jax.leaves import Ready
 from lepton_jax.lowrank import Method, TrainMatrixSvd
 from lepton_jax.lowrank.svd import TwoFactors
 from lepton_jax.lowrank.tensor_train import Chain
 from lepton_jax.lowrank.weighted import Refused
+from lepton_jax.native import packed
 from lepton_jax.pruning import NofM, PruneState, Structure, Unstructured, allocation, keep_count
 from lepton_jax.pruning.criteria import Criterion
 from lepton_jax.pruning.criteria.base import Gathered
@@ -111,6 +119,14 @@ def test_every_criterion_structure_calibration_allocation_and_schedule_has_a_row
 def test_every_quantizer_of_activations_has_a_row() -> None:
     found = {c for c in itertools.chain(*(public(module, type).values() for module in modules())) if hasattr(c, "quantized")}
     assert {c for c in found if not getattr(c, "_is_protocol", False)} == QUANTIZERS.keys()
+
+
+def test_every_packed_leaf_has_a_row() -> None:
+    modules()
+    found = {kind for kind in packed_kinds() if kind.__module__.startswith("lepton_jax.leaves.")}
+    found = {kind for kind in found if dataclasses.is_dataclass(kind)}  # no base of several
+    assert found == LEAVES.keys()
+    assert len({kind.__module__ for kind in found}) == len(found), "one leaf a file"
 
 
 def test_every_factorization_has_a_row() -> None:
@@ -371,3 +387,59 @@ def test_factorizations(method: Method, quick: dict) -> None:
     assert len(matrices) in (0, len(tops))
     assert all(min(matrix.shape[-2:]) == top for matrix, top in zip(matrices, tops))
     assert method.factorize(weight.astype(jnp.bfloat16), 1).dtype == jnp.bfloat16
+
+
+ROWS_OF_LEAVES = [pytest.param(leaf, id=f"{kind.__name__}-{len(leaf.shape)}") for kind, rows in LEAVES.items() for leaf in rows]
+
+
+@pytest.mark.parametrize("leaf", ROWS_OF_LEAVES)
+def test_packed_leaves(leaf: Packed) -> None:
+    """It is a tree of its arrays; it unpacks to its shape and dtype, under jit and outside alike; its parts make it again."""
+    assert type(jax.tree.unflatten(jax.tree.structure(leaf), jax.tree.leaves(leaf))) is type(leaf)
+    array = leaf.unpack()
+    assert (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
+    assert_same(jax.jit(unpack)(leaf), array)
+    assert_same(dense({"w": leaf}), {"w": array})
+    assert leaf.stored_as
+    found = graph.cost(lambda w, x: x * w, leaf, 1.0).parameters[""]
+    assert (found.nonzeros, found.size) == (leaf.nonzeros(), array.size)
+    assert 0 < leaf.nonzeros() <= leaf.numbers()
+    if isinstance(leaf, Composite):
+        assert_same(type(leaf).of_children(list(leaf.children().values()), leaf.shape), leaf)
+        other = (*leaf.shape[:-1], 99)
+        with pytest.raises(ValueError, match=re.escape(str(other))):
+            leaf.check(other)
+    if isinstance(leaf, Coded):
+        mask = jnp.arange(leaf.size).reshape(leaf.shape) % 3 > 0
+        assert_same(leaf.masked(mask).unpack() + 0.0, jnp.where(mask, array, 0) + 0.0)
+        np.testing.assert_allclose(unpack(leaf.retrained(leaf.trained())), array, rtol=1e-6)
+
+
+@pytest.mark.parametrize("leaf", ROWS_OF_LEAVES)
+def test_packed_leaves_run_as_they_are(leaf: Packed) -> None:
+    """Dots, look-ups, convolutions and scans on it equal those on the dense array within rounding; it is never unpacked."""
+
+    def apply(w: jax.Array, x: jax.Array) -> dict:
+        if w.ndim == 4:
+            return {"conv": jax.lax.conv_general_dilated(x, w, (1, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))}
+        if w.ndim == 3:
+            return {"scan": jax.lax.scan(lambda x, layer: (jnp.tanh(x @ layer), x.sum()), x, w)}
+        return {"dot": x @ w, "left": jnp.einsum("mn,bm->nb", w, x), "gather": jnp.take(w, jnp.array([[5, 0]]), 0)}
+
+    x = draw(2, 7, 6, 4) if leaf.ndim == 4 else draw(5, 6)
+    expected, out = jax.jit(apply)(unpack(leaf), x), jax.jit(packed(apply))(leaf, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-4), out, expected)
+
+
+def test_packed_leaves_come_back_from_a_file(tmp_path: Path) -> None:
+    """The same bits of the same types; the account is the file's size, and knows every leaf."""
+    tree = {f"{kind.__name__}{at}": leaf for kind, rows in LEAVES.items() for at, leaf in enumerate(rows) if kind is not Ready}
+    save(tmp_path / "m.lepton", lambda v, x: x, tree, jnp.ones((1, 2)))
+    artifact = load(tmp_path / "m.lepton")
+    assert_same(artifact.packed, tree)
+    assert_same(artifact.variables, unpack(tree))
+    account = artifact.account()
+    assert account.total == (tmp_path / "m.lepton").stat().st_size
+    assert account.parameters == sum(leaf.size for leaf in tree.values())
+    with pytest.raises(ArtifactError, match="Ready cannot be stored; unpack w first"):
+        save(tmp_path / "n.lepton", lambda v, x: x, {"w": LEAVES[Ready][0]}, jnp.ones((1, 2)))

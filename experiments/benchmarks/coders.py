@@ -25,7 +25,7 @@ import zstandard
 
 from experiments.benchmarks.harness import arguments
 from lepton_jax.artifact import container, load, save
-from lepton_jax.artifact.artifact import read_manifest, read_tensors
+from lepton_jax.artifact.reading import read_manifest, read_tensors
 from lepton_jax.coding import gaps, huffman, mask_classes, mask_rows, rans
 from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.rangecoder import Decoder, Encoder

@@ -13,6 +13,7 @@ from lepton_jax.artifact.container import Container
 from lepton_jax.coding.streams import CATEGORIES, Reader
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.packed import Composite
+from lepton_jax.core.tables import table
 from lepton_jax.leaves.figures import Figures, figures
 from lepton_jax.leaves.stored import Spec
 
@@ -138,29 +139,26 @@ class Account:
         return (self.dense_bytes + self.program) / self.total
 
     def __str__(self) -> str:
-        names = ("tensor", "kind", "weights", "non-zeros", "bits/weight", *CATEGORIES, "bytes", "entropy")
-        rows: list[tuple[str, ...]] = [names]
+        rows: list[tuple[Any, ...]] = [
+            ("tensor", "kind", "weights", "non-zeros", "bits/weight", *CATEGORIES, "bytes", "entropy")
+        ]
         for tensor in self.tensors:
-            parts = [str(tensor.bytes.get(name, 0)) for name in CATEGORIES]
-            counts = [str(tensor.size), str(tensor.nonzeros), f"{tensor.bits_per_weight:.3f}"]
-            rows.append((tensor.path, tensor.kind, *counts, *parts, str(tensor.total), f"{tensor.figures.entropy_bytes:.0f}"))
-        totals = self.categories
-        parts = [str(totals[name]) for name in CATEGORIES]
-        inner = sum(totals[name] for name in CATEGORIES)
-        counts = ["", str(self.parameters), str(self.nonzeros), f"{self.bits_per_weight:.3f}"]
-        rows.append(("all tensors", *counts, *parts, str(inner), f"{self.entropy_bytes:.0f}"))
-        blank = ("",) * (len(names) - 3)
-        rows += [(name, *blank, str(totals[name]), "") for name in ("program", "manifest", "head")]
-        rows.append(("file", *blank, str(self.total), ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-        lines = ["  ".join([row[0].ljust(widths[0]), *[cell.rjust(w) for cell, w in zip(row[1:], widths[1:])]]) for row in rows]
+            parts, entropy = [tensor.bytes.get(name, 0) for name in CATEGORIES], f"{tensor.figures.entropy_bytes:.0f}"
+            counts = (tensor.size, tensor.nonzeros, f"{tensor.bits_per_weight:.3f}")
+            rows.append((tensor.path, tensor.kind, *counts, *parts, tensor.total, entropy))
+        parts = [self.categories[name] for name in CATEGORIES]
+        counts = (self.parameters, self.nonzeros, f"{self.bits_per_weight:.3f}")
+        rows.append(("all tensors", "", *counts, *parts, sum(parts), f"{self.entropy_bytes:.0f}"))
+        blank = ("",) * (len(rows[0]) - 3)
+        rows += [(name, *blank, self.categories[name], "") for name in ("program", "manifest", "head")]
+        rows.append(("file", *blank, self.total, ""))
         ratios = (
             f"nonzero_ratio {self.nonzero_ratio:.1f}x (a count)",
             f"packed_ratio {self.packed_ratio:.1f}x (bits as papers count them)",
             f"file_ratio {self.file_ratio:.1f}x (all bytes)",
             f"ratio {self.ratio:.1f}x (all bytes but the program's)",
         )
-        return "\n".join([*lines, "  ".join(ratios)])
+        return "\n".join([table(rows), "  ".join(ratios)])
 
 
 class Parts(NamedTuple):

@@ -51,14 +51,7 @@ def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any,
     Raises:
       ArtifactError: if it cannot be exported for any platform.
     """
-    leaves, treedef = jax.tree.flatten(packed, is_leaf=is_packed)
-    impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
-
-    def program(flat: list[Any], *inputs: Any) -> Any:
-        flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
-        return _plain_outputs(apply(jax.tree.unflatten(treedef, flat), *inputs))
-
-    return _export(program, [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves], inputs)
+    return _export(apply, *jax.tree.flatten(packed, is_leaf=is_packed), inputs)
 
 
 def export_native(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
@@ -68,15 +61,7 @@ def export_native(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, 
     """
     from lepton_jax.native import packed as run_packed  # not needed to read a file
 
-    leaves, treedef = jax.tree.flatten(packed)
-    impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
-    run = run_packed(apply)
-
-    def program(flat: list[Any], *inputs: Any) -> Any:
-        flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
-        return _plain_outputs(run(jax.tree.unflatten(treedef, flat), *inputs))
-
-    return _export(program, [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves], inputs)
+    return _export(run_packed(apply), *jax.tree.flatten(packed), inputs)
 
 
 def native_weights(leaves: Iterable[Any]) -> list[Any]:
@@ -97,7 +82,17 @@ def example_inputs(exported: export.Exported) -> tuple[Any, ...]:
     return jax.tree.map(struct, tuple(inputs))
 
 
-def _export(program: Callable[..., Any], arguments: list[Any], inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
+def _export(
+    apply: Callable[..., Any], leaves: list[Any], treedef: Any, inputs: tuple[Any, ...]
+) -> tuple[export.Exported, bool]:
+    """Export a function of the tree of these leaves and the inputs."""
+    impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
+
+    def program(flat: list[Any], *inputs: Any) -> Any:
+        flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
+        return _plain_outputs(apply(jax.tree.unflatten(treedef, flat), *inputs))
+
+    arguments = [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]
     static = jax.tree.map(_struct, inputs)
     shapes = [*_symbolic(static), (static, False)]
     problems: list[str] = []

@@ -6,7 +6,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from lepton_jax.artifact import account, artifact, container
+from lepton_jax.artifact import account, container
+from lepton_jax.artifact.reading import read_manifest
 from lepton_jax.command_line.console import Answer, Command
 
 
@@ -29,7 +30,7 @@ class Inspect(Command):
     def answer(self) -> Answer:
         figures = account(self.file)
         parsed = container.parse(container.read(self.file), str(self.file))
-        manifest = artifact.read_manifest(parsed, str(self.file))
+        manifest = read_manifest(parsed, str(self.file))
         about: dict[str, Any] = {"version": ".".join(map(str, parsed.version)), "batch": "symbolic"}
         about |= {name: value for name, value in manifest.items() if name != "tree"}
         about["native"] = "native" in manifest  # there, it is a place in the file

@@ -121,6 +121,9 @@ class Scattered(Native):
     def moved(self, operation: Operation) -> Array:
         return operation.bind([self.dense()])
 
+    def rows(self, index: Array) -> Array:
+        return jnp.take(self.dense(), index, axis=0)
+
     def layers(self, length: int) -> Scattered:
         """The same, but for the values, which the layers share: each reads them from its own start."""
         counts = jnp.sum(self.keep.reshape(length, -1), axis=1, dtype=jnp.int32)

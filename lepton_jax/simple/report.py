@@ -10,6 +10,7 @@ import numpy as np
 
 from lepton_jax.core import paths
 from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.tables import table
 from lepton_jax.core.typing import PyTree
 
 _HEAD = ("leaf", "stored as", "shape", "weights", "non-zeros", "bytes", "smaller")
@@ -43,20 +44,13 @@ def report(variables: PyTree, applied: Sequence[str]) -> str:
         dense = _plain(unpacked[path])
         counts = np.array([dense.size, np.count_nonzero(dense), nbytes(leaf), dense.nbytes], np.int64)
         totals += counts
-        rows.append((path, _stored_as(leaf), "x".join(map(str, dense.shape)) or "-", *_figures(*counts)))
-    last = ("total", "", "", *_figures(*totals))
-    wide = max((len(row[4].split()[0]) for row in [*rows, last]), default=1)
-    table = [_HEAD, *[(*row[:4], _aligned(row[4], wide), *row[5:]) for row in [*rows, last]]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(_HEAD))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 3 or (row is _HEAD and i == 4) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in table
-    ]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], f"applied: {', '.join(applied) or 'nothing'}"])
+        rows.append((path, _stored_as(leaf), "x".join(map(str, dense.shape)) or "-", counts))
+    rows.append(("total", "", "", totals))
+    wide = max(len(f"{counts[1]:,}") for *_, counts in rows)
+    cells = [(*names, *_figures(wide, *counts)) for *names, counts in rows]
+    head, *lines = table([_HEAD, *cells], left=(0, 1, 2, 4)).splitlines()
+    rule = "-" * max(map(len, [head, *lines]))
+    return "\n".join([head, rule, *lines[:-1], rule, lines[-1], f"applied: {', '.join(applied) or 'nothing'}"])
 
 
 def nbytes(leaf: Any) -> int:
@@ -75,14 +69,10 @@ def _plain(leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def _figures(size: int, nonzeros: int, stored: int, dense: int) -> tuple[str, str, str, str]:
-    share = f"{100 * nonzeros / max(size, 1):.1f}"
-    return f"{size:,}", f"{nonzeros:,} {share}", f"{stored:,}", f"{dense / max(stored, 1):.1f}x"
-
-
-def _aligned(figure: str, width: int) -> str:
-    count, share = figure.split()
-    return f"{count:>{width}}  {share:>5} %"
+def _figures(wide: int, size: int, nonzeros: int, stored: int, dense: int) -> tuple[str, ...]:
+    """Cells of a row; the counts of non-zeros are `wide`."""
+    share = 100 * nonzeros / max(size, 1)
+    return f"{size:,}", f"{nonzeros:>{wide},}  {share:>5.1f} %", f"{stored:,}", f"{dense / max(stored, 1):.1f}x"
 
 
 def _stored_as(leaf: Any) -> str:
