@@ -36,7 +36,7 @@ _MOVED = {
     "quantization.collection": "quantization.sites",
     "quantization.entropy": "quantization.entropy_penalty",
     "quantization.formats": "formats",
-    "quantization.numerics": "leaves.quantize",
+    "quantization.numerics": "leaves",
     "quantization.simulate": "quantization.activations",
     "quantization.twice_mean": "formats.ranges.twice_mean",
     "schedules": "core.schedules",

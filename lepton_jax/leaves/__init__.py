@@ -18,7 +18,7 @@ from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantize import dequantize, quantize
 from lepton_jax.leaves.ready import Ready, ready
-from lepton_jax.leaves.rounding import calibrated, fake
+from lepton_jax.leaves.rounding import calibrated, fake, from_integers, to_integers
 from lepton_jax.leaves.separable import Separable
 from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.leaves.tensor_train import TensorTrain
@@ -45,12 +45,14 @@ __all__ = [
     "calibrated",
     "dequantize",
     "fake",
+    "from_integers",
     "is_coded",
     "is_packed",
     "pack_bits",
     "quantize",
     "ready",
     "register_packed",
+    "to_integers",
     "unpack",
     "unpack_bits",
     "unpack_coded",

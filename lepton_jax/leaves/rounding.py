@@ -102,9 +102,24 @@ def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
 
 
 def to_integers(x: Array, scale: Array, zero_point: Array, fmt: Uniform) -> Array:
-    """Return ``clip(round(x / scale) + zero_point)``, int32; halves round to even, NaN becomes the zero point."""
+    """Return ``clip(round(x / scale) + zero_point)``, int32; halves round to even, NaN becomes the zero point.
+
+    Example:
+      >>> to_integers(jnp.array([0.4, 1.6]), jnp.array([0.5]), jnp.array([0]), Uniform(4)).tolist()
+      [1, 3]
+    """
     return fmt.to_codes(x, layout.expand(scale, x.shape, fmt), layout.expand(zero_point, x.shape, fmt)).astype(jnp.int32)
 
 
 def _expanded(shape: tuple[int, ...], scale: Array, zero_point: Array, fmt: Format) -> tuple[Array, Array]:
     return layout.expand(scale.astype(jnp.float32), shape, fmt), layout.expand(zero_point, shape, fmt)
+
+
+def from_integers(q: Array, scale: Array, zero_point: Array, dtype: Any) -> Array:
+    """Return ``(q - zero_point) * scale``, computed in float32; scale and zero point must broadcast.
+
+    Example:
+      >>> from_integers(jnp.array([1, 3]), jnp.array([0.5]), jnp.array([0]), "float32").tolist()
+      [0.5, 1.5]
+    """
+    return ((q.astype(jnp.int32) - zero_point).astype(jnp.float32) * scale).astype(dtype)
