@@ -17,7 +17,6 @@ too, and the file is coded by adaptive arithmetic coding of positions and values
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +26,7 @@ import numpy as np
 
 from experiments.common import cli
 from experiments.common.config import Config, load_sweep, to_json
+from experiments.common.results import load_result
 from experiments.common.run_dir import claim
 from experiments.common.writers import Place
 from experiments.report import write as write_report
@@ -71,7 +71,7 @@ def run(options: Options[Config]) -> None:
             print(f"{run_dir} is finished")
         else:
             compress(config, run_dir, resume=options.resume, writers=options.writers)
-        summaries.append(json.loads(finished.read_text()))
+        summaries.append(load_result(finished))
     if len(summaries) > 1:
         report.write_seeds(options.folder, summaries)
 

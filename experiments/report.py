@@ -21,6 +21,7 @@ from experiments.common.figures import Point, accuracy_against, point
 from experiments.common.finished import Row, environment_of, labels, read, runs_in
 from experiments.common.results import Result, spread
 from experiments.common.tables import aligned, markdown_table
+from lepton_jax.core.files import write_text
 
 _MOST_SERIES = 40
 """With more rows' names than these, a series of the figure is a run."""
@@ -67,7 +68,7 @@ def write(folders: Sequence[Path], out: Path, *, family: str = "") -> None:
             accuracy_against(out / file, some, cost=axis)
             text.append(f"![accuracy against {axis}]({file})")
     text += ["## What made the figures", "\n".join(_origins(folders, rows))]
-    (out / "report.md").write_text("\n\n".join(text) + "\n")
+    write_text(out / "report.md", "\n\n".join(text) + "\n")
     print("\n".join(aligned(lines)))
     print(f"report in {out / 'report.md'}")
 

@@ -30,6 +30,7 @@ from experiments.common.measuring import Measure
 from experiments.common.tables import aligned, markdown_table, provenance, revision
 from experiments.common.training_settings import Training
 from lepton_jax import identity
+from lepton_jax.core.files import write_text
 from lepton_jax.data import Dataset, Split, load_cifar10_subset, load_digits, load_fashion_mnist, steps_per_epoch
 from lepton_jax.data.compressed import Lossless, PatchPCA, open_dataset, write_dataset
 from lepton_jax.models import LeNet300
@@ -155,7 +156,7 @@ def main() -> None:
     )
     text = "\n\n".join("\n".join([f"## {heading}\n\n{about}\n", *markdown_table(lines)]) for heading, about, lines in tables)
     origin = provenance({revision()}, "benchmarks.compressed_data")
-    options.out.write_text(f"# Compressed data sets\n\n{text}\n\n{origin}\n")
+    write_text(options.out, f"# Compressed data sets\n\n{text}\n\n{origin}\n")
 
 
 if __name__ == "__main__":

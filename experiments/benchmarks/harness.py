@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.common.tables import revision
+from lepton_jax.core.files import write_text
 from lepton_jax.data import Batch
 
 
@@ -45,7 +46,7 @@ def publish(lines: Sequence[str], out: Path | None) -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if out:
-        out.write_text(text)
+        write_text(out, text)
 
 
 def origin(command: str, *, code: bool = True) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from experiments.common.tables import provenance, revision
 from lepton_jax import account, save
 from lepton_jax.core import paths
+from lepton_jax.core.files import write_text
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.typing import PyTree
 from lepton_jax.formats import layout
@@ -141,7 +142,7 @@ def main() -> None:
     print("\n".join(lines))
     if arguments.out:
         origin = provenance({revision()}, "benchmarks.quantized_size")
-        arguments.out.write_text("\n".join(["# Bytes of weights in every format", "", "```", *lines, "```", "", origin, ""]))
+        write_text(arguments.out, "\n".join(["# Bytes of weights in every format", "", "```", *lines, "```", "", origin, ""]))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tyro
 from experiments.common.config import Config, load_config
 from experiments.common.writers import Place, check
 from lepton_jax.artifact import ArtifactError
+from lepton_jax.training.interrupt import Terminated, terminated_by_signal
 
 ROOT = Path(__file__).parents[2]
 _EXIT_INTERRUPTED = 130
@@ -93,15 +94,15 @@ def run(
     first.add_argument("--config", type=Path, default=ROOT / "configs" / default_config)
     path = first.parse_known_args()[0].config
     traceback = "--traceback" in sys.argv
-    with errors_in_one_line(traceback=traceback):
+    with errors_in_one_line(traceback=traceback), terminated_by_signal():
         try:
             setting = load_config(path, kind)
             said = _parse(options(config=path, setting=setting), options[type(setting)], description)  # type: ignore
             _cache_compilations()
             main(said)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, Terminated) as error:
             print(f"\n{str(error) or 'interrupted'}\nGo on with the same command and --resume.", file=sys.stderr)
-            sys.exit(_EXIT_INTERRUPTED)
+            sys.exit(error.code if isinstance(error, Terminated) else _EXIT_INTERRUPTED)
 
 
 @contextlib.contextmanager

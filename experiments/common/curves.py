@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.figures import MARKERS, by_error
+from experiments.common.figures import MARKERS, by_error, save_figure
 from experiments.common.results import Result, accuracies, deviation
 
 _LOOKS = ("-", "--", ":")
@@ -95,7 +95,7 @@ def draw(
         _panel(axis, panel, shown if shared else [panel])
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def _panel(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:

@@ -1,6 +1,5 @@
 """What a run was made with: code, versions, machine, command line, seeds."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from typing import Any
 
 import jax
 
-from experiments.common.results import save_whole
 from experiments.common.tables import command, revision
+from lepton_jax.core.files import read_json, write_json
 
 FILE = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -60,11 +59,11 @@ def record(path: Path, seeds: Sequence[int]) -> None:
       >>> path = Path(tempfile.mkdtemp()) / FILE
       >>> record(path, [0]), record(path, [0])
       (None, None)
-      >>> len(json.loads(path.read_text())["resumed"])
+      >>> len(read_json(path, "")["resumed"])
       1
     """
     made = environment(seeds)
     if path.exists():
-        first = json.loads(path.read_text())
+        first = read_json(path, "Delete it: the run does not need it to go on.")
         made = {**first, "resumed": [*first.get("resumed", []), made]}
-    save_whole(path, made)
+    write_json(path, made)

@@ -1,6 +1,7 @@
 """Accuracy against cost: points by series, the Pareto front drawn and named."""
 
 import dataclasses
+import io
 import itertools
 import math
 import statistics
@@ -15,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLoc
 from matplotlib.transforms import Bbox
 
 from experiments.common.results import Result, accuracies, deviation
+from lepton_jax.core.files import write_atomic
 
 MARKERS = "os^vDPX*<>hp"
 _COLORS = 10
@@ -46,6 +48,13 @@ class Drawing:
     """What it shows, in words."""
     draw: Callable[[Path], None]
     """Writes the file."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, of the kind that the path's ending says, so that it is there whole or not at all."""
+    out = io.BytesIO()
+    figure.savefig(out, format=path.suffix.removeprefix("."), dpi=_DPI)
+    write_atomic(path, out.getbuffer())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +163,7 @@ def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
     figure.set_layout_engine("none")  # labels are placed between what now lies fast
     for axis, mine in zip(axes, panels.values()):
         _name(axis, mine, canvas.get_renderer())
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw(axis: Any, points: Sequence[Point], series: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.common import environment
 from experiments.common.results import Result, numbers
+from lepton_jax.core.files import read_json
 
 FIGURES = ("error", "best_error", "parameters", "nonzeros", "macs", "file_bytes")
 """What means the same in every study."""
@@ -141,13 +142,7 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} must hold a JSON object; it holds a {type(read).__name__}.")
-    return read
+    return read_json(path, "Restore it, or delete the folder and run its command again.")
 
 
 def _results(summary: Mapping[str, Any], folder: Path) -> list[Result]:

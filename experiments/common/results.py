@@ -8,13 +8,13 @@ fractions, of the last epoch and of that which was best on validation data; ``pa
 ``file_bytes`` (without the program), counts. What a study measures in other units has other names.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.common import unfinished
+from lepton_jax.core.files import read_json, write_json, write_text
 
 Result = dict[str, Any]
 """A line of a study's table; see the top of this file."""
@@ -22,22 +22,24 @@ Result = dict[str, Any]
 
 def save_report(path: Path, name: str, text: Sequence[str], results: Sequence[Result]) -> None:
     """Write a report of paragraphs, and `summary.json` beside it; checkpoints of the run's trainings are removed."""
-    path.write_text("\n\n".join(text) + "\n")
-    save_whole(path.with_name("summary.json"), {"name": name, "results": list(results)})
+    write_text(path, "\n\n".join(text) + "\n")
+    write_json(path.with_name("summary.json"), {"name": name, "results": list(results)})
     unfinished.remove(path.parent)
 
 
 def save_result(path: Path, result: Result) -> None:
     """Write a finished result."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(path, result)
+    write_json(path, result)
 
 
-def save_whole(path: Path, data: Any) -> None:
-    """Write JSON so that the file is there whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=2) + "\n")
-    part.replace(path)
+def load_result(path: Path) -> Result:
+    """Read a finished result.
+
+    Raises:
+      ArtifactError: if the file is damaged.
+    """
+    return read_json(path, "Delete it, and run the command with --resume: it is measured again.")
 
 
 def numbers(result: Result, name: str) -> list[float]:

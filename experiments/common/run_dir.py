@@ -9,6 +9,8 @@ from typing import Any
 
 from experiments.common import cli, environment, unfinished
 from experiments.common.config import to_json
+from lepton_jax.core.files import is_leftover, read_json, write_json
+from lepton_jax.core.locks import hold
 
 
 def claim_study(options: cli.Options[Any], *, besides: Sequence[str] = ()) -> tuple[Any, range, Path]:
@@ -32,7 +34,8 @@ def claim_study(options: cli.Options[Any], *, besides: Sequence[str] = ()) -> tu
 def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Make the folder this config's, or refuse.
 
-    A finished run of the same config is made anew; everything else that is already there stays as it is.
+    A finished run of the same config is made anew; everything else that is already there stays as it is. Until this process
+    ends, no other one can claim the folder.
 
     Args:
       run_dir: made if it is not there.
@@ -40,7 +43,8 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
       resume: go on with an unfinished run.
 
     Raises:
-      ValueError: if the folder is another config's, is no run's, or holds an unfinished run and `resume` is False.
+      ValueError: if the folder is another config's, is no run's, is claimed by another process, or holds an unfinished run
+        and `resume` is False.
 
     Example:
       >>> import tempfile
@@ -52,9 +56,14 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
       ValueError: .../run belongs to another config (it differs in: seed). Choose another --run-dir; nothing was overwritten.
     """
     path = run_dir / "config.json"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ValueError(f"{run_dir} is a file; a run needs a folder. Choose another --run-dir.") from error
+    hold(run_dir)
     config = json.loads(json.dumps(config))
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_json(path, "Choose another --run-dir, or delete that folder to run anew.")
         if there != config:
             keys = [key for key in {**there, **config} if there.get(key) != config.get(key)]
             raise ValueError(
@@ -65,16 +74,15 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
             raise ValueError(f"{run_dir} holds an unfinished run: add --resume to go on, or choose another --run-dir.")
         if not resume:
             _clear(run_dir)
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif not all(is_leftover(file.name) for file in run_dir.iterdir()):
         raise ValueError(f"{run_dir} is not empty and no run's folder. Choose another --run-dir; nothing was overwritten.")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    write_json(path, config)
     environment.record(run_dir / environment.FILE, config.get("seeds", [config.get("seed", 0)]))
 
 
 def _clear(run_dir: Path) -> None:
-    """Remove what a run of this config wrote, to begin again."""
+    """Remove what a run of this config wrote, to begin again; first what says that it is finished."""
+    for name in ("summary.json", "metrics.jsonl", environment.FILE):
+        (run_dir / name).unlink(missing_ok=True)
     for name in ("checkpoints", unfinished.FOLDER, "stages", "rows", "files", "tensorboard", "wandb"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "summary.json", environment.FILE):
-        (run_dir / name).unlink(missing_ok=True)

@@ -29,7 +29,6 @@ study whose table has more lines than rows (a line a row and a number of bits) r
 import dataclasses
 import inspect
 import itertools
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,7 +40,7 @@ from experiments.common import cli
 from experiments.common.columns import explained
 from experiments.common.config import Checked
 from experiments.common.figures import Drawing
-from experiments.common.results import Result, save_report, save_result
+from experiments.common.results import Result, load_result, save_report, save_result
 from experiments.common.run_dir import claim_study
 from experiments.common.tables import Lines, aligned, markdown_table, provenance, revision
 
@@ -204,7 +203,7 @@ class Runner(Generic[S]):
             group = list(some)
             for cell, figures in zip(group, self.measure(group), strict=True):
                 self.keep(cell, figures)
-        return [json.loads(self.path(cell).read_text()) for cell in self.study.cells]
+        return [load_result(self.path(cell)) for cell in self.study.cells]
 
     def keep(self, cell: Cell, figures: Result) -> Result:
         """Write a cell's result, in the one form of all studies."""

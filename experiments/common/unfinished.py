@@ -50,7 +50,7 @@ def train(
     kept: AbstractContextManager[Checkpoints | None] = nullcontext()
     if run_dir is not None:
         about = f"{name}, seeds {list(seeds)}"
-        kept = Checkpoints(_folder(run_dir, name), run=about, max_to_keep=1, seconds=SECONDS)
+        kept = Checkpoints(_folder(run_dir, name), run=about, seconds=SECONDS)
     epochs = None if history is None else history.epochs
     with kept as checkpoints:
         ways: dict[str, Any] = {"evaluate": history, "history": epochs, "checkpoints": checkpoints, "name": name}

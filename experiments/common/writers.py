@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lepton_jax.core.files import write_text
 from lepton_jax.training import MetricsWriter, TensorBoardWriter, WandbWriter, Writer, Writers, import_extra
 
 Place = Literal["tensorboard", "wandb"]
@@ -66,5 +67,5 @@ def _wandb_run(run_dir: Path, name: str, config: Any) -> Any:
     path = run_dir / "wandb" / "run_id"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid.uuid4().hex)
+        write_text(path, uuid.uuid4().hex)
     return wandb.init(project=PROJECT, name=name, id=path.read_text(), resume="allow", dir=str(run_dir), config=config)

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from experiments.common.columns import reference, smaller, tabulate, times_smaller
 from experiments.common.config import Adam
-from experiments.common.figures import Drawing, accuracy_by_bytes
+from experiments.common.figures import Drawing, accuracy_by_bytes, save_figure
 from experiments.common.measuring import History
 from experiments.common.results import Result, accuracies, gain
 from experiments.common.study import Cell, Parts
@@ -180,7 +180,7 @@ def plot_pairs(path: Path, results: Sequence[Result]) -> None:
         dense = cells[frozenset()]
         _matrix(left, names, cells, lambda cell: gain(cell, dense), "{:+.2f}", "accuracy against dense (points)", "RdYlGn")
         _matrix(right, names, cells, lambda cell: cell.get("file_bytes", np.nan) / 1000, "{:.3g}", "kilobytes", "viridis_r")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def _matrix(

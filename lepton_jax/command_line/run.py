@@ -1,6 +1,7 @@
 """``lepton run``: a file's answers to inputs."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tyro.conf import Positional
 from lepton_jax.artifact import Artifact, load
 from lepton_jax.command_line.console import Answer, Command
 from lepton_jax.core import paths
+from lepton_jax.core.files import write_atomic
 from lepton_jax.core.tables import table
 from lepton_jax.interchange import save_npz
 
@@ -52,8 +54,9 @@ class Run(Command):
         elif self.output is not None:
             if len(named) != 1:
                 raise ValueError(f"the program has {len(named)} outputs, {', '.join(named)}; give --output a .npz file.")
-            with open(self.output, "wb") as file:
-                np.save(file, next(iter(named.values())))
+            file = io.BytesIO()
+            np.save(file, next(iter(named.values())))
+            write_atomic(self.output, file.getbuffer())
         facts = [_describe(name, array) for name, array in named.items()]
         cells = [[f"{cell:.6g}" if isinstance(cell, float) else cell for cell in fact.values()] for fact in facts]
         text = table([list(facts[0]) if facts else ["name"], *cells], left=range(3))

@@ -97,3 +97,14 @@ def check_option(name: str, value: str, literal: Any) -> None:
     """
     if value not in get_args(literal):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(literal)))}; got {value!r}.")
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """Return what an error of others says, on one line that is not too long.
+
+    Example:
+      >>> one_line(ValueError("a\\n   b"))
+      'a b'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.core.errors import collect
+from lepton_jax.core.files import folder_in_the_making, write_json
 from lepton_jax.data import Split, batches, eval_batches
 from lepton_jax.distillation.taps import Outputs
 from lepton_jax.distillation.teacher import TaughtBatch, Teach, Teacher, teach
@@ -55,6 +54,7 @@ def cache_outputs(
         what changed), if it is damaged, or if it is no cache.
 
     Example:
+      >>> import tempfile
       >>> from flax import linen as nn
       >>> from lepton_jax.training import linen_apply
       >>> split = Split(images=np.ones((3, 1, 1, 2), np.float32), labels=np.zeros(3, np.int32))
@@ -135,8 +135,8 @@ def _named(outputs: Outputs) -> dict[str, Any]:
 
 def _write(folder: Path, key: dict[str, Any], run: Teach, split: Split, batch_size: int, progress: bool) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with folder_in_the_making(folder) as made:
+        temporary = Path(made)
         files: dict[str, np.memmap] = {}
         done, counts = 0, {}
         bar = tqdm(total=len(split), desc="teacher", unit="example", disable=None if progress else True)
@@ -155,14 +155,12 @@ def _write(folder: Path, key: dict[str, Any], run: Teach, split: Split, batch_si
         for file in files.values():
             file.flush()
         about = {**key, "arrays": describe(files), "counts": counts}
-        (temporary / _ABOUT).write_text(json.dumps(about, indent=1))
+        write_json(temporary / _ABOUT, about)
         try:
             temporary.rename(folder)
         except OSError:
             if not (folder / _ABOUT).exists():  # else another process was faster, and what it wrote is read
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _storable(name: str, value: Any, batch: int) -> np.ndarray:

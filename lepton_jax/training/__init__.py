@@ -6,6 +6,7 @@ from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints, fingerprint
 from lepton_jax.training.classification import classification_loss, cross_entropy, linen_apply
 from lepton_jax.training.evaluate import Evaluate, make_evaluate
+from lepton_jax.training.interrupt import Terminated
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
 from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, shard_step
@@ -24,6 +25,7 @@ __all__ = [
     "ModelApply",
     "StackedSource",
     "TensorBoardWriter",
+    "Terminated",
     "TrainState",
     "TrainStep",
     "WandbWriter",

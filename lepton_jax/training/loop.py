@@ -98,7 +98,8 @@ def fit(
     """Train one run, or several that are stacked, to `settings.steps` steps.
 
     A resumed run gives the same state (on CPU bit for bit) and the same metrics as one that was never stopped, since step k
-    depends only on the state after k steps and on ``batch_at(k)``. Ctrl-C finishes the step, saves a checkpoint and raises.
+    depends only on the state after k steps and on ``batch_at(k)``. Ctrl-C and SIGTERM finish the step, save a checkpoint and
+    raise.
 
     Args:
       state: where to begin; it is donated. See `lepton_jax.training.stacked` for several runs.
@@ -120,6 +121,7 @@ def fit(
       FloatingPointError: if a loss or a parameter is not finite, with the step, the run and the leaves; the last checkpoint
         is good.
       KeyboardInterrupt: after Ctrl-C, with a message that says where the state was saved.
+      Terminated: after SIGTERM, likewise: a `SystemExit` with code 143.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -138,6 +140,7 @@ def fit(
             raise ValueError(
                 f"{checkpoints.directory} holds a checkpoint of step {latest}; resume it, or choose another folder."
             )
+        checkpoints.hold()
         state, saved = checkpoints.restore(state)
         extra["window"], extra["history"][:] = saved["window"], saved.get("history", [])
     ways: dict[str, Any] = {"scan": settings.scan, "side_by_side": settings.side_by_side}
@@ -147,8 +150,8 @@ def fit(
         metrics.rewind(run.done)
     hidden = None if settings.progress else True  # None: hidden unless the error stream is a terminal
     bar = tqdm(total=settings.steps, initial=run.done, desc=name, unit="step", disable=hidden)
-    with deferred_interrupt() as pressed, bar:
-        while run.done < settings.steps and not pressed():
+    with deferred_interrupt() as signal_came, bar:
+        while run.done < settings.steps and not signal_came():
             count = settings.stride(run.done)
             run.advance(count)
             bar.update(count)
@@ -165,8 +168,8 @@ def fit(
                     metrics.write(run.done, {f"eval_{key}": value for key, value in figures.items()})
             if settings.due(run.done, settings.checkpoint_every) and (checkpoints is None or checkpoints.due):
                 run.save()
-        if run.done < settings.steps:
-            run.interrupt()
+        if (number := signal_came()) and run.done < settings.steps:
+            run.interrupt(number)
     if checkpoints is not None:
         checkpoints.wait()
     return run.state

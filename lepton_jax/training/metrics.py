@@ -4,8 +4,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from lepton_jax.core.files import ArtifactError, write_text
 
 
 class MetricsWriter:
@@ -34,8 +37,15 @@ class MetricsWriter:
         """Append one row."""
         row = {**self.tags, "step": step, **{name: _number(value) for name, value in values.items()}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, before)
+            why = error.strerror or error
+            raise ArtifactError(f"cannot write {self.path}: {why}. Its rows are as they were; free space.") from error
 
     def rewind(self, step: int) -> None:
         """Drop all rows from the first one that has these tags and a later step than `step`; also a half-written last line.
@@ -45,14 +55,12 @@ class MetricsWriter:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            row = json.loads(line) if line.endswith("\n") else None
+        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
+            row = _row(self.path, number, line) if line.endswith("\n") else None
             if row is None or (row["step"] > step and all(row.get(name) == tag for name, tag in self.tags.items())):
                 break
             kept.append(line)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, "".join(kept))
 
     def close(self) -> None:
         """Do nothing: the file is open only while a row is written."""
@@ -61,6 +69,9 @@ class MetricsWriter:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the rows of a metrics file.
 
+    Raises:
+      ArtifactError: if a line is damaged; with its number.
+
     Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
@@ -68,7 +79,18 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
       >>> read_metrics(path)
       [{'step': 10, 'loss': 0.5}]
     """
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return [_row(Path(path), number, line) for number, line in enumerate(lines, 1)]
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        row["step"] + 0  # is there, and a number
+    except (ValueError, TypeError, KeyError) as error:
+        remedy = "Delete that line; if it is the last one, resuming the run drops it."
+        raise ArtifactError(f"{path} is damaged: line {number} is no row of metrics ({error}). {remedy}") from error
+    return row
 
 
 def _number(value: Any) -> float | int | str:

@@ -11,6 +11,7 @@ from lepton_jax.training import stacked
 from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.dispatch import AtOnce, Batches, InTurn, alone
+from lepton_jax.training.interrupt import raise_interrupt
 from lepton_jax.training.source import StackedSource
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import TrainStep
@@ -95,15 +96,14 @@ class Run:
         if self._checkpoints is not None:
             self._checkpoints.save(self.done, state, self._extra)
 
-    def interrupt(self) -> NoReturn:
-        """Save, and raise KeyboardInterrupt with a message that says where."""
+    def interrupt(self, number: int) -> NoReturn:
+        """Save, and raise what the signal raises, with a message that says where."""
+        after = f"interrupted after step {self.done}"
         if self._checkpoints is None:
-            raise KeyboardInterrupt(f"interrupted after step {self.done}; without checkpoints the run cannot be resumed.")
+            raise_interrupt(number, f"{after}; without checkpoints the run cannot be resumed.")
         self.save()
         self._checkpoints.wait()
-        raise KeyboardInterrupt(
-            f"interrupted after step {self.done}; saved in {self._checkpoints.directory}: resume to go on to the same result."
-        )
+        raise_interrupt(number, f"{after}; saved in {self._checkpoints.directory}: resume to go on to the same result.")
 
     def _look(self) -> None:
         """Fetch the metrics of the steps in flight."""

@@ -1,5 +1,6 @@
 """The command line: what each command prints and returns, and one line for what is wrong."""
 
+import errno
 import json
 import os
 import subprocess
@@ -163,6 +164,24 @@ def test_what_is_wrong_is_said_in_one_line(lepton, words, code, message):
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert err.startswith("lepton: ")
     assert message in err
+
+
+@pytest.mark.parametrize("name", ["kept.npy", "kept.npz"])
+def test_a_full_disk_keeps_the_outputs_of_before(lepton, folder, monkeypatch, name):
+    (folder / name).write_bytes(b"of before")
+    write = os.write
+
+    def full(descriptor, data):
+        if len(data) > 1:
+            return write(descriptor, data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lepton_jax.core.files.os.write", full)
+    code, _, err = lepton("run", "small.lepton", "--input", "x.npy", "--output", name)
+    assert code == 2
+    assert f"cannot write {name}" in err
+    assert "No space left on device" in err
+    assert (folder / name).read_bytes() == b"of before"
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "unpack", "diff", "run", "convert"])

@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import platform
+import signal
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -135,3 +137,52 @@ def test_a_missing_extra_is_named_before_anything_is_written(command, tiny, tmp_
     said = capsys.readouterr().err.strip().splitlines()
     assert said == ["error: wandb is not installed; it is in an extra: pip install 'lepton-jax[wandb]'."]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_config_says_where_and_what_to_do(tmp_path):
+    claim(tmp_path / "run", {"seed": 0}, resume=False)
+    (tmp_path / "run" / "config.json").write_text('{"seed": ')
+    with pytest.raises(ValueError, match=r"run/config\.json is damaged .* Choose another --run-dir, or delete that folder"):
+        claim(tmp_path / "run", {"seed": 0}, resume=True)
+    claim(tmp_path / "other", {"seed": 0}, resume=False)
+    (tmp_path / "other" / FILE).write_text("")
+    with pytest.raises(ValueError, match=r"other/environment\.json is damaged .* Delete it"):
+        claim(tmp_path / "other", {"seed": 0}, resume=True)
+
+
+def test_a_folder_whose_claim_was_killed_can_be_claimed(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.0a1b2c3d.lepton-part").write_text('{"se')
+    claim(tmp_path / "run", {"seed": 0}, resume=False)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", FILE]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"file is a file; a run needs a folder. Choose another --run-dir"):
+        claim(tmp_path / "file", {"seed": 0}, resume=False)
+
+
+def test_the_second_process_in_a_folder_is_refused(tmp_path, command, tiny, capsys):
+    script = "import sys, time; from lepton_jax.core import locks; locks.hold(sys.argv[1]); print(flush=True); time.sleep(60)"
+    (tmp_path / "run").mkdir()
+    process = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(process, cwd=cli.ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        holder.stdout.readline()
+        assert command("--config", tiny, "--run-dir", tmp_path / "run", "--max-steps", 3) == 1
+        holder.kill()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert f"error: {tmp_path / 'run'} is in use by" in said[0]
+    assert not list((tmp_path / "run").iterdir())
+    claim(tmp_path / "run", {"seed": 0}, resume=False)  # a dead owner holds nothing
+
+
+def test_sigterm_ends_an_experiment_with_143(monkeypatch, capsys):
+    def main(options):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, default_config="deep_compression_digits.py", description="")
+    assert stop.value.code == 143
+    assert capsys.readouterr().err.strip().splitlines() == ["terminated", "Go on with the same command and --resume."]
+    assert signal.getsignal(signal.SIGTERM) is before

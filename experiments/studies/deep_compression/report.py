@@ -1,6 +1,5 @@
 """The report of a run: the table, `summary.json`, `report.md` and the plots."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ from matplotlib.figure import Figure
 
 from experiments.common.config import Config
 from experiments.common.deployed import BATCHES
+from experiments.common.figures import save_figure
 from experiments.common.measuring import best_errors
 from experiments.common.tables import aligned, markdown_table, provenance, revision
 from experiments.studies.deep_compression.measure import Row
+from lepton_jax.core.files import write_json, write_text
 from lepton_jax.training import read_metrics
 
 SEED_FIGURES = (
@@ -44,8 +45,8 @@ def write(run_dir: Path, config: Config, rows: list[Row], *, macs: int, seconds:
     lines = table(rows)
     plot_training(run_dir)
     plot_bytes(run_dir, rows[-1])
-    (run_dir / "report.md").write_text(markdown(config, rows, lines, summary))
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_text(run_dir / "report.md", markdown(config, rows, lines, summary))
+    write_json(run_dir / "summary.json", summary)
     print("\n".join(aligned(lines)))
     print(f"ratio {summary['ratio']:.1f}x: float32 parameters over the file without its program")
     print(f"file_ratio {summary['file_ratio']:.1f}x: float32 parameters and program over the whole file")
@@ -146,7 +147,7 @@ def write_seeds(folder: Path, summaries: list[dict[str, Any]]) -> None:
         lines.append((name + (" %" if scale == 100 else ""), *(f"{value:,.{digits}f}" for value in figures)))
     parts = [f"# {summaries[0]['name']}, {len(summaries)} seeds", "\n".join(markdown_table(lines))]
     parts.append(provenance({summary["revision"] for summary in summaries}))
-    (folder / "seeds.md").write_text("\n\n".join(parts) + "\n")
+    write_text(folder / "seeds.md", "\n\n".join(parts) + "\n")
     print("\n".join(aligned(lines)))
 
 
@@ -178,7 +179,7 @@ def plot_training(run_dir: Path) -> None:
     axis.yaxis.set_minor_formatter("{x:g}")
     right.set(ylabel="sparsity (%)", ylim=(-2, 102))
     axis.legend(handles=[first, second], loc="center right")
-    figure.savefig(run_dir / "training.png", dpi=120)
+    save_figure(figure, run_dir / "training.png")
 
 
 def plot_bytes(run_dir: Path, row: Row) -> None:
@@ -200,4 +201,4 @@ def plot_bytes(run_dir: Path, row: Row) -> None:
     axis.margins(x=0.12)
     axis.set(xlabel="bytes in the file")
     axis.legend(fontsize=8)
-    figure.savefig(run_dir / "bytes.png", dpi=120)
+    save_figure(figure, run_dir / "bytes.png")
