@@ -12,6 +12,7 @@ import numpy as np
 from lepton_jax.artifact.container import Container
 from lepton_jax.coding.streams import CATEGORIES, Reader
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.packed import Composite
 from lepton_jax.core.tables import table
 from lepton_jax.leaves.figures import Figures, figures
@@ -145,7 +146,7 @@ class Account:
         for tensor in self.tensors:
             parts, entropy = [tensor.bytes.get(name, 0) for name in CATEGORIES], f"{tensor.figures.entropy_bytes:.0f}"
             counts = (tensor.size, tensor.nonzeros, f"{tensor.bits_per_weight:.3f}")
-            rows.append((tensor.path, tensor.kind, *counts, *parts, tensor.total, entropy))
+            rows.append((shown(tensor.path), tensor.kind, *counts, *parts, tensor.total, entropy))
         parts = [self.categories[name] for name in CATEGORIES]
         counts = (self.parameters, self.nonzeros, f"{self.bits_per_weight:.3f}")
         rows.append(("all tensors", "", *counts, *parts, sum(parts), f"{self.entropy_bytes:.0f}"))

@@ -16,8 +16,17 @@ from lepton_jax.artifact.account import Account, Parts, count, parts_of
 from lepton_jax.artifact.reading import read_manifest, read_tensors
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.limits import Allowance, most_turns
 from lepton_jax.core.packed import dense, is_packed, unpack
 from lepton_jax.core.typing import PyTree
+
+# What a leaf takes to read beside its streams, in turns of a slow loop.
+_TURNS_A_LEAF, _TURNS_A_PACKED_LEAF = 16, 64
+# What may be saved: anything, since whoever loads it may raise the limit.
+_ALL_BYTES = 1 << 62
+
+# What may be saved: anything, since whoever loads it may raise the limit.
+_ALL_BYTES = 1 << 62
 
 
 class Artifact:
@@ -206,18 +215,8 @@ def save(
       [[3.0, 4.0]]
       >>> folder.cleanup()
     """
-    streams: list[bytes] = []
-    hints = Hints()
-
-    def leaf_text(leaf_path: str, leaf: Any) -> str:
-        try:
-            spec, stream = leaves.encode(leaf, hints)
-        except ArtifactError as error:
-            raise ArtifactError(f"cannot save {leaf_path or 'the leaf'}: {error}") from error
-        streams.append(stream)
-        return spec.text
-
-    head: dict[str, Any] = {"tree": structure.describe(packed, leaf_text)}
+    tree, streams = _encode(packed, quick=False)
+    head: dict[str, Any] = {"tree": tree}
     exported, symbolic = program.export_program(apply, packed, example_inputs)
     code = exported.serialize()
     if not symbolic:
@@ -227,11 +226,47 @@ def save(
         code += program.export_native(apply, packed, example_inputs)[0].serialize()
     head |= {name: value for name, value in (("recipe", recipe), ("metrics", metrics)) if value}
     head["jax"] = jax.__version__
+    data = _built(head, bytes(code), streams)
+    turns = _checked(data, os.fspath(path))
+    if turns > most_turns(len(data)):
+        head["tree"], streams = _encode(packed, quick=True)
+        data = _built(head, bytes(code), streams)
+        _checked(data, os.fspath(path))
+    container.write_atomic(path, data)
+
+
+def _encode(packed: PyTree, quick: bool) -> tuple[Any, bytes]:
+    """The tree in JSON and the bytes of its leaves; if `quick`, none that are slow to decode."""
+    streams: list[bytes] = []
+    hints = Hints(quick)
+
+    def leaf_text(leaf_path: str, leaf: Any) -> str:
+        try:
+            spec, stream = leaves.encode(leaf, hints)
+        except ArtifactError as error:
+            raise ArtifactError(f"cannot save {leaf_path or 'the leaf'}: {error}") from error
+        streams.append(stream)
+        return spec.text
+
+    return structure.describe(packed, leaf_text), b"".join(streams)
+
+
+def _built(head: dict[str, Any], code: bytes, tensors: bytes) -> bytes:
     try:
         manifest = json.dumps(head, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"recipe and metrics must be JSON: {error}") from error
-    container.write_atomic(path, container.build(manifest, bytes(code), b"".join(streams)))
+    return container.build(manifest, code, tensors)
+
+
+def _checked(data: bytes, name: str) -> int:
+    """Read a file that is about to be written as `load` will, and return the turns of slow loops that it takes."""
+    allowance = Allowance(len(data), _ALL_BYTES)
+    try:
+        _opened(data, name, allowance, progress=False)
+    except ArtifactError as error:
+        raise ArtifactError(f"cannot save, since it could not be loaded: {error}") from error
+    return allowance.turns
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False) -> Artifact:
@@ -253,10 +288,14 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress
       >>> model(jnp.array([[3.0, 4.0]])).tolist(), model.variables["w"].tolist(), model.manifest["batch"]
       ([[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], 'symbolic')
     """
-    name, data = os.fspath(path), container.read(path)
+    data = container.read(path)
+    return _opened(data, os.fspath(path), Allowance(len(data), max_bytes), progress)
+
+
+def _opened(data: bytes, name: str, allowance: Allowance, progress: bool) -> Artifact:
     parsed = container.parse(data, name)
     manifest = read_manifest(parsed, name)
-    described = read_tensors(parsed, manifest, name, len(data), max_bytes, progress)
+    described = read_tensors(parsed, manifest, name, allowance, progress)
     try:
         tree = structure.rebuild(manifest["tree"], iter([leaf for _, _, leaf, _ in described]))
     except ArtifactError as error:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lepton_jax.coding.compression import STORED, compress, decompress
 from lepton_jax.coding.streams import read_varint, varint
-from lepton_jax.core.files import ArtifactError, write_atomic
+from lepton_jax.core.files import ArtifactError, open_file, write_atomic
 
 MAGIC = b"\x93LPN"
 MAJOR, MINOR = 1, 3
@@ -143,13 +143,15 @@ def read(path: str | os.PathLike[str]) -> bytes:
       ArtifactError: if it cannot be read, or its head is wrong.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             first, size = file.read(_LONGEST_HEAD), os.fstat(file.fileno()).st_size
             _parse_head(first, size, os.fspath(path))
             file.seek(0)
             return file.read()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"cannot read {os.fspath(path)}: {getattr(error, 'strerror', None) or error}") from error
 
 
 __all__ = ["MAGIC", "MAJOR", "MINOR", "SECTIONS", "Container", "Section", "build", "parse", "read", "write_atomic"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -13,10 +11,12 @@ from lepton_jax.artifact import container, leaves, structure
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.foreign_json import parse_json
+from lepton_jax.core.foreign_text import shown
+from lepton_jax.core.limits import Allowance
 
-# What a small file may unfold to; beyond it, a file may unfold to this many times its size.
-_FREE_BYTES = 1 << 24
-_MAX_EXPANSION = 1 << 11
+# What a leaf takes to read beside its streams, in turns of a slow loop.
+_TURNS_A_LEAF, _TURNS_A_PACKED_LEAF = 16, 64
 
 
 def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
@@ -26,11 +26,8 @@ def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
       ArtifactError: if it is not an object that holds a tree.
     """
     section = parsed.sections["manifest"]
-    try:
-        manifest = json.loads(section.data, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{name}: the manifest at offset {section.offset} is not JSON: {error}") from error
-    if not isinstance(manifest, dict) or "tree" not in manifest:
+    manifest = parse_json(section.data, f"{name}: the manifest at offset {section.offset}")
+    if "tree" not in manifest:
         raise ArtifactError(f"{name}: the manifest at offset {section.offset} has no tree")
     for key, kind in (("batch", str), ("jax", str), ("recipe", dict), ("metrics", dict)):
         if not isinstance(manifest.get(key, kind()), kind):
@@ -39,28 +36,11 @@ def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
     return manifest
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return out
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text[:20]} is no finite number")
-
-
 def read_tensors(
     parsed: container.Container,
     manifest: dict[str, Any],
     name: str,
-    file_size: int,
-    max_bytes: int | None = None,
+    allowance: Allowance,
     progress: bool = False,
 ) -> list[tuple[str, leaves.Spec, Any, Reader]]:
     """Decode all leaves.
@@ -80,7 +60,7 @@ def read_tensors(
         factored = 4 * max(structure.dense_sizes(manifest["tree"]), default=0) if readable else 0
     except ArtifactError as error:
         raise ArtifactError(f"{name}: the manifest: {error}") from error
-    limit = max(_FREE_BYTES, _MAX_EXPANSION * file_size) if max_bytes is None else max_bytes
+    limit, file_size = allowance.most_bytes, allowance.stored
     wanted = sum(spec.room for _, spec in specs)
     if factored > limit:
         raise ArtifactError(
@@ -91,17 +71,18 @@ def read_tensors(
         path, spec = max(specs, key=lambda one: one[1].room)
         raise ArtifactError(
             f"{name}: {wanted} bytes of dense weights declared, more than the {limit} allowed for a file of {file_size} bytes, "
-            f"most by tensor {path}: {spec.text}; if you trust it, give load(..., max_bytes=...)"
+            f"most by tensor {shown(path)}: {spec.text}; if you trust it, give load(..., max_bytes=...)"
         )
     out, position, hints = [], 0, Hints()
     for path, spec in tqdm(specs, desc="decode", unit="tensor", disable=None if progress else True):
-        reader = Reader(section.data, section.offset, position)
+        reader = Reader(section.data, section.offset, position, allowance)
         try:
+            reader.work(_TURNS_A_PACKED_LEAF if spec.kind else _TURNS_A_LEAF, "a leaf")
             leaf = leaves.decode(reader, spec, limit, hints)
         except ArtifactError as error:
-            raise ArtifactError(f"{name}: tensor {path}: {error}") from error
+            raise ArtifactError(f"{name}: tensor {shown(path)}: {error}") from error
         except (ValueError, IndexError, OverflowError, TypeError, MemoryError) as error:
-            raise ArtifactError(f"{name}: tensor {path}: damaged near offset {reader.offset}: {error}") from error
+            raise ArtifactError(f"{name}: tensor {shown(path)}: damaged near offset {reader.offset}: {error}") from error
         position += sum(reader.bytes.values())
         out.append((path, spec, leaf, reader))
     if position != len(section.data):

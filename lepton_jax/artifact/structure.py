@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.packed import Composite, is_coded, is_packed, kinds
 
 _LIST, _TUPLE, _MAPPING = range(3)
@@ -47,6 +48,10 @@ def describe(tree: Any, leaf_text: Callable[[str, Any], str], path: str = "") ->
         return leaf_text(path, tree)
     code = vars(type(tree)).get("node")
     if isinstance(tree, Composite) and code is not None:
+        try:
+            tree.check(tuple(tree.shape))
+        except ValueError as error:
+            raise ArtifactError(f"cannot save {path or 'the leaf'}: its parts do not fit: {error}") from error
         return [code, list(tree.shape), *[below(name, part) for name, part in tree.children().items()]]
     if is_packed(tree):
         raise ArtifactError(f"packed leaves of type {type(tree).__name__} cannot be stored; unpack {path or 'it'} first")
@@ -70,7 +75,7 @@ def leaf_texts(node: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
       ArtifactError: if the JSON is not a tree of this kind.
     """
     if depth > _MAX_DEPTH:
-        raise ArtifactError(f"the tree is deeper than {_MAX_DEPTH} at {path}")
+        raise ArtifactError(f"the tree is deeper than {_MAX_DEPTH} at {shown(path)}")
     if node is None:
         return
     if isinstance(node, str):
@@ -141,7 +146,7 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
         kind, parts = _nodes().get(node[0]), node[2:]
         if kind is not None and kind.may_have(len(parts)):
             return list(zip(kind.names(len(parts)), parts))
-    raise ArtifactError(f"the tree is damaged at {path or 'its root'}: {str(node)[:60]}")
+    raise ArtifactError(f"the tree is damaged at {shown(path) or 'its root'}: {shown(node, 60)}")
 
 
 def _is_shape(value: Any) -> bool:

@@ -15,6 +15,7 @@ from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.sparse_index import Hints, find_lag, matrix_shape
 from lepton_jax.coding.streams import Reader, Writer, varint
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.foreign_text import shown
 
 CODERS = ("raw", "compressed", "palette", "planes", "float16", "bfloat16", "sparse", "empty", "delta")
 _RAW, _COMPRESSED, _PALETTE, _PLANES, _FLOAT16, _BFLOAT16, _SPARSE, _EMPTY, _DELTA = range(9)
@@ -22,6 +23,11 @@ _PALETTE_LIMIT = 256
 _NUMPY = {"bool", "complex64", "complex128", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
+# Those that jax can hold; others (int1, float6_e2m3fn) it refuses, or has no arrays of.
+_ML_DTYPES = {
+    "bfloat16", "int2", "int4", "uint2", "uint4", "float4_e2m1fn", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz",
+    "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+}  # fmt: skip
 # Sorted tables and slowly changing scales are short; longer arrays are no such.
 _DELTA_LIMIT = 1 << 14
 
@@ -41,10 +47,10 @@ def dtype_of(name: str) -> np.dtype:
     """
     if name in _NUMPY:
         return np.dtype(name)
-    # Only names of their numbers: numpy would read many other texts as dtypes, some with a warning.
-    if name.startswith(("bfloat", "float", "int", "uint")) and isinstance(getattr(ml_dtypes, name, None), type):
+    # Only known names: numpy would read many other texts as dtypes, some with a warning.
+    if name in _ML_DTYPES:
         return np.dtype(getattr(ml_dtypes, name))
-    raise ArtifactError(f"dtype {name[:40]!r} is not one of plain numbers")
+    raise ArtifactError(f"dtype {shown(name, 40)!r} is not one of plain numbers that jax has arrays of")
 
 
 def encode(bits: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], hints: Hints, sparse: bool = True) -> Writer:

@@ -15,8 +15,8 @@ from lepton_jax.core.errors import ArtifactError
 _SKIP = 255
 
 
-def put_numbers(writer: Writer, numbers: np.ndarray) -> None:
-    """Append a stream of non-negative integers, most of them small."""
+def put_numbers(writer: Writer, numbers: np.ndarray, quick: bool = False) -> None:
+    """Append a stream of non-negative integers, most of them small; if `quick`, by what is quick to decode."""
     skips = numbers // _SKIP
     ends = np.cumsum(skips + 1)
     stream = np.full(int(ends[-1]) if ends.size else 0, _SKIP, np.uint8)
@@ -24,7 +24,7 @@ def put_numbers(writer: Writer, numbers: np.ndarray) -> None:
     alphabet = int(stream.max(initial=0)) + 1
     writer.number(stream.size)
     writer.put(bytes([alphabet - 1]))
-    writer.put(symbols.encode(stream, alphabet).data)
+    writer.put(symbols.encode(stream, alphabet, quick=quick).data)
 
 
 def take_numbers(reader: Reader, limit: int) -> np.ndarray:
@@ -37,15 +37,16 @@ def take_numbers(reader: Reader, limit: int) -> np.ndarray:
     if count > limit:
         raise ArtifactError(f"{count} distances declared at offset {reader.offset}; at most {limit} are possible")
     stream = symbols.decode(reader, count, reader.take(1)[0] + 1, category="positions")
+    reader.work(count // 8, "distances")  # each takes room for several integers; no stream that pays has so many in a byte
     ends = np.flatnonzero(stream != _SKIP)
     if stream.size and (not ends.size or ends[-1] != stream.size - 1):
         raise ArtifactError(f"a stream of distances ends within one, near offset {reader.offset}")
     return np.diff(ends, prepend=-1) * _SKIP - _SKIP + stream[ends]
 
 
-def encode_flat(writer: Writer, mask: np.ndarray) -> None:
+def encode_flat(writer: Writer, mask: np.ndarray, quick: bool = False) -> None:
     """Append the gaps of a mask, in flat order."""
-    put_numbers(writer, np.diff(np.flatnonzero(mask), prepend=-1) - 1)
+    put_numbers(writer, np.diff(np.flatnonzero(mask), prepend=-1) - 1, quick)
 
 
 def decode_flat(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
@@ -59,14 +60,14 @@ def decode_flat(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:
     return mask.reshape(matrix)
 
 
-def encode_rows(writer: Writer, mask: np.ndarray) -> None:
+def encode_rows(writer: Writer, mask: np.ndarray, quick: bool = False) -> None:
     """Append how many non-zeros each row has, and their distances within the row."""
     counts = mask.sum(1)
     columns = np.nonzero(mask)[1]
     before = np.concatenate([[-1], columns[:-1]]) if columns.size else columns
     before[(np.cumsum(counts) - counts)[counts > 0]] = -1
-    put_numbers(writer, counts)
-    put_numbers(writer, columns - before - 1)
+    put_numbers(writer, counts, quick)
+    put_numbers(writer, columns - before - 1, quick)
 
 
 def decode_rows(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:

@@ -41,13 +41,14 @@ def find_groups(mask: np.ndarray) -> tuple[int, int, int] | None:
     return None
 
 
-def encode_groups(writer: Writer, mask: np.ndarray, n: int, m: int, axis: int) -> None:
+def encode_groups(writer: Writer, mask: np.ndarray, n: int, m: int, axis: int, quick: bool = False) -> None:
     """Append the numbers of the groups' patterns."""
     place = np.arange(m)[None, :, None] if axis == 0 else np.arange(m)[None, None, :]
     keys = (_grouped(mask, m, axis).astype(np.int64) << place).sum(axis + 1)
     table = _patterns(n, m)
     writer.put(bytes([n, m, axis]))
-    writer.put(symbols.encode(np.searchsorted(table, keys.reshape(-1)), len(table), np.ones(keys.shape, bool)).data)
+    numbers = np.searchsorted(table, keys.reshape(-1))
+    writer.put(symbols.encode(numbers, len(table), np.ones(keys.shape, bool), quick=quick).data)
 
 
 def decode_groups(reader: Reader, matrix: tuple[int, int]) -> np.ndarray:

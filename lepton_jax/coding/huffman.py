@@ -18,6 +18,8 @@ from lepton_jax.core.errors import ArtifactError
 
 _LONGEST = 15
 _LENGTH_BITS = 4
+# What the tables that are looked up in cost, in turns.
+_TURNS = 20
 _PIECE = 1 << 16
 # Bytes whose every bit is looked up at once, which takes some hundred bytes of memory each.
 _LOOKED_UP = 1 << 11
@@ -121,6 +123,11 @@ def encode(writer: Writer, symbols: np.ndarray, counts: np.ndarray) -> None:
     writer.put(np.packbits(rest).tobytes())
 
 
+def work(count: int, alphabet: int) -> int:
+    """Return what decoding takes, in turns of a slow loop."""
+    return _TURNS + _LENGTH_BITS * alphabet + count // 64
+
+
 def decode(reader: Reader, count: int, alphabet: int, category: str) -> np.ndarray:
     """Read `count` symbols that `encode` wrote, as uint8 if the alphabet allows.
 
@@ -129,6 +136,7 @@ def decode(reader: Reader, count: int, alphabet: int, category: str) -> np.ndarr
     Raises:
       ArtifactError: if the lengths make no prefix code, or the stream does not hold the symbols.
     """
+    reader.work(work(count, alphabet), "a table of code lengths")
     lengths = np.array(decoded(reader.block(), lambda coder: _code_table(coder, None, alphabet)))
     size = reader.number()
     data = np.frombuffer(reader.take(size, category), np.uint8)

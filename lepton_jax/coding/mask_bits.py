@@ -6,6 +6,7 @@ from the densities of its row and column so far and from its neighbours: the pru
 rows just before count, and those one `lag` before (for pixels: the line above).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ def code_mask(
     lag: int,
     hints: tuple[list[int], list[int]],
     limit: int = CONTEXT_LIMIT,
+    ask: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Code a mask; the same call decodes it.
 
@@ -90,6 +92,7 @@ def code_mask(
       lag: how many rows before lies the neighbour above; 1 if there is none.
       hints: one small integer a row, and one a column, known beforehand.
       limit: how many bits there may be where neither row nor column is empty.
+      ask: told how many there are, before they are coded; it may raise.
 
     Returns:
       The mask.
@@ -105,6 +108,8 @@ def code_mask(
     kept = np.flatnonzero(column_flags)
     if len(kept) * sum(row_flags) > min(limit, CONTEXT_LIMIT):
         raise ArtifactError(f"a mask of {sum(row_flags)} x {len(kept)} bits is too large for its coder")
+    if ask is not None:
+        ask(len(kept) * sum(row_flags))
     near_weights, mixer = nearness(lag), Mixer(5)
     reach = len(near_weights)
     out = np.zeros((rows + reach, len(kept)), np.int64)

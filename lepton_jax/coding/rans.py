@@ -14,6 +14,7 @@ from lepton_jax.core.errors import ArtifactError
 _BITS = 16
 _TOTAL = 1 << _BITS
 _MAX_LANES = 1024
+_TURNS_A_STEP = 4
 _LOW = np.uint64(1 << 31)
 _WORD = np.uint64(32)
 _SHIFT = np.uint64(_BITS)
@@ -88,6 +89,7 @@ def decode(reader: Reader, count: int, table: np.ndarray, category: str, context
         raise ArtifactError(f"{lanes} coding lanes declared at offset {reader.offset}; 1 to {_MAX_LANES} are allowed")
     if -(-count // lanes) > turns(8 * lanes + 4 * length) and lanes < _MAX_LANES:
         raise ArtifactError(f"{count} symbols in {lanes} lanes and {length} words declared at offset {reader.offset}")
+    reader.work(_TURNS_A_STEP * (2 - -count // lanes), "a coded stream")
     states = np.frombuffer(reader.take(8 * lanes, category), "<u8").astype(np.uint64)
     words = np.frombuffer(reader.take(4 * length, category), "<u4").astype(np.uint64)
     starts, widths = (np.cumsum(table, -1) - table).astype(np.uint64), table.astype(np.uint64)

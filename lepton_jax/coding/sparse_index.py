@@ -20,6 +20,7 @@ from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.rangecoder import decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer, turns
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.limits import cheap
 
 CODERS = ("bits", "context", "classes", "rows", "gaps", "lists", "groups", "blocks")
 _BITS, _CONTEXT, _CLASSES, _ROWS, _GAPS, _LISTS, _GROUPS, _BLOCKS = range(8)
@@ -27,6 +28,7 @@ _BITS, _CONTEXT, _CLASSES, _ROWS, _GAPS, _LISTS, _GROUPS, _BLOCKS = range(8)
 _SLOW, _FAST = 1 << 15, 1 << 14
 # A block mask that takes less than as many bits an element is not tried as another.
 _FEW_BITS = 0.1
+_CLASS_TURNS = 6
 
 
 def _encode_bits(writer: Writer, mask: np.ndarray) -> None:
@@ -52,9 +54,13 @@ class Hints:
     """Which units earlier tensors left alive, by their number: a later tensor's rows and columns tend to agree.
 
     A unit without inputs has no bias and no outputs, so a mask's columns foretell the next mask's rows.
+
+    Args:
+      quick: leave out coders that are slow to decode.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quick: bool = False) -> None:
+        self.quick = quick
         self._alive: dict[int, np.ndarray] = {}
 
     def remember(self, alive: np.ndarray) -> None:
@@ -97,22 +103,22 @@ def encode(mask: np.ndarray, lag: int, hints: Hints, structured: bool = True) ->
       hints: what earlier tensors tell.
       structured: whether to look for blocks.
     """
-    candidates = _encode_blocks(mask) if structured and mask.size else []
+    candidates = _encode_blocks(mask, hints.quick) if structured and mask.size else []
     if candidates and len(candidates[0]) * 8 < _FEW_BITS * mask.size:
         return candidates[0]
     candidates.append(_written(_BITS, mask))
     found = groups.find_groups(mask)
     if found is not None:
         candidates.append(Writer(_GROUPS))
-        groups.encode_groups(candidates[-1], mask, *found)
+        groups.encode_groups(candidates[-1], mask, *found, quick=hints.quick)
     if np.count_nonzero(mask) * 8 <= mask.size:
-        candidates += [_written(_GAPS, mask), _written(_LISTS, mask)]
+        candidates += [_written(coder, mask, quick=hints.quick) for coder in (_GAPS, _LISTS)]
     return min(candidates + _adaptive(mask, lag, hints), key=len)
 
 
-def _written(coder: int, mask: np.ndarray) -> Writer:
+def _written(coder: int, mask: np.ndarray, **options: bool) -> Writer:
     writer = Writer(coder)
-    _STATIC[coder][0](writer, mask)
+    _STATIC[coder][0](writer, mask, **options)
     return writer
 
 
@@ -120,22 +126,28 @@ def _adaptive(mask: np.ndarray, lag: int, hints: Hints) -> list[Writer]:
     """The streams of the models that fit a mask of this size."""
     size, out = int(mask.any(1).sum() * mask.any(0).sum()), []
     known = hints.recall(mask.shape[0]), hints.recall(mask.shape[1])
-    if size <= _SLOW and max(mask.shape) <= mask_bits.CONTEXT_LIMIT:
+    if size <= _SLOW and not hints.quick and max(mask.shape) <= mask_bits.CONTEXT_LIMIT:
         stream = encoded(lambda coder: mask_bits.code_mask(coder, mask, mask.shape, lag, known))
         if max(size, sum(mask.shape)) <= turns(len(stream)):
             out.append(Writer(_CONTEXT))
             out[-1].block(stream)
     for told in (False, True) if size >= _FAST else ():
         stream = encoded(partial(mask_rows.code_mask, mask=mask, matrix=mask.shape, lag=lag, hints=known, told=told))
-        if _turns_of_rows(mask.shape) <= turns(len(stream)):
+        slow = hints.quick and _work_of_rows(mask.shape, told) > cheap(len(stream))
+        if _turns_of_rows(mask.shape) <= turns(len(stream)) and not slow:
             out.append(Writer(_ROWS, bytes([told])))
             out[-1].block(stream)
-    return [*out, _written(_CLASSES, mask)] if size >= _FAST else out
+    return [*out, _written(_CLASSES, mask)] if size >= _FAST and not hints.quick else out
 
 
 def _turns_of_rows(matrix: tuple[int, ...]) -> int:
     """What the row model takes; its inner loop is many times faster than the outer."""
     return max(sum(matrix), matrix[0] * matrix[1] // 16)
+
+
+def _work_of_rows(matrix: tuple[int, ...], told: bool) -> int:
+    """The same in turns of the slow loop: one a column, one or six a row, and one for as many bits of the mask as it takes."""
+    return matrix[1] + (_CLASS_TURNS if told else 1) * matrix[0] + matrix[0] * matrix[1] // 64
 
 
 def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, structured: bool = True) -> np.ndarray:
@@ -154,15 +166,17 @@ def decode(reader: Reader, matrix: tuple[int, int], lag: int, hints: Hints, stru
         most, known = turns(len(stream)), (hints.recall(rows), hints.recall(columns))
         if (_turns_of_rows(matrix) if coder == _ROWS else rows + columns) > most:
             raise ArtifactError(f"{rows} x {columns} positions in {len(stream)} bytes declared near offset {reader.offset}")
+        reader.work(_work_of_rows(matrix, told) if coder == _ROWS else rows + columns, "positions")
         if coder == _ROWS:
             return decoded(stream, lambda source: mask_rows.code_mask(source, None, matrix, lag, known, told))
-        return decoded(stream, lambda source: mask_bits.code_mask(source, None, matrix, lag, known, most))
+        ask = partial(reader.work, what="positions")
+        return decoded(stream, lambda source: mask_bits.code_mask(source, None, matrix, lag, known, most, ask))
     if coder == _BLOCKS and structured:
         return _decode_blocks(reader, matrix)
     raise ArtifactError(f"positions of {rows} x {columns} cannot be coded by {CODERS[coder]}, near offset {reader.offset}")
 
 
-def _encode_blocks(mask: np.ndarray) -> list[Writer]:
+def _encode_blocks(mask: np.ndarray, quick: bool = False) -> list[Writer]:
     """The stream of a mask of blocks or repeated slices, if it is one."""
     times = groups.find_repeats(mask)
     once = mask[: mask.shape[0] // times]
@@ -173,7 +187,7 @@ def _encode_blocks(mask: np.ndarray) -> list[Writer]:
     lag = find_lag(inner)
     for number in (times, height, width, lag):
         writer.number(number)
-    writer.put(encode(inner, lag, Hints(), structured=False).data)
+    writer.put(encode(inner, lag, Hints(quick), structured=False).data)
     return [writer]
 
 

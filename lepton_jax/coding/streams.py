@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from lepton_jax.core.files import ArtifactError
+from lepton_jax.core.limits import Allowance
 
 CATEGORIES = ("values", "positions", "codebook", "scales", "tables")
 """What a tensor's bytes are for; ``tables``: coders' choices, probabilities and lengths."""
@@ -84,13 +85,15 @@ class Reader:
       data: the bytes.
       offset: where in the file they lie.
       position: where among them to begin.
+      allowance: of memory and work, shared by all that is read of a file; None: that of these bytes alone.
 
     Attributes:
       bytes: how many were read, by category.
       coders: names of the coders, in the order of the stream.
     """
 
-    def __init__(self, data: bytes, offset: int = 0, position: int = 0):
+    def __init__(self, data: bytes, offset: int = 0, position: int = 0, allowance: Allowance | None = None):
+        self._allowance = Allowance(len(data)) if allowance is None else allowance
         self._data = data
         self._position = position
         self._offset = offset
@@ -106,6 +109,14 @@ class Reader:
     def left(self) -> int:
         """How many bytes are left."""
         return len(self._data) - self._position
+
+    def memory(self, count: int, what: str) -> None:
+        """Ask for so many bytes of memory beside the declared arrays, see `Allowance.memory`."""
+        self._allowance.memory(count, f"{what} near offset {self.offset}")
+
+    def work(self, turns: int, what: str) -> None:
+        """Ask for so many turns of a slow loop, see `Allowance.work`."""
+        self._allowance.work(turns, f"{what} near offset {self.offset}")
 
     def peek(self) -> int:
         """Return the next byte and leave it there."""

@@ -11,6 +11,7 @@ from lepton_jax.coding.rangecoder import decoded, encoded
 from lepton_jax.coding.streams import Reader, Writer, turns
 from lepton_jax.coding.symbol_bits import code_symbols, width_of
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.limits import cheap
 
 CODERS = ("bits", "constant", "rans", "mixing", "holes", "huffman")
 BITS, _CONSTANT, _RANS, _MIXING, HOLES, _HUFFMAN = range(6)
@@ -32,7 +33,7 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, lag: int = 1) -> Writer:
+def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, lag: int = 1, *, quick: bool = False) -> Writer:
     """Code symbols losslessly.
 
     Args:
@@ -40,6 +41,7 @@ def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, l
       alphabet: at most 256.
       kept: boolean, shape (rows, columns): where in a matrix they stand, in flat order; None: in one column.
       lag: how many rows before lies the neighbour above.
+      quick: leave out what is slow to decode.
 
     Returns:
       The shortest stream found.
@@ -52,15 +54,17 @@ def encode(symbols: np.ndarray, alphabet: int, kept: np.ndarray | None = None, l
     if symbols.size and worthwhile:
         candidates.append(Writer(_HUFFMAN))
         huffman.encode(candidates[-1], symbols, counts)
+        if quick and huffman.work(symbols.size, alphabet) > cheap(len(candidates[-1])):
+            candidates.pop()
     mixed, limit = False, _MIXING_LIMIT // width if alphabet <= _MIXING_ALPHABET else _MIXING_BYTES
-    if symbols.size <= limit:
+    if symbols.size <= limit and not quick:
         where = np.ones((symbols.size, 1), bool) if kept is None else kept
         stream = encoded(lambda coder: code_symbols(coder, symbols, where, alphabet, lag))
         mixed = symbols.size * width <= turns(len(stream))
         if mixed:
             candidates.append(Writer(_MIXING))
             candidates[-1].block(stream)
-    if worthwhile and not mixed:
+    if worthwhile and not mixed and not quick:
         candidates.append(Writer(_RANS))
         table = rans.frequencies(counts)
         rans.write_table(candidates[-1], table)
@@ -94,6 +98,7 @@ def decode(
         stream = reader.block(category)
         if count * width > turns(len(stream)):
             raise ArtifactError(f"{count} symbols in {len(stream)} bytes declared near offset {reader.offset}")
+        reader.work(count * width, "symbols")
         where = np.ones((count, 1), bool) if kept is None else kept
         symbols = decoded(stream, lambda coder: code_symbols(coder, None, where, alphabet, lag))
     else:

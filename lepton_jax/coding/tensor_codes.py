@@ -28,14 +28,14 @@ def encode(codes: np.ndarray, alphabet: int, shape: tuple[int, ...], hints: Hint
     top = int(np.bincount(codes, minlength=alphabet).argmax())
     kept = codes != top
     if not holes or not kept.any() or np.count_nonzero(kept) >= (1 - _HOLE_SHARE) * codes.size:
-        return symbols.encode(codes, alphabet, np.ones(matrix_shape(shape), bool))
+        return symbols.encode(codes, alphabet, np.ones(matrix_shape(shape), bool), quick=hints.quick)
     kept = kept.reshape(matrix_shape(shape))
     lag, writer = find_lag(kept), Writer(symbols.HOLES, bytes([top]))
     writer.number(lag)
     writer.put(sparse_index.encode(kept, lag, hints).data)
     rest = codes[kept.reshape(-1)]
     if alphabet > 2:
-        writer.put(symbols.encode(rest - (rest > top), alphabet - 1, kept, lag).data)
+        writer.put(symbols.encode(rest - (rest > top), alphabet - 1, kept, lag, quick=hints.quick).data)
     return min(symbols.encode_bits(codes, alphabet), writer, key=len)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.tables import table
 from lepton_jax.interchange import load_variables
 from lepton_jax.interchange.names import to_named
@@ -67,7 +68,14 @@ def comparison(differences: Sequence[Difference]) -> str:
     """Return a table of differences."""
     head = ("tensor", "shape", "dtype", "bytes A", "bytes B", "changed", "largest difference")
     rows = [
-        (one.name, _both(one.shapes), _both(one.dtypes), *one.bytes, f"{one.changed} of {one.size}", f"{one.largest:.6g}")
+        (
+            shown(one.name),
+            _both(one.shapes),
+            _both(one.dtypes),
+            *one.bytes,
+            f"{one.changed} of {one.size}",
+            f"{one.largest:.6g}",
+        )
         for one in differences
     ]
     return table([head, *rows], left=range(3))

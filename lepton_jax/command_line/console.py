@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lepton_jax.core.foreign_text import printable
+
 OK, DIFFERENT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -48,7 +50,7 @@ class Command:
     def __call__(self) -> int:
         """Print the answer, and return the exit code."""
         answer = self.answer()
-        print(as_json(answer.facts) if self.json else answer.text)
+        print(as_json(answer.facts) if self.json else printable(answer.text))
         return answer.code
 
 
@@ -61,7 +63,8 @@ def as_json(value: Any) -> str:
         "a": "inf"
       }
     """
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)  # JSON's own escapes
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,9 @@ from tyro.conf import Positional
 from lepton_jax.artifact import account, container
 from lepton_jax.artifact.reading import read_manifest
 from lepton_jax.command_line.console import Answer, Command
+from lepton_jax.core.foreign_text import shown
+
+_LONGEST = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class Inspect(Command):
         about |= {name: value for name, value in manifest.items() if name != "tree"}
         about["native"] = "native" in manifest  # there, it is a place in the file
         tensors = [_figures(tensor) for tensor in figures.tensors]
-        text = "\n".join([str(figures), *(f"{name}: {value}" for name, value in about.items())])
+        text = "\n".join([str(figures), *(f"{shown(name)}: {shown(value, _LONGEST)}" for name, value in about.items())])
         return Answer(_figures(figures) | {"tensors": tensors, "about": about}, text)
 
 

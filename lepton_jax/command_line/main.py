@@ -22,12 +22,14 @@ from lepton_jax.command_line.inspect import Inspect
 from lepton_jax.command_line.run import Run
 from lepton_jax.command_line.unpack import Unpack
 from lepton_jax.command_line.verify import Verify
+from lepton_jax.core.foreign_text import shown
 
 _DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert and run them.
 
 Exit codes: 0 all is well; 1 files differ or a file is damaged; 2 wrong usage, or a file cannot be found or written.
 Results go to the output stream, progress and errors to the error stream. `lepton COMMAND --help` shows examples."""
 
+_LONGEST_LINE = 4000
 _COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert)}
 
 
@@ -58,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ArtifactError as error:
         return _fail(str(error), WRONG_USAGE if isinstance(error.__cause__, OSError) else DIFFERENT)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         return _fail(str(error), WRONG_USAGE)
 
 
 def _fail(message: str, code: int) -> int:
-    head, *lines = [line.strip() for line in message.splitlines()]
-    print(f"lepton: {head} {'; '.join(lines)}".rstrip(), file=sys.stderr)
+    head, *lines = [line.strip() for line in message.split("\n")]
+    print(shown(f"lepton: {head} {'; '.join(lines)}".rstrip(), _LONGEST_LINE), file=sys.stderr)
     return code
 
 

@@ -16,6 +16,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.files import write_atomic
 from lepton_jax.core.tables import table
 from lepton_jax.interchange import save_npz
+from lepton_jax.interchange.npz import read_npy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Run(Command):
             raise ValueError(f"--output must be a .npy or .npz file; got {self.output}.")
 
     def answer(self) -> Answer:
-        outputs = self._outputs(load(self.file, progress=True), [_read(path) for path in self.input])
+        outputs = self._outputs(load(self.file, progress=True), [read_npy(path) for path in self.input])
         named = {path or "output": np.asarray(leaf) for path, leaf in paths.flatten(outputs).items()}
         if self.output is not None and self.output.suffix == ".npz":
             save_npz(self.output, outputs)
@@ -75,16 +76,6 @@ class Run(Command):
             for start in tqdm(starts, desc="run", unit="batch", disable=None)
         ]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of a plain array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} holds several arrays; give a .npy file for each input.")
-    return array
 
 
 def _describe(name: str, array: np.ndarray) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any, get_args
 import jax
 
 from lepton_jax.core.files import ArtifactError as ArtifactError
+from lepton_jax.core.foreign_text import printable
+
+_MOST_LINES, _LONGEST_LINE = 500, 2000
 
 
 class Problems(list[str]):
@@ -36,7 +39,9 @@ def collect(heading: str, kind: type[Exception] = ValueError) -> Iterator[Proble
     problems = Problems()
     yield problems
     if problems:
-        raise kind("\n  ".join([f"{heading}:", *problems]))
+        lines = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in problems[:_MOST_LINES]]
+        rest = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
+        raise kind(printable("\n  ".join([f"{heading}:", *lines, *rest])))
 
 
 def is_traced(value: Any) -> bool:

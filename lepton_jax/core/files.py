@@ -1,22 +1,57 @@
 """Writing files so that nothing is lost when it fails half-way, and reading them so that damage is named."""
 
 import contextlib
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
+from lepton_jax.core.foreign_text import printable
 from lepton_jax.core.locks import free, lock, unlock
 
 _PART = "lepton-part"
 """How the names of temporary files and folders end."""
+_LONGEST_MESSAGE = 4000
 
 
 class ArtifactError(ValueError):
-    """A file of ours that cannot be written, or is damaged, foreign or too new; says what and where."""
+    """A file that cannot be written, or is damaged, foreign or too new; says what and where.
+
+    What strangers wrote may be part of the message, so that of all its characters only those that show are kept as they are.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."))
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read bytes; never waits for what is no file.
+
+    Raises:
+      OSError: as `open`.
+      ArtifactError: for a folder, a pipe, a device or a socket.
+
+    Example:
+      >>> open_file(".")
+      Traceback (most recent call last):
+      ...
+      lepton_jax.core.files.ArtifactError: . is a folder; give a file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+            raise ArtifactError(f"{os.fspath(path)} is {what}; give a file.") from OSError(errno.EINVAL, "no file", path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:

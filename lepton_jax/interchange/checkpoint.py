@@ -27,7 +27,8 @@ def load_variables(path: str | os.PathLike[str], template: PyTree | None = None)
       the dense variables.
 
     Raises:
-      ValueError: for another name, or a file that cannot be read; says why.
+      ValueError: for another name, or a file that is damaged or no such file; says why.
+      OSError: if it cannot be read.
 
     Example:
       >>> load_variables("weights.pt")

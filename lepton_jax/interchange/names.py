@@ -6,21 +6,24 @@ text, which a file keeps in its own way; a file without one comes back as nested
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from lepton_jax.artifact import structure
 from lepton_jax.core import paths
-from lepton_jax.core.errors import collect
+from lepton_jax.core.errors import ArtifactError, collect
+from lepton_jax.core.foreign_text import printable, shown
 from lepton_jax.core.packed import is_packed, unpack
 from lepton_jax.core.typing import PyTree
 
+_CHUNK = 1 << 20
 _ROOT = "array"  # the name of a tree that is one leaf
+_KEYS = {"threefry2x32": (2,), "rbg": (4,), "unsafe_rbg": (4,)}  # and their words
 _NUMBERS = {"bool": bool, "int": int, "float": float, "complex": complex}
 
 
@@ -47,7 +50,9 @@ def to_named(tree: PyTree) -> tuple[dict[str, np.ndarray], str]:
         def leaf_text(path: str, leaf: Any) -> str:
             name = path or _ROOT
             if name in arrays:
-                problems.append(f"{name}: two leaves of this name; rename keys that contain '/'")
+                problems.append(f"{shown(name)}: two leaves of this name; rename keys that contain '/'")
+            if _leads_elsewhere(name):
+                problems.append(f"{shown(name)}: a name of a place outside, or with a character 0; rename the key")
             array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
             if array.dtype.hasobject or array.dtype.kind in "SU":
                 problems.append(f"{name}: must be an array or a number; got {type(leaf).__name__}")
@@ -85,10 +90,10 @@ def from_named(arrays: Mapping[str, np.ndarray], text: str | None) -> PyTree:
         node = json.loads(text)
         wanted = [leaf.partition(":") for _, leaf in structure.leaf_texts(node)]
         with collect("the file's structure does not fit its arrays") as problems:
-            problems.extend(f"{name}: missing" for _, _, name in wanted if name not in arrays)
+            problems.extend(f"{shown(name)}: missing" for _, _, name in wanted if name not in arrays)
         return structure.rebuild(node, iter([_restored(kind, arrays[name]) for kind, _, name in wanted]))
-    except (json.JSONDecodeError, RecursionError, TypeError) as error:
-        raise ValueError(f"the file's structure is damaged: {error}") from error
+    except (json.JSONDecodeError, RecursionError, TypeError, OverflowError, AttributeError) as error:
+        raise ArtifactError(f"the file's structure is damaged: {error}") from error
 
 
 def fit_template(arrays: Mapping[str, np.ndarray], template: PyTree, where: str | os.PathLike[str]) -> PyTree:
@@ -125,8 +130,13 @@ def fit_template(arrays: Mapping[str, np.ndarray], template: PyTree, where: str 
             elif needed != found:
                 problems.append(f"{name}: needs {needed}, the file has {found}")
         unknown = {name: array for name, array in arrays.items() if name not in wanted}
-        problems.extend(f"{name}: {_described(array)} in the file, not asked for" for name, array in unknown.items())
+        problems.extend(f"{shown(name)}: {_described(array)} in the file, not asked for" for name, array in unknown.items())
     return paths.replace(template, {path: _restored(_kind(x), arrays[path or _ROOT]) for path, x in leaves.items()}, is_packed)
+
+
+def _leads_elsewhere(name: str) -> bool:
+    """Whether a program that unpacks an archive of this name might write to another place than it was told."""
+    return "\0" in name or name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/")
 
 
 def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,14 +159,52 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def named_dtype(name: str) -> np.dtype:
-    """Return the dtype of a name, those of `ml_dtypes` included.
+def check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Raise an `ArtifactError` unless the flags among a file's arrays are 0 or 1, and no name has a character 0."""
+    for name, array in arrays.items():
+        if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+            raise ArtifactError(f"{where}: {shown(name)}: a flag is neither 0 nor 1")
+        if "\0" in name:
+            raise ArtifactError(f"{where}: {shown(name)}: a name may have no character 0; rename it")
+
+
+def fill(file: Any, dtype: np.dtype, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """Read an array's bytes into it.
+
+    Args:
+      file: where they come next.
+      dtype, shape: of the array; the caller has made sure that the file may hold so much.
+      where: what it is, for the message.
+
+    Raises:
+      ValueError: if the bytes end before.
+    """
+    array = np.empty(shape, dtype)
+    flat: Any = array.reshape(-1).view(np.uint8)
+    view, done = memoryview(flat), 0
+    while done < len(view):
+        count = file.readinto(view[done : done + _CHUNK])
+        if not count:
+            raise ValueError(f"{where} ends after {done} of {len(view)} bytes")
+        done += count
+    return array
+
+
+@contextmanager
+def foreign(what: str, kind: type[ValueError] = ArtifactError) -> Iterator[None]:
+    """Turn whatever a reader of foreign bytes raises into an error of one kind, whose message begins by `what`.
 
     Example:
-      >>> named_dtype("bfloat16").itemsize
-      2
+      >>> with foreign("w.npz is no npz file"):
+      ...     raise RuntimeError("Bad magic number")
+      Traceback (most recent call last):
+      ...
+      lepton_jax.core.files.ArtifactError: w.npz is no npz file: Bad magic number
     """
-    return np.dtype(getattr(ml_dtypes, name, None) or name)
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{what}: {printable(str(error)) or type(error).__name__}") from error
 
 
 def _is_key(leaf: Any) -> bool:
@@ -173,6 +221,8 @@ def _kind(leaf: Any) -> str:
 def _restored(kind: str, array: np.ndarray) -> Any:
     """The leaf of this kind that became the array."""
     if kind.startswith("key "):
+        if array.dtype != np.uint32 or array.shape[-1:] != _KEYS.get(kind[4:]):
+            raise ValueError(f"the file's structure is damaged: {array.dtype}{list(array.shape)} is no {shown(kind, 40)}")
         return jax.random.wrap_key_data(jnp.asarray(array), impl=kind[4:])
     if not kind:
         return array

@@ -1,18 +1,31 @@
 """Npz: numpy's own archive of named arrays, read without pickle."""
 
+from __future__ import annotations
+
+import ast
 import io
 import json
+import math
 import os
 import zipfile
 from typing import Any
 
 import numpy as np
 
-from lepton_jax.core.files import write_atomic
+from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.core.files import ArtifactError, open_file, write_atomic
+from lepton_jax.core.foreign_json import parse_json
+from lepton_jax.core.foreign_text import shown
+from lepton_jax.core.limits import Allowance
 from lepton_jax.core.typing import PyTree
-from lepton_jax.interchange.names import as_tree, named_dtype, to_named
+from lepton_jax.interchange.names import as_tree, check_arrays, fill, foreign, to_named
 
 _ABOUT = "__lepton__"
+_MAGIC = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4, b"\x93NUMPY\x03\x00": 4}
+"""The beginnings of an entry, and how many bytes the length of its header has."""
+_LONGEST_HEADER = 4096
+_PLAIN = {"b1", "c8", "c16", "f2", "f4", "f8"} | {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
+_ENCRYPTED = 1
 
 
 def save_npz(path: str | os.PathLike[str], tree: PyTree) -> None:
@@ -26,7 +39,7 @@ def save_npz(path: str | os.PathLike[str], tree: PyTree) -> None:
       tree: any tree of arrays, numbers and random keys.
 
     Raises:
-      ValueError: for leaves that are no arrays; names each.
+      ValueError: for leaves that are no arrays, or names that as files would lie elsewhere; names each.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -61,7 +74,9 @@ def load_npz(path: str | os.PathLike[str], template: PyTree | None = None) -> Py
       With a template, a tree of its structure.
 
     Raises:
-      ValueError: if the file is damaged or holds Python objects, or not the template's names, shapes and dtypes.
+      ValueError: if the file is damaged or holds anything but arrays of numbers, asks for more memory than its size allows, or
+        holds not the template's names, shapes and dtypes; names file and entry.
+      OSError: if it cannot be read.
 
     Example:
       >>> load_npz("absent.npz")
@@ -76,34 +91,130 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], st
     """Return ``({name: array}, structure or None)``.
 
     Raises:
-      ValueError: if the file is no npz file, is damaged or holds Python objects.
+      ValueError: as `load_npz`.
     """
     name = os.fspath(path)
-    with open(path, "rb") as file:  # numpy leaves its own open when a file is damaged
-        try:
-            archive = np.load(file, allow_pickle=False)
-            arrays = {key: archive[key] for key in archive.files} if isinstance(archive, np.lib.npyio.NpzFile) else None
-        except (ValueError, EOFError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{name} is no whole npz file of plain arrays: {error}") from error
-    if arrays is None:
-        raise ValueError(f"{name} is no npz file but a single array (.npy).")
+    with open_file(path) as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise ArtifactError(f"{name} is no npz file but a single array (.npy).")
+        allowance = Allowance(os.fstat(file.fileno()).st_size)
+        with foreign(f"{name} is no whole npz file of plain arrays"), zipfile.ZipFile(file) as archive:
+            entries = _entries(archive, allowance)
+            arrays = {}
+            for key, entry in entries.items():
+                with archive.open(entry) as part:
+                    arrays[key] = _read_array(part, entry.file_size, f"the entry {shown(key)}")
     text, dtypes = _about(arrays.pop(_ABOUT, None), name)
     for key in dtypes.keys() & arrays.keys():
-        dtype = named_dtype(dtypes[key])
-        if dtype.hasobject or dtype.itemsize != arrays[key].dtype.itemsize:
-            raise ValueError(f"{name}: {key}: {arrays[key].dtype} cannot be read as {dtype}.")
+        dtype = dtype_of(dtypes[key])
+        if dtype.itemsize != arrays[key].dtype.itemsize:
+            raise ArtifactError(f"{name}: {shown(key)}: {arrays[key].dtype} cannot be read as {dtype}.")
         arrays[key] = arrays[key].view(dtype)
+    check_arrays(arrays, name)
     return arrays, text
 
 
-def _about(entry: Any, name: str) -> tuple[str | None, dict[str, str]]:
+def _entries(archive: zipfile.ZipFile, allowance: Allowance) -> dict[str, zipfile.ZipInfo]:
+    """The entries by the names of their arrays; all that can be wrong without reading one is checked.
+
+    Raises:
+      ValueError: for two of one name, and for what is no array, or is coded in a way that numpy never does.
+    """
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        key = entry.filename.removesuffix(".npy")
+        if key == entry.filename:
+            raise ValueError(f"the entry {shown(entry.filename)} is no array (.npy); remove it")
+        if key in entries:
+            raise ValueError(f"two entries are called {shown(key)}; rename one")
+        if entry.orig_filename != entry.filename:
+            raise ValueError(f"the entry {shown(entry.orig_filename)} has a character that no name may have; rename it")
+        if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"the entry {shown(key)} is encrypted or not of deflate; write it by numpy.savez")
+        allowance.memory(entry.file_size, f"the entry {shown(key)}")
+        allowance.work(8, "entries")
+        entries[key] = entry
+    return entries
+
+
+def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a single array of numbers (``.npy``).
+
+    Raises:
+      ValueError: if it is none, or damaged.
+      OSError: if it cannot be read.
+
+    Example:
+      >>> read_npy("absent.npy")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: [Errno 2] No such file or directory: 'absent.npy'
+    """
+    with open_file(path) as file:
+        if file.read(2) == b"PK":
+            raise ValueError(f"{os.fspath(path)} holds several arrays; give a .npy file for each input.")
+        file.seek(0)
+        with foreign(f"{os.fspath(path)} is no .npy file of a plain array", ValueError):
+            return _read_array(file, os.fstat(file.fileno()).st_size, "the file")
+
+
+def _read_array(file: Any, size: int, where: str) -> np.ndarray:
+    """Read one array: its header first, which must agree with the size of it all before room is taken.
+
+    Raises:
+      ValueError: if it is no array of plain numbers.
+    """
+    width = _MAGIC.get(file.read(8), 0)
+    length = int.from_bytes(_exactly(file, width, where), "little") if width else 0
+    if not 0 < length <= _LONGEST_HEADER:
+        raise ValueError(f"{where} begins like no array; write it by numpy.save")
+    dtype, fortran, shape = _header(_exactly(file, length, where), where)
+    wanted, there = math.prod(shape) * dtype.itemsize, size - 8 - width - length
+    if wanted != there:
+        raise ValueError(f"{where} declares {dtype}{list(shape)}, {wanted} bytes, and has {there}")
+    array = fill(file, dtype, shape[::-1] if fortran else shape, where)
+    if file.read(1):  # which has an archive's checksum compared, too
+        raise ValueError(f"{where} has more bytes than it declares")
+    array = array.transpose() if fortran else array
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _exactly(file: Any, count: int, where: str) -> bytes:
+    data = file.read(count)
+    if len(data) != count:
+        raise ValueError(f"{where} ends within its header")
+    return data
+
+
+def _header(text: bytes, where: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
+    """Dtype, order and shape of an array.
+
+    Raises:
+      ValueError: if they are not those of plain numbers.
+    """
+    try:
+        about = ast.literal_eval(text.decode("latin1").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{where} has a damaged header") from error
+    if not isinstance(about, dict) or about.keys() != {"descr", "fortran_order", "shape"}:
+        raise ValueError(f"{where} has a damaged header")
+    descr, fortran, shape = about["descr"], about["fortran_order"], about["shape"]
+    if not isinstance(descr, str) or descr.lstrip("<>|=") not in _PLAIN or len(descr) > 4:
+        raise ValueError(f"{where} is of {shown(descr, 40)}, not of numbers that numpy names; convert it")
+    good = isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
+    if type(fortran) is not bool or not good or math.prod(max(n, 1) for n in shape) >= 1 << 56:
+        raise ValueError(f"{where} has a shape that is not possible: {shown(shape, 60)}")
+    return np.dtype(descr), fortran, shape
+
+
+def _about(entry: np.ndarray | None, name: str) -> tuple[str | None, dict[str, str]]:
     if entry is None:
         return None, {}
-    try:
-        about = json.loads(entry.tobytes())
-        return about["structure"], dict(about["dtypes"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{name}: its entry {_ABOUT} is damaged: {error}") from error
+    about = parse_json(entry.tobytes(), f"{name}: its entry {_ABOUT}")
+    text, dtypes = about.get("structure"), about.get("dtypes")
+    if not isinstance(text, str) or not isinstance(dtypes, dict) or not all(isinstance(n, str) for n in dtypes.values()):
+        raise ArtifactError(f"{name}: its entry {_ABOUT} is damaged: no structure and dtypes in it")
+    return text, dtypes
 
 
 def _is_foreign(dtype: np.dtype) -> bool:

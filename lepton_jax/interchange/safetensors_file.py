@@ -1,15 +1,23 @@
 """Safetensors: named arrays in one file, read without executing anything."""
 
+from __future__ import annotations
+
+import math
 import os
-from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from lepton_jax.core.files import write_atomic
+from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.core.files import ArtifactError, open_file, write_atomic
+from lepton_jax.core.foreign_json import parse_json
+from lepton_jax.core.foreign_text import shown
+from lepton_jax.core.limits import Allowance
 from lepton_jax.core.typing import PyTree
-from lepton_jax.interchange.names import as_tree, named_dtype, to_named
+from lepton_jax.interchange.names import as_tree, check_arrays, fill, foreign, to_named
 
 _STRUCTURE = "lepton_structure"
+_PREFIX, _MAX_AXES = 8, 32
 # The format's names of what numpy or ml_dtypes can hold.
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -67,7 +75,8 @@ def load_safetensors(path: str | os.PathLike[str], template: PyTree | None = Non
       With a template, a tree of its structure.
 
     Raises:
-      ValueError: if the file is damaged, or does not hold the template's names, shapes and dtypes.
+      ValueError: if the file is damaged, or does not hold the template's names, shapes and dtypes; names file and tensor.
+      OSError: if it cannot be read.
 
     Example:
       >>> load_safetensors("absent.safetensors")
@@ -82,21 +91,75 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], st
     """Return ``({name: array}, structure or None)``.
 
     Raises:
-      ValueError: if the file is no safetensors file, or has a dtype that numpy lacks.
+      ValueError: as `load_safetensors`.
     """
-    from safetensors import SafetensorError, deserialize, safe_open
-
-    data = Path(path).read_bytes()
-    try:
-        tensors = deserialize(data)
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is no whole safetensors file: {error}") from error
-    lacking = [f"{name}: {about['dtype']}" for name, about in tensors if about["dtype"] not in _DTYPES]
-    if lacking:
-        raise ValueError(f"{os.fspath(path)}: numpy has no such dtypes: {', '.join(lacking)}. Convert them first.")
-    arrays: dict[str, np.ndarray] = {}
-    for name, about in sorted(tensors, key=lambda tensor: tensor[0]):
-        arrays[name] = np.frombuffer(about["data"], named_dtype(_DTYPES[about["dtype"]])).reshape(about["shape"])
+    name = os.fspath(path)
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        with foreign(f"{name} is no whole safetensors file"):
+            length = int.from_bytes(file.read(_PREFIX), "little")
+            if not 2 <= length <= size - _PREFIX:
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = parse_json(file.read(length), "its header")
+            metadata = header.pop("__metadata__", None) or {}
+            if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError("its metadata are no texts by names")
+            Allowance(size).work(8 * len(header), "tensors")
+            tensors = [_Tensor.of(key, entry) for key, entry in header.items()]
+        lacking = [f"{shown(one.name)}: {shown(one.dtype, 40)}" for one in tensors if one.dtype not in _DTYPES]
+        if lacking:
+            raise ArtifactError(f"{name}: numpy has no such dtypes: {', '.join(lacking)}. Convert them first.")
+        arrays, end = {}, 0
+        with foreign(f"{name} is no whole safetensors file"):
+            for one in sorted(tensors, key=lambda one: (one.begin, one.end)):
+                if one.begin != end:
+                    raise ValueError(f"the tensor {shown(one.name)} begins at {one.begin}, the one before ends at {end}")
+                end = one.end
+            if end != size - _PREFIX - length:
+                raise ValueError(f"its tensors end at {end}, its bytes at {size - _PREFIX - length}")
+            for one in sorted(tensors, key=lambda one: one.name):
+                file.seek(_PREFIX + length + one.begin)
+                arrays[one.name] = one.read(file)
+    check_arrays(arrays, name)
     return arrays, metadata.get(_STRUCTURE)
+
+
+class _Tensor(NamedTuple):
+    """What the header says of one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @classmethod
+    def of(cls, name: str, entry: Any) -> _Tensor:
+        """Read an entry of the header.
+
+        Raises:
+          ValueError: if it describes no tensor.
+        """
+        wrong = ValueError(f"the tensor {shown(name)} is described by {shown(entry, 80)}")
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise wrong
+        dtype, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(places, list) or len(places) != 2:
+            raise wrong
+        if len(shape) > _MAX_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, *places)):
+            raise wrong
+        if math.prod(max(n, 1) for n in shape) >= 1 << 56 or places[0] > places[1]:
+            raise wrong
+        return cls(name, dtype, tuple(shape), *places)
+
+    def read(self, file: BinaryIO) -> np.ndarray:
+        """Read the tensor, where the file stands.
+
+        Raises:
+          ValueError: if it has another size than its shape and dtype say.
+        """
+        dtype = dtype_of(_DTYPES[self.dtype])
+        wanted = math.prod(self.shape) * dtype.itemsize
+        if wanted != self.end - self.begin:
+            raise ValueError(f"the tensor {shown(self.name)} of {wanted} bytes has {self.end - self.begin}")
+        return fill(file, dtype, self.shape, f"the tensor {shown(self.name)}")

@@ -19,6 +19,7 @@ from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.coding.sparse_index import Hints, matrix_shape
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.packed import Coded, kinds
 
 PLAIN = {"": "array", "k": "key"}
@@ -91,13 +92,13 @@ def parse_spec(text: str) -> Spec:
         spec = Spec(kind, tuple(int(n) for n in numbers.split(",") if n), shape, dtype)
         known = Coded if kind in PLAIN else letters()[kind]
     except (ValueError, KeyError) as error:
-        raise ArtifactError(f"{text!r} does not describe a leaf; a newer version may read it") from error
+        raise ArtifactError(f"{shown(text)!r} does not describe a leaf; a newer version may read it") from error
     if len(parts) > 2 or min(shape, default=0) < 0 or len(shape) > _MAX_AXES:
-        raise ArtifactError(f"{text!r} does not describe a leaf")
+        raise ArtifactError(f"{shown(text)!r} does not describe a leaf")
     try:
         known.check_numbers(kind, spec.numbers)
     except ArtifactError as error:
-        raise ArtifactError(f"{text!r} does not describe a leaf: {error}") from error
+        raise ArtifactError(f"{shown(text)!r} does not describe a leaf: {error}") from error
     if kind != "k":
         arrays.dtype_of(dtype)
     return spec
@@ -156,6 +157,7 @@ def take_array(reader: Reader, limit: int, hints: Hints, category: str) -> Any:
         raise ArtifactError(
             f"an array of shape {shape} declared near offset {reader.offset}; at most {limit} bytes are allowed"
         )
+    reader.memory(_room(shape, dtype.itemsize), f"an array of shape {shape}")
     return take_values(reader, dtype, shape, hints, category)[1]
 
 

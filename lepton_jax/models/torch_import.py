@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
+from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.interchange import npz, safetensors_file
 from lepton_jax.models.resnet import ResNet
@@ -55,15 +56,18 @@ def load_torch_resnet(path: str | os.PathLike[str], module: ResNet | ResNetCifar
     Source: names are those of torchvision.models.resnet, which the CIFAR networks of Y. Idelbayev ("akamaster") follow.
     """
     read = safetensors_file.read_arrays if os.fspath(path).endswith(".safetensors") else npz.read_arrays
-    arrays = {_common(name): array for name, array in read(path)[0].items() if not name.endswith("num_batches_tracked")}
+    given = {name: array for name, array in read(path)[0].items() if not name.endswith("num_batches_tracked")}
+    arrays = {_common(name): array for name, array in given.items()}
     template = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 32, 32, _IMAGE)))
     leaves = paths.flatten(template)
     found: dict[Path, np.ndarray] = {}
     names = torch_names(module)
     kind = f"{type(module).__name__} of this size"
     with collect(f"{os.fspath(path)} is not a {kind} under PyTorch's names") as problems:
+        if len(arrays) != len(given):
+            problems.append(f"{len(given) - len(arrays)} of its names differ from others by no more than a prefix; remove them")
         problems.extend(f"{name}: missing" for name in names if name not in arrays)
-        problems.extend(f"{name}: unknown" for name in arrays if name not in names)
+        problems.extend(f"{shown(name)}: unknown" for name in arrays if name not in names)
         for name, leaf_path in names.items():
             if name not in arrays:
                 continue

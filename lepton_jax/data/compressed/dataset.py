@@ -18,14 +18,15 @@ from tqdm.auto import tqdm
 
 from lepton_jax.coding.streams import Reader
 from lepton_jax.core.errors import ArtifactError, check_whole
-from lepton_jax.data.compressed import lossless, patch_pca
+from lepton_jax.core.files import open_file
+from lepton_jax.core.foreign_text import shown
+from lepton_jax.core.limits import Allowance, most_bytes
 from lepton_jax.data.compressed.head import PREFIX, Column, head_size, parse
 from lepton_jax.data.compressed.report import ArrayReport, Report
 
-# What a small stream may unfold to; beyond it, a stream may unfold to this many times its size.
-_FREE_BYTES = 1 << 26
-_MAX_EXPANSION = 1 << 11
 _TIMED_BLOCKS = 16
+# What a whole set may take at least; a block of it may take `most_bytes`.
+_FREE_BYTES = 1 << 26
 
 
 class CompressedDataset:
@@ -54,7 +55,7 @@ class CompressedDataset:
         self.path = os.path.abspath(os.fspath(path))
         self._cached_blocks = cached_blocks
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
                 size = os.fstat(file.fileno()).st_size
                 begin = file.read(PREFIX)
                 start = begin + file.read(head_size(begin, size, self.path) - len(begin))
@@ -118,7 +119,7 @@ class CompressedDataset:
           ArtifactError: if a block is damaged, or the set is larger.
         """
         wanted = sum(column.raw_bytes for column in self._head.columns)
-        limit = max(_FREE_BYTES, _MAX_EXPANSION * self._starts[-1]) if max_bytes is None else max_bytes
+        limit = max(_FREE_BYTES, most_bytes(self._starts[-1])) if max_bytes is None else max_bytes
         if wanted > limit:
             raise ArtifactError(f"{self.path}: {wanted} bytes declared, more than {limit}; if you trust it, give max_bytes")
         out = {column.name: np.empty(column.shape, column.dtype) for column in self._head.columns}
@@ -178,16 +179,17 @@ class CompressedDataset:
         """Decode one block of every array; not to be written to, since it is kept."""
         first, out = number * len(self._head.columns), {}
         rows = min(self._head.rows, len(self) - number * self._head.rows)
+        allowance = Allowance(self._starts[first + len(self._head.columns)] - self._starts[first])
         for at, column in enumerate(self._head.columns):
-            where = f"{self.path}: block {number} of {column.name} at offset {self._starts[first + at]}"
+            where = f"{self.path}: block {number} of {shown(column.name)} at offset {self._starts[first + at]}"
             stream = self._file[self._starts[first + at] : self._starts[first + at + 1]]
             if zlib.crc32(stream) != column.checksums[number]:
                 raise ArtifactError(f"{where}: damaged: wrong checksum")
             try:
-                out[column.name] = _decode_column(Reader(stream, self._starts[first + at]), column, rows)
+                out[column.name] = column.decode(Reader(stream, self._starts[first + at], allowance=allowance), rows)
             except ArtifactError as error:
                 raise ArtifactError(f"{where}: {error}") from error
-            except (ValueError, IndexError, OverflowError, TypeError) as error:
+            except (ValueError, IndexError, OverflowError, TypeError, MemoryError) as error:
                 raise ArtifactError(f"{where}: damaged: {error}") from error
             out[column.name].flags.writeable = False
         return out
@@ -208,23 +210,9 @@ def open_dataset(path: str | os.PathLike[str], *, cached_blocks: int = 1) -> Com
       >>> open_dataset("nowhere.lepd")
       Traceback (most recent call last):
       ...
-      lepton_jax.core.errors.ArtifactError: cannot read ...nowhere.lepd: No such file or directory
+      lepton_jax.core.files.ArtifactError: cannot read ...nowhere.lepd: No such file or directory
     """
     return CompressedDataset(path, cached_blocks)
-
-
-def _decode_column(reader: Reader, column: Column, rows: int) -> np.ndarray:
-    shape = (rows, *column.shape[1:])
-    wanted, limit = math.prod(shape) * column.dtype.itemsize, max(_FREE_BYTES, _MAX_EXPANSION * reader.left)
-    if wanted > limit:
-        raise ArtifactError(f"declares {wanted} bytes, more than the {limit} allowed for {reader.left} stored bytes")
-    if column.basis is None:
-        array = lossless.decode(reader, shape, column.dtype)
-    else:
-        array = patch_pca.decode(reader, shape, column.dtype, column.basis)
-    if reader.left:
-        raise ArtifactError(f"{reader.left} bytes belong to no example")
-    return array
 
 
 def _entry(column: Column) -> ArrayReport:

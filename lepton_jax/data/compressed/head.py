@@ -23,12 +23,16 @@ from lepton_jax.artifact import container
 from lepton_jax.coding.arrays import dtype_of
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.core.errors import ArtifactError
-from lepton_jax.data.compressed import patch_pca
+from lepton_jax.core.foreign_json import parse_json
+from lepton_jax.core.foreign_text import shown
+from lepton_jax.core.limits import Allowance
+from lepton_jax.data.compressed import lossless, patch_pca
 
 MAGIC = b"\x93LPD"
 MAJOR, MINOR = 1, 0
 PREFIX = 10
 KINDS = ("lossless", "patch_pca")
+_MAX_AXES = 32
 
 
 class Column(NamedTuple):
@@ -58,6 +62,22 @@ class Column(NamedTuple):
     def raw_bytes(self) -> int:
         """Bytes in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def decode(self, reader: Reader, rows: int) -> np.ndarray:
+        """Read the stream of a block of so many examples.
+
+        Raises:
+          ArtifactError: if it does not hold them, or asks for more than the reader allows.
+        """
+        shape = (rows, *self.shape[1:])
+        reader.memory(math.prod(shape) * self.dtype.itemsize, f"{rows} examples of shape {self.shape[1:]}")
+        if self.basis is None:
+            array = lossless.decode(reader, shape, self.dtype)
+        else:
+            array = patch_pca.decode(reader, shape, self.dtype, self.basis)
+        if reader.left:
+            raise ArtifactError(f"{reader.left} bytes belong to no example")
+        return array
 
 
 class Head(NamedTuple):
@@ -129,19 +149,23 @@ def parse(start: bytes, file_size: int, name: str) -> Head:
       ArtifactError: for a foreign, newer, truncated or damaged file.
     """
     parsed = container.parse(start[PREFIX:], f"{name}: the head")
-    try:
-        manifest = json.loads(parsed.sections["manifest"].data)
-        count, rows, arrays = manifest["examples"], manifest["block"], dict(manifest["arrays"])
-        meta = dict(manifest.get("meta", {}))
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{name}: damaged: the manifest does not describe a data set: {error!r}") from error
-    if not all(isinstance(n, int) and 0 <= n < 1 << 48 for n in (count, rows)) or not rows:
-        raise ArtifactError(f"{name}: damaged: {count!r} examples in blocks of {rows!r}")
+    manifest = parse_json(parsed.sections["manifest"].data, f"{name}: damaged: the manifest")
+    missing = [key for key in ("examples", "block", "arrays") if key not in manifest]
+    if missing:
+        raise ArtifactError(f"{name}: damaged: the manifest does not describe a data set: {', '.join(missing)} missing")
+    count, rows, arrays, meta = manifest["examples"], manifest["block"], manifest["arrays"], manifest.get("meta", {})
+    if not isinstance(arrays, dict) or not isinstance(meta, dict):
+        raise ArtifactError(f"{name}: damaged: the manifest's arrays and meta must be objects")
+    if not all(type(n) is int and 0 <= n < 1 << 48 for n in (count, rows)) or not rows:
+        raise ArtifactError(f"{name}: damaged: {shown(count)} examples in blocks of {shown(rows)}")
     section = parsed.sections["tensors"]
-    reader, blocks = Reader(section.data, PREFIX + section.offset), -(-count // rows)
+    if section.stored != len(section.data):
+        raise ArtifactError(f"{name}: damaged: an index of {len(section.data)} bytes in {section.stored}")
+    allowance = Allowance(file_size)
+    reader, blocks = Reader(section.data, PREFIX + section.offset, allowance=allowance), -(-count // rows)
     if blocks * max(len(arrays), 1) > len(section.data):
         raise ArtifactError(f"{name}: damaged: {blocks} blocks declared, more than the index has bytes")
-    columns = tuple(_column(reader, key, entry, count, blocks, name) for key, entry in arrays.items())
+    columns = tuple(_column(reader, allowance, key, entry, count, blocks, name) for key, entry in arrays.items())
     declared = len(start) + sum(sum(column.sizes) for column in columns)
     if reader.left or declared != file_size:
         what = "truncated" if declared > file_size else "damaged"
@@ -167,26 +191,45 @@ def head_size(prefix: bytes, file_size: int, name: str) -> int:
     return size
 
 
-def _column(reader: Reader, key: str, entry: Any, count: int, blocks: int, name: str) -> Column:
+def _column(reader: Reader, allowance: Allowance, key: str, entry: Any, count: int, blocks: int, name: str) -> Column:
+    where = f"{name}: array {shown(key)}"
     try:
         kind, item = KINDS.index(entry["codec"]), tuple(entry["shape"])
         dtype = dtype_of(entry["dtype"])
-        figures = {field: entry[field] for field in ("mse", "psnr", "kept", "chosen") if field in entry}
+        figures = _figures(entry)
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{name}: array {key}: damaged, or of a newer version: {error}") from error
-    if not all(isinstance(n, int) and 0 <= n < 1 << 40 for n in item) or math.prod(item) >= 1 << 40:
-        raise ArtifactError(f"{name}: array {key}: examples of shape {item} are not possible")
+        raise ArtifactError(f"{where}: damaged, or of a newer version: {shown(error)}") from error
+    # An axis of length 0 makes no array of any size possible.
+    known = len(item) < _MAX_AXES and all(type(n) is int and 0 <= n < 1 << 40 for n in item)
+    if not known or max(count, 1) * math.prod(max(n, 1) for n in item) >= 1 << 56:
+        raise ArtifactError(f"{where}: {count} examples of shape {shown(item)} are not possible")
     basis = None
     try:
         shared = reader.block()
         if kind:
             if len(item) != 3 or not math.prod(item):
                 raise ArtifactError(f"examples of shape {item} have no patches")
-            basis = patch_pca.read_basis(Reader(shared, reader.offset - len(shared)), item[2])
+            if dtype.kind not in "iuf":
+                raise ArtifactError(f"examples of {dtype} have no patches")
+            basis = patch_pca.read_basis(Reader(shared, reader.offset - len(shared), allowance=allowance), item[2])
         sizes, checksums = [], []
         for _ in range(blocks):
             sizes.append(reader.number())
             checksums.append(int.from_bytes(reader.take(4), "little"))
     except ArtifactError as error:
-        raise ArtifactError(f"{name}: array {key}: {error}") from error
+        raise ArtifactError(f"{where}: {error}") from error
     return Column(key, dtype, (count, *item), basis, tuple(sizes), tuple(checksums), len(shared), figures)
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the report.
+
+    Raises:
+      ValueError: if they are none.
+    """
+    figures = {field: entry[field] for field in ("mse", "psnr", "kept", "chosen") if field in entry}
+    for field, value in figures.items():
+        good = isinstance(value, dict) and all(type(n) is int for n in value.values()) if field == "chosen" else False
+        if not good and (field == "chosen" or type(value) not in (int, float, type(None))):
+            raise ValueError(f"its figure {field} is {shown(value)}")
+    return {field: value for field, value in figures.items() if value is not None}

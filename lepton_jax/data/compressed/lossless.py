@@ -83,6 +83,12 @@ def encode(block: np.ndarray, codec: Lossless) -> Coded:
     return min(streams, key=lambda one: len(one.data))
 
 
+def encode_plainly(block: np.ndarray) -> Coded:
+    """Code a block by what is always quick to decode, without prediction."""
+    bits = patterns(block)
+    return _lempel_ziv(filters.NONE, bits, fast=True) if block.size else Coded(b"", "empty")
+
+
 def decode(reader: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Read a block that `encode` wrote.
 
@@ -99,6 +105,7 @@ def decode(reader: Reader, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarra
     green, number = number & _GREEN, number & ~_GREEN
     if number >= len(filters.FILTERS) or (green and seen[3] != 3):
         raise ArtifactError(f"unknown filter {number} at offset {reader.offset - 1}; a newer version may read it")
+    reader.work(filters.work(number, seen), f"the filter {filters.FILTERS[number]}")
     layout = reader.coder(LAYOUTS, "values")
     if layout == _LEMPEL_ZIV:
         codec = reader.take(1)[0]

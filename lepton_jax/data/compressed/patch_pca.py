@@ -18,6 +18,8 @@ from lepton_jax.core.errors import ArtifactError, check_whole
 _MAX_LENGTH = 1 << 14
 # Patches by which the step is chosen.
 _SAMPLE = 1 << 14
+# Multiplications that take as long as a turn of a slow loop.
+_PRODUCTS_A_TURN = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,10 @@ def decode(reader: Reader, shape: tuple[int, ...], dtype: np.dtype, basis: Basis
       ArtifactError: if the stream does not hold them.
     """
     count = shape[0] * math.prod(-(-side // basis.patch) for side in shape[1:3])
+    rank, length = basis.components.shape
+    # Coefficients and patches, each in two stages of single precision; their product.
+    reader.memory(8 * count * (rank + length), f"{count} patches of {length} numbers, {rank} coefficients each,")
+    reader.work(count * rank * length // _PRODUCTS_A_TURN, f"{count} patches of {length} numbers")
     coefficients = np.empty((count, len(basis.components)), np.float32)
     for group in _groups(len(basis.components)):
         size = count * (group.stop - group.start)
@@ -222,6 +228,9 @@ def read_basis(reader: Reader, channels: int) -> Basis:
     if not 1 <= patch <= 64 or length != patch * patch * channels or length > _MAX_LENGTH or rank > length:
         raise ArtifactError(f"a basis of {rank} components for patches of {patch} pixels near offset {reader.offset}")
     step = float(np.frombuffer(reader.take(4), "<f4")[0])
+    if not (math.isfinite(step) and step > 0):
+        raise ArtifactError(f"a basis with steps of {step} near offset {reader.offset}")
+    reader.memory(8 * length * (rank + 1), f"a basis of {rank} components for patches of {length} numbers")
     codec = reader.take(1)[0]
     data = decompress(codec, reader.block("codebook"), 4 * length + 2 * length * rank)
     mean = np.frombuffer(data, "<f4", length)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from lepton_jax.core.foreign_text import printable, shown
 from lepton_jax.core.tables import table
 
 
@@ -83,13 +84,13 @@ class Report:
     def __str__(self) -> str:
         rows = [("array", "dtype", "shape", "raw bytes", "stored", "ratio", "MSE", "PSNR dB", "kept", "coded as (blocks)")]
         for a in self.arrays:
-            shown = "; ".join(f"{name} ({count})" for name, count in sorted(a.chosen.items(), key=lambda one: -one[1])[:3])
+            coded = "; ".join(f"{name} ({count})" for name, count in sorted(a.chosen.items(), key=lambda one: -one[1])[:3])
             sizes = (str(a.raw_bytes), str(a.stored_bytes), f"{a.ratio:.2f}x")
             errors = (f"{a.mse:.4g}", "-" if math.isinf(a.psnr) else f"{a.psnr:.2f}", f"{a.kept:.5f}")
-            rows.append((a.name, a.dtype, "x".join(map(str, a.shape)), *sizes, *errors, shown))
+            rows.append((shown(a.name, 40), a.dtype, "x".join(map(str, a.shape)), *sizes, *errors, coded))
         rows.append(("head", "", "", "", str(self.head_bytes), "", "", "", "", ""))
         rows.append(("file", "", "", str(self.raw_bytes), str(self.file_bytes), f"{self.ratio:.2f}x", "", "", "", ""))
         lines = [table(rows, left=(0, 1, 2, len(rows[0]) - 1))]
         if self.examples_per_second is not None:
             lines.append(f"decoded in order: {self.examples_per_second:.0f} examples a second")
-        return "\n".join(lines)
+        return printable("\n".join(lines))

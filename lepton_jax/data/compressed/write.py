@@ -16,7 +16,7 @@ from lepton_jax.coding.streams import Reader
 from lepton_jax.core.errors import ArtifactError, check_whole, collect
 from lepton_jax.core.files import write_atomic
 from lepton_jax.data.compressed import lossless, patch_pca
-from lepton_jax.data.compressed.head import Column, Head, build
+from lepton_jax.data.compressed.head import PREFIX, Column, Head, build, head_size, parse
 from lepton_jax.data.compressed.lossless import Lossless
 from lepton_jax.data.compressed.patch_pca import PatchPCA
 
@@ -72,7 +72,9 @@ def write_dataset(
         streams += [one.encode(part) for one in pending.values()]
     columns = tuple(one.column() for one in pending.values())
     shared = [b"" if one.basis is None else patch_pca.write_basis(one.basis) for one in pending.values()]
-    write_atomic(path, build(Head(columns, count, rows, dict(meta or {}), 0), streams, shared))
+    data = build(Head(columns, count, rows, dict(meta or {}), 0), streams, shared)
+    parse(data[: head_size(data[:PREFIX], len(data), os.fspath(path))], len(data), os.fspath(path))
+    write_atomic(path, data)
 
 
 def _check(arrays: Mapping[str, np.ndarray], codec: Lossless | PatchPCA) -> None:
@@ -121,13 +123,32 @@ class _Pending:
         block = self._array[part]
         if self.basis is None:
             coded = lossless.encode(block, self._codec)
+            try:
+                self._again(coded.data, block)
+            except ArtifactError:  # too slow to decode
+                coded = lossless.encode_plainly(block)
+                self._again(coded.data, block)
             self._chosen[coded.chosen] += 1
             return coded.data
         data = patch_pca.encode(block, self.basis)
         self._chosen[f"{len(self.basis.components)} components"] += 1
-        again = patch_pca.decode(Reader(data), block.shape, block.dtype, self.basis)
+        again = self._again(data, block)
         self._squares += float(np.square(again.astype(np.float64) - block.astype(np.float64)).sum())
         return data
+
+    def _again(self, data: bytes, block: np.ndarray) -> np.ndarray:
+        """Read a stream as it will be.
+
+        Raises:
+          ArtifactError: if it could not be.
+        """
+        column = Column(self._name, self._array.dtype, self._array.shape, self.basis, (), (), 0, {})
+        try:
+            return column.decode(Reader(data), len(block))
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"cannot write {self._name} in blocks of {len(block)}, give a smaller block: {error}"
+            ) from error
 
     def column(self) -> Column:
         """Return its description, once all blocks are coded."""
