@@ -20,11 +20,6 @@ from lepton_jax.core.limits import Allowance, most_turns
 from lepton_jax.core.packed import dense, is_packed, unpack
 from lepton_jax.core.typing import PyTree
 
-# What a leaf takes to read beside its streams, in turns of a slow loop.
-_TURNS_A_LEAF, _TURNS_A_PACKED_LEAF = 16, 64
-# What may be saved: anything, since whoever loads it may raise the limit.
-_ALL_BYTES = 1 << 62
-
 # What may be saved: anything, since whoever loads it may raise the limit.
 _ALL_BYTES = 1 << 62
 

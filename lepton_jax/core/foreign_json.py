@@ -9,7 +9,7 @@ from lepton_jax.core.files import ArtifactError
 from lepton_jax.core.foreign_text import shown
 
 
-def read_json(data: bytes | str, where: str) -> dict[str, Any]:
+def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     """Return the object that the text holds.
 
     Args:
@@ -20,7 +20,7 @@ def read_json(data: bytes | str, where: str) -> dict[str, Any]:
       ArtifactError: if it is no JSON object, has a key twice in one object, or a number that is not finite.
 
     Example:
-      >>> read_json(b'{"a": 1, "a": 2}', "x.json")
+      >>> parse_json(b'{"a": 1, "a": 2}', "x.json")
       Traceback (most recent call last):
       ...
       lepton_jax.core.files.ArtifactError: x.json is not JSON: a key stands twice in one object: a
