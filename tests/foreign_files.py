@@ -314,6 +314,7 @@ def attempt(kind: Kind, path: Path, errors: tuple[type[Exception], ...] = (Value
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ResourceWarning)
             found = kind.read(path)
     except errors as error:
         refused, text = True, str(error)

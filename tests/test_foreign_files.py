@@ -33,6 +33,7 @@ SLOW = {"orbax": 10, "torch": 3, "commands on npz": 3, "commands on safetensors"
 """By how many the files of slow readers are fewer."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # loops that orbax leaves when it fails
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_files(kind, tmp_path):
     outcomes = run(kind, range(max(CASES // SLOW.get(kind, 1), 1)), 1, tmp_path)

@@ -190,11 +190,14 @@ def decode(reader: Reader, shape: tuple[int, ...], dtype: np.dtype, basis: Basis
         folded = low | symbols.decode(reader, size, 256).astype(np.int32) << 8
         steps = np.where(folded & 1, -(folded >> 1) - 1, folded >> 1)
         coefficients[:, group] = steps.reshape(-1, count).T * np.float32(basis.step)
-    values = _images(coefficients @ basis.components.astype(np.float32) + basis.mean, shape, basis.patch)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max).astype(dtype)
-    return values.astype(dtype)
+    with np.errstate(all="ignore"):
+        values = _images(coefficients @ basis.components.astype(np.float32) + basis.mean, shape, basis.patch)
+        if not np.isfinite(values).all():
+            raise ArtifactError(f"numbers that are not finite near offset {reader.offset}")
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            return np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max).astype(dtype)
+        return values.astype(dtype)
 
 
 def _groups(rank: int) -> list[slice]:
