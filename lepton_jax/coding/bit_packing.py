@@ -46,8 +46,12 @@ def _regrouped(units: Any, width: int, wanted: int, count: int) -> Any:
     flat = units.astype(kind).reshape(-1)
     if width == wanted:
         return flat[:count]
-    # So many units are a whole number of the others; each is moved to its place in all that it overlaps.
+    if (width, wanted) in ((1, 8), (8, 1)):
+        return (xp.packbits if width == 1 else xp.unpackbits)(flat, bitorder="little")[:count]
     period = math.lcm(width, wanted)
+    if period > max(width, wanted):  # where codes straddle bytes: by single bits
+        return _regrouped(_regrouped(flat, width, 1, flat.size * width), 1, wanted, count)
+    # So many units are a whole number of the others; each is moved to its place in all that it overlaps.
     flat = xp.pad(flat, (0, -flat.size % (period // width))).reshape(-1, period // width)
     out = xp.zeros((), kind)
     for at in range(period // width):
