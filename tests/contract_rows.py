@@ -10,7 +10,6 @@ import numpy as np
 
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, prune
 from lepton_jax.core import paths, schedules
-from lepton_jax.core.transform.every import every
 from lepton_jax.distillation import by_part
 from lepton_jax.formats.powers import PowersOfTwo
 from lepton_jax.leaves import (
@@ -327,7 +326,6 @@ WRAPPERS: dict[str, Callable[[Wrapped], Wrapped]] = {
     "by_part": lambda t: Wrapped(by_part({"net": t.transform}), {"net": t.state}, {"net": t.params, "rest": jnp.ones((2, 2))}),
     "chain": lambda t: Wrapped(chain(t.transform), (t.state,), t.params),
     "delayed": lambda t: Wrapped(delayed(t.transform, 0), DelayedState(t.state, jnp.bool_(True)), t.params),
-    "every": lambda t: Wrapped(every(t.transform, 2), t.state, t.params),
     "freeze": lambda t: Wrapped(freeze(t.transform, t.state), t.state, t.params),
 }
 SINGLES = {f"{name}-{row}".strip("-"): t for name, rows in TRANSFORMS.items() for row, t in rows.items()}
