@@ -30,7 +30,6 @@ from lepton_jax.leaves import (
     quantize,
     ready,
 )
-from lepton_jax.leaves.shared import Shared
 from lepton_jax.lowrank import (
     ByPath,
     CpAls,
@@ -232,7 +231,6 @@ LEAVES: dict[type, list[Packed]] = {
         BlockSparse.from_dense(draw(3, 6, 6), (2, 4), stacked=1),
         BlockSparse.from_dense(draw(3, 2, 4, 5), (2, 2)),
     ],
-    Shared: [Shared(quantize(draw(6, 6), Uniform(8)), (3, 6, 6))],
     Separable: [Separable(draw(3, 4, 2), draw(2, 2, 5), (3, 2, 4, 5))],
     Tucker: [
         Tucker(draw(6, 2), draw(2, 3), draw(3, 4), (6, 4)),
