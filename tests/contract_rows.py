@@ -11,7 +11,6 @@ import numpy as np
 from lepton_jax import Transform, cast, chain, fake_quant, freeze, identity, low_rank, prune
 from lepton_jax.core import paths, schedules
 from lepton_jax.distillation import by_part
-from lepton_jax.formats.powers import PowersOfTwo
 from lepton_jax.leaves import (
     CP,
     Adapted,
@@ -127,7 +126,6 @@ FORMATS = {
     Float8: [Float8("float8_e5m2")],
     MX: [mxfp4()],
     NormalFloat4: [NormalFloat4(group_size=2)],
-    PowersOfTwo: [PowersOfTwo(channel_axis=-1)],
     Ternary: [Ternary(channel_axis=-1)],
     Uniform: UNIFORM_FORMATS,
 }
