@@ -69,7 +69,6 @@ from lepton_jax.pruning.criteria import (
     SynFlow,
     Wanda,
 )
-from lepton_jax.pruning.criteria.relative import Relative
 from lepton_jax.pruning.sparse_training import ac_dc, dynamic_surgery, fixed_masks, rigl, set_, soft_threshold
 from lepton_jax.quantization import (
     MX,
@@ -140,7 +139,6 @@ CRITERIA = {
     Magnitude: [Magnitude()],
     Movement: [Movement()],
     Random: [Random(key=jax.random.key(5))],
-    Relative: [Relative()],
     Saliency: [Saliency(decay=0.5)],
     Snip: [Snip(loss=lambda params: loss(params, BATCH))],
     SynFlow: [SynFlow(apply=lambda params, x: loss(params, x), inputs=jax.ShapeDtypeStruct((1, 6), jnp.float32))],
