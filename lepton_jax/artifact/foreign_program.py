@@ -47,7 +47,7 @@ def check_envelope(data: bytes) -> None:
     except ArtifactError:
         raise
     except Exception as error:  # whatever a reader of foreign bytes raises
-        raise ArtifactError(f"the program is damaged: {type(error).__name__}: {str(error)[:200]}") from error
+        raise ArtifactError(f"the program cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 class _Budget:
@@ -65,7 +65,7 @@ class _Budget:
 
 def _read(exp: Any, budget: _Budget) -> None:
     """Visit all that jax's reader visits."""
-    beside = ("UniqueAbstractMeshes", "UniqueNamedShardings", "OrderedEffects", "UnorderedEffects", "DisabledChecks")
+    beside = ("UniqueAbstractMeshes", "UniqueNamedShardings", "OrderedEffects", "UnorderedEffects")
     found = [name for name in beside if getattr(exp, f"{name}Length")()]
     if found or exp.Vjp() is not None or (exp.NrDevices() or exp.NrDevicesShort()) != 1:
         raise ArtifactError(f"the program is not one for a single device without effects ({', '.join(found) or 'derivative'})")
@@ -76,7 +76,8 @@ def _read(exp: Any, budget: _Budget) -> None:
             budget.range(sum(map(len, sizes)))
             if max(map(len, sizes), default=0) > _MAX_SIZE_TEXT:
                 raise ArtifactError(f"the program has an axis whose length is a formula of over {_MAX_SIZE_TEXT} characters")
-    for name in ("InAvalsIdxs", "OutAvalsIdxs", "InShardingsIdxs", "OutShardingsIdxs", "InShardings", "OutShardings"):
+    sides = [f"{side}{what}" for side in ("In", "Out") for what in ("AvalsIdxs", "ShardingsIdxs", "Shardings")]
+    for name in (*sides, "DisabledChecks"):
         budget.range(getattr(exp, f"{name}Length")())
     for i in budget.range(exp.PlatformsLength()):
         budget.range(len(exp.Platforms(i)))
@@ -139,7 +140,8 @@ def _problem(operation: Any) -> str | None:
     if operation.name == "stablehlo.custom_call":
         target = str(operation.attributes["call_target_name"].value)
         if not _CALLS.fullmatch(target):
-            return f"calls {target[:60]!r}, and a file may not call functions of the process"
+            shown = target if re.fullmatch(r"[\w.]{1,60}", target) else repr(target[:60])
+            return f"calls {shown}, and a file may not call functions of the process"
     for value in operation.results:
         size = _bytes(value.type)
         if size > _MAX_VALUE_BYTES:
