@@ -60,7 +60,7 @@ def distillation_loss(apply: ModelApply, settings: Distill, *, labelled: Labelle
         total = settings.label_weight * label_loss if settings.label_weight else jnp.zeros_like(label_loss)
         values = {}
         for name, term in zip(settings.names(), settings.terms):
-            values[name] = term(params["adapters"].get(name, {}), ours, theirs, batch)
+            values[name] = term(params.get("adapters", {}).get(name, {}), ours, theirs, batch)
             total += term.weight * values[name]
         return total, ({"student": new_state}, {**metrics, "label_loss": label_loss, **values})
 

@@ -13,13 +13,12 @@ from lepton_jax.coding import tensor_codes
 from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader, Writer
-from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.packed import Coded, register_packed
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.formats.codebook import Codebook
 from lepton_jax.leaves.figures import Figures, histogram, of_codes
 from lepton_jax.leaves.form import Native, Operation
-from lepton_jax.leaves.stored import Spec, is_real, packed_codes, put_array, remember, require, take_array
+from lepton_jax.leaves.stored import Spec, check_code_bits, is_real, packed_codes, put_array, remember, require, take_array
 
 
 @register_packed("index", "codebook")
@@ -95,8 +94,7 @@ class CodebookArray(Coded):
 
     @classmethod
     def check_numbers(cls, letter: str, numbers: tuple[int, ...]) -> None:
-        if len(numbers) != 1 or not 1 <= numbers[0] <= 8:
-            raise ArtifactError(f"one number is needed, the bits of a code, 1 to 8; got {numbers}")
+        check_code_bits(numbers, 1)
 
     @classmethod
     def read(cls, reader: Reader, spec: Spec, limit: int, hints: Hints) -> CodebookArray:

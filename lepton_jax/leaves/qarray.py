@@ -15,7 +15,7 @@ from lepton_jax.coding import arrays, tensor_codes
 from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader, Writer
-from lepton_jax.core.errors import ArtifactError, is_traced
+from lepton_jax.core.errors import is_traced
 from lepton_jax.core.packed import Coded, register_packed
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.formats import Uniform, layout
@@ -26,7 +26,7 @@ from lepton_jax.leaves.figures import Figures, histogram, of_codes
 from lepton_jax.leaves.form import Native, Operation
 from lepton_jax.leaves.quantized import Quantized, layers_of, rows_of
 from lepton_jax.leaves.rounding import calibrated, codes_of, program, values_of
-from lepton_jax.leaves.stored import Spec, is_real, packed_codes, put_array, remember, require, take_array
+from lepton_jax.leaves.stored import Spec, check_code_bits, is_real, packed_codes, put_array, remember, require, take_array
 
 
 @register_packed("words", "scale", "zero_point")
@@ -135,8 +135,8 @@ class QArray(Coded):
     def check_numbers(cls, letter: str, numbers: tuple[int, ...]) -> None:
         if letter == "g":
             format_of(numbers)
-        elif len(numbers) != 3 or not 1 <= numbers[0] <= 8:
-            raise ArtifactError(f"three numbers are needed, the first the bits of a code, 1 to 8; got {numbers}")
+        else:
+            check_code_bits(numbers, 3)
 
     @classmethod
     def read(cls, reader: Reader, spec: Spec, limit: int, hints: Hints) -> QArray:

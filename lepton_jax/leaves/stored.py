@@ -104,6 +104,14 @@ def parse_spec(text: str) -> Spec:
     return spec
 
 
+def check_code_bits(numbers: tuple[int, ...], count: int) -> None:
+    """Raise an `ArtifactError` unless a text has so many numbers, of which the first is the bits of a code."""
+    if len(numbers) != count:
+        raise ArtifactError(f"{count} numbers are needed, the first the bits of a code; got {numbers}")
+    if not 1 <= numbers[0] <= 8:
+        raise ArtifactError(f"codes of {numbers[0]} bits; 1 to 8 are allowed")
+
+
 def require(holds: bool, found: str, reader: Reader) -> None:
     """Raise an `ArtifactError` that says what was found, and where, unless a condition holds."""
     if not holds:

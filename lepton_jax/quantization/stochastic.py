@@ -1,6 +1,5 @@
 """Stochastic rounding of weights: up or down by chance, right on average."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -97,5 +96,7 @@ def stochastic_quant(
     def update(params: PyTree, state: StochasticState, grads: PyTree, step: Step) -> tuple[PyTree, StochasticState]:
         return params, StochasticState(jax.random.fold_in(state.key, step))
 
-    first = partial(StochasticState, key)
+    def first() -> StochasticState:
+        return StochasticState(jax.random.clone(key))  # a training step is free to donate its state, not the caller's key
+
     return on_weights("stochastic_quant", fmt, select, seen=seen, coded=coded, state=first, update=update)

@@ -102,7 +102,7 @@ def test_damage_names_the_section_and_its_offset(good, tmp_path):
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (b"[]", "has no tree"),
+        (b"[]", "is no JSON object but of type list"),
         (b"not json", "is not JSON"),
         (b'{"tree":[9]}', "the tree is damaged"),
         (b'{"tree":"x9 3"}', "does not describe a leaf"),
