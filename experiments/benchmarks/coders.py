@@ -31,6 +31,7 @@ from lepton_jax.coding.bit_packing import pack_bits, unpack_bits
 from lepton_jax.coding.rangecoder import Decoder, Encoder
 from lepton_jax.coding.streams import Reader, Writer
 from lepton_jax.coding.symbols import entropy
+from lepton_jax.core.limits import Allowance
 from lepton_jax.core.timing import interleaved
 from lepton_jax.leaves.codebook import CodebookArray
 
@@ -154,7 +155,7 @@ def decode(path: str) -> None:
     """Do what nothing can spare: read the file, and decode its streams."""
     data = container.read(path)
     parsed = container.parse(data, path)
-    read_tensors(parsed, read_manifest(parsed, path), path, len(data))
+    read_tensors(parsed, read_manifest(parsed, path), path, Allowance(len(data), 1 << 40))
 
 
 def loading(count: int) -> None:
