@@ -159,7 +159,8 @@ class Account:
             f"file_ratio {self.file_ratio:.1f}x (all bytes)",
             f"ratio {self.ratio:.1f}x (all bytes but the program's)",
         )
-        return "\n".join([table(rows), "  ".join(ratios)])
+        lines = table(rows).splitlines()
+        return "\n".join([*(line.ljust(len(lines[0])) for line in lines), "  ".join(ratios)])
 
 
 class Parts(NamedTuple):
