@@ -36,7 +36,7 @@ class Coder:
 
     def code_all(self, bits: Sequence[int], p1s: Sequence[int]) -> list[int]:
         """Code one bit for each probability; return them. When decoding, `bits` is not read."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say how bits are coded")
 
 
 class Encoder(Coder):

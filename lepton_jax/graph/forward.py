@@ -39,11 +39,11 @@ class Forward(Generic[T]):
 
     def constant(self, value: Any) -> T:
         """What is known of a value that is written into the program."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what is known of constants")
 
     def operation(self, eqn: Equation, given: list[T]) -> Sequence[T]:
         """What is known of the results of an operation that holds no others."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what is known of operations")
 
     def call(self, eqn: Equation, given: list[T]) -> Sequence[T]:
         """What is known of the results of a call, a loop or a choice; here of a plain call."""
