@@ -54,6 +54,11 @@ def edges(folder: Path) -> list[tuple[str, str, str]]:
     return found
 
 
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name not in {"conftest.py", "__init__.py"}]
+    assert sorted(names) == sorted(set(names))  # pytest imports them by their names alone
+
+
 def test_every_package_has_a_floor() -> None:
     there = {p.stem for p in (ROOT / "lepton_jax").iterdir() if p.suffix == ".py" or (p.is_dir() and p.name[0] != "_")}
     assert there == set(FLOOR)
