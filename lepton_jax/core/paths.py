@@ -5,7 +5,7 @@ how a container that merely wraps an array (an `nnx.Variable`) names its content
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -75,17 +75,52 @@ def floating(path: Path, leaf: Any) -> bool:
     return is_floating(leaf)
 
 
-def matches(pattern: Select, path: Path, leaf: Any) -> bool:
-    """Whether `pattern` selects this leaf. A glob's ``*`` crosses '/'.
+def check_select(name: str, pattern: Any) -> None:
+    """Raise unless `pattern` can say which leaves: globs over paths, or a predicate.
+
+    Args:
+      name: of the setting, for the error.
+      pattern: what was given.
+
+    Raises:
+      TypeError: for anything else.
+
+    Example:
+      >>> check_select("prune: select", 3)
+      Traceback (most recent call last):
+      ...
+      TypeError: prune: select must be a glob over paths such as '*/kernel', several in a tuple, or a predicate (path, leaf) ->
+      bool; got 3.
+    """
+    several = (pattern,) if isinstance(pattern, str) else pattern
+    globs = isinstance(several, tuple | list) and all(isinstance(one, str) for one in several)
+    if not globs and not callable(pattern):
+        raise TypeError(
+            f"{name} must be a glob over paths such as '*/kernel', several in a tuple, or a predicate (path, leaf) -> bool; "
+            f"got {pattern!r}."
+        )
+
+
+def matches(pattern: Select, path: Path, leaf: Any, among: Container[Path] = ()) -> bool:
+    """Whether `pattern` selects this leaf. A glob's ``*`` crosses '/'; a path is itself first, whatever letters it has.
+
+    Args:
+      pattern: glob pattern(s) over paths, or a predicate ``(path, leaf) -> bool``.
+      path: of the leaf.
+      leaf: for the predicate.
+      among: the paths there are; a pattern that is one of them matches that one alone.
 
     Example:
       >>> matches("*/kernel", "Dense_0/kernel", None), matches(("a*", "b*"), "c", None)
       (True, False)
+      >>> [matches("w[1]", path, None, ("w1", "w[1]")) for path in ("w1", "w[1]")]
+      [False, True]
     """
     if callable(pattern):
         return bool(pattern(path, leaf))
+    check_select("select", pattern)
     patterns = (pattern,) if isinstance(pattern, str) else pattern
-    return any(fnmatchcase(path, p) for p in patterns)
+    return any(path == p or (p not in among and fnmatchcase(path, p)) for p in patterns)
 
 
 def select(tree: PyTree, pattern: Select, is_leaf: Callable[[Any], bool] | None = None) -> dict[Path, Any]:
@@ -93,22 +128,26 @@ def select(tree: PyTree, pattern: Select, is_leaf: Callable[[Any], bool] | None 
 
     Args:
       tree: any pytree.
-      pattern: glob pattern(s) over paths, or a predicate ``(path, leaf) -> bool``.
+      pattern: glob pattern(s) over paths, or a predicate ``(path, leaf) -> bool``. A pattern that is the path of a leaf selects
+        that leaf alone: ``layer[0]/kernel`` is a path first, and a glob only where there is no such leaf.
       is_leaf: as in `jax.tree.flatten`.
 
     Raises:
+      TypeError: for a pattern that is neither.
       ValueError: if a pattern matches no floating leaf; the message lists the paths there are.
 
     Example:
       >>> list(select({"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}, "*/kernel"))
       ['Dense_0/kernel']
     """
-    leaves = {path: leaf for path, leaf in flatten(tree, is_leaf).items() if is_floating(leaf)}
+    check_select("select", pattern)
+    there = flatten(tree, is_leaf)
+    leaves = {path: leaf for path, leaf in there.items() if is_floating(leaf)}
     for one in pattern if isinstance(pattern, (tuple, list)) and pattern else (pattern,):
-        if not any(matches(one, path, leaf) for path, leaf in leaves.items()):
+        if not any(matches(one, path, leaf, there) for path, leaf in leaves.items()):
             wanted = getattr(one, "__name__", one)
             raise ValueError(
                 f"select={wanted!r} matches no floating leaf. The floating leaves are: {', '.join(leaves) or 'none'}. "
                 "Write a glob over these paths, e.g. '*/kernel'."
             )
-    return {path: leaf for path, leaf in leaves.items() if matches(pattern, path, leaf)}
+    return {path: leaf for path, leaf in leaves.items() if matches(pattern, path, leaf, there)}

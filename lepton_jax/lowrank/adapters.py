@@ -95,6 +95,8 @@ def adapter(
         raise ValueError(f"{name}: scale must be above 0 (alpha / rank of the paper); got {scale}.")
     if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise TypeError(f"{name}: key must be a typed key, as jax.random.key(seed) makes it; got {key!r}.")
+    paths.check_select(f"{name}: select", select)
+    paths.check_select(f"{name}: train", train)
     method = Svd(stacked=stacked)
 
     def init(params: PyTree) -> tuple[PyTree, AdapterState]:

@@ -53,6 +53,7 @@ def low_rank(
     """
     if not isinstance(method, Method):
         raise TypeError(f"low_rank: method must be a factorization such as Svd(); got {method!r}.")
+    paths.check_select("low_rank: select", select)
     if unsupported not in ("raise", "skip"):
         raise ValueError(f"low_rank: unsupported must be 'raise' or 'skip'; got {unsupported!r}.")
     if not isinstance(rank, Mapping) and not hasattr(rank, "ranks"):

@@ -50,6 +50,7 @@ def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floati
     Source: Micikevicius et al. 2018, "Mixed precision training", section 3.1.
     """
     dtype = floating("cast: compute_dtype", compute_dtype)
+    paths.check_select("cast: select", select)
 
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
         paths.select(params, select)
@@ -57,7 +58,7 @@ def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floati
 
     def view(params: PyTree, state: tuple[()]) -> PyTree:
         leaves = paths.flatten(params, is_coded)
-        seen = {p: x.astype(dtype) for p, x in leaves.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+        seen = {p: x.astype(dtype) for p, x in leaves.items() if paths.is_floating(x) and paths.matches(select, p, x, leaves)}
         return paths.replace(params, seen, is_coded)
 
     return Transform(init, view, hold, pack=view)

@@ -136,7 +136,7 @@ class Explicit:
 
     def __call__(self, shapes: Shapes, sparsity: float | Array) -> Sparsities:
         """Return sparsities by path; `sparsity` is what they must amount to, within 0.001 (not checked if traced)."""
-        rule = {path: next((p for p in self.sparsities if matches(p, path, None)), None) for path in shapes}
+        rule = {path: next((p for p in self.sparsities if matches(p, path, None, shapes)), None) for path in shapes}
         with collect("Explicit") as problems:
             problems.extend(f"{path}: no pattern matches it" for path, pattern in rule.items() if pattern is None)
             for pattern in [p for p in self.sparsities if p not in rule.values()]:
@@ -156,10 +156,10 @@ def _kept_dense(shapes: Shapes, sparsity: float | Array, dense: Patterns) -> set
     """Return the leaves that `dense` names, after checking that the others can lose enough."""
     check_fraction("sparsity", sparsity)
     patterns = (dense,) if isinstance(dense, str) else tuple(dense)
-    kept = {path for path in shapes if matches(patterns, path, None)}
+    kept = {path for path in shapes if matches(patterns, path, None, shapes)}
     with collect("dense") as problems:
         for pattern in patterns:
-            if not any(matches(pattern, path, None) for path in shapes):
+            if not any(matches(pattern, path, None, shapes) for path in shapes):
                 problems.append(f"{pattern!r} matches no leaf; the leaves are: {', '.join(shapes) or 'none'}")
     total = sum(math.prod(shape) for shape in shapes.values())
     rest = sum(math.prod(shape) for path, shape in shapes.items() if path not in kept)

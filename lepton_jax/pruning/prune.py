@@ -38,6 +38,7 @@ class _Pruning:
     interval: int
 
     def __post_init__(self) -> None:
+        paths.check_select("prune: select", self.select)
         with collect("prune") as problems:
             if self.gradient not in ("masked", "straight_through"):
                 problems.append(f"gradient must be 'masked' or 'straight_through'; got {self.gradient!r}")

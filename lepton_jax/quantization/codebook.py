@@ -40,6 +40,7 @@ class CodebookState(NamedTuple):
 @named
 def train_codebook(fmt: Codebook, select: Select) -> Transform:
     """Exchange each selected weight for a trainable codebook and fixed codes; see `fake_quant`."""
+    paths.check_select("fake_quant: select", select)
 
     def init(params: PyTree) -> tuple[PyTree, CodebookState]:
         weights = paths.select(params, select)

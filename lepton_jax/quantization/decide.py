@@ -53,7 +53,7 @@ def decide(traced: Traced, rules: Rule | Sequence[Rule]) -> dict[CallPath, tuple
                     shape=tuple(aval.shape),
                     loops=tuple(length for path, length in loops.items() if eqn.path[: len(path)] == path),
                 )
-                speaking = [i for i, rule in enumerate(rules) if rule.matches(operand, eqn, leaves)]
+                speaking = [i for i, rule in enumerate(rules) if rule.matches(operand, eqn, leaves, traced.variables)]
                 matched.update(speaking)
                 used.update(speaking[:1])
                 operands.append(_decided(operand, eqn, rules, speaking, hidden, problems))

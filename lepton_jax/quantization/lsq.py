@@ -76,6 +76,7 @@ def lsq(
     `learned_round`.
     """
     fmt = uniform_of("lsq", Uniform(format) if isinstance(format, int) else format)
+    paths.check_select("lsq: select", select)
     first = TwiceMean() if calibration is None and fmt.symmetric else calibration
 
     def learned(w: Array) -> LearnedWeight:

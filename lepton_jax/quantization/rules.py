@@ -115,19 +115,20 @@ class Rule:
                 else f"Rule: quantizer must be one of activations, e.g. Dynamic(Uniform(8)), or None; got {quantizer!r}."
             )
 
-    def matches(self, operand: Operand, eqn: Equation, leaves: Sequence[Path]) -> bool:
+    def matches(self, operand: Operand, eqn: Equation, leaves: Sequence[Path], among: Sequence[Path] = ()) -> bool:
         """Whether the rule speaks of an operand.
 
         Args:
           operand: of the operation.
           eqn: the operation.
           leaves: the paths of all parameters that go into the operation.
+          among: the paths there are; a pattern that is one of them matches that one alone.
         """
         if self.argument not in ("any", operand.argument, operand.kind):
             return False
         if self.names and operand.operation not in self.names:
             return False
-        if self.path and not any(matches(pattern, leaf, None) for pattern in self.path for leaf in leaves):
+        if self.path and not any(matches(pattern, leaf, None, among) for pattern in self.path for leaf in leaves):
             return False
         return any(fits(pattern, operand.operation, eqn) for pattern in self.operation)
 

@@ -50,6 +50,7 @@ def on_weights(
       >>> whole.view(params, state)["w"].tolist()
       [0.0, 2.0]
     """
+    paths.check_select(f"{name}: select", select)
 
     def check(heading: str, weights: Mapping[Path, Array], wrong_with: Callable[[Array], str | None]) -> None:
         with collect(f"{name}: {fmt} {heading}") as problems:
@@ -57,7 +58,7 @@ def on_weights(
 
     def selected(params: PyTree) -> dict[Path, Array]:
         found = paths.flatten(params, is_coded)
-        return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x)}
+        return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x, found)}
 
     def init(params: PyTree) -> tuple[PyTree, State]:
         check("does not fit", paths.select(params, select), lambda w: problem(w.shape, fmt) or refused(w))

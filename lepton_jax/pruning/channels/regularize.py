@@ -34,7 +34,7 @@ def channel_norms(group: Group, variables: PyTree, select: Select = floating) ->
     leaves = flatten(variables)
     total = jnp.zeros((group.size,), jnp.float32)
     for s in group.slices:
-        if s.path in leaves and matches(select, s.path, leaves[s.path]):
+        if s.path in leaves and matches(select, s.path, leaves[s.path], leaves):
             leaf = leaves[s.path].astype(jnp.float32)
             squares = jnp.sum(leaf**2, axis=tuple(a for a in range(leaf.ndim) if a != s.axis))
             total += jnp.sum(squares[s.indices], axis=1)

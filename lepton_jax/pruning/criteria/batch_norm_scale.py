@@ -59,10 +59,10 @@ class BatchNormScale(Criterion):
         leaves, found = paths.flatten(params), {}
         with collect("BatchNormScale: every selected leaf needs the scale of its channels") as problems:
             for pattern in self.scales:
-                if not any(paths.matches(pattern, path, leaf) for path, leaf in weights.items()):
+                if not any(paths.matches(pattern, path, leaf, weights) for path, leaf in weights.items()):
                     problems.append(f"{pattern!r} matches none of the selected leaves, {', '.join(weights)}")
             for path, weight in weights.items():
-                named = [scale for pattern, scale in self.scales.items() if paths.matches(pattern, path, weight)]
+                named = [scale for pattern, scale in self.scales.items() if paths.matches(pattern, path, weight, weights)]
                 if len(named) != 1:
                     problems.append(f"{path}: one pattern must match it; got {len(named)} of {', '.join(self.scales)}")
                 elif named[0] not in leaves:

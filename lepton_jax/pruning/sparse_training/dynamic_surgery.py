@@ -102,6 +102,7 @@ def dynamic_surgery(
             problems.append(f"gamma and power must not be negative; got {gamma} and {power}")
     check_whole("dynamic_surgery: end", end, 1)
     check_whole("dynamic_surgery: interval", interval, 1)
+    paths.check_select("dynamic_surgery: select", select)
 
     def operate(mask: Array, weight: Array, threshold: Array) -> Array:
         return prune_and_splice(mask, weight, (1 - margin) * threshold, (1 + margin) * threshold)

@@ -114,6 +114,7 @@ def rewiring(
     """
     check_fraction(f"{name}: sparsity", sparsity)
     check_whole(f"{name}: interval", interval, 1)
+    paths.check_select(f"{name}: select", select)
     if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise TypeError(f"{name}: key must be a typed key, as jax.random.key(seed) makes it; got {key!r}.")
 

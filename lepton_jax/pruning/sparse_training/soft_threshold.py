@@ -75,6 +75,8 @@ def soft_threshold(
     ``|w| = g(s)`` the derivative is 0, as on the pruned side.
     """
 
+    paths.check_select("soft_threshold: select", select)
+
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
         weights = paths.select(params, select)
         with collect("soft_threshold: channel_axis must be an axis of every selected leaf") as problems:

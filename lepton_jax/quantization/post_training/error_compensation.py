@@ -84,7 +84,7 @@ def compensate_errors(
     """
     batches = list(batches)
     held = paths.flatten(quantized, is_coded)
-    chosen = [path for path, leaf in held.items() if isinstance(leaf, QArray) and paths.matches(select, path, leaf)]
+    chosen = [path for path, leaf in held.items() if isinstance(leaf, QArray) and paths.matches(select, path, leaf, held)]
     if not chosen:
         raise ValueError(f"compensate_errors: no selected leaf is quantized; there are {', '.join(held)}.")
     floats, dense = paths.flatten(variables), unpack(quantized)

@@ -39,7 +39,7 @@ class Elements(Importance):
         trees = [by_variable(tree, variables) for tree in self.gradients]
         found: dict[Place, np.ndarray] = {}
         for path, axis in places(groups):
-            if matches(self.select, path, variables[path]):
+            if matches(self.select, path, variables[path], variables):
                 weight = jnp.asarray(variables[path])
                 state = self.criterion.init(weight)
                 for tree in trees:

@@ -36,7 +36,7 @@ class GeometricMedian(Importance):
     def scores(self, variables: Mapping[Path, Any], groups: Sequence[Group]) -> Mapping[Place, np.ndarray]:
         found: dict[Place, np.ndarray] = {}
         for group in groups:
-            kernels = [p for p in places([group]) if matches(self.select, p[0], variables[p[0]])]
+            kernels = [p for p in places([group]) if matches(self.select, p[0], variables[p[0]], variables)]
             outputs = [(path, axis) for path, axis in kernels if axis == len(variables[path].shape) - 1]
             for path, axis in outputs or kernels:
                 if (path, axis) not in found:

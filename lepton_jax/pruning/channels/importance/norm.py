@@ -42,7 +42,7 @@ class Norm(Importance):
     def scores(self, variables: Mapping[Path, Any], groups: Sequence[Group]) -> Mapping[Place, np.ndarray]:
         found = {}
         for path, axis in places(groups):
-            if matches(self.select, path, variables[path]):
+            if matches(self.select, path, variables[path], variables):
                 weight = np.abs(value(variables, path))
                 found[path, axis] = along(weight, axis) if self.order == 1 else np.sqrt(along(weight**2, axis))
         return found

@@ -34,5 +34,5 @@ class BatchNormScale(Importance):
         return {
             (path, axis): np.abs(value(variables, path))
             for path, axis in places(groups)
-            if len(variables[path].shape) == 1 and matches(self.select, path, variables[path])
+            if len(variables[path].shape) == 1 and matches(self.select, path, variables[path], variables)
         }
