@@ -4,6 +4,7 @@ jax 0.10: a `ClosedJaxpr` is a `Jaxpr` with its consts; scan has `num_consts` an
 class, and scan describes its operands by trees (`ft_in`). Everything else here is alike in both.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,9 @@ class Body:
 
     Inner input `i` is operand `operands[i]` of the equation (one slice of its leading axis if `i` is in `scanned_in`);
     inner output `j` is result `results[j]` (one slice of it if `j` is in `scanned_out`). `carry` holds the pairs
-    (inner output, inner input) that a loop ties together. `times` is how often the body runs, None where unknown.
+    (inner output, inner input) that a loop ties together. `times` is how often the body runs, None where unknown. What is
+    handed out of the body has a leading axis of length `stack`, if that is not None. In a `shard_map`, axis `a` of operand
+    `i` comes in ``parts_in[i][a]`` equal parts, of which the body has one, and result `j` likewise of ``parts_out[j][a]``.
     """
 
     label: str
@@ -82,6 +85,9 @@ class Body:
     scanned_out: frozenset[int] = frozenset()
     carry: tuple[tuple[int, int], ...] = ()
     times: int | None = 1
+    stack: int | None = None
+    parts_in: tuple[tuple[int, ...], ...] = ()
+    parts_out: tuple[tuple[int, ...], ...] = ()
 
 
 def is_literal(atom: Any) -> bool:
@@ -125,7 +131,13 @@ def bodies(eqn: JaxprEqn) -> tuple[Body, ...]:
         n_consts, n_carry = scan_counts(eqn)
         scanned_in, scanned_out = frozenset(range(n_consts + n_carry, n_in)), frozenset(results[n_carry:])
         carry = tuple((i, n_consts + i) for i in range(n_carry))
-        ends = {"scanned_in": scanned_in, "scanned_out": scanned_out, "carry": carry, "times": params["length"]}
+        ends = {
+            "scanned_in": scanned_in,
+            "scanned_out": scanned_out,
+            "carry": carry,
+            "times": params["length"],
+            "stack": params["length"],
+        }
         return (_body("body", params["jaxpr"], range(n_in), results, **ends),)
     if name == "while":
         n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
@@ -136,7 +148,74 @@ def bodies(eqn: JaxprEqn) -> tuple[Body, ...]:
         )
     if name == "cond":
         return tuple(_body(f"branch{i}", branch, range(1, n_in), results) for i, branch in enumerate(params["branches"]))
+    if name == "shard_map":
+        mesh, specs_in, specs_out = params["mesh"], params["in_specs"], params["out_specs"]
+        used = {axis for spec in (*specs_in, *specs_out) for axis in _spec_axes(spec)}
+        shards = {
+            "times": math.prod(mesh.shape[axis] for axis in used),
+            "stack": math.prod(mesh.shape[axis] for axis in manual_axes(eqn)),
+            "parts_in": tuple(_parts(mesh, spec, aval(var)) for spec, var in zip(specs_in, eqn.invars)),
+            "parts_out": tuple(_parts(mesh, spec, aval(var)) for spec, var in zip(specs_out, eqn.outvars)),
+        }
+        return (_body("shard", params["jaxpr"], range(n_in), results, **shards),)
     return (_body("call", params[_CALLS[name]], range(n_in), results),) if name in _CALLS else ()
+
+
+def manual_axes(eqn: JaxprEqn) -> tuple[str, ...]:
+    """The mesh axes over which a `shard_map` takes arrays apart, in the order of the mesh."""
+    params = eqn.params
+    manual = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
+    return tuple(axis for axis in params["mesh"].axis_names if axis in manual)
+
+
+def _spec_axes(spec: Any) -> Iterator[str]:
+    for entry in spec:
+        yield from () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+def _parts(mesh: Any, spec: Any, shaped: Any) -> tuple[int, ...]:
+    """Into how many equal parts a spec takes every axis."""
+    entries = [*spec, *[None] * (len(shaped.shape) - len(spec))]
+    return tuple(math.prod(mesh.shape[axis] for axis in _spec_axes([entry])) for entry in entries)
+
+
+def bind_shard_map(
+    eqn: JaxprEqn,
+    values: Sequence[Any],
+    sites: Any,
+    body: Callable[[Sequence[Any], Any], tuple[Sequence[Any], Any]],
+    sites_per_device: bool,
+) -> tuple[list[Any], Any]:
+    """Rebuild a `shard_map` around another body: ``(operands, sites) -> (results, emitted)``.
+
+    What is emitted has, outside, one slice for each device along a leading axis; so have `sites`, or they are whole on each.
+    """
+    params, manual = eqn.params, manual_axes(eqn)
+    per_device, whole = jax.sharding.PartitionSpec(manual), jax.sharding.PartitionSpec()
+
+    def run(operands: Sequence[Any], own: Any) -> tuple[Sequence[Any], Any]:
+        own = jax.tree.map(lambda leaf: leaf[0], own) if sites_per_device else own
+        results, emitted = body(operands, own)
+        return list(results), jax.tree.map(lambda leaf: _varying(leaf[None], manual, params["check_vma"]), emitted)
+
+    mapped = jax.shard_map(
+        run,
+        mesh=params["mesh"],
+        in_specs=(list(params["in_specs"]), per_device if sites_per_device else whole),
+        out_specs=(list(params["out_specs"]), per_device),
+        axis_names=set(manual),
+        check_vma=params["check_vma"],
+    )
+    results, emitted = mapped(list(values), sites)
+    return list(results), emitted
+
+
+def _varying(leaf: Any, manual: Sequence[str], checked: bool) -> Any:
+    """The value as one that may differ from device to device, as an output of one slice for each must be."""
+    kind: Any = jax.typeof(leaf)
+    varying = kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    missing = tuple(axis for axis in manual if axis not in varying) if checked else ()
+    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
 
 def _body(label: str, jaxpr: Any, operands: Iterable[int], results: tuple[int, ...], **ends: Any) -> Body:
@@ -146,7 +225,7 @@ def _body(label: str, jaxpr: Any, operands: Iterable[int], results: tuple[int, .
 
 
 def is_opaque(eqn: JaxprEqn) -> bool:
-    """Whether an operation holds computations that `bodies` doesn't show (`shard_map`, a linear solve, a kernel)."""
+    """Whether an operation holds computations that `bodies` doesn't show (a linear solve, a kernel)."""
     name = eqn.primitive.name
     if bodies(eqn) or name.startswith(_COMBINERS):
         return False

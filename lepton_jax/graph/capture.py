@@ -42,9 +42,10 @@ def capture(apply: Apply, select: SelectValue) -> Callable[..., tuple[PyTree, di
     two calls with nothing between them, only the second one's value is had. A module that returns several arrays gives
     ``'LSTM_0'``, ``'LSTM_0.1'``, ...
 
-    Values from inside a scan are stacked along a leading axis; those of a branch of `jax.lax.cond` that was not taken are
-    zero. Out of a `jax.lax.while_loop` or a function with a derivative rule of its own nothing can be handed; capture the
-    loop or the call. The function works under jit, grad and vmap; call it under jit.
+    Values from inside a scan are stacked along a leading axis, and those from inside a `shard_map` too, a slice for each
+    device, in the order of the mesh; those of a branch of `jax.lax.cond` that was not taken are zero. Out of a
+    `jax.lax.while_loop` or a function with a derivative rule of its own nothing can be handed; capture the loop or the
+    call. The function works under jit, grad and vmap; call it under jit.
 
     Args:
       apply: a pure function ``apply(variables, *inputs, **static)``.

@@ -14,10 +14,10 @@ from lepton_jax.core.paths import flatten
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.origins import operand_origins, origins
-from lepton_jax.graph.primitives import MOVING, RAGGED, names
+from lepton_jax.graph.primitives import MOVING, PASSING, RAGGED, SENDING, names
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
 
-_FREE = MOVING | names("concatenate pad split select_n convert_element_type bitcast_convert_type copy stop_gradient name iota")
+_FREE = MOVING | PASSING | SENDING | names("concatenate pad split select_n bitcast_convert_type iota scatter axis_index")
 _REDUCING = ("reduce_", "arg", "cum")
 
 
@@ -254,10 +254,20 @@ def _flops(eqn: Equation, count: int) -> int:
         return 2 * _macs_without_padding(eqn)
     if count:
         return 2 * count
+    if eqn.primitive == "fft":
+        return _fft_flops(eqn)
     if eqn.primitive in _FREE or not eqn.outvars or not jnp.issubdtype(eqn.out_avals[0].dtype, jnp.floating):
         return 0
+    if eqn.primitive.startswith("scatter"):
+        return math.prod(eqn.in_avals[2].shape)
     read = eqn.primitive.startswith(_REDUCING)
     return math.prod((eqn.in_avals if read else eqn.out_avals)[0].shape)
+
+
+def _fft_flops(eqn: Equation) -> int:
+    real = min((*eqn.in_avals, *eqn.out_avals), key=lambda aval: jnp.issubdtype(aval.dtype, jnp.complexfloating))
+    steps = sum(length.bit_length() - 1 for length in eqn.params["fft_lengths"])
+    return 8 * steps * math.prod(real.shape)
 
 
 def _macs_without_padding(eqn: Equation) -> int:

@@ -27,7 +27,8 @@ class Interpreter:
     Args:
       traced: the graph that is to be run.
       sites: values of the rewrite's own by operation name (see `Traced.names`), for `handle` to read by `site`. Those of
-        operations in a scan have its length as their leading axis, and are scanned over with it.
+        operations in a scan have its length as their leading axis, and are scanned over with it. Those in a `shard_map` are
+        whole on every device, or with `sites_per_device` have a leading axis of one slice for each.
 
     Example:
       >>> class Doubled(Interpreter):
@@ -37,6 +38,8 @@ class Interpreter:
       >>> double({"kernel": jnp.eye(2)}, jnp.array([1.0, 3.0])).tolist()
       [2.0, 6.0]
     """
+
+    sites_per_device = False
 
     def __init__(self, traced: Traced, sites: Mapping[str, PyTree] | None = None):
         self.traced = traced
@@ -68,7 +71,7 @@ class Interpreter:
         return self.traced.names[path]
 
     def emit(self, name: str, value: PyTree) -> None:
-        """Hand out a value beside the results, in `emitted`; from inside a scan they come out stacked."""
+        """Hand out a value beside the results, in `emitted`; from inside a scan or `shard_map` they come out stacked."""
         self.emitted[name] = value
 
     def __call__(self, variables: PyTree, *inputs: Any, **static: Any) -> PyTree:
@@ -109,6 +112,8 @@ class Interpreter:
                 return self._cond(eqn, values)
             case "remat2" | "checkpoint":
                 return self._remat(eqn, values)
+            case "shard_map":
+                return self._shard_map(eqn, values)
             case "custom_jvp_call":
                 return _compat.bind_custom_jvp(eqn.raw, self._dense(values), self._rule(eqn))
             case "custom_vjp_call":
@@ -183,8 +188,7 @@ class Interpreter:
         length = eqn.params["length"]
         consts, carry = values[:n_consts], self._dense(values[n_consts : n_consts + n_carry])
         scanned = [self.scanned(value, length) for value in values[n_consts + n_carry :]]
-        paths = {name: path for path, name in self.traced.names.items()} if self.sites else {}
-        sites = {name: v for name, v in self.sites.items() if paths.get(name, ())[: len(eqn.path)] == eqn.path}
+        sites = self._sites_in(eqn)
 
         def step(state: Any, slices: Any) -> Any:
             given, own = slices
@@ -198,6 +202,23 @@ class Interpreter:
         )
         self.emitted.update(emitted)
         return [*carry, *outs]
+
+    def _sites_in(self, eqn: Equation) -> dict[str, PyTree]:
+        """The sites of the operations inside a call."""
+        paths = {name: path for path, name in self.traced.names.items()} if self.sites else {}
+        return {name: v for name, v in self.sites.items() if paths.get(name, ())[: len(eqn.path)] == eqn.path}
+
+    def _shard_map(self, eqn: Equation, values: Sequence[Any]) -> list[Any]:
+        [body] = eqn.bodies
+        # Whole on every device, a pytree may go in as it is.
+        values = [self.dense(v) if any(n > 1 for n in parts) else v for v, parts in zip(values, body.parts_in)]
+
+        def run(given: Sequence[Any], sites: dict[str, PyTree]) -> Any:
+            return self._collect(lambda: self._dense(self.inner(eqn, body, given)), sites)
+
+        outs, emitted = _compat.bind_shard_map(eqn.raw, values, self._sites_in(eqn), run, self.sites_per_device)
+        self.emitted.update(emitted)
+        return outs
 
     def _while(self, eqn: Equation, values: Sequence[Any]) -> list[Any]:
         cond, body = eqn.bodies

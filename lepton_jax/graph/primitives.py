@@ -22,11 +22,16 @@ RAGGED = names("ragged_dot ragged_dot_general")
 
 COMPARISONS = names("eq ne lt le gt ge")
 
-PASSING = names("copy copy_p name optimization_barrier sharding_constraint convert_element_type stop_gradient")
+PASSING = names("copy copy_p name optimization_barrier sharding_constraint convert_element_type stop_gradient pvary pbroadcast")
 """Their result is their operand, perhaps in another dtype."""
 
 MOVING = names("reshape broadcast_in_dim squeeze expand_dims transpose slice dynamic_slice gather rev")
 """Their result has elements of their operand, in other places."""
+
+SENDING = names("all_gather all_gather_invariant all_to_all ppermute")
+"""Their result has elements of their operand on other devices."""
+
+SUMS_OVER_DEVICES = names("psum psum_invariant reduce_scatter")
 
 ARITHMETIC = names(
     "add sub mul div neg max min rsqrt sqrt square exp log tanh logistic abs integer_pow pow sign copy convert_element_type "

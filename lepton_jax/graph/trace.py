@@ -41,7 +41,8 @@ class Equation:
     path: CallPath
     scope: str
     times: int | None = 1
-    """How often it runs: the product of the lengths of the scans around it; None inside a while loop."""
+    """How often it runs: the product of the lengths of the scans around it; None inside a while loop. In a `shard_map`, times
+    the devices along those axes of the mesh by which some array is split."""
 
     @property
     def primitive(self) -> str:
@@ -134,6 +135,18 @@ class Traced:
             seen[base] += 1
             names[eqn.path] = base if seen[base] == 1 else f"{base}_{seen[base] - 1}"
         return names
+
+    def stacks(self, eqn: Equation) -> tuple[tuple[str, int], ...]:
+        """The scans and `shard_map`s around an operation, from outside in, each with its number of steps or devices.
+
+        A value that is handed out of them has an axis for each, in this order.
+        """
+        return tuple(found for path, found in self._stacks.items() if eqn.path[: len(path)] == path)
+
+    @cached_property
+    def _stacks(self) -> Mapping[CallPath, tuple[str, int]]:
+        calls = [(eqn, body) for eqn in self.equations() for body in eqn.bodies]
+        return {eqn.path: (eqn.primitive, body.stack) for eqn, body in calls if body.stack is not None}
 
     def flatten(self, variables: PyTree, inputs: Sequence[Any], arrays: Mapping[str, Any]) -> list[Any]:
         """The values of the jaxpr's inputs, in order."""

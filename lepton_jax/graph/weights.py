@@ -230,8 +230,9 @@ class _Search(Forward[_Form | None]):
         entering: list[_Form | None] = []
         for position, form in enumerate(given[operand] for operand in body.operands):
             part = form.part(self.depth - 1) if form and position in body.scanned_in else form
-            # Values cannot be handed out of functions with a derivative rule, nor of loops of unknown length.
-            if part is None or position in carried or eqn.primitive in OWN_DERIVATIVES | {"while"}:
+            # Values cannot be handed out of functions with a derivative rule, nor of loops of unknown length; a device may
+            # have a part.
+            if part is None or position in carried or eqn.primitive in OWN_DERIVATIVES | {"while", "shard_map"}:
                 part = None
                 if form is not None:
                     self._lose(form, eqn)

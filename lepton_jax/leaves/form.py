@@ -87,6 +87,8 @@ class Native:
                 return self.gather(values[1], params) if values[0] is self and not isinstance(values[1], Native) else None
             case "copy" | "copy_p":
                 return self
+            case "pvary":  # the same on every device, so its parts are
+                return jax.tree.map(lambda part: operation.bind([part]), self)
             case "convert_element_type":
                 return self.cast(params["new_dtype"])
         return self.moved(operation) if operation.primitive in MOVES else None

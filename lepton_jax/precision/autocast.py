@@ -44,8 +44,8 @@ def autocast(
       float32: patterns of what is to stay in float32; these go first.
       fp8: run dots and convolutions of float32 values in eight bits. The variables then need the collection "amax" of
         `init_amax` beside the model's own, and its gradient *is* its next value: take it out of the gradients and put it in
-        its place after every step (`next_amax`). Dots in while loops and in functions with derivative rules of their own
-        stay in the compute dtype.
+        its place after every step (`next_amax`). Dots in while loops, in `shard_map`s and in functions with derivative
+        rules of their own stay in the compute dtype.
       recompute: for the backward pass save, of a stretch in float32, only what goes in (which is narrow), and compute what is
         in between again; False saves float32 values as plain differentiation does.
 

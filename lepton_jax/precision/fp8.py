@@ -12,6 +12,7 @@ import optax
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
+from lepton_jax.graph.primitives import OWN_DERIVATIVES
 from lepton_jax.graph.trace import Apply, Equation
 from lepton_jax.precision.policy import floating_dtype
 from lepton_jax.precision.rules import Rules, is_wide
@@ -191,12 +192,12 @@ def init_amax(
     """
     rules, found = Rules(compute=compute, float32=float32), {}
     traced = rules.trace(apply, variables, *inputs, **static)
-    loops = {eqn.path: eqn.params["length"] for eqn in traced.equations() if eqn.primitive == "scan"}
-    hidden = [eqn.path for eqn in traced.equations() if eqn.primitive in ("while", "custom_vjp_call", "custom_jvp_call")]
+    closed = OWN_DERIVATIVES | {"while", "shard_map"}
+    hidden = [eqn.path for eqn in traced.equations() if eqn.primitive in closed]
     for eqn in traced.equations():
         if not has_fp8(eqn, rules(eqn, traced.names[eqn.path])[0]) or any(eqn.path[: len(p)] == p for p in hidden):
             continue
-        lengths = tuple(length for path, length in loops.items() if eqn.path[: len(path)] == path)
+        lengths = (length for _, length in traced.stacks(eqn))
         zeros = jnp.zeros((*lengths, fp8.history), jnp.float32)
         found[traced.names[eqn.path]] = Amax(zeros, jnp.copy(zeros), jnp.copy(zeros))
     if not found:

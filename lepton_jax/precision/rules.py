@@ -10,7 +10,7 @@ from lepton_jax.core.tables import table as text_table
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.matching import fits, patterns_of, there_is
-from lepton_jax.graph.primitives import COMPARISONS, MOVING, PASSING, PRODUCTS, RAGGED, names
+from lepton_jax.graph.primitives import COMPARISONS, MOVING, PASSING, PRODUCTS, RAGGED, SENDING, SUMS_OVER_DEVICES, names
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace, walk
 
 Kind = Literal["compute", "float32", "follow", "exact"]
@@ -24,12 +24,12 @@ FOLLOW = names(
 )
 """Rounding once more at their result is harmless: sums of few terms, products, choices, and activations that are bounded."""
 
-EXACT = (MOVING | PASSING | COMPARISONS) | names(
-    "reduce_max reduce_min reduce_window_max cummax cummin argmax argmin sort top_k is_finite split real"
+EXACT = (MOVING | PASSING | COMPARISONS | SENDING) | names(
+    "pmax pmin reduce_max reduce_min reduce_window_max cummax cummin argmax argmin sort top_k is_finite split real"
 )
 """They move, choose or compare values."""
 
-LINEAR = (MOVING | PASSING) | names(
+LINEAR = (MOVING | PASSING | SENDING | SUMS_OVER_DEVICES) | names(
     "add add_any sub neg select_n concatenate pad dynamic_update_slice scatter scatter-add reduce_sum reduce_window_sum cumsum "
     "split real"
 )

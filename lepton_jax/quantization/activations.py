@@ -15,6 +15,7 @@ from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats import Float8, Uniform
 from lepton_jax.graph import _compat
 from lepton_jax.graph.cost import dense_shapes
+from lepton_jax.graph.primitives import PRODUCTS
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.leaves.dots import alike, free_expanded, outer
 from lepton_jax.leaves.form import Native
@@ -131,7 +132,7 @@ class Quantizing(PackedInterpreter):
         if eqn.primitive != "gather":  # of which rows are looked up before they are unpacked
             values = [value.opened() if isinstance(value, Native) else value for value in values]
         pairs = list(zip(operands, values))
-        if len(pairs) == 2 and all(_has_codes(*pair) for pair in pairs):
+        if eqn.primitive in PRODUCTS and all(_has_codes(*pair) for pair in pairs):
             return [self._multiplied(eqn, *(self._coded(*pair, site) for pair in pairs))]
         # Alone, a rounded operand is an array like others; a packed one runs as `packed` has it.
         values = [*(self._rounded(*pair, site) for pair in pairs), *values[len(pairs) :]]
@@ -236,7 +237,7 @@ def casts_of_integers(traced: Traced, decided: Mapping[CallPath, Sequence[Operan
     found = set()
     for eqn in traced.equations():
         operands = decided.get(eqn.path, ())
-        if len(operands) == 2 and any(operand.quantizer is not None for operand in operands):
+        if eqn.primitive in PRODUCTS and any(operand.quantizer is not None for operand in operands):
             for operand, var in zip(operands, eqn.invars):
                 if operand.kind == "weight" and not _compat.is_literal(var):
                     found.add(casts.get((eqn.jaxpr_path, var)))

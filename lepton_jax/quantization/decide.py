@@ -12,13 +12,14 @@ from lepton_jax.formats import layout
 from lepton_jax.graph import _compat
 from lepton_jax.graph.matching import there_is
 from lepton_jax.graph.origins import operand_origins, origins
+from lepton_jax.graph.primitives import RAGGED
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.quantization.quantizers import Dynamic
 from lepton_jax.quantization.rules import OPERANDS, Operand, Rule, has_site, rules_of
 
 
 def decide(traced: Traced, rules: Rule | Sequence[Rule]) -> dict[CallPath, tuple[Operand, ...]]:
-    """Decide about every operand of every dot, convolution and gather of a graph.
+    """Decide about every operand of every dot (ragged ones too), convolution and gather of a graph.
 
     Args:
       traced: the graph.
@@ -33,7 +34,6 @@ def decide(traced: Traced, rules: Rule | Sequence[Rule]) -> dict[CallPath, tuple
     rules = rules_of(rules)
     found = origins(traced)
     hidden = [e.path for e in traced.equations() if e.primitive in ("custom_jvp_call", "custom_vjp_call")]
-    loops = {e.path: e.params["length"] for e in traced.equations() if e.primitive == "scan"}
     decided: dict[CallPath, tuple[Operand, ...]] = {}
     matched, used = set[int](), set[int]()
     with collect("The rules do not fit the graph") as problems:
@@ -42,7 +42,7 @@ def decide(traced: Traced, rules: Rule | Sequence[Rule]) -> dict[CallPath, tuple
                 continue
             given = operand_origins(found, eqn)
             leaves = sorted(frozenset().union(*(origin or () for origin in given)))
-            operands = []
+            operands, around = [], traced.stacks(eqn)
             for argument, aval, origin in zip(OPERANDS[eqn.primitive], eqn.in_avals, given):
                 operand = Operand(
                     operation=traced.names[eqn.path],
@@ -51,7 +51,8 @@ def decide(traced: Traced, rules: Rule | Sequence[Rule]) -> dict[CallPath, tuple
                     kind="activation" if origin is None else "weight",
                     leaves=tuple(sorted(origin or ())),
                     shape=tuple(aval.shape),
-                    loops=tuple(length for path, length in loops.items() if eqn.path[: len(path)] == path),
+                    loops=tuple(length for _, length in around),
+                    devices=tuple(i for i, (primitive, _) in enumerate(around) if primitive == "shard_map"),
                 )
                 speaking = [i for i, rule in enumerate(rules) if rule.matches(operand, eqn, leaves, traced.variables)]
                 matched.update(speaking)
@@ -114,6 +115,8 @@ def summed_axes(eqn: Equation, place: int) -> tuple[int, ...]:
     params, ndim = eqn.params, len(eqn.in_avals[place].shape)
     if eqn.primitive == "dot_general":
         return tuple(params["dimension_numbers"][0][place])
+    if eqn.primitive in RAGGED:
+        return tuple(params["ragged_dot_dimension_numbers"].dot_dimension_numbers[0][place])
     if eqn.primitive == "gather":
         return tuple(axis for axis in range(ndim) if axis not in params["dimension_numbers"].start_index_map)
     numbers = params["dimension_numbers"]

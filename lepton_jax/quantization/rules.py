@@ -11,11 +11,12 @@ from lepton_jax.core.paths import matches
 from lepton_jax.core.typing import Path
 from lepton_jax.formats import Format
 from lepton_jax.graph.matching import fits, patterns_of
+from lepton_jax.graph.primitives import PRODUCTS, RAGGED
 from lepton_jax.graph.trace import Equation
 from lepton_jax.quantization.quantizers import ActivationQuantizer
 
 Argument = Literal["activation", "weight", "lhs", "rhs", "any"]
-OPERANDS = {"dot_general": ("lhs", "rhs"), "conv_general_dilated": ("lhs", "rhs"), "gather": ("lhs",)}
+OPERANDS = {**dict.fromkeys(PRODUCTS | RAGGED, ("lhs", "rhs")), "gather": ("lhs",)}
 """The operations with operands to quantize, and what these are called."""
 
 
@@ -30,7 +31,8 @@ class Operand:
       kind: "activation" or "weight".
       leaves: the parameters that a weight is computed from.
       shape: as traced; of one step in a loop.
-      loops: the lengths of the scans around it, from outside in.
+      loops: the lengths of the scans around it, from outside in; of a `shard_map`, the number of devices.
+      devices: which of the loops are a `shard_map`, whose devices share one site.
       rule: the place of the rule that decided, or None.
       quantizer: what it is rounded by, or None.
       axes: the axes that one range spans; None: as the format says.
@@ -50,6 +52,7 @@ class Operand:
     leaves: tuple[Path, ...]
     shape: tuple[int, ...]
     loops: tuple[int, ...]
+    devices: tuple[int, ...] = ()
     rule: int | None = None
     quantizer: ActivationQuantizer | None = None
     axes: tuple[int, ...] | None = None
@@ -95,7 +98,7 @@ class Rule:
     """
 
     quantizer: ActivationQuantizer | None
-    operation: str | Sequence[str] = ("dot_general", "conv_general_dilated")
+    operation: str | Sequence[str] = ("dot_general", "conv_general_dilated", "ragged_dot*")
     names: Sequence[str] = ()
     argument: Argument = "activation"
     path: str | Sequence[str] = ()

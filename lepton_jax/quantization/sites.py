@@ -117,7 +117,8 @@ def calibrate_activations(
     """Return the sites of the quantizers that need a range, calibrated on batches: the collection "quantization".
 
     The model runs unrounded, batch after batch under jit, and every operand's range is followed as its quantizer's
-    `calibration` says. Operations in a scan have a site for every step; those in a branch must run at least once.
+    `calibration` says. Operations in a scan have a site for every step, those in a `shard_map` one for all devices; those in
+    a branch must run at least once.
 
     Args:
       apply: as for `quantize_activations`.
@@ -170,6 +171,8 @@ def calibration_of(operand: Operand) -> Calibration:
 
 class _Observer(PackedInterpreter):
     """Follows the ranges of operands, and rounds nothing."""
+
+    sites_per_device = True
 
     def __init__(self, traced: Traced, decided: Decided, states: Mapping[str, Any]):
         super().__init__(traced)
@@ -235,11 +238,8 @@ def _finished(decided: Decided, states: Mapping[str, Any]) -> dict[str, dict[str
             if not bool(jnp.all(ran)):
                 problems.append(f"{where}: never ran on these batches; give some on which its branch is taken, or exclude it")
                 continue
-            finish = partial(_site, operand)
-            for _ in operand.loops:
-                finish = jax.vmap(finish)
-            site, finite = jax.jit(finish)(own)
-            if not bool(jnp.all(finite)):
+            site, finite = jax.jit(partial(_site, operand))(own)
+            if not bool(finite):
                 problems.append(f"{where}: met infinite values; calibrate on finite batches, or by a Percentile")
             problems += wrong(where, site)
             sites.setdefault(operand.operation, {})[operand.argument] = site
@@ -247,9 +247,18 @@ def _finished(decided: Decided, states: Mapping[str, Any]) -> dict[str, dict[str
 
 
 def _site(operand: Operand, states: Sequence[Any]) -> tuple[PyTree, Array]:
-    """The site, and whether its range is finite."""
+    """The site, and whether its range is finite. Devices have the range in which all of theirs lie."""
     quantizer = operand.quantizer
     assert quantizer is not None
-    ranges = [calibration_of(operand).range(state, quantizer.format) for state in states]
-    low, high = joined(ranges, operand.shape, quantizer.format, operand.axes)
-    return quantizer.init(low, high), jnp.all(jnp.isfinite(low) & jnp.isfinite(high))
+
+    def ranges(states: Sequence[Any]) -> tuple[Array, Array]:
+        found = [calibration_of(operand).range(state, quantizer.format) for state in states]
+        return joined(found, operand.shape, quantizer.format, operand.axes)
+
+    init = quantizer.init
+    for place in range(len(operand.loops)):
+        ranges = jax.vmap(ranges)
+        init = init if place in operand.devices else jax.vmap(init)
+    low, high = ranges(states)
+    low, high = jnp.min(low, axis=operand.devices), jnp.max(high, axis=operand.devices)
+    return init(low, high), jnp.all(jnp.isfinite(low) & jnp.isfinite(high))

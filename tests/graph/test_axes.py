@@ -181,7 +181,7 @@ def test_operations_that_see_positions_fix(what):
         elif what == "top_k":
             h = h + lax.top_k(h, 2)[0].sum(axis=1, keepdims=True)
         elif what == "unknown":
-            h = jnp.real(jnp.fft.fft(h, axis=1))
+            h = lax.linalg.triangular_solve(jnp.eye(len(h)), h, left_side=True)
         else:
             h = h[:, jnp.array([3, 1, 2, 0])]
         return h @ v["b"]
@@ -189,7 +189,7 @@ def test_operations_that_see_positions_fix(what):
     found, analysis, reasons = classes(apply, {"a": (3, 4), "b": (4, 2)}, X)
     assert not found["a"][1].any()
     assert reasons["a"][1]
-    assert analysis.unknown == (("fft",) if what == "unknown" else ())
+    assert analysis.unknown == (("triangular_solve",) if what == "unknown" else ())
 
 
 def test_one_hot_codes_fix_the_table():

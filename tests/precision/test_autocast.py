@@ -212,3 +212,28 @@ def test_misuse() -> None:
         Policy(param_dtype="float64")
     with pytest.raises(TypeError, match=r"the backend 'cpu' cannot compute in float4_e2m1fn: .*Choose another dtype"):
         check_backend("Fp8: forward", "float4_e2m1fn")
+
+
+def test_what_is_written_by_index_is_narrow_and_what_is_added_up_is_not() -> None:
+    """`.at[].set` chooses, a segment sum adds many terms, a transform has no narrow form; a ragged dot is a dot."""
+    rng = np.random.default_rng(6)
+    w = jnp.asarray(rng.standard_normal((2, 6, 6)), jnp.float32)
+    x = jnp.asarray(rng.standard_normal((4, 6)), jnp.float32)
+    ends = jnp.array([0, 2, 2, 1])
+
+    def apply(v: jax.Array, x: jax.Array) -> jax.Array:
+        h = jax.lax.ragged_dot(x, v, jnp.array([3, 1]))
+        h = jnp.zeros((5, 6)).at[ends].set(h, unique_indices=False)
+        h = jax.ops.segment_sum(h @ v[0], jnp.array([0, 1, 1, 3, 3]), num_segments=4)
+        return jnp.real(jnp.fft.ifft(jnp.fft.fft(h @ v[1], axis=0), axis=0))
+
+    made = {one.name: one for one in explain(apply, BF16, w, x)}
+    modes = {name: (one.mode, one.results[0]) for name, one in made.items() if not name.startswith(("dot", "broadcast"))}
+    assert modes["ragged_dot_general"] == ("compute", "bfloat16")
+    assert made["scatter"].operands[2] == "bfloat16"
+    assert modes["scatter-add"] == ("wide", "float32")
+    assert [name for name in made if name.startswith("fft") and made[name].mode == "compute"] == []
+    np.testing.assert_allclose(jax.jit(autocast(apply, BF16))(w, x), apply(w, x), rtol=0.05, atol=0.3)
+    gradient, plain = (jax.jit(jax.grad(lambda v, f=f: jnp.sum(jnp.tanh(f(v, x)))))(w) for f in (autocast(apply, BF16), apply))
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, plain, rtol=0.1, atol=0.2)

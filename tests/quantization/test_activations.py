@@ -1,6 +1,7 @@
 """Quantized activations: values against float64, integers against simulation, models of every kind, derivatives."""
 
 import warnings
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -313,3 +314,23 @@ def test_with_bfloat16_low_rank_and_scans_in_scans() -> None:
     expected = rounded(np.asarray(draw(4, 3, 6), np.float64), Uniform(8), (0, 1)) @ np.asarray(leaf.unpack(), np.float64)
     for native in (False, True):
         assert_close(quantize_activations(lambda v, x: x @ v, rule, native=native)(leaf, draw(4, 3, 6)), expected)
+
+
+def test_ragged_dots_are_rounded_as_dots_are() -> None:
+    """A mixture of experts: each group of rows is what a dot with its own matrix gives, on the same rounded operands."""
+    rng = np.random.default_rng(8)
+    w, x = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 6, 4), (5, 6)))
+    sizes = jnp.array([2, 3])
+    for rule in (
+        Rule(quantizer=Dynamic(Uniform(8)), argument="any"),
+        Rule(quantizer=Dynamic(Uniform(4)), free_axes=True),
+        Rule(quantizer=Static(Uniform(8))),
+    ):
+        sites = calibrate_activations(lambda v, x: jax.lax.ragged_dot(x, v["w"], sizes), rule, {"w": w}, [x])
+        apply = quantize_activations(lambda v, x: jax.lax.ragged_dot(x, v["w"], sizes), rule)
+        got = jax.jit(apply)(with_sites({"w": w}, sites), x)
+        quantizer, site = rule.quantizer, sites.get("ragged_dot_general", {}).get("lhs", {})
+        rounded = replace(quantizer, axes=(1,))(x, {}) if rule.free_axes else quantizer(x, site)
+        matrices = quantizer(w, {}) if rule.argument == "any" else w
+        by_hand = jnp.concatenate([rounded[:2] @ matrices[0], rounded[2:] @ matrices[1]])
+        np.testing.assert_allclose(got, by_hand, rtol=1e-6, atol=1e-6)

@@ -12,7 +12,7 @@ from lepton_jax.graph.trace import Equation
 _KEEP_ZERO = names(
     "neg sin tan asin atan sinh asinh tanh atanh erf erf_inv expm1 log1p abs sign round floor ceil square real imag conj "
     "convert_element_type reduce_precision copy copy_p stop_gradient name bitcast_convert_type sqrt cbrt "
-    "sharding_constraint device_put optimization_barrier pvary pbroadcast"
+    "sharding_constraint device_put optimization_barrier pvary pbroadcast ppermute"
 )
 _ALL_ZERO = names("add sub add_any or xor complex")
 _ANY_ZERO = names("mul mulhi and")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_jax.graph.axes.collectives import put_together, taken_apart
 from lepton_jax.graph.axes.labels import Axes, Labels, lengths
 from lepton_jax.graph.axes.rules import RULES
 from lepton_jax.graph.forward import Forward
@@ -56,9 +57,13 @@ class Flow(Forward[Axes]):
         # The condition of a while loop comes first but sees what the body settles.
         for body in sorted(eqn.bodies, key=lambda b: not b.carry):
             entering = [self._slice(settled[i], scanned=j in body.scanned_in) for j, i in enumerate(body.operands)]
+            if body.parts_in:
+                entering = [taken_apart(self.labels, value, parts) for value, parts in zip(entering, body.parts_in)]
             outs, entering = self._settle(eqn, body, entering)
             if body.carry:
                 settled = self._with_carries(eqn, body, settled, entering)
+            if body.parts_out:
+                outs = [put_together(self.labels, value, parts) for value, parts in zip(outs, body.parts_out)]
             if not body.results:
                 self.labels.fix_all(outs, f"the condition of {eqn.primitive}")
             for j, (result, out) in enumerate(zip(body.results, outs)):

@@ -1,4 +1,4 @@
-"""Labels through gathers and dynamic slices."""
+"""Labels through gathers, scatters and dynamic slices."""
 
 from collections.abc import Sequence
 
@@ -53,3 +53,27 @@ def dynamic_update_slice(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> 
             labels.fix(new, "dynamic_update_slice")
         zero.append(value.zero[axis] and update.zero[axis])
     return [Axes(value.atoms, tuple(zero))]
+
+
+def scatter(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the axes that are written by index or in part, and those of the indices; unify the axes updated whole."""
+    value, indices, update = ins
+    numbers = eqn.params["dimension_numbers"]
+    labels.fix_all([indices], eqn.primitive)
+    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    window = dict(zip((a for a in range(len(value.atoms)) if a not in gone), numbers.update_window_dims))
+    parts, whole = [], set[int]()
+    for axis, (old, zero) in enumerate(value.parts):
+        own = window.get(axis)
+        if own is None or len(update.atoms[own]) != len(old):
+            labels.fix(old, eqn.primitive)
+            parts.append(labels.still(len(old)))
+            continue
+        whole.add(own)
+        labels.pair(old, update.atoms[own], eqn.primitive)
+        # A product with what is written stays 0; anything else has to be 0 itself.
+        kept = zero and (update.zero[own] or eqn.primitive == "scatter-mul")
+        parts.append((labels.best([old, update.atoms[own]]), kept))
+    for axis in set(range(len(update.atoms))) - whole:
+        labels.fix(update.atoms[axis], eqn.primitive)
+    return [Axes.of(parts)]

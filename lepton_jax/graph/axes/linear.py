@@ -1,4 +1,4 @@
-"""Labels through contractions: dot products and convolutions."""
+"""Labels through contractions and transforms: dot products, convolutions, Fourier transforms."""
 
 from collections.abc import Sequence
 
@@ -21,6 +21,38 @@ def dot_general(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
         parts.append((labels.best([lhs.atoms[left], rhs.atoms[right]]), lhs.zero[left] or rhs.zero[right]))
     parts += lhs.without((*lhs_contract, *lhs_batch)).parts + rhs.without((*rhs_contract, *rhs_batch)).parts
     return [Axes.of(parts)]
+
+
+def ragged_dot(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """As `dot_general`; the groups, and the axis whose runs of rows belong to them, are fixed."""
+    lhs, rhs, *sizes = ins
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = numbers.dot_dimension_numbers
+    labels.fix_all(sizes, eqn.primitive)
+    for axis in numbers.lhs_ragged_dimensions:
+        labels.fix(lhs.atoms[axis], f"the groups of {eqn.primitive}")
+    for axis in numbers.rhs_group_dimensions:
+        labels.fix(rhs.atoms[axis], f"the groups of {eqn.primitive}")
+    for left, right in zip(lhs_contract, rhs_contract):
+        _contract(labels, lhs, left, rhs, right, eqn.primitive)
+    batch = []
+    for left, right in zip(lhs_batch, rhs_batch):
+        labels.pair(lhs.atoms[left], rhs.atoms[right], eqn.primitive)
+        batch.append((labels.best([lhs.atoms[left], rhs.atoms[right]]), lhs.zero[left] or rhs.zero[right]))
+    rest = lhs.without((*lhs_contract, *lhs_batch)).parts
+    rest += rhs.without((*rhs_contract, *rhs_batch, *numbers.rhs_group_dimensions)).parts
+    groups = [labels.still(len(sizes[0].atoms[-1]))] if set(numbers.lhs_ragged_dimensions) & set(lhs_contract) else []
+    return [Axes.of([*groups, *batch, *rest])]
+
+
+def fft(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
+    """Fix the last axes, which are transformed; the others pass."""
+    [value] = ins
+    start = len(value.atoms) - len(eqn.params["fft_lengths"])
+    for atoms in value.atoms[start:]:
+        labels.fix(atoms, "fft")
+    shape = lengths(eqn.out_avals[0].shape)
+    return [Axes.of([*value.parts[:start], *map(labels.still, shape[start:])])]
 
 
 def conv(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton_jax.graph.axes import FIXED, Analysis
+from lepton_jax.graph.primitives import RAGGED
 from lepton_jax.graph.trace import Traced
 
 _PARAMS = "params/"
@@ -43,6 +44,9 @@ def macs(analysis: Analysis) -> Amount:
             operand, contracted = record.ins[0], eqn.params["dimension_numbers"][0][0]
         elif eqn.primitive == "conv_general_dilated":
             operand, contracted = record.ins[1], eqn.params["dimension_numbers"].rhs_spec[1:]
+        elif eqn.primitive in RAGGED:
+            operand = record.ins[0]
+            contracted = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers[0][0]
         else:
             continue
         terms.append(_term(analysis, eqn.times or 1, (*record.outs[0].atoms, *(operand.atoms[a] for a in contracted))))
