@@ -15,6 +15,7 @@ import numpy as np
 from lepton_jax.core.paths import path_str
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
+from lepton_jax.graph.primitives import PLAIN_CALLS
 
 Apply = Callable[..., PyTree]
 """A pure function ``apply(variables, *inputs, **static) -> outputs``."""
@@ -78,6 +79,14 @@ class Equation:
     def bodies(self) -> tuple[_compat.Body, ...]:
         """The inner jaxprs, if it is a call or a loop; see `lepton_jax.graph._compat.Body`."""
         return _compat.bodies(self.raw)
+
+    @property
+    def is_plain_call(self) -> bool:
+        """Whether it stands for its body and nothing else: no loop, no derivative rule of its own, no placement."""
+        if self.primitive not in PLAIN_CALLS or len(self.bodies) != 1:
+            return False
+        placed = (*(self.params.get("in_shardings") or ()), *(self.params.get("out_shardings") or ()))
+        return not any(isinstance(one, jax.sharding.Sharding) for one in placed)
 
     @property
     def jaxpr_path(self) -> CallPath:

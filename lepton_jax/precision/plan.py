@@ -120,13 +120,6 @@ def _within(eqn: Equation) -> Iterator[Equation]:
         yield from walk(body.jaxpr, (*eqn.path, body.label), eqn.scope)
 
 
-def _is_plain_call(eqn: Equation) -> bool:
-    if eqn.primitive not in PLAIN_CALLS or len(eqn.bodies) != 1:
-        return False
-    placed = (*(eqn.params.get("in_shardings") or ()), *(eqn.params.get("out_shardings") or ()))
-    return not any(isinstance(one, jax.sharding.Sharding) for one in placed)
-
-
 class _Flat(Forward[Value]):
     """Every operation in one list, plain calls gone into; constants are held apart."""
 
@@ -147,7 +140,7 @@ class _Flat(Forward[Value]):
         return super().known(path, atom)
 
     def call(self, eqn: Equation, given: list[Value]) -> Sequence[Value]:
-        if not _is_plain_call(eqn):
+        if not eqn.is_plain_call:
             return self.operation(eqn, given)
         around, self.around = self.around, (*self.around, eqn.raw)
         results = super().call(eqn, given)

@@ -56,21 +56,23 @@ def test_axes_of_length_one_are_broadcast_and_say_nothing():
     assert not found["one"][1].any()
 
 
-def test_a_sum_over_channels_that_are_not_zero_when_masked_fixes_them():
+def test_a_sum_over_channels_that_are_not_zero_nor_alike_when_masked_fixes_them():
     shapes = {"a": (3, 4), "b": (4, 5)}
     found, _, _ = classes(lambda v, x: (x @ v["a"]).sum(axis=1, keepdims=True) @ jnp.ones((1, 4)) @ v["b"], shapes, X)
     assert free(found["a"][1])
 
-    def exponential(v, x):
-        h = jnp.exp(x @ v["a"])
+    def exponential(v, x, shift):
+        h = jnp.exp(x @ v["a"] + shift)
         return h @ v["b"] / jnp.sum(h, axis=1, keepdims=True)
 
-    found, _, reasons = classes(exponential, shapes, X)
+    found, _, _ = classes(lambda v, x: exponential(v, x, 0.5), shapes, X)
+    assert free(found["a"][1])
+    found, _, reasons = classes(lambda v, x: exponential(v, x, jnp.array([[0.0, 1.0, 2.0, 3.0]])), shapes, X)
     assert not found["a"][1].any()
     assert any("reduce_sum" in why for why in reasons["a"][1])
 
 
-def test_variance_by_deviations_fixes_and_by_squares_does_not():
+def test_variance_by_deviations_as_by_squares_leaves_channels_free():
     def normed(v, x, deviations):
         h = x @ v["a"]
         mean = h.mean(axis=1, keepdims=True)
@@ -78,8 +80,10 @@ def test_variance_by_deviations_fixes_and_by_squares_does_not():
         return (h - mean) / jnp.sqrt(variance + 1e-5) * v["scale"][None] @ v["b"]
 
     shapes = {"a": (3, 4), "scale": (4,), "b": (4, 5)}
-    assert not classes(lambda v, x: normed(v, x, True), shapes, X)[0]["a"][1].any()
-    assert free(classes(lambda v, x: normed(v, x, False), shapes, X)[0]["a"][1])
+    for deviations in (True, False):
+        found, _, _ = classes(lambda v, x, deviations=deviations: normed(v, x, deviations), shapes, X)
+        assert free(found["a"][1])
+        np.testing.assert_array_equal(found["a"][1], found["scale"][0])
 
 
 def test_division_by_a_channel_that_is_zero_when_masked_fixes_it():
@@ -259,3 +263,29 @@ def test_blocks_of_a_reshape():
     assert list(blocks((4, 6), (8, 3))) == [((0, 1), (0, 1))]
     assert list(blocks((1, 2, 3), (3, 2))) == [((1, 2), (0, 1))]
     assert list(blocks((5, 1), (5,))) == [((0,), (0,))]
+
+
+def test_of_a_sum_over_axes_that_are_not_zero_the_longest_may_lose_indices():
+    """cosh(p q) is 1 where either is masked: how many ones there are is known for one axis, not for both at once."""
+
+    def apply(v, x):
+        return x * jnp.cosh(v["p"] * v["q"]).sum() * v["q"].sum()
+
+    found, _, reasons = classes(apply, {"p": (7, 1), "q": (1, 5)}, X)
+    assert free(found["p"][0])
+    assert not found["q"][1].any()
+    assert reasons["q"][1] == ("reduce_sum over channels that are not 0 when masked",)
+
+
+def test_what_is_the_same_in_all_silent_channels_can_be_summed_but_not_a_position():
+    def apply(v, x):
+        h = x @ v["a"]
+        centred = h - h.mean(-1, keepdims=True)
+        there = (centred + jnp.arange(4.0)[None]) if "order" in v else centred
+        return centred / jnp.square(there).sum(-1, keepdims=True) @ v["b"]
+
+    shapes = {"a": (3, 4), "b": (4, 5)}
+    found, _, _ = classes(apply, shapes, X)
+    assert free(found["a"][1])
+    found, _, _ = classes(apply, {**shapes, "order": (1,)}, X)
+    assert not found["a"][1].any()

@@ -116,7 +116,7 @@ def analyse(
                 labels.fix_all([out], "an output")
         unknown |= labels.unknown
         analysis = _analysis(flow, ins, outs, tuple(unknown))
-        advanced = _advance(labels, analysis)
+        advanced = _advance(labels, analysis) or _narrowed(labels, analysis)
         if advanced is None:
             break
         failed = advanced
@@ -189,6 +189,20 @@ def _advance(labels: Labels, analysis: Analysis) -> dict[Any, dict[Any, str]] | 
         why = "; ".join(analysis.reasons(live)) or "all channels would go together"
         failed.setdefault(key, {})[option] = why
     return failed if advanced else None
+
+
+def _narrowed(labels: Labels, analysis: Analysis) -> dict[Any, dict[Any, str]] | None:
+    """Leave each sum one axis whose removed indices are not 0, that which has most indices to lose; None if all have."""
+    stuck = _stuck(analysis)
+    failed = {key: dict(options) for key, options in labels.failed.items()}
+    changed = False
+    for key, axes in labels.sums.items():
+        free = {axis: int(np.count_nonzero(~stuck[analysis.classes[atoms]])) for axis, atoms in axes.items()}
+        best = max(free, key=lambda axis: free[axis], default=None)
+        for axis in (a for a, n in free.items() if n and a != best):
+            failed.setdefault(key, {})[axis] = "another axis of the sum"
+            changed = True
+    return failed if changed else None
 
 
 def _stuck(analysis: Analysis) -> np.ndarray:

@@ -24,6 +24,9 @@ _OTHER = names(
 )
 NAMES = _KEEP_ZERO | _ALL_ZERO | _ANY_ZERO | _FIRST_ZERO | COMPARISONS | _OTHER
 
+ALIKE = NAMES - names("optimization_barrier device_put sharding_constraint bitcast_convert_type ppermute")
+"""Of operands that are the same at all removed indices they make what is the same there."""
+
 _SINGULAR = names("rsqrt log sqrt cbrt atan2 acosh lgamma digamma polygamma zeta")
 """Not finite at 0, or without a finite derivative there: a channel that is 0 would spoil the others by NaN."""
 
@@ -42,7 +45,7 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
         return list(ins)
     shape = lengths(eqn.out_avals[0].shape)
     positions = name in COMPARISONS and np.issubdtype(eqn.in_avals[0].dtype, np.integer)
-    parts = []
+    parts, alike = [], []
     for axis, n in enumerate(shape):
         full = [v for v in ins if len(v.atoms) == len(shape) and len(v.atoms[axis]) == n]
         if n == 1 or not full:
@@ -56,9 +59,12 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
                 labels.fix(value.atoms[axis], f"{name} of a channel that is 0 when masked")
         if positions:
             labels.fix(full[0].atoms[axis], f"{name} of integer positions")
-        parts.append((labels.best([value.atoms[axis] for value in full]), _stays_zero(name, eqn.params, ins, flags)))
+        zero = _stays_zero(name, eqn.params, ins, flags)
+        parts.append((labels.best([value.atoms[axis] for value in full]), zero))
+        if not zero and all(value.known(axis) for value in full):
+            alike.append(axis)
     uniform = ins[0].uniform if name in _SAME_UNIFORM else None
-    return [Axes.of(parts, uniform)] * len(eqn.out_avals)
+    return [Axes.of(parts, uniform, alike)] * len(eqn.out_avals)
 
 
 def _singular(name: str, params: Mapping[str, Any], ins: Sequence[Axes], value: Axes) -> bool:

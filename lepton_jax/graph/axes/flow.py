@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_jax.graph.axes.collectives import put_together, taken_apart
 from lepton_jax.graph.axes.labels import Axes, Labels, lengths
-from lepton_jax.graph.axes.rules import RULES
+from lepton_jax.graph.axes.rules import ALIKE, RULES
 from lepton_jax.graph.forward import Forward
 from lepton_jax.graph.trace import CallPath, Equation
 
@@ -41,6 +41,8 @@ class Flow(Forward[Axes]):
     def operation(self, eqn: Equation, given: list[Axes]) -> list[Axes]:
         rule = RULES.get(eqn.primitive)
         outs = self._unknown(eqn, given) if rule is None else rule(self.labels, eqn, given)
+        if eqn.primitive not in ALIKE:
+            outs = [out.forgetting() for out in outs]
         self.records[eqn.path] = Record(eqn=eqn, ins=tuple(given), outs=tuple(outs))
         return outs
 
@@ -52,6 +54,11 @@ class Flow(Forward[Axes]):
 
     def call(self, eqn: Equation, given: list[Axes]) -> list[Axes]:
         """Go into a call or loop; the results of several branches are unified."""
+        if eqn.is_plain_call:
+            outs = self.inside(eqn, eqn.bodies[0], given)
+            self.records[eqn.path] = Record(eqn=eqn, ins=tuple(given), outs=tuple(outs))
+            return outs
+        given = [value.forgetting() for value in given]
         results: dict[int, Axes] = {}
         settled: Sequence[Axes] = given
         # The condition of a while loop comes first but sees what the body settles.
@@ -69,7 +76,7 @@ class Flow(Forward[Axes]):
             for j, (result, out) in enumerate(zip(body.results, outs)):
                 whole = self._stack(eqn, result, out) if j in body.scanned_out else out
                 results[result] = self._join(eqn, results[result], whole) if result in results else whole
-        outs = [results[i] for i in range(len(eqn.outvars))]
+        outs = [results[i].forgetting() for i in range(len(eqn.outvars))]
         self.records[eqn.path] = Record(eqn=eqn, ins=tuple(given), outs=tuple(outs))
         return outs
 

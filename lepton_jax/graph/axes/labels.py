@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class Axes:
     `atoms[a][i]` names index `i` of axis `a`; equal names (or names joined by `Labels.pair`) are removed together. `zero[a]`
     holds if the value is exactly 0 at every removable index of axis `a` once the removable slices of the variables are set
     to 0: what a sum over that axis needs, so that leaving the index out changes nothing. `uniform` is the value of
-    every element, where that is a known constant.
+    every element, where that is a known constant. Along the axes in `alike` the value is the same at all removed indices,
+    though not 0 (a mean subtracted from silent channels), so that a sum over them can be corrected.
 
     Example:
       >>> axes = Axes(atoms=(np.array([FIXED]), np.array([1, 2])), zero=(True, True))
@@ -35,12 +36,13 @@ class Axes:
     atoms: tuple[np.ndarray, ...]
     zero: tuple[bool, ...]
     uniform: float | None = None
+    alike: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, parts: Iterable[Part], uniform: float | None = None) -> Axes:
+    def of(cls, parts: Iterable[Part], uniform: float | None = None, alike: Iterable[int] = ()) -> Axes:
         """The labels of a value whose axes have these."""
         atoms, zero = zip(*held) if (held := tuple(parts)) else ((), ())
-        return cls(atoms, zero, uniform)
+        return cls(atoms, zero, uniform, frozenset(alike))
 
     @property
     def parts(self) -> list[Part]:
@@ -49,11 +51,21 @@ class Axes:
 
     def only(self, axes: Iterable[int]) -> Axes:
         """The labels with these axes, in this order."""
-        return Axes.of((self.parts[axis] for axis in axes), self.uniform)
+        kept = list(axes)
+        alike = (new for new, old in enumerate(kept) if old in self.alike)
+        return Axes.of((self.parts[axis] for axis in kept), self.uniform, alike)
 
     def without(self, axes: Sequence[int]) -> Axes:
         """The labels with the other axes."""
         return self.only(axis for axis in range(len(self.atoms)) if axis not in axes)
+
+    def known(self, axis: int) -> bool:
+        """Whether it is known what the value is at the removed indices of an axis: 0, or the same at all of them."""
+        return self.zero[axis] or axis in self.alike
+
+    def forgetting(self) -> Axes:
+        """The labels without what is alike."""
+        return replace(self, alike=frozenset()) if self.alike else self
 
     @property
     def blank(self) -> bool:
@@ -70,7 +82,8 @@ class Labels:
     """Collects, in one pass over a graph, which atoms are equal and which are fixed, and why.
 
     Args:
-      failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed, and why.
+      failed: for every reshape that was tried before, the ways to carry labels through it that turned out fixed, and why; for
+        a sum over several axes that may lose indices, those of them that may not.
       cutting: whether the removed indices are known: only they are labelled, and 0 means that an index stays.
       variables: how many atoms belong to slices of variables; atoms above it belong to constants.
 
@@ -91,6 +104,7 @@ class Labels:
         self.fixes: list[tuple[np.ndarray, str]] = []
         self.failed = dict(failed or {})
         self.carried: dict[Any, tuple[np.ndarray, Any, Any]] = {}
+        self.sums: dict[Any, Mapping[int, np.ndarray]] = {}
         self.unknown: dict[str, None] = {}
         self._zeros: dict[int, np.ndarray] = {}
 

@@ -7,13 +7,21 @@ from lepton_jax.graph.trace import Equation
 
 
 def reduce_sum(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
-    """Drop the summed axes; one whose removed indices are not 0 is fixed, since its sum would change."""
+    """Drop the summed axes; one whose removed indices are not 0 is fixed, since its sum would change.
+
+    But of one axis the removed indices may hold anything, if it is the same at all: what they add is known. Which of several
+    axes that is shows once the rest of the graph has fixed the others; the analysis then starts again, if need be.
+    """
     [value] = ins
-    axes = eqn.params["axes"]
-    for axis in axes:
-        if not value.zero[axis]:
-            labels.fix(value.atoms[axis], "reduce_sum over channels that are not 0 when masked")
-    return [_without(value, axes)]
+    axes, key = eqn.params["axes"], (eqn.path, "sum")
+    speaking = {axis: value.atoms[axis] for axis in axes if not (value.zero[axis] or labels.is_fixed(value.atoms[axis]))}
+    known = {axis: atoms for axis, atoms in speaking.items() if axis in value.alike and axis not in labels.failed.get(key, ())}
+    for axis in speaking.keys() - known.keys():
+        labels.fix(value.atoms[axis], "reduce_sum over channels that are not 0 when masked")
+    labels.sums[key] = known
+    left = value.without(axes)
+    # What such a sum is at the removed indices of another axis would need to be known at those of both.
+    return [Axes.of(left.parts, alike=() if known else left.alike)]
 
 
 def reduce_fixed(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:

@@ -22,10 +22,11 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
     if eqn.params["dimensions"] is not None or 0 in shape:
         labels.fix_all(ins, "reshape")
         return [labels.immovable(shape)]
-    parts = list(map(labels.still, shape))
+    parts, alike = list(map(labels.still, shape)), []
     for old, new in blocks(value.shape, shape):
         if len(old) == 1 and len(new) == 1:
             parts[new[0]] = value.parts[old[0]]
+            alike += [new[0]] if old[0] in value.alike else []
             continue
         free = [a for a in old if not labels.is_fixed(value.atoms[a])]
         if not free:
@@ -47,7 +48,7 @@ def reshape(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:
             if axis != carrier:
                 labels.fix(value.atoms[axis], "reshape, which another axis carries")
         parts[target] = _gather(labels, flat, ends, new.index(target)), value.zero[carrier]
-    return [Axes.of(parts, value.uniform)]
+    return [Axes.of(parts, value.uniform, alike)]
 
 
 def blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

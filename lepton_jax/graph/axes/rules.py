@@ -56,3 +56,6 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_KEYS, shapes.source),
 }
 """An operation that is not here fixes all axes of its operands and results, and is reported by name."""
+
+ALIKE = elementwise.ALIKE | {"broadcast_in_dim", "transpose", "squeeze", "reshape", "reduce_sum"}
+"""The operations through which it is followed what removed indices hold, where that is the same at all."""

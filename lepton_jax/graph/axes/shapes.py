@@ -12,14 +12,16 @@ def broadcast_in_dim(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list
     """Pass the axes that keep their length; new ones are free, all their indices being alike."""
     value = ins[0]
     source = {out: axis for axis, out in enumerate(eqn.params["broadcast_dimensions"])}
-    parts = []
+    parts, alike = [], []
     for out, n in enumerate(lengths(eqn.params["shape"])):
         axis = source.get(out)
         if axis is not None and len(value.atoms[axis]) == n:
             parts.append(value.parts[axis])
+            alike += [out] if axis in value.alike else []
         else:
             parts.append((labels.fresh(n), value.blank))
-    return [Axes.of(parts, value.uniform)]
+            alike += [] if value.blank else [out]
+    return [Axes.of(parts, value.uniform, alike)]
 
 
 def transpose(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes]:

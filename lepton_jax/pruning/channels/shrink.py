@@ -16,6 +16,7 @@ from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import CallPath, Equation, Traced
 from lepton_jax.pruning.channels.derivative import RULES, rule_labels
 from lepton_jax.pruning.channels.groups import Keep
+from lepton_jax.pruning.channels.held import added, plain, with_removed
 
 
 class Layout:
@@ -64,6 +65,10 @@ class Layout:
         """What is left of `dims`, a shape as traced; axes that lose nothing stay as they are, symbolic ones too."""
         return tuple(_left(dim, keep) for dim, keep in zip(dims, self.keeps(value)))
 
+    def gone(self, value: Axes, axis: int) -> int:
+        """How many indices of an axis go."""
+        return int(np.count_nonzero(~self.keep(value.atoms[axis])))
+
     def changes(self, record: Record) -> bool:
         """Whether any axis of an operation loses an index."""
         return any(not self.keep(atoms).all() for value in (*record.ins, *record.outs) for atoms in value.atoms)
@@ -107,7 +112,29 @@ class Shrinker(Interpreter):
             for var, value, axes in zip(eqn.invars, values, record.ins)
         ]
         if eqn.bodies:
-            return self.default(eqn, values)
+            return self.default(eqn, values if eqn.is_plain_call else self._dense(values))
+        outs = self._operation(eqn, record, layout, values)
+        return [self._with_removed(eqn, record, layout, values, *pair) for pair in zip(record.outs, outs)]
+
+    def dense(self, value: Any) -> Any:
+        return plain(value)
+
+    def _with_removed(self, eqn: Equation, record: Record, layout: Layout, values: Sequence[Any], axes: Axes, out: Any) -> Any:
+        """The result with what the masked model has at the removed indices, where that is known and not 0."""
+
+        def bind(operands: Sequence[Any], axis: int) -> Any:
+            changed = _CHANGED[eqn.primitive](eqn, record, layout) if eqn.primitive in _SHAPED else {}
+            sizes = {name: (*size[:axis], 1, *size[axis + 1 :]) for name, size in changed.items()}
+            return self.bind(eqn, operands, **sizes)[0]
+
+        return with_removed(eqn, record.ins, [a for a in sorted(axes.alike) if layout.gone(axes, a)], values, out, bind)
+
+    def _operation(self, eqn: Equation, record: Record, layout: Layout, values: Sequence[Any]) -> Sequence[Any]:
+        if eqn.primitive == "reduce_sum":
+            [axes], summed = record.ins, eqn.params["axes"]
+            counts = {a: n for a in summed if (n := layout.gone(axes, a)) and not axes.zero[a]}
+            return [added(values[0], counts, lambda value: self.bind(eqn, [value])[0])]
+        values = self._dense(values)
         if eqn.primitive in ("iota", "random_bits"):
             return [cut(self.bind(eqn, values)[0], layout.keeps(record.outs[0]))]
         if eqn.primitive == "slice":
@@ -223,3 +250,5 @@ _CHANGED: Mapping[str, Callable[[Equation, Record, Layout], dict[str, Any]]] = {
     "dynamic_slice": _sliced_sizes,
 }
 """The parameters that name a shape, by primitive."""
+_SHAPED = ("broadcast_in_dim", "reshape")
+"""Those through which what removed channels hold is carried."""

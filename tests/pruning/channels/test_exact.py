@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from channel_models import MODELS as COUPLED
 from indexed_models import INDEXED
+from two_pass_models import TWO_PASS
 
 from lepton_jax.core.paths import flatten
 from lepton_jax.pruning.channels import Random, plan
@@ -20,7 +21,7 @@ from lepton_jax.pruning.channels import Random, plan
 # Compiling is most of the time these tests take, and rounding is all that optimisation could change.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 RTOL = 1e-5
-MODELS = {**COUPLED, **INDEXED}
+MODELS = {**COUPLED, **INDEXED, **TWO_PASS}
 
 
 def by_numpy(tree, removed, *, mask):
@@ -75,7 +76,7 @@ def assert_same(expected, got):
 
 
 # Three cuts a model, each with a seed of its own; over the models, every cut meets every seed. Near twins have one cut.
-TWINS = {"lstm_plain", "nnx_eval", "dropout", "derivative_rules", "transformer_tied", *INDEXED}
+TWINS = {"lstm_plain", "nnx_eval", "dropout", "derivative_rules", "transformer_tied", *INDEXED, *TWO_PASS}
 CASES = [
     (name, cut, (i + j) % 3)
     for i, name in enumerate(MODELS)
