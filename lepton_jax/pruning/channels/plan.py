@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lepton_jax.core.errors import collect
 from lepton_jax.core.paths import path_str
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.axes import analyse_traced
 from lepton_jax.graph.trace import Apply, split_keywords, trace
+from lepton_jax.pruning.channels.factored import shrink_state
 from lepton_jax.pruning.channels.groups import Group, Place, atoms_of, removed_places
 from lepton_jax.pruning.channels.match import Matcher
 from lepton_jax.pruning.channels.plan_text import describe, from_json, to_json
@@ -85,24 +87,36 @@ class Plan:
         """The variable in whose path this one ends, or None."""
         return self._matcher.find(path)
 
-    def shrink(self, tree: PyTree) -> PyTree:
+    def shrink(self, tree: PyTree, *, min_dim_size_to_factor: int = 128) -> PyTree:
         """Cut the removed indices out of every leaf whose path ends in a variable's.
 
-        Leaves of other paths, and scalars, are passed over. Dtypes stay. Shapes alone (`jax.ShapeDtypeStruct`) will do.
+        Leaves of other paths, and scalars, are passed over. Dtypes stay. Shapes alone (`jax.ShapeDtypeStruct`) will do. Of
+        Adafactor's second moments, kept as means over rows and columns, new means are taken, such that the estimate of every
+        moment left is what it was; they are factored by the axes that optax factors the smaller weights by, or not at all.
 
         Args:
           tree: variables, an optimiser state, moving averages..., at the original shapes.
+          min_dim_size_to_factor: what `optax.adafactor` was made with; this is its default.
 
         Raises:
           ValueError: if such a leaf does not have the variable's original shape, or no leaf is a variable's.
         """
-        return self._map(tree, self.cut, self.shapes)
+
+        def factored(place: Path, state: optax.FactoredState, problems: list[str]) -> optax.FactoredState:
+            return shrink_state(state, place, self._shapes_of, self.cut, min_dim_size_to_factor, problems)
+
+        return self._map(tree, self.cut, self.shapes, factored=factored)
+
+    def _shapes_of(self, path: Path) -> tuple[Path, tuple[int, ...], tuple[int, ...]] | None:
+        variable = self._matcher.find(path)
+        return None if variable is None else (variable, self.shapes[variable], self.left(variable))
 
     def mask(self, tree: PyTree) -> PyTree:
         """Set the removed indices to 0 in every leaf whose path ends in a variable's.
 
         All coupled slices are set to 0 (kernels on both sides, biases, scales, running statistics), so that a masked
-        channel is silent. Differentiable; apply it at every step to train before cutting.
+        channel is silent. Differentiable; apply it at every step to train before cutting. Adafactor's means over rows and
+        columns stay as they are: none of them is a removed weight's alone.
 
         Args:
           tree: as for `shrink`.
@@ -134,7 +148,12 @@ class Plan:
         return leaf
 
     def _map(
-        self, tree: PyTree, change: Callable[[Path, Any], Any], expected: Mapping[Path, tuple[int, ...]], what: str = "a tree"
+        self,
+        tree: PyTree,
+        change: Callable[[Path, Any], Any],
+        expected: Mapping[Path, tuple[int, ...]],
+        what: str = "a tree",
+        factored: Callable[[Path, optax.FactoredState, list[str]], optax.FactoredState] = lambda _, state, __: state,
     ) -> PyTree:
         found = 0
         with collect(f"This plan is for other shapes than those of {what}") as problems:
@@ -142,6 +161,9 @@ class Plan:
             def one(key_path: Any, leaf: Any) -> Any:
                 nonlocal found
                 path = path_str(key_path)
+                if isinstance(leaf, optax.FactoredState):
+                    found += 1
+                    return factored(path, leaf, problems)
                 variable = self._matcher.find(path)
                 shape = tuple(getattr(leaf, "shape", ()))
                 if variable is None or (not shape and expected[variable]):
@@ -152,7 +174,7 @@ class Plan:
                     return leaf
                 return change(variable, leaf)
 
-            result = jax.tree_util.tree_map_with_path(one, tree)
+            result = jax.tree_util.tree_map_with_path(one, tree, is_leaf=lambda x: isinstance(x, optax.FactoredState))
             if not found:
                 names = ", ".join(list(self.shapes)[:5])
                 problems.append(f"no leaf's path ends in that of a variable, such as {names}")
