@@ -20,6 +20,7 @@ from flax import linen as nn
 from experiments.common import resnet20
 from experiments.common.methods import Method
 from lepton_jax.core.errors import collect
+from lepton_jax.core.kinds import described, fields_of
 from lepton_jax.data import (
     Dataset,
     Warp,
@@ -39,7 +40,12 @@ class Checked:
 
     def __post_init__(self) -> None:
         with collect(f"{type(self).__name__} {self.name!r}") as problems:
-            problems.extend(self.problems())
+            problems.extend(self.wrong_types() or self.problems())
+
+    def wrong_types(self) -> list[str]:
+        """Say which fields are not what they are declared to be; nothing else can be said of these."""
+        given = [(name, kind, getattr(self, name)) for name, kind in fields_of(type(self)).items()]
+        return [f"{name}: must be {kind.words}; got {said}" for name, kind, value in given if (said := kind.wrong(value))]
 
     def problems(self) -> Iterator[str]:
         """Say what is wrong; a class that inherits says its own after ``yield from super().problems()``."""
@@ -234,6 +240,9 @@ def load_config(path: str | Path, kind: type[Kind] = Config) -> Kind:  # type: i
       TypeError: if it returns something else.
     """
     module = _module(path)
+    if not callable(module.get_config):
+        said = described(module.get_config)
+        raise TypeError(f"{path}: get_config must be a function, `def get_config():`, that returns the config; got {said}.")
     with _located(path):
         config = module.get_config()
     if not isinstance(config, kind):

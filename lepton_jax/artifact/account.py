@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_jax.artifact.container import Container
 from lepton_jax.coding.streams import CATEGORIES, Reader
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.packed import Composite
@@ -227,6 +228,7 @@ def _parts(leaf: Any) -> Iterable[Any]:
         yield leaf
 
 
+@checked
 def account(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Account:
     """Count the bytes of a `.lepton` file; of a loaded one, `Artifact.account` does without reading it again.
 

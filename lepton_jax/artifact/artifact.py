@@ -15,7 +15,9 @@ from lepton_jax.artifact import container, leaves, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
 from lepton_jax.artifact.reading import read_manifest, read_tensors
 from lepton_jax.coding.sparse_index import Hints
-from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked, checked_but
+from lepton_jax.core.errors import ArtifactError, check_whole
 from lepton_jax.core.limits import Allowance, most_turns
 from lepton_jax.core.packed import dense, is_packed, unpack
 from lepton_jax.core.typing import PyTree
@@ -105,7 +107,7 @@ class Artifact:
           inputs: as in a call.
 
         Raises:
-          ValueError: if `variables` is not like the file's.
+          ValueError: if `variables` or the inputs are not like the file's; names each leaf.
         """
         try:
             leaves = list(_in_order(unpack(variables), self.packed))
@@ -113,7 +115,15 @@ class Artifact:
             raise ValueError(
                 f"apply: needs variables of the file's structure, as `Artifact.variables` has; {error} is missing."
             ) from error
-        return self._exported.call(program.plain_weights(leaves), *inputs)
+        weights = program.plain_weights(leaves)
+        try:
+            return self._exported.call(weights, *inputs)
+        except (ValueError, TypeError):
+            names = {path: path for path in paths.flatten(self.packed, is_packed)}
+            in_file = _in_order(paths.replace(self.packed, names, is_packed), self.packed)
+            program.check_weights(self._exported, dict(zip(in_file, weights)))
+            program.check_inputs(self._exported, inputs)
+            raise
 
     def native(self) -> Callable[..., Any]:
         """Return the model on its packed leaves: they stay packed in memory, and the dense weights are never kept.
@@ -176,11 +186,12 @@ def _in_order(tree: Any, like: Any = None) -> Iterator[Any]:
         yield tree
 
 
+@checked_but("packed")
 def save(
     path: str | os.PathLike[str],
     apply: Callable[..., Any],
     packed: PyTree,
-    *example_inputs: Any,
+    *example_inputs: PyTree,
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     native: bool = False,
@@ -264,6 +275,7 @@ def _checked(data: bytes, name: str) -> int:
     return allowance.turns
 
 
+@checked
 def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False) -> Artifact:
     """Read a `.lepton` file. Needs neither the model's code nor pickle.
 
@@ -283,6 +295,8 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress
       >>> model(jnp.array([[3.0, 4.0]])).tolist(), model.variables["w"].tolist(), model.manifest["batch"]
       ([[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], 'symbolic')
     """
+    if max_bytes is not None:
+        check_whole("load: max_bytes", max_bytes, 0)
     data = container.read(path)
     return _opened(data, os.fspath(path), Allowance(len(data), max_bytes), progress)
 

@@ -16,6 +16,7 @@ from lepton_jax.artifact import foreign_program
 from lepton_jax.artifact.leaves import is_key
 from lepton_jax.core import paths
 from lepton_jax.core.errors import ArtifactError, collect
+from lepton_jax.core.kinds import wrong_leaf
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.typing import PyTree
 
@@ -156,6 +157,22 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype if is_key(leaf) else jax.dtypes.canonicalize_dtype(dtype))
 
 
+def check_weights(exported: export.Exported, weights: Mapping[str, Any]) -> None:
+    """Raise unless the weights, named and in order, are what a program takes.
+
+    Raises:
+      ValueError: with every one of another shape or dtype.
+    """
+    (expected, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    with collect("the variables do not fit the program") as problems:
+        for (path, weight), needed in zip(weights.items(), expected):
+            if (weight.shape, weight.dtype) != (needed.shape, needed.dtype):
+                got = f"{weight.dtype}{list(weight.shape)}"
+                problems.append(
+                    f"{path}: needs {needed.str_short()}; got {got}; the shapes are those of the file's `variables`"
+                )
+
+
 def check_inputs(exported: export.Exported, inputs: tuple[Any, ...]) -> None:
     """Raise unless the inputs are what a program takes.
 
@@ -168,6 +185,9 @@ def check_inputs(exported: export.Exported, inputs: tuple[Any, ...]) -> None:
         problems.extend(f"{path}: missing; needs {wanted[path].str_short()}" for path in wanted if path not in given)
         problems.extend(f"{path}: unknown; leave it out" for path in given if path not in wanted)
         for path, needed in ((path, needed) for path, needed in wanted.items() if path in given):
+            if said := wrong_leaf(given[path]):
+                problems.append(f"{path}: needs {needed.str_short()}; got {said}; give an array")
+                continue
             dtype, shape = jnp.result_type(given[path]), jnp.shape(given[path])
             fits = len(shape) == len(needed.shape) and all(
                 n == m if isinstance(n, int) else m >= 1 for n, m in zip(needed.shape, shape)

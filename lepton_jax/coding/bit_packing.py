@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import check_whole
+
 AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 
 
+@checked
 def pack_bits(codes: AnyArray, bits: int) -> AnyArray:
     """Pack unsigned codes of `bits` bits into bytes, little end first.
 
@@ -26,9 +30,11 @@ def pack_bits(codes: AnyArray, bits: int) -> AnyArray:
       >>> pack_bits(jnp.array([1, 2, 3, 0], jnp.uint8), 2).tolist(), pack_bits(np.array([1, 2, 3, 0]), 2).tolist()
       ([57], [57])
     """
+    check_whole("pack_bits: bits", bits, 1, 16)
     return _regrouped(codes, bits, 8, -(-codes.size * bits // 8)).astype(np.uint8)
 
 
+@checked
 def unpack_bits(words: AnyArray, bits: int, count: int) -> AnyArray:
     """Return the `count` unsigned codes that `pack_bits` packed, as uint8 (uint16 if they have 16 bits).
 
@@ -36,6 +42,8 @@ def unpack_bits(words: AnyArray, bits: int, count: int) -> AnyArray:
       >>> unpack_bits(jnp.array([57], jnp.uint8), 2, 4).tolist()
       [1, 2, 3, 0]
     """
+    check_whole("unpack_bits: bits", bits, 1, 16)
+    check_whole("unpack_bits: count", count, 0)
     return _regrouped(words, 8, bits, count)
 
 

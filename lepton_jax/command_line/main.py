@@ -22,6 +22,7 @@ from lepton_jax.command_line.inspect import Inspect
 from lepton_jax.command_line.run import Run
 from lepton_jax.command_line.unpack import Unpack
 from lepton_jax.command_line.verify import Verify
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.foreign_text import shown
 
 _DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert and run them.
@@ -33,6 +34,7 @@ _LONGEST_LINE = 4000
 _COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert)}
 
 
+@checked
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 

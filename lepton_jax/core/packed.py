@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.typing import Array, Path, PyTree
 
@@ -226,6 +227,7 @@ def kinds(base: type[Packed] = Packed) -> Iterator[type[Any]]:
         yield from kinds(kind)
 
 
+@checked
 @dataclass_transform(frozen_default=True, eq_default=False)
 def register_packed(*data_fields: str) -> Any:
     """Make a class a frozen dataclass and a pytree node whose children are `data_fields`; the other fields are static.
@@ -268,6 +270,7 @@ def is_coded(leaf: Any) -> bool:
     return isinstance(leaf, Coded)
 
 
+@checked
 def unpack_coded(tree: PyTree) -> PyTree:
     """Return `tree` with its coded leaves as dense arrays; factored leaves stay in factors.
 
@@ -290,6 +293,7 @@ def dense(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.dense() if is_packed(leaf) else leaf, tree, is_leaf=is_packed)
 
 
+@checked
 def unpack(tree: PyTree) -> PyTree:
     """Return `tree` with every packed leaf as a dense array, bit for bit what the training view gave.
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_whole, is_traced
 from lepton_jax.core.typing import Array, Step
 
@@ -28,6 +29,7 @@ class SparsitySchedule(Protocol):
     def __call__(self, step: Step) -> Array: ...
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class constant:
     """Return `target` at every step.
@@ -46,6 +48,7 @@ class constant:
         return jnp.full(jnp.shape(step), self.target, jnp.float32)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class one_shot:
     """Return 0 before step `begin`, and `target` from there on.
@@ -66,6 +69,7 @@ class one_shot:
         return jnp.where(jnp.asarray(step) >= self.begin, _float32(self.target), jnp.float32(0))
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class polynomial:
     """Rise from 0 to `target`, fast first and ever slower.
@@ -103,6 +107,7 @@ class polynomial:
         return _arrive(step, self.end, self.target, self.target * (1 - (1 - done) ** self.power))
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class cosine:
     """Rise from 0 to `target` slowly at both ends.
@@ -137,6 +142,7 @@ class cosine:
         return _arrive(step, self.end, self.target, self.target * jnp.sin(jnp.pi / 2 * done) ** 2)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class periodic:
     """Alternate between `target` (compressed phases) and 0 (dense phases), and end at `target`.
@@ -182,6 +188,7 @@ class periodic:
         return jnp.where(on, _float32(self.target), jnp.float32(0))
 
 
+@checked
 def as_schedule(sparsity: float | Array | SparsitySchedule) -> SparsitySchedule:
     """Read a number as a constant schedule; a traced one too.
 

@@ -1,12 +1,12 @@
 """Type aliases shared by the whole package."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import jax
 
 Array = jax.Array
-PyTree = Any
+PyTree = Annotated[Any, "a tree of arrays"]
 Path = str
 """The name of a leaf: its keys joined by '/', e.g. ``'Dense_0/kernel'``."""
 

@@ -10,9 +10,11 @@ import numpy as np
 import scipy.ndimage
 import scipy.sparse
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Warp:
     """Say how strongly images are deformed; the defaults suit handwritten digits of 28 x 28 pixels.
@@ -63,6 +65,7 @@ class Warp:
                 problems.append(f"count: must be 1 or more; got {self.count}. No augmentation is no bank at all")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WarpBank:
     """Hold precomputed warps of one image size; made by `warp_bank`.
@@ -81,6 +84,7 @@ class WarpBank:
     warps: tuple[scipy.sparse.csr_array, ...]
 
 
+@checked
 def warp_bank(warp: Warp, shape: tuple[int, int], *, seed: int) -> WarpBank:
     """Draw the warps of a bank.
 
@@ -101,6 +105,7 @@ def warp_bank(warp: Warp, shape: tuple[int, int], *, seed: int) -> WarpBank:
     return WarpBank(shape=shape, warps=tuple(_bilinear(_coordinates(warp, shape, rng)) for _ in range(warp.count)))
 
 
+@checked
 def augment_epoch(images: np.ndarray, bank: WarpBank, *, seed: int, epoch: int) -> np.ndarray:
     """Warp the images of one epoch.
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.augment import WarpBank, augment_epoch
 from lepton_jax.data.dataset import Split
 
@@ -23,6 +24,7 @@ class Batch(NamedTuple):
     mask: np.ndarray
 
 
+@checked
 def steps_per_epoch(split: Split, batch_size: int) -> int:
     """Count the whole batches of an epoch; what is left over comes in other epochs, since each is shuffled anew.
 
@@ -40,6 +42,7 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return len(split) // batch_size
 
 
+@checked
 def shuffled(split: Split, *, seed: int, epoch: int, warps: WarpBank | None = None) -> Split:
     """Return the split in the order of one epoch, augmented if a bank of warps is given.
 
@@ -64,6 +67,7 @@ def shuffled(split: Split, *, seed: int, epoch: int, warps: WarpBank | None = No
     return Split(images=augment_epoch(ordered.images, warps, seed=seed, epoch=epoch), labels=ordered.labels)
 
 
+@checked
 def batches(split: Split, batch_size: int, *, seed: int, start_step: int = 0, warps: WarpBank | None = None) -> Iterator[Batch]:
     """Yield the batches of steps `start_step`, `start_step` + 1, ... without end.
 
@@ -92,6 +96,7 @@ def batches(split: Split, batch_size: int, *, seed: int, start_step: int = 0, wa
     return _stream(split, batch_size, count, seed, start_step, warps)
 
 
+@checked
 def batch_at(split: Split, step: int, batch_size: int, *, seed: int, warps: WarpBank | None = None) -> Batch:
     """Return the batch of one step, the same that `batches` yields there; it costs a whole epoch's shuffle.
 
@@ -103,6 +108,7 @@ def batch_at(split: Split, step: int, batch_size: int, *, seed: int, warps: Warp
     return next(batches(split, batch_size, seed=seed, start_step=step, warps=warps))
 
 
+@checked
 def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     """Yield every example once, in order, in batches of one shape so that jit compiles once.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.dataset import Dataset, Split
 from lepton_jax.data.split import from_arrays
 
@@ -17,6 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _SHEET, _TRAIN_LABELS = 1000, 50_000
 
 
+@checked
 def load_cifar10_subset(folder: str | os.PathLike[str], *, validation: int = 0) -> Dataset:
     """Load the sheets of a folder: ``cifar10_batch_0.png`` ... are training images, ``cifar10_batch_50.png`` test images.
 
@@ -54,6 +56,7 @@ def load_cifar10_subset(folder: str | os.PathLike[str], *, validation: int = 0) 
     return from_arrays((train, train_labels), test, num_classes=10, validation=validation, name="cifar10_subset")
 
 
+@checked
 def load_cifar10_jpeg(path: str | os.PathLike[str], count: int, *, seed: int = 0) -> Split:
     """Load some of the 50,000 training images out of a file in which they are JPEG-compressed, and so not quite themselves.
 
@@ -88,6 +91,7 @@ def load_cifar10_jpeg(path: str | os.PathLike[str], count: int, *, seed: int = 0
     )
 
 
+@checked
 def standardize(
     images: np.ndarray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> np.ndarray:

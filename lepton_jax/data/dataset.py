@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """Hold labelled images; images are float32 and normally in [0, 1], converted once when a set is loaded.
@@ -47,6 +49,7 @@ class Split:
         return Split(images=self.images[indices], labels=self.labels[indices])
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """Hold the three splits of one set; `test` is for the final figure alone, choices are made on `validation`.
@@ -79,6 +82,7 @@ class Dataset:
             check_labels(getattr(self, where).labels, self.num_classes, where=f"{self.name}/{where}")
 
 
+@checked
 def check_labels(labels: np.ndarray, num_classes: int, *, where: str = "labels") -> None:
     """Raise unless every label is in ``[0, num_classes)``.
 
@@ -106,6 +110,7 @@ def check_labels(labels: np.ndarray, num_classes: int, *, where: str = "labels")
         )
 
 
+@checked
 def active_features(images: np.ndarray) -> np.ndarray:
     """Find the inputs that are ever nonzero.
 

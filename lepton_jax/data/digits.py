@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.dataset import Dataset
 from lepton_jax.data.split import from_arrays, stratified
 
@@ -9,6 +10,7 @@ _TEST = 360
 _SPLIT_SEED = 0
 
 
+@checked
 def load_digits(*, validation: int = 180) -> Dataset:
     """Load 1,797 images of 8 x 8 pixels, grey levels divided by 16.
 

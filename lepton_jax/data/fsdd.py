@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.dataset import Dataset, Split
 
 _FLOOR = 1e-6
@@ -13,6 +14,7 @@ _FLOOR = 1e-6
 _LOWEST_HZ = 60.0
 
 
+@checked
 def load_fsdd(
     path: str | os.PathLike[str], *, frames: int = 48, bands: int = 32, test: int = 5, validation: int = 5
 ) -> Dataset:

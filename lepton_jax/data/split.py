@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.dataset import Dataset, Split
 
 
+@checked
 def stratified(labels: np.ndarray, size: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Split indices so that each class has the same share in both parts.
 
@@ -39,6 +41,7 @@ def stratified(labels: np.ndarray, size: int, *, seed: int = 0) -> tuple[np.ndar
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
+@checked
 def from_arrays(
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.dataset import Dataset, Split
 
 PADDING, UNKNOWN = 0, 1
@@ -14,6 +15,7 @@ PADDING, UNKNOWN = 0, 1
 _FILES = ("train.tsv", "dev.tsv", "test.tsv")
 
 
+@checked
 def load_sst2(folder: str | os.PathLike[str], *, length: int = 40, tokens: int = 7000) -> Dataset:
     """Load ``train.tsv``, ``dev.tsv`` (for choices) and ``test.tsv``: a line is a sentence, a tab, and 0 or 1.
 

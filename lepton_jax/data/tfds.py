@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.data.cache import cache_folder, read_arrays, write_arrays
 from lepton_jax.data.dataset import Dataset
 from lepton_jax.data.split import from_arrays
@@ -14,6 +15,7 @@ from lepton_jax.data.split import from_arrays
 _Folder = str | os.PathLike[str] | None
 
 
+@checked
 def load_tfds(
     name: str,
     *,
@@ -65,6 +67,7 @@ def load_tfds(
     return from_arrays(*parts, num_classes=features[label_key].num_classes, validation=validation, name=builder.name)
 
 
+@checked
 def load_mnist(
     *, validation: int = 5000, data_dir: _Folder = None, cache_dir: _Folder = None, progress: bool = True
 ) -> Dataset:
@@ -90,6 +93,7 @@ def load_mnist(
     return load_tfds("mnist", validation=validation, data_dir=data_dir, cache_dir=cache_dir, progress=progress)
 
 
+@checked
 def load_fashion_mnist(
     *, validation: int = 5000, data_dir: _Folder = None, cache_dir: _Folder = None, progress: bool = True
 ) -> Dataset:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation.features import pool
@@ -23,6 +24,7 @@ class Adapter(Protocol):
     def __call__(self, params: dict[str, PyTree], student: Array, teacher: Array) -> tuple[Array, ...]: ...
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Plain:
     """Learn nothing: features as they are, the larger of two maps pooled by means to the size of the smaller.
@@ -45,6 +47,7 @@ class Plain:
         return fit_positions(student, teacher)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Linear:
     """Map the student's channels to the teacher's width by a learned affine map: dense, or 1 x 1 convolution.
@@ -69,6 +72,7 @@ class Linear:
         return _apply(params, student), teacher
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
     """Predict the teacher's features by a learned affine map and one learned variance a channel, for `vid`.
@@ -104,6 +108,7 @@ class Gaussian:
         return _apply(params, student), params["raw_variance"], teacher
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Projections:
     """Project both sides, flattened, to unit vectors of one width by learned affine maps, for `crd`.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.files import folder_in_the_making, write_json
 from lepton_jax.data import Split, batches, eval_batches
@@ -23,6 +24,7 @@ _VERSION = 1
 _TOLERANCE = 0.02
 
 
+@checked
 def cache_outputs(
     teacher: Teacher,
     split: Split,
@@ -74,6 +76,7 @@ def cache_outputs(
     return _read(folder, key, run, split, batch_size)
 
 
+@checked
 def cached_batches(split: Split, outputs: Outputs, batch_size: int, *, seed: int, start_step: int = 0) -> Iterator[TaughtBatch]:
     """Yield the batches that `lepton_jax.data.batches` yields, each with the teacher's rows out of a cache.
 

@@ -5,11 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_batch, check_same, unit, wide
 
 
+@checked
 def crd(student: Array, teacher: Array, *, population: int, temperature: float = 0.07) -> Array:
     """Return the loss of telling which of the batch's teacher embeddings belongs to each student embedding.
 
@@ -53,6 +55,7 @@ class Bank(NamedTuple):
     cursor: Array
 
 
+@checked
 def bank(size: int, width: int, key: Array) -> Bank:
     """Begin a bank with random directions.
 
@@ -73,6 +76,7 @@ def bank(size: int, width: int, key: Array) -> Bank:
     return Bank(unit(jax.random.normal(key, (size, width))), jnp.int32(0))
 
 
+@checked
 def push(memory: Bank, teacher: Array) -> Bank:
     """Put a batch of the teacher's embeddings in the place of the oldest.
 
@@ -97,6 +101,7 @@ def push(memory: Bank, teacher: Array) -> Bank:
     return Bank(embeddings, (memory.cursor + teacher.shape[0]) % size)
 
 
+@checked
 def crd_bank(student: Array, teacher: Array, memory: Bank, *, population: int, temperature: float = 0.07) -> Array:
     """Return the loss of telling each student embedding's teacher embedding from those of a bank.
 

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_batch, check_same, check_temperature, check_weights, unit, wide
 
 
+@checked
 def dist(
     student_logits: Array,
     teacher_logits: Array,

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.logits import divergence
 from lepton_jax.distillation.numerics import check_classes, check_logits, check_weights, softened
 
 
+@checked
 def dkd(
     student_logits: Array,
     teacher_logits: Array,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_same, check_temperature, wide
@@ -15,6 +16,7 @@ from lepton_jax.distillation.teacher import Teach
 Average = Literal["probabilities", "logits"]
 
 
+@checked
 def ensemble_logits(logits: Sequence[Array], *, average: Average = "probabilities", temperature: float = 1.0) -> Array:
     """Return the logits of an ensemble.
 
@@ -49,6 +51,7 @@ def ensemble_logits(logits: Sequence[Array], *, average: Average = "probabilitie
     return temperature * (jax.nn.logsumexp(logs, axis=0) - jnp.log(len(logits)))
 
 
+@checked
 def ensemble(members: Sequence[Teach], *, average: Average = "probabilities", temperature: float = 1.0) -> Teach:
     """Return several teachers as one.
 

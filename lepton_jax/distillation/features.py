@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_rank, check_same, unit, wide
 
 
+@checked
 def hints(student: Array, teacher: Array) -> Array:
     """Return half the mean squared difference between features.
 
@@ -35,6 +37,7 @@ def hints(student: Array, teacher: Array) -> Array:
     return jnp.mean(jnp.square(wide(student) - wide(teacher))) / 2
 
 
+@checked
 def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) -> Array:
     """Return half the mean squared difference between normalized attention maps.
 
@@ -74,6 +77,7 @@ def _attention(features: Array, power: float) -> Array:
     return x if x.ndim == 2 else jnp.sum(x, axis=-1)
 
 
+@checked
 def fsp(student: Sequence[Array], teacher: Sequence[Array]) -> Array:
     """Return the squared difference between the flow matrices of two layers, averaged over examples.
 
@@ -140,6 +144,7 @@ def pool(features: Array, sizes: Sequence[int], how: str = "mean") -> Array:
     return jnp.mean(windows, axis=axes) if how == "mean" else jnp.max(windows, axis=axes)
 
 
+@checked
 def vid(mean: Array, raw_variance: Array, teacher: Array, *, floor: float = 1e-5) -> Array:
     """Return the negative log-likelihood of the teacher's features under a Gaussian predicted from the student's.
 

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_classes, check_logits, check_rank, check_same, softened
 
 
+@checked
 def soft_targets(student_logits: Array, teacher_logits: Array, temperature: float | Array = 1.0) -> Array:
     """Return each example's divergence of the student's softened probabilities from the teacher's.
 
@@ -47,6 +49,7 @@ def divergence(log_p: Array, log_q: Array) -> Array:
     return jnp.sum(jnp.where(p > 0, p * (jnp.where(p > 0, log_p, 0) - log_q), 0), axis=-1)
 
 
+@checked
 def top_k_soft_targets(student_logits: Array, teacher_logits: Array, temperature: float | Array = 1.0, *, k: int = 5) -> Array:
     """Return each example's `soft_targets` over the teacher's k largest classes, with all others as one more class.
 
@@ -90,6 +93,7 @@ def top_k_soft_targets(student_logits: Array, teacher_logits: Array, temperature
     return divergence(coarse(teacher_logits), coarse(student_logits)) * temperature**2
 
 
+@checked
 def teacher_free(student_logits: Array, labels: Array, temperature: float | Array = 20.0, *, confidence: float = 0.99) -> Array:
     """Return each example's `soft_targets` against a virtual teacher that is right with a fixed confidence.
 
@@ -127,6 +131,7 @@ def teacher_free(student_logits: Array, labels: Array, temperature: float | Arra
     return soft_targets(student_logits, virtual, temperature)
 
 
+@checked
 def token_kl(student_logits: Array, teacher_logits: Array, mask: Array, temperature: float | Array = 1.0) -> Array:
     """Return the mean of `soft_targets` over the tokens that are no padding.
 

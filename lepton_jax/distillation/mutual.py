@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.distillation.labels import Labelled, on_labels
 from lepton_jax.distillation.logits import soft_targets
@@ -15,6 +16,7 @@ from lepton_jax.training.classification import classification_loss
 from lepton_jax.training.step import LossFn, Metrics
 
 
+@checked
 def mutual_loss(
     peers: Mapping[str, ModelApply],
     *,

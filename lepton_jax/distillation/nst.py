@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_rank, unit, wide
@@ -12,6 +13,7 @@ from lepton_jax.distillation.numerics import check_rank, unit, wide
 Kernel = Literal["linear", "polynomial", "gaussian"]
 
 
+@checked
 def nst(student: Array, teacher: Array, *, kernel: Kernel = "polynomial", degree: int = 2, offset: float = 0.0) -> Array:
     """Return the squared maximum mean discrepancy between the channels' activation patterns, averaged over examples.
 

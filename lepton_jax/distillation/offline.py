@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform, by_part, identity
 from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.distillation.labels import Labelled, on_labels
@@ -20,6 +21,7 @@ from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, make_train_step
 
 
+@checked
 def distillation_loss(apply: ModelApply, settings: Distill, *, labelled: Labelled = classification_loss) -> LossFn:
     """Make the loss function of a student for `make_train_step`.
 
@@ -67,6 +69,7 @@ def distillation_loss(apply: ModelApply, settings: Distill, *, labelled: Labelle
     return loss_fn
 
 
+@checked
 def with_adapters(
     settings: Distill, apply: ModelApply, params: PyTree, model_state: PyTree, batch: Any, key: Array
 ) -> dict[str, PyTree]:
@@ -111,6 +114,7 @@ def with_adapters(
     return {"student": params, "adapters": adapters}
 
 
+@checked
 def distill(
     apply: ModelApply,
     params: PyTree,
@@ -168,6 +172,7 @@ def distill(
     return part(fit(state, step, batch_at, fit_settings, **options), "student")
 
 
+@checked
 def of_student(evaluate: Evaluate) -> Evaluate:
     """Return an evaluation of a whole state out of one of the student alone.
 

@@ -1,8 +1,10 @@
 """Training states of several parts: a student and its adapters, or peers that learn from each other."""
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.training.state import TrainState
 
 
+@checked
 def part(state: TrainState, name: str) -> TrainState:
     """Return one part of a training state, to evaluate, pack or save it by itself.
 

@@ -1,12 +1,17 @@
 """Progressive distillation: features first, layer by layer, then everything else."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.distillation.settings import Distill
 from lepton_jax.distillation.terms import FeatureTerm
-from lepton_jax.training.state import TrainState
+
+State = TypeVar("State")
+"""Of whatever training it is."""
 
 
+@checked
 def stages(settings: Distill) -> tuple[Distill, ...]:
     """Split a distillation into stages: each feature term alone, in order, then labels and logit terms.
 
@@ -36,7 +41,8 @@ def stages(settings: Distill) -> tuple[Distill, ...]:
     return (*(Distill(terms=(term,), label_weight=0.0) for term in features), last)
 
 
-def progressively(settings: Distill, train: Callable[[int, Distill, TrainState], TrainState], state: TrainState) -> TrainState:
+@checked
+def progressively(settings: Distill, train: Callable[[int, Distill, State], State], state: State) -> State:
     """Train a student stage by stage, each beginning with the parameters that the one before ended with.
 
     Args:

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.numerics import check_batch, rows, safe_sqrt, unit
 
 
+@checked
 def rkd_distance(student: Array, teacher: Array, *, delta: float = 1.0) -> Array:
     """Return how far the student's relative distances between examples are from the teacher's.
 
@@ -43,6 +45,7 @@ def _relative(points: Array) -> Array:
     return distances / jnp.where(mean > 0, mean, 1)
 
 
+@checked
 def rkd_angle(student: Array, teacher: Array, *, delta: float = 1.0) -> Array:
     """Return how far the angles between triples of the student's examples are from the teacher's.
 
@@ -92,6 +95,7 @@ def huber(difference: Array, delta: float) -> Array:
     return jnp.where(size <= delta, jnp.square(difference) / 2, delta * (size - delta / 2))
 
 
+@checked
 def similarity_preserving(student: Array, teacher: Array) -> Array:
     """Return the squared difference between the batch's similarity matrices.
 
@@ -119,6 +123,7 @@ def similarity_preserving(student: Array, teacher: Array) -> Array:
     return jnp.mean(jnp.square(s - t))
 
 
+@checked
 def pkt(student: Array, teacher: Array) -> Array:
     """Return the divergence of the student's neighbourhood probabilities from the teacher's, averaged over examples.
 

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import collect
+from lepton_jax.core.kinds import check_kind
 from lepton_jax.distillation.terms import Term
 
 
+@checked_but("terms")
 @dataclass(frozen=True, kw_only=True)
 class Distill:
     """What a student learns from: labels and any number of weighted terms.
@@ -30,6 +33,7 @@ class Distill:
     label_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_kind("Distill: terms", self.terms, tuple)
         for term in self.terms:
             if not isinstance(term, Term):
                 raise TypeError(f"Distill: terms are LogitTerm or FeatureTerm; got a {type(term).__name__}.")

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.distillation.teacher import Teacher
 
 
+@checked
 def born_again(teacher: Teacher, train: Callable[[int, Teacher], Teacher], generations: int) -> tuple[Teacher, ...]:
     """Train a model again and again, each generation on the answers of the one before.
 
@@ -36,6 +38,7 @@ def born_again(teacher: Teacher, train: Callable[[int, Teacher], Teacher], gener
     return assistants(teacher, [partial(train, number) for number in range(1, generations + 1)])
 
 
+@checked
 def assistants(teacher: Teacher, trainers: Sequence[Callable[[Teacher], Teacher]]) -> tuple[Teacher, ...]:
     """Bridge a large gap in size: train assistants of falling size, each on the one before, and the student last.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.capture import capture, places
 from lepton_jax.graph.trace import trace
@@ -20,6 +21,7 @@ class Outputs(NamedTuple):
     features: Mapping[str, tuple[Any, ...]]
 
 
+@checked
 def tapped(apply: Callable[..., PyTree], taps: tuple[str, ...], who: str = "model") -> Callable[..., tuple[PyTree, PyTree]]:
     """Return a function that gives, beside the outputs of `apply`, the values that each pattern chooses.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.transform import Transform, identity
 from lepton_jax.core.typing import ModelApply, PyTree
@@ -51,6 +52,7 @@ class Teacher:
             raise ValueError(f"Teacher: dtype must be floating, e.g. 'bfloat16'; got {self.dtype!r}.")
 
 
+@checked
 def as_teacher(apply: ModelApply, state: TrainState, transform: Transform = identity()) -> Teacher:
     """Make a teacher of what was trained, with its parameters as the model saw them.
 
@@ -72,6 +74,7 @@ def as_teacher(apply: ModelApply, state: TrainState, transform: Transform = iden
     return Teacher(apply=apply, params=seen, model_state=model_state)
 
 
+@checked
 def teach(teacher: Teacher, taps: tuple[str, ...] = ()) -> Teach:
     """Return the teacher as a compiled function of inputs alone; no gradient goes through it.
 
@@ -127,6 +130,7 @@ class TaughtBatch(NamedTuple):
     teacher: Outputs
 
 
+@checked
 def taught(batch_at: Callable[[int], Any], teach: Teach) -> Callable[[int], TaughtBatch]:
     """Return a batch source whose batches hold the teacher's answers too.
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation.adapters import Adapter, Plain
 from lepton_jax.distillation.logits import soft_targets
@@ -64,6 +65,7 @@ class Term:
         raise TypeError(f"{type(self).__name__} does not say what it compares")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LogitTerm(Term):
     """A weighted loss on the student's logits.
@@ -108,6 +110,7 @@ class LogitTerm(Term):
         return jnp.mean(self.loss(**{name: get() for name, get in given.items() if name in takes}))
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FeatureTerm(Term):
     """A weighted loss on features tapped from both models.

@@ -5,11 +5,13 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.statistics import mean_magnitude
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Binary(Format):
     """Signs with a scale, ``x = q * scale`` with q in {-1, 1} and the mean magnitude as scale, which is nearest in squares.

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 
@@ -15,6 +16,7 @@ _LLOYD_STEPS = 50
 _SPLIT_STEPS = 25  # empty clusters are filled in these first ones
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Codebook:
     """A table of `2**bits` trained values, and a zero of its own for the weights that are pruned.

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
 
@@ -26,6 +27,7 @@ def to_float8(x: Array, dtype: str) -> Array:
     return jax.lax.bitcast_convert_type(jnp.where(bits == _MINUS_ZERO, jnp.uint8(0), bits), jnp.dtype(dtype))
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Float8(Format):
     """Floating numbers of 8 bits with a scale: ``x = q * scale``, the largest magnitude at the largest number.

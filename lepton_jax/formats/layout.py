@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 
 
@@ -85,6 +86,7 @@ def grouped_axis(shape: tuple[int, ...], fmt: Granular) -> int:
     return ndim - 1 if fmt.channel_axis is not None and fmt.channel_axis % ndim == before else before
 
 
+@checked
 def scale_shape(shape: tuple[int, ...], fmt: Granular) -> tuple[int, ...]:
     """Return the shape of the scales of an array.
 
@@ -124,6 +126,7 @@ def parts(x: Array, fmt: Granular) -> tuple[Part, ...]:
     return out if whole == length else (*out, Part(rest, (axis,), (*before, 1, *after)))
 
 
+@checked
 def expand(scale: Array, shape: tuple[int, ...], fmt: Granular) -> Array:
     """Repeat scales over their groups, so that they broadcast against the array; without groups, they are returned as they are.
 

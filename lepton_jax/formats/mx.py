@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps, rounded
 from lepton_jax.formats.float8 import FLOAT8, to_float8
@@ -21,6 +22,7 @@ _FLOAT4_VALUES = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
 _EXPONENTS = (-126, 127)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class MX(Format):
     """Small floats in blocks with one power of two each: ``x = q * scale``.
@@ -118,6 +120,7 @@ class MX(Format):
         return jax.lax.bitcast_convert_type(codes, jnp.dtype(self.element)) if self.element in FLOAT8 else codes
 
 
+@checked
 def mxfp4(*, group_axis: int | None = None) -> MX:
     """Return the format of blocks of 32 floats of 4 bits.
 
@@ -128,6 +131,7 @@ def mxfp4(*, group_axis: int | None = None) -> MX:
     return MX(_FLOAT4, group_axis=group_axis)
 
 
+@checked
 def mxfp8(element: str = "float8_e4m3fn", *, group_axis: int | None = None) -> MX:
     """Return the format of blocks of 32 floats of 8 bits.
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
 
@@ -23,6 +24,7 @@ def look_up(table: tuple[float, ...], places: Array) -> Array:
     return jnp.take(jnp.asarray(table, jnp.float32), places.astype(jnp.int32), mode="clip")
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NormalFloat4(Format):
     """Four bits, at sixteen quantiles of the normal distribution: ``x = table[q] * scale``, the scale the largest magnitude.

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
 from lepton_jax.formats.statistics import mean_magnitude
@@ -12,6 +13,7 @@ from lepton_jax.formats.statistics import mean_magnitude
 _THRESHOLD = 0.7
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ternary(Format):
     """Signs and zeros with a scale, ``x = q * scale`` with q in {-1, 0, 1}.

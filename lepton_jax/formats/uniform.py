@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps, storable
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Uniform(Format):
     """Evenly spaced levels: ``x = (q - zero_point) * scale``.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.interpret import Interpreter
@@ -33,6 +34,7 @@ class _Capture(Interpreter):
         return outs
 
 
+@checked
 def capture(apply: Apply, select: SelectValue) -> Callable[..., tuple[PyTree, dict[str, Any]]]:
     """Return a function that gives intermediate values of `apply` beside its outputs.
 

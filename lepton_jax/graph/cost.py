@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.paths import flatten
 from lepton_jax.core.typing import Path, PyTree
@@ -122,6 +123,7 @@ class Cost:
         return sum(op.activation_bytes for op in self.operations)
 
 
+@checked
 def cost(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Cost:
     """Count what one call of a model costs.
 

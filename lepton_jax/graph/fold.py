@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.affine import AFFINE, Affine, Compute, Const, Keep, extend, start
@@ -17,6 +18,7 @@ from lepton_jax.graph.primitives import ARITHMETIC, PLAIN_CALLS, PRODUCTS, REMAT
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, split_keywords, trace
 
 
+@checked
 def fold_batch_norm(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[Apply, dict[str, Array]]:
     """Fold batch norms, and all that depends on variables alone, into new variables for inference.
 

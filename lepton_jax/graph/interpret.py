@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, equations_of, split_keywords, trace
@@ -277,6 +278,7 @@ class Interpreter:
         return list(outs)
 
 
+@checked
 def rewrite(apply: Apply, interpreter: Callable[[Traced], Interpreter]) -> Apply:
     """Return a function that evaluates the graph of `apply` by an interpreter.
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path
 from lepton_jax.graph import _compat
 from lepton_jax.graph.forward import Forward
@@ -18,6 +19,7 @@ Origins = Mapping[tuple[CallPath, Any], Origin]
 _SOURCES = ("random_seed", "rng_uniform", "rng_bit_generator", "infeed", "io_callback", "pure_callback")
 
 
+@checked
 def origins(traced: Traced, inputs: Sequence[Path] = ()) -> Origins:
     """Return the origin of every value in a graph.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
@@ -11,6 +12,7 @@ from lepton_jax.graph.trace import Apply
 _HEADER = ("module", "output", "parameters", "MACs", "share", "sparsity", "bits", "bytes")
 
 
+@checked
 def summary(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> str:
     """Print, and return, a table of a model's modules and what each costs.
 

@@ -10,8 +10,12 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import one_line
+from lepton_jax.core.kinds import check_kind
 from lepton_jax.core.paths import path_str
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph import _compat
@@ -20,6 +24,7 @@ from lepton_jax.graph.primitives import PLAIN_CALLS
 Apply = Callable[..., PyTree]
 """A pure function ``apply(variables, *inputs, **static) -> outputs``."""
 
+_UNKNOWN = "an unknown line"
 CallPath = tuple[int | str, ...]
 """Where an equation stands: its index, preceded by index and body label of every call around it."""
 
@@ -171,6 +176,7 @@ def equations_of(jaxpr: Any, path: CallPath = (), scope: str = "", times: int | 
         yield Equation(raw=raw, path=(*path, index), scope=join(scope, _compat.scope_of(raw)), times=times)
 
 
+@checked
 def walk(jaxpr: Any, path: CallPath = (), scope: str = "", times: int | None = 1) -> Iterator[Equation]:
     """Yield every operation of a jaxpr and of its inner jaxprs, a call before what it holds.
 
@@ -234,6 +240,7 @@ def trace(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Trace
       >>> graph.variables, graph.inputs, list(graph.names.values())
       (('kernel',), ('0',), ['dot_general'])
     """
+    check_kind("trace: apply", apply, Callable)
     arrays, fixed = split_keywords(static)
     name = getattr(apply, "__qualname__", None) or getattr(apply, "__name__", None) or type(apply).__name__
     paths, in_tree = jax.tree_util.tree_flatten_with_path((variables, tuple(inputs), arrays))
@@ -247,6 +254,10 @@ def trace(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Trace
         closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*(leaf for _, leaf in paths))
     except jax.errors.JAXTypeError as error:
         raise TypeError(_untraceable(name, error, [path_str(kp) for kp, _ in paths])) from error
+    except Exception as error:
+        if _is_ours(error):
+            raise
+        raise _refused(name, error, inputs) from error
     outputs, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     jaxpr = _compat.open_jaxpr(closed)
     out_paths = tuple(path_str(kp) for kp, _ in outputs)
@@ -288,12 +299,28 @@ def _untraceable(name: str, error: Exception, paths: Sequence[Path]) -> str:
     )
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by this package, which says itself what is wrong."""
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return f"{os.sep}lepton_jax{os.sep}" in last and last != __file__
+
+
+def _refused(name: str, error: Exception, inputs: Sequence[Any]) -> Exception:
+    """Say what a function was given that it does not take, and what it said."""
+    named = [(path_str(key_path), leaf) for key_path, leaf in jax.tree_util.tree_leaves_with_path(tuple(inputs))]
+    given = ", ".join(f"{path}: {jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in named[:9]) or "none"
+    kind, line = TypeError if isinstance(error, TypeError) else ValueError, _user_line(error)
+    where = "" if line == _UNKNOWN else f" at {line}"
+    said = one_line(re.sub(r"\(https?://\S+\)", "", str(error)) or type(error).__name__, 240)
+    return kind(f"{name} does not take these variables with the inputs ({given}). It says{where}: {said}")
+
+
 def _user_line(error: Exception) -> str:
     """The innermost line of the traceback that is neither jax's nor flax's nor ours."""
     ours = tuple(f"{os.sep}{package}{os.sep}" for package in ("jax", "flax", "lepton_jax"))
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if not any(part in frame.filename for part in ours)]
-    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown line"
+    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else _UNKNOWN
 
 
 def _updates(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.graph import _compat
@@ -101,6 +102,7 @@ class _Form:
         return replace(self, index=index, stacked=(*self.stacked, length), levels=(*self.levels, level))
 
 
+@checked
 def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[Use]]:
     """Return the dots and convolutions that multiply by the selected leaves, in the order in which they run.
 
@@ -140,6 +142,7 @@ def weight_uses(traced: Traced, selected: Collection[Path]) -> dict[Path, list[U
     return search.uses
 
 
+@checked
 def input_rows(use: Use, eqn: Equation, values: Sequence[Any]) -> Array:
     """Return what a leaf is multiplied by: rows of inputs, such that the operation's result is ``rows @ matrix``, reshaped.
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from lepton_jax.artifact import load
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange.names import fit_template, to_named
 from lepton_jax.interchange.npz import load_npz, save_npz
@@ -15,6 +16,7 @@ _READERS = {".lepton": lambda path: load(path).variables, ".safetensors": load_s
 _WRITERS = {".safetensors": save_safetensors, ".npz": save_npz}
 
 
+@checked
 def load_variables(path: str | os.PathLike[str], template: PyTree | None = None) -> PyTree:
     """Read variables from a `.lepton` or safetensors file, an ``.npz``, or the folder of an orbax checkpoint.
 
@@ -46,6 +48,7 @@ def load_variables(path: str | os.PathLike[str], template: PyTree | None = None)
     return found if template is None else fit_template(to_named(found)[0], template, path)
 
 
+@checked
 def save_variables(path: str | os.PathLike[str], tree: PyTree) -> int:
     """Write variables as safetensors or npz, as the name says.
 

@@ -18,7 +18,7 @@ from lepton_jax.artifact import structure
 from lepton_jax.core import paths
 from lepton_jax.core.errors import ArtifactError, collect
 from lepton_jax.core.foreign_text import printable, shown
-from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.packed import dense, is_packed
 from lepton_jax.core.typing import PyTree
 
 _CHUNK = 1 << 20
@@ -59,7 +59,7 @@ def to_named(tree: PyTree) -> tuple[dict[str, np.ndarray], str]:
             arrays[name] = np.require(array, requirements="C")
             return f"{_kind(leaf)}:{name}"
 
-        text = json.dumps(structure.describe(unpack(tree), leaf_text), separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(structure.describe(dense(tree), leaf_text), separators=(",", ":"), ensure_ascii=False)
     return arrays, text
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.files import ArtifactError, open_file, write_atomic
 from lepton_jax.core.foreign_json import parse_json
 from lepton_jax.core.foreign_text import shown
@@ -28,6 +29,7 @@ _PLAIN = {"b1", "c8", "c16", "f2", "f4", "f8"} | {f"{kind}{size}" for kind in "i
 _ENCRYPTED = 1
 
 
+@checked_but("tree")
 def save_npz(path: str | os.PathLike[str], tree: PyTree) -> None:
     """Write a tree's arrays to an ``.npz`` file, under their paths; replaced in one step if it is there.
 
@@ -62,6 +64,7 @@ def save_npz(path: str | os.PathLike[str], tree: PyTree) -> None:
     write_atomic(path, out.getvalue())
 
 
+@checked
 def load_npz(path: str | os.PathLike[str], template: PyTree | None = None) -> PyTree:
     """Read an ``.npz`` file.
 

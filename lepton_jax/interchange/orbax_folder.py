@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.files import ArtifactError, open_file
 from lepton_jax.core.foreign_json import parse_json
 from lepton_jax.core.foreign_text import shown
@@ -24,6 +25,7 @@ _MAX_DEPTH, _MOST_FILES, _ROOM_OF_JSON = 2, 1 << 20, 20
 _ITEMS = ("default", "state", "params", "model", "item")
 
 
+@checked
 def load_orbax(path: str | os.PathLike[str], template: PyTree | None = None) -> PyTree:
     """Read an orbax checkpoint, on any devices.
 

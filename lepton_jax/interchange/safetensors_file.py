@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.files import ArtifactError, open_file, write_atomic
 from lepton_jax.core.foreign_json import parse_json
 from lepton_jax.core.foreign_text import shown
@@ -27,6 +28,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
+@checked_but("tree")
 def save_safetensors(path: str | os.PathLike[str], tree: PyTree) -> None:
     """Write a tree's arrays to a safetensors file, under their paths; replaced in one step if it is there.
 
@@ -63,6 +65,7 @@ def save_safetensors(path: str | os.PathLike[str], tree: PyTree) -> None:
     write_atomic(path, serialize(specs, metadata={_STRUCTURE: text}))
 
 
+@checked
 def load_safetensors(path: str | os.PathLike[str], template: PyTree | None = None) -> PyTree:
     """Read a safetensors file.
 

@@ -6,6 +6,8 @@ from typing import overload
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.kinds import check_kind
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.codebook import Codebook, k_means
@@ -47,6 +49,8 @@ def quantize(x: Array, fmt: Format | Codebook, calibration: Calibration | None =
     """
     if not isinstance(fmt, (Format, Codebook)):
         raise TypeError(f"quantize: takes a number format, e.g. Uniform(bits=4); got {fmt!r}.")
+    check_kind("quantize: x", x, Array)
+    check_kind("quantize: calibration", calibration, Calibration | None)
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"quantize: takes an array of floats; got {x.dtype}, shape {x.shape}. Cast it first.")
@@ -58,6 +62,7 @@ def quantize(x: Array, fmt: Format | Codebook, calibration: Calibration | None =
     return QArray.rounded(x, fmt, calibration)
 
 
+@checked
 def dequantize(q: QArray | CodebookArray) -> Array:
     """Return the values in the dense leaf's dtype, computed in float32; of integers, ``(qvalue - zero_point) * scale``.
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import Packed, is_packed, register_packed
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.formats import Format
@@ -56,6 +57,7 @@ class Ready(Packed):
         return Quantized(self.qvalue, self.scale, zero_point, self.format, self.output_dtype, path=path)
 
 
+@checked
 def ready(tree: PyTree) -> PyTree:
     """Return `tree` with the codes of its `QArray` leaves unpacked; other leaves stay.
 

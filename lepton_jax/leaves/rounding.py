@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import layout
@@ -19,6 +20,7 @@ from lepton_jax.formats.uniform import Uniform
 program = partial(jax.jit, inline=True)
 
 
+@checked
 def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) -> tuple[Array, Array]:
     """Return scale and zero point for one array, in the format's layout.
 
@@ -78,6 +80,7 @@ def values_of(codes: Array, scale: Array, zero_point: Array, fmt: Format, dtype:
     return fmt.from_codes(codes, *_expanded(codes.shape, scale, zero_point, fmt)).astype(dtype)
 
 
+@checked
 def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
     """Return `x` as it will be once quantized, with the gradient of `x`: what every view of quantized values is made of.
 
@@ -101,6 +104,7 @@ def fake(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
     return straight_through(x, fmt.from_codes(codes, scale, zero_point).astype(x.dtype))
 
 
+@checked
 def to_integers(x: Array, scale: Array, zero_point: Array, fmt: Uniform) -> Array:
     """Return ``clip(round(x / scale) + zero_point)``, int32; halves round to even, NaN becomes the zero point.
 
@@ -115,6 +119,7 @@ def _expanded(shape: tuple[int, ...], scale: Array, zero_point: Array, fmt: Form
     return layout.expand(scale.astype(jnp.float32), shape, fmt), layout.expand(zero_point, shape, fmt)
 
 
+@checked
 def from_integers(q: Array, scale: Array, zero_point: Array, dtype: Any) -> Array:
     """Return ``(q - zero_point) * scale``, computed in float32; scale and zero point must broadcast.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.graph.moments import Moments
 from lepton_jax.graph.weights import Layout
@@ -52,6 +53,7 @@ class ActivationAware(NamedTuple):
     covariances: dict[Path, Covariance]
 
 
+@checked
 def activation_aware(moments: Mapping[Path, Moments], *, damping: float = 1e-5) -> ActivationAware:
     """Return a method that cuts every layer where its outputs change least: ``min ||X (W - u v)||``.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.cp import CP
@@ -25,6 +26,7 @@ class _Fit(NamedTuple):
     error: Array
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CpAls(Method):
     """A kernel (*space, in, out) as ``sum_r f0[x, r] f1[y, r] f2[c, r] f3[n, r]``.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import Packed, register_packed
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, Select
@@ -42,6 +43,7 @@ class Directed(Packed):
         raise TypeError("Directed: the weight it corrects lies in the transform's state; take transform.view(params, state).")
 
 
+@checked
 @named
 def dora(
     rank: int,

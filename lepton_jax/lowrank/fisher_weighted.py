@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.lowrank.method import Method
@@ -14,6 +15,7 @@ from lepton_jax.lowrank.svd import Svd
 from lepton_jax.lowrank.weighted import ByPath, Refused, WeightedSvd
 
 
+@checked
 def squared_gradients(
     loss: Callable[..., Array], params: PyTree, batches: Iterable[Any], select: Select = paths.matrices
 ) -> dict[Path, Array]:
@@ -52,6 +54,7 @@ def squared_gradients(
     return {path: value / count for path, value in total.items()}
 
 
+@checked
 def fisher_weighted(
     fisher: Mapping[Path, Array], *, method: Svd = Svd(), select: Select = paths.matrices, damping: float = 1e-6
 ) -> Method:

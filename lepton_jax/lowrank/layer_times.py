@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import Packed
 from lepton_jax.core.timing import interleaved
@@ -20,6 +21,7 @@ from lepton_jax.graph.trace import Apply, Equation, trace
 from lepton_jax.native.interpreter import packed
 
 
+@checked
 def dense_macs(apply: Apply, params: PyTree, *inputs: Any) -> dict[Path, float]:
     """Return the multiply-accumulates that one call spends on each leaf; for ``Budget(of="macs", macs=...)``.
 
@@ -35,6 +37,7 @@ def dense_macs(apply: Apply, params: PyTree, *inputs: Any) -> dict[Path, float]:
     return {path: parameter.macs for path, parameter in cost(apply, params, *inputs).parameters.items()}
 
 
+@checked
 def layer_times(
     apply: Apply, params: PyTree, factors: Mapping[Path, Packed], *inputs: Any, rounds: int = 20
 ) -> dict[Path, tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format
@@ -13,6 +14,7 @@ from lepton_jax.lowrank.svd import Svd
 First = Literal["quantized", "low_rank"]
 
 
+@checked
 def loftq(
     weight: Array,
     rank: int,

@@ -3,12 +3,14 @@
 from functools import partial
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, Select
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.adapters import adapter, corrected
 
 
+@checked
 @named
 def lora(
     rank: int,

@@ -1,10 +1,13 @@
 """Back to dense weights."""
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.transform import State, Transform
+from lepton_jax.core.transform.base import given_its_state
 from lepton_jax.core.typing import PyTree
 
 
+@checked
 def merge(transform: Transform, params: PyTree, state: State) -> PyTree:
     """Return the dense parameters that a trained model has, in the shapes it had before: bit for bit what the view shows.
 
@@ -26,4 +29,5 @@ def merge(transform: Transform, params: PyTree, state: State) -> PyTree:
       {'kernel': Array([[1., 0.],
              [0., 1.]], dtype=float32)}
     """
-    return unpack(transform.view(params, state))
+    with given_its_state("merge"):
+        return unpack(transform.view(params, state))

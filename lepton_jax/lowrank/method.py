@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import Packed
 from lepton_jax.core.typing import Array, Path
@@ -18,6 +19,7 @@ Rank = int | tuple[int, ...]
 """The inner size of a factorization, or its inner sizes."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """Base of all factorizations.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.leaves.low_rank import LowRank
 
@@ -19,6 +20,7 @@ def _is_factored(leaf: Any) -> bool:
     return isinstance(leaf, LowRank)
 
 
+@checked
 def nuclear_norm(params: PyTree, select: Select = paths.matrices) -> Array:
     """Return the sum of all singular values of the selected weights; its gradient makes small ones vanish.
 
@@ -52,6 +54,7 @@ def _nuclear(leaf: Any) -> Array:
     return jnp.sum(jnp.linalg.svd(leaf.astype(jnp.float32).reshape(-1, leaf.shape[-1]), compute_uv=False))
 
 
+@checked
 def orthogonality(params: PyTree, select: Select = paths.matrices) -> Array:
     """Return how far the columns of u, and the rows of v, are from orthogonal, whatever their lengths.
 
@@ -99,6 +102,7 @@ def _total(params: PyTree, select: Select, penalty: Callable[[Any], Array]) -> A
     return sum((penalty(leaf) for leaf in leaves.values()), jnp.float32(0))
 
 
+@checked
 def penalized(penalty: Penalty, weight: float) -> optax.GradientTransformation:
     """Add the gradient of a penalty on the masters, as optax adds weight decay: ``g + weight * d penalty / d params``.
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, Select
@@ -16,6 +17,7 @@ from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.svd import Svd
 
 
+@checked
 @named
 def qlora(
     rank: int,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import packed, paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule
@@ -24,6 +25,7 @@ class ReduceRankState(NamedTuple):
     columns: dict[Path, Array]
 
 
+@checked
 @named
 def reduce_rank(
     rank: Rank | Mapping[Path, Rank] | RankRule,

@@ -4,12 +4,14 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.separable import Separable
 from lepton_jax.lowrank.method import working
 from lepton_jax.lowrank.svd import TwoFactors
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpatialSvd(TwoFactors):
     """A kernel (height, width, in, out) as k x 1 to r channels and 1 x k to the outputs, by one decomposition.

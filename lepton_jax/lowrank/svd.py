@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import Packed
 from lepton_jax.core.typing import Array
@@ -48,6 +49,7 @@ class TwoFactors(Method):
         return LowRank(u, v, shape)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Svd(TwoFactors):
     """The best approximation of a given rank: ``W = U S V^T``, ``u = U_r sqrt(S_r)``, ``v = sqrt(S_r) V_r^T``.
@@ -101,6 +103,7 @@ def halves(matrix: Array, rank: int) -> tuple[Array, Array]:
     return left[..., :rank] * root[..., None, :], root[..., :, None] * right[..., :rank, :]
 
 
+@checked
 def factorize(weight: Array, rank: int) -> LowRank:
     """Return the best approximation of a given rank, all axes but the last read as rows; see `Svd`.
 

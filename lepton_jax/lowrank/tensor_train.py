@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.tensor_train import TensorTrain
 from lepton_jax.lowrank.method import Method, Rank, working
@@ -37,6 +38,7 @@ class Chain(Method):
         return unfoldings(self.tensor(working(weight)), self.stacked)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSvd(Chain):
     """A kernel (*space, in, out) as a chain over inputs, each spatial axis, and outputs.

@@ -4,12 +4,14 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.tensor_train_matrix import TensorTrainMatrix
 from lepton_jax.lowrank.tensor_train import Chain, chain
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainMatrixSvd(Chain):
     """A matrix as a chain of cores, its rows and columns written as numbers of several digits.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lepton_jax.core import packed, paths
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
@@ -18,6 +19,7 @@ class SkippedWarning(UserWarning):
     """Some selected leaves could not be factorized, and stay dense."""
 
 
+@checked_but("method", "rank")
 @named
 def low_rank(
     rank: Rank | Mapping[Path, Rank] | RankRule,
@@ -73,6 +75,7 @@ def low_rank(
     return Transform(init, view, hold, pack=factors, view_leaves=factors)
 
 
+@checked
 def factors_of(weights: Mapping[Path, Array], ranks: Mapping[Path, Rank], method: Method) -> dict[Path, packed.Packed]:
     """Return the factors of several leaves, by path.
 

@@ -7,12 +7,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.leaves.tucker import Tucker
 from lepton_jax.lowrank.method import Method, Rank, working
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tucker2(Method):
     """A kernel (*space, in, out) as 1 x 1 to a channels, a smaller kernel to b channels, and 1 x 1 to the outputs.

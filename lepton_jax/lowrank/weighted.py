@@ -7,11 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.svd import Svd
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class WeightedSvd(Svd):
     """The factors of rank r with the least ``||root (W - u v)||``, for a given root.
@@ -66,6 +68,7 @@ def _times(root: Array, matrix: Array) -> Array:
     return root[..., :, None] * matrix if root.ndim < matrix.ndim else jnp.matmul(root, matrix, precision="highest")
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ByPath(Method):
     """A method for each leaf, chosen by its path; a leaf that has none is refused.

@@ -2,12 +2,14 @@
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 
 PADDING = 0
 """The token that fills up a sentence; it counts nowhere."""
 
 
+@checked
 def as_tokens(x: Array) -> Array:
     """Return tokens as int32 ``[B, L]``.
 
@@ -21,6 +23,7 @@ def as_tokens(x: Array) -> Array:
     return x.reshape(x.shape[0], -1).astype(jnp.int32)
 
 
+@checked
 def mean_of_words(x: Array, tokens: Array) -> Array:
     """Return the mean of ``x[B, L, D]`` over the places that are not padding; of none, zero.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.typing import Path, PyTree
@@ -25,6 +26,7 @@ _BATCH_NORM = {"weight": ("params", "scale"), "bias": ("params", "bias")} | {
 _IMAGE = 3  # channels
 
 
+@checked
 def load_torch_resnet(path: str | os.PathLike[str], module: ResNet | ResNetCifar) -> PyTree:
     """Load a PyTorch residual network's state dict into the variables of a module.
 
@@ -80,6 +82,7 @@ def load_torch_resnet(path: str | os.PathLike[str], module: ResNet | ResNetCifar
     return paths.replace(template, found)
 
 
+@checked
 def load_resnet20(path: str | os.PathLike[str]) -> PyTree:
     """Load a PyTorch ResNet-20 for CIFAR-10 into the variables of ``ResNetCifar(depth=20, shortcut="pad")``.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.typing import Array
 
@@ -110,6 +111,7 @@ class Block(nn.Module):
         return x + nn.Dense(width, dtype=self.dtype, name="down")(nn.gelu(y))
 
 
+@checked
 def attend(query: Array, key: Array, value: Array) -> Array:
     """Attend causally: ``softmax(q k^T / sqrt(d), over positions not later) v``, the softmax in float32.
 
@@ -131,6 +133,7 @@ def attend(query: Array, key: Array, value: Array) -> Array:
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
 
 
+@checked
 def rotate(x: Array) -> Array:
     """Rotate the pairs ``(x_i, x_{i + d/2})`` at position p by ``p * 10000^(-2 i / d)``.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import Packed, is_packed, register_packed
 from lepton_jax.core.paths import path_str
 from lepton_jax.core.typing import Path, PyTree
@@ -117,6 +118,7 @@ class PackedInterpreter(Interpreter):
         return [self.dense(value) for value in outs]
 
 
+@checked
 def packed(apply: Apply) -> Apply:
     """Return a function that runs `apply` on packed leaves, without unpacking them where that can be.
 
@@ -165,6 +167,7 @@ def packed(apply: Apply) -> Apply:
     return packed_apply
 
 
+@checked
 def unpacked(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[Unpacked, ...]:
     """Return what `packed` would unpack, and where; nothing is computed.
 

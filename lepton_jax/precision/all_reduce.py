@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.policy import floating_dtype
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class AllReduce:
     """The mean over an axis of devices: ``sum_i (g_i / n)``, cast to `dtype` before it is sent, and back after.

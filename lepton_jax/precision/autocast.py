@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply
 from lepton_jax.precision.fp8 import Amax, Fp8, part
@@ -14,6 +15,7 @@ from lepton_jax.precision.policy import Policy, check_backend
 from lepton_jax.precision.rules import Decisions, Rules
 
 
+@checked_but("compute")
 def autocast(
     apply: Apply,
     policy: Policy,
@@ -83,6 +85,7 @@ def autocast(
     return cast_apply
 
 
+@checked
 def explain(
     apply: Apply,
     policy: Policy,

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import is_coded
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import PyTree, Select
@@ -29,6 +30,7 @@ def floating(what: str, dtype: Any) -> jnp.dtype:
     return found
 
 
+@checked
 @named
 def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floating) -> Transform:
     """Show floating parameters in `compute_dtype`: ``view = w.astype(compute_dtype)``; masters and gradients stay float32.

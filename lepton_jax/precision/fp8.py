@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.graph import _compat
@@ -35,6 +36,7 @@ class Amax(NamedTuple):
     grad: Array
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Fp8:
     """Dots in eight bits: ``dot(q(x), q(w))`` forward, ``dot(q(g), q(w))`` and ``dot(q(x), q(g))`` backward.
@@ -160,6 +162,7 @@ def _backward(fp8: Fp8, run: Any, saved: Any, grad: Array) -> tuple[Array, Array
 _dot.defvjp(_forward, _backward)
 
 
+@checked
 def init_amax(
     apply: Apply,
     fp8: Fp8,
@@ -229,6 +232,7 @@ def part(variables: PyTree) -> tuple[PyTree, Mapping[str, Amax]]:
     return {name: value for name, value in variables.items() if name != COLLECTION}, variables[COLLECTION]
 
 
+@checked
 def next_amax(variables: Mapping[str, Any], grads: Mapping[str, Any]) -> dict[str, Any]:
     """Return variables whose histories are those that differentiation handed out.
 
@@ -243,6 +247,7 @@ def next_amax(variables: Mapping[str, Any], grads: Mapping[str, Any]) -> dict[st
     return {**variables, COLLECTION: grads[COLLECTION]}
 
 
+@checked
 def with_amax(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Let an optimiser train parameters that have the collection "amax" beside them: it is replaced, not stepped.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.fp8 import Amax
@@ -55,6 +56,7 @@ class _Counting:
         return state._replace(finite=jnp.where(finite, state.finite + 1, 0).astype(jnp.int32), skipped=skipped)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class NoScale(_Counting):
     """Leave the loss as it is, but skip the steps that are not finite, and count them.
@@ -65,6 +67,7 @@ class NoScale(_Counting):
     """
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class StaticScale(_Counting):
     """Multiply the loss by one number throughout.
@@ -91,6 +94,7 @@ class StaticScale(_Counting):
         return self.scale
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class DynamicScale(_Counting):
     """Raise the scale after `period` finite steps in a row, lower it at every step that is not finite.
@@ -151,6 +155,7 @@ class DynamicScale(_Counting):
         return state._replace(scale=scale.astype(jnp.float32), finite=jnp.where(due, 0, state.finite).astype(jnp.int32))
 
 
+@checked
 def scaled(loss: Array, state: LossScaleState) -> Array:
     """Return the loss to differentiate: ``loss * scale``, in float32 at least.
 
@@ -161,6 +166,7 @@ def scaled(loss: Array, state: LossScaleState) -> Array:
     return loss.astype(jnp.promote_types(loss.dtype, jnp.float32)) * state.scale
 
 
+@checked
 def unscaled(grads: PyTree, state: LossScaleState) -> PyTree:
     """Return the gradients of the loss itself, before anything looks at their size: ``grads / scale``, in their own dtypes.
 
@@ -180,6 +186,7 @@ def unscaled(grads: PyTree, state: LossScaleState) -> PyTree:
     return jax.tree.map(divide, grads, is_leaf=lambda node: isinstance(node, Amax))
 
 
+@checked
 def all_finite(tree: PyTree) -> Array:
     """Return whether no floating leaf has a NaN or an infinity: a boolean scalar.
 
@@ -191,6 +198,7 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack(finite)) if finite else jnp.array(True)
 
 
+@checked
 def keep_unless(finite: Array, new: PyTree, old: PyTree) -> PyTree:
     """Return `new` if finite, else `old`, leaf by leaf, random keys included.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.precision.cast import cast, floating
@@ -14,6 +15,7 @@ from lepton_jax.precision.cast import cast, floating
 _WIDEST = 4
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """The dtypes of mixed precision; `autocast` carries it out as a rewrite, `view` as a transform.
@@ -91,6 +93,7 @@ def floating_dtype(what: str, dtype: Any) -> jnp.dtype:
     return found
 
 
+@checked
 def check_backend(what: str, dtype: Any) -> None:
     """Raise unless the default backend can hold, cast and multiply a dtype; a tiny program is compiled to find out.
 

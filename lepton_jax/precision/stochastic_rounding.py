@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, PyTree
 
 _DROPPED = 16  # bits of a float32 that bfloat16 has not
 
 
+@checked
 def stochastic_round(x: Array, key: Array) -> Array:
     """Round float32 to bfloat16, up with the probability of its distance from below.
 
@@ -55,6 +57,7 @@ class StochasticRoundingState(NamedTuple):
     key: Array
 
 
+@checked
 def stochastic_rounding(tx: optax.GradientTransformation, key: Array) -> optax.GradientTransformationExtraArgs:
     """Train bfloat16 parameters without float32 masters.
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.paths import matches
 from lepton_jax.core.typing import Array, Path
@@ -25,6 +26,7 @@ Sparsities = dict[Path, Any]
 Allocation = Callable[[Shapes, Any], Mapping[Path, Any]]
 
 
+@checked
 def uniform(shapes: Shapes, sparsity: float | Array, *, dense: Patterns = ()) -> Sparsities:
     """Remove the same fraction of every leaf.
 
@@ -55,6 +57,7 @@ def uniform(shapes: Shapes, sparsity: float | Array, *, dense: Patterns = ()) ->
     return {path: 0.0 if path in kept else share for path in shapes}
 
 
+@checked
 def erk(
     shapes: Shapes, sparsity: float | Array, power: float = 1.0, *, kernel_dims: bool = True, dense: Patterns = ()
 ) -> Sparsities:
@@ -111,6 +114,7 @@ def erk(
     return {path: removed.get(path, 0.0) for path in shapes}
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explicit:
     """Remove of each leaf what is written down for it.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.shard_alike import shard_alike
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded
 from lepton_jax.core.straight_through import straight_through
@@ -21,6 +22,7 @@ Gradient = Literal["masked", "straight_through"]
 """What a hidden weight gets: nothing, or the gradient of the zero that stands for it."""
 
 
+@checked
 def apply_mask(leaf: Any, mask: Array) -> Any:
     """Return an array or coded leaf with exact zeros where `mask` is False, whatever was there (NaN too).
 
@@ -100,6 +102,7 @@ def laid_out_as(mask: Array, weight: Array) -> Array:
     return shard_alike(mask, weight)[0]
 
 
+@checked
 def masks_of(tstate: Any) -> dict[Path, Array]:
     """Gather the masks that a transform's state holds, however transforms are nested and chained.
 
@@ -129,6 +132,7 @@ def masks_of(tstate: Any) -> dict[Path, Array]:
     return found
 
 
+@checked
 def nonzero_masks(seen: PyTree, select: Select = paths.matrices) -> dict[Path, Array]:
     """Return the masks of what is not zero: what a trained view shows, handed to a later phase as `fixed_masks`.
 
@@ -143,6 +147,7 @@ def nonzero_masks(seen: PyTree, select: Select = paths.matrices) -> dict[Path, A
     return {path: leaf != 0 for path, leaf in paths.select(seen, select).items()}
 
 
+@checked
 def sparsity_of(masks: Masks) -> Array:
     """Return the fraction of weights that the masks hide, of all that they cover.
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_whole, is_traced
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.threshold import sort_keys, top_of_all
@@ -28,6 +29,7 @@ _PAIRWISE = 16
 """Groups up to this size are ranked by comparing every pair; larger ones by a threshold each."""
 
 
+@checked
 def keep_count(size: int | np.ndarray, sparsity: float | Array) -> int | Array:
     """Return how many of `size` weights are kept: ``size - round(sparsity * size)``.
 
@@ -38,10 +40,12 @@ def keep_count(size: int | np.ndarray, sparsity: float | Array) -> int | Array:
       (8, 6)
     """
     if isinstance(sparsity, (int, float)):
+        check_fraction("keep_count: sparsity", sparsity)
         return int(size) - round(sparsity * int(size))
     return jnp.asarray(size, jnp.int32) - jnp.round(sparsity * size).astype(jnp.int32)
 
 
+@checked
 def top(scores: Array, sparsity: float | Array) -> Array:
     """Keep the highest scores: ``n - round(sparsity * n)`` of them, ties broken in favour of the lower flat index.
 
@@ -64,6 +68,7 @@ def top(scores: Array, sparsity: float | Array) -> Array:
     return top_of_all([scores], keep_count(scores.size, sparsity))[0]
 
 
+@checked
 def n_of_m(scores: Array, n: int | Array, m: int, axis: int, *, pad: bool = False) -> Array:
     """Keep the `n` highest of every `m` consecutive scores along an axis; ties go to the lower index.
 
@@ -136,6 +141,7 @@ def _best_by_threshold(groups: Array, n: int | Array) -> Array:
     return above | (ties & (jnp.cumsum(ties, axis=2, dtype=jnp.int32) <= ties_kept))
 
 
+@checked
 def block(scores: Array, sparsity: float | Array, block_shape: Sequence[int]) -> Array:
     """Keep whole blocks: of all B blocks, the ``B - round(sparsity * B)`` with the highest mean scores.
 
@@ -165,6 +171,7 @@ def block(scores: Array, sparsity: float | Array, block_shape: Sequence[int]) ->
     return spread(top(block_means(scores, full), sparsity), scores.shape, full)
 
 
+@checked
 def channel(scores: Array, sparsity: float | Array, axis: int | Sequence[int]) -> Array:
     """Keep whole slices along an axis: of C slices, the ``C - round(sparsity * C)`` with the highest mean scores.
 

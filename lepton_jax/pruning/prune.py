@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule, constant
 from lepton_jax.core.transform import Transform, named
@@ -184,6 +185,7 @@ class _Pruning:
             )
 
 
+@checked
 @named
 def prune(
     sparsity: float | Array | SparsitySchedule,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from tqdm.auto import tqdm
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_whole
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.criteria.base import Criterion
@@ -14,6 +15,7 @@ from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.threshold import top_of_groups
 
 
+@checked
 def iterative_masks(
     criterion: Criterion,
     params: PyTree,

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.allocation import Shapes
@@ -18,6 +19,7 @@ from lepton_jax.pruning.criteria.magnitude import Magnitude
 from lepton_jax.pruning.masks import top
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sensitivity:
     """Losses by leaf and sparsity, from `sensitivity`.
@@ -115,6 +117,7 @@ class Sensitivity:
         return below + (above - below) * ((removed - below.sum()) / gap if gap > 0 else 0.0)
 
 
+@checked
 def sensitivity(
     loss: Callable[[PyTree], Array],
     params: PyTree,

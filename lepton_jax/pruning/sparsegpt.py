@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_whole, collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.moments import as_inputs, inverse_cholesky, second_moments
@@ -24,6 +25,7 @@ Pattern = float | tuple[int, int]
 _Solve = Callable[..., tuple[Array, Array]]
 
 
+@checked
 def sparsegpt(
     weight: Array, hessian: Array, pattern: Pattern, *, block_size: int = 128, damping: float = 0.01
 ) -> tuple[Array, Array]:
@@ -73,6 +75,7 @@ def sparsegpt(
     return _solve(weight, hessian, jnp.asarray(keeps), jnp.float32(damping), size, *group)
 
 
+@checked
 def sparsegpt_prune(
     apply: Apply,
     variables: PyTree,

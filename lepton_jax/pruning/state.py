@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import check_state
 from lepton_jax.core.typing import Array, Path
 
@@ -100,6 +101,7 @@ def first_failure(failure: Failure, not_finite: Array, step: Array) -> Failure:
     return jax.tree.map(lambda a, b: jnp.where(news, a, b), new, failure)
 
 
+@checked
 def check_scores(state: Any) -> None:
     """Raise if an update met scores that are not finite: `check_state`, by its older name.
 

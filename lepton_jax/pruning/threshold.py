@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 
 BARRED, LOWEST, HIGHEST = 1, 0x007FFFFF, 0xFF800000
@@ -266,6 +267,7 @@ def top_of_groups(
     return Selection(held.masks(bound, tied), found.not_finite, jnp.where(found.tied == 0, found.low, found.tied))
 
 
+@checked
 def top_of_all(scores: Sequence[Array], keep: int | Array) -> list[Array]:
     """Keep the `keep` highest of several arrays' scores together (a global threshold).
 

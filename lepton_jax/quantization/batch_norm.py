@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, ModelApply, Path, PyTree
 
 
+@checked
 def re_estimate_batch_norm(
     apply: ModelApply,
     params: PyTree,

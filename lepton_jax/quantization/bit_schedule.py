@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import State, Transform, named, wrapper
@@ -23,6 +24,7 @@ from lepton_jax.quantization.lsq import LearnedWeight
 from lepton_jax.quantization.weights import on_weights
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BitSchedule:
     """How many bits there are from which step on; before the first of these steps there is no rounding.
@@ -65,6 +67,7 @@ class BitScheduleState(NamedTuple):
     stage: Array
 
 
+@checked
 @named
 def scheduled_quant(
     schedule: BitSchedule,
@@ -130,6 +133,7 @@ class DelayedState(NamedTuple):
     on: Array
 
 
+@checked
 @named
 def delayed(transform: Transform, begin: int) -> Transform:
     """Show the parameters as they are before step `begin`, and a transform's view from then on; traced, compiled once.

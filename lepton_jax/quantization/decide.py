@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import PyTree
 from lepton_jax.formats import layout
@@ -143,6 +144,7 @@ def _short(rule: Rule) -> str:
     return f"Rule({', '.join(f'{name}={value!r}' for name, value in said.items() if value != getattr(default, name))})"
 
 
+@checked
 def first_and_last(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> tuple[str, ...]:
     """Return the names of the first and the last dot or convolution with a weight, in the order in which they run.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, named
@@ -21,6 +22,7 @@ from lepton_jax.quantization.quantizers import coded
 from lepton_jax.quantization.weights import on_weights, packed_levels
 
 
+@checked
 @named
 def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select = paths.matrices) -> Transform:
     """Show weights squashed by tanh to [-1, 1] and rounded to even levels.
@@ -71,6 +73,7 @@ def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select
     return on_weights("dorefa", fmt, select, seen=seen, coded=coded)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class DoReFa:
     """Activations clipped to [0, 1] and rounded to ``2^k`` even levels; there is nothing to calibrate or to train.

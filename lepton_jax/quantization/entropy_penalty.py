@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, PyTree, Select
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.ranges import Calibration, MinMax
@@ -16,6 +17,7 @@ from lepton_jax.leaves.rounding import calibrated
 _PRIOR = 0.5
 
 
+@checked
 def entropy_bits(
     params: PyTree, format: Uniform, *, calibration: Calibration = MinMax(), select: Select = paths.matrices
 ) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import is_traced
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Select
@@ -19,6 +20,7 @@ from lepton_jax.quantization.codebook import train_codebook
 from lepton_jax.quantization.weights import on_weights
 
 
+@checked
 @named
 def fake_quant(
     format: Format | Codebook | int | None = None,

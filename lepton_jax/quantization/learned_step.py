@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Uniform, expand
@@ -116,6 +117,7 @@ def step_gradient_factor(count: float, fmt: Uniform) -> float:
     return 1 / math.sqrt(max(count, 1) * fmt.q_range[1])
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class LearnedStep:
     """Activations rounded with a trained step (LSQ), and in an affine format a trained offset (LSQ+).

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded, is_packed, register_packed, unpack_coded
 from lepton_jax.core.transform import Transform, hold, named
@@ -46,6 +47,7 @@ class LsqState(NamedTuple):
     first: dict[Path, Array]
 
 
+@checked
 @named
 def lsq(
     format: Uniform | int = Uniform(8), *, calibration: Calibration | None = None, select: Select = paths.matrices

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array
@@ -16,6 +17,7 @@ from lepton_jax.leaves.rounding import fake
 from lepton_jax.quantization.quantizers import coded
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Pact:
     """Activations clipped at a trained height ``a`` and rounded to even levels.

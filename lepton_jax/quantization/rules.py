@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.paths import matches
 from lepton_jax.core.typing import Path
 from lepton_jax.formats import Format
@@ -69,6 +70,7 @@ class Operand:
         return self.quantizer is not None and has_site(self.quantizer)
 
 
+@checked_but("quantizer", "operation", "names", "path")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
     """Says how operands of operations are quantized; of several rules the first that matches an operand decides.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, PyTree, Select, Step
@@ -23,6 +24,7 @@ class StochasticState(NamedTuple):
     key: Array
 
 
+@checked
 def stochastic_levels(x: Array, scale: Array, key: Array, fmt: Uniform) -> Array:
     """Return each value at the level below or above it: above with the probability of its distance from below.
 
@@ -50,6 +52,7 @@ def stochastic_levels(x: Array, scale: Array, key: Array, fmt: Uniform) -> Array
     return (low + (jax.random.uniform(key, x.shape) < place - low)) * spread
 
 
+@checked
 @named
 def stochastic_quant(
     format: Uniform | int, key: Array, *, calibration: Calibration | None = None, select: Select = paths.matrices

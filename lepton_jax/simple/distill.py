@@ -13,6 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.artifact import Artifact
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.simple.masters import Masters
@@ -30,6 +31,7 @@ class _Batch(NamedTuple):
     teacher_logits: Any
 
 
+@checked
 def distill_model(
     student: Model,
     teacher: Model,

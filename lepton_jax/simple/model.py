@@ -9,8 +9,12 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lepton_jax.artifact import load, save
+from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked, checked_but
+from lepton_jax.core.kinds import described, wrong_leaf
 from lepton_jax.core.packed import dense
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.simple.report import report
@@ -28,6 +32,7 @@ class Applied(NamedTuple):
     pruned: tuple[Path, ...] = ()
 
 
+@checked_but("apply", "example")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A pure function and its variables.
@@ -86,6 +91,8 @@ class Model:
           >>> Model.from_linen(module, module.init(jax.random.key(0), x), x)(x).shape
           (1, 3)
         """
+        if not hasattr(module, "apply"):
+            raise TypeError(f"Model.from_linen: module must be a flax.linen.Module; got {described(module)}.")
         return cls(partial(module.apply, **options) if options else module.apply, variables, example)
 
     @classmethod
@@ -124,7 +131,17 @@ class Model:
         return jax.jit(self.apply)
 
     def __call__(self, *inputs: Any) -> Any:
-        return self._run(self.dense, *inputs)
+        """Compute the outputs.
+
+        Raises:
+          ValueError: if it fails and the inputs are not like the example's; names each.
+        """
+        try:
+            return self._run(self.dense, *inputs)
+        except Exception as error:
+            if self.example:
+                _check_like(self.example, inputs, error)
+            raise
 
     def native(self) -> Callable[..., Any]:
         """Return the model on its packed leaves, compiled; see `lepton_jax.native.interpreter`.
@@ -165,6 +182,28 @@ class Model:
         return f"Model({name}, {len(jax.tree.leaves(self.dense))} leaves)"
 
 
+def _check_like(example: tuple[Any, ...], inputs: tuple[Any, ...], error: Exception) -> None:
+    """Raise unless inputs are like the example's, of whatever length along their first axes.
+
+    Raises:
+      ValueError: with every input that is missing, unknown, or of another shape or dtype.
+    """
+    wanted, given = paths.flatten(example), paths.flatten(inputs)
+    problems = [f"{path}: missing" for path in wanted if path not in given]
+    problems += [f"{path}: unknown; leave it out" for path in given if path not in wanted]
+    for path in (path for path in wanted if path in given):
+        if said := wrong_leaf(given[path]):
+            problems.append(f"{path}: needs an array; got {said}")
+            continue
+        (needed, got) = ((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in (wanted[path], given[path]))
+        if (len(needed[0]), needed[0][1:], needed[1]) != (len(got[0]), got[0][1:], got[1]):
+            rows = ", ".join(["any", *map(str, needed[0][1:])] if needed[0] else [])
+            problems.append(f"{path}: needs {needed[1]}[{rows}]; got {got[1]}{list(got[0])}; reshape it or convert it")
+    if problems:
+        raise ValueError("the inputs are not like the model's example: " + "; ".join(problems) + ".") from error
+
+
+@checked
 def save_model(model: Model, path: str | os.PathLike[str], *example: Any, native: bool = False) -> Model:
     """Write a model as one `.lepton` file; see `Model.save`.
 
@@ -184,6 +223,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *example: Any, native
     return model
 
 
+@checked
 def load_model(path: str | os.PathLike[str]) -> Model:
     """Read a `.lepton` file as a model, without the model's code.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded, is_packed, unpack, unpack_coded
 from lepton_jax.core.typing import Array, Path, PyTree, Select
@@ -23,6 +24,7 @@ from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quant
 from lepton_jax.simple.model import Applied, Model
 
 
+@checked
 def prune_model(
     model: Model,
     threshold: float | None = None,
@@ -84,6 +86,7 @@ def prune_model(
     return _changed(model, leaves, f"prune(threshold={threshold:g})", tuple(leaves))
 
 
+@checked
 def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, select: Select = paths.matrices) -> Model:
     """Return the model with its weights in few bits.
 
@@ -121,6 +124,7 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
     return _changed(model, chosen, f"quantize({fmt.bits} bits{'' if isinstance(fmt, Uniform) else f', {text}'})")
 
 
+@checked
 def compress_model(model: Model, rank: float, *, select: Select = paths.matrices) -> Model:
     """Return the model with its matrices as products of two thin ones, by the singular value decomposition.
 

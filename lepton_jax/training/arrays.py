@@ -7,10 +7,12 @@ import jax
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Path, PyTree
 
 
+@checked
 def to_arrays(tree: PyTree) -> dict[Path, Any]:
     """Copy every leaf to the host; random keys become their data.
 
@@ -33,6 +35,7 @@ def to_arrays(tree: PyTree) -> dict[Path, Any]:
     return {path: _host_copy(leaf) for path, leaf in paths.flatten(tree).items()}
 
 
+@checked
 def from_arrays(arrays: Mapping[Path, Any], template: PyTree) -> PyTree:
     """Put arrays in the places of the template's leaves, with its shardings; keys become keys again.
 
@@ -111,6 +114,7 @@ def stored(template: PyTree) -> dict[Path, Any]:
     return {path: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
 
 
+@checked
 def not_finite(tree: PyTree) -> list[Path]:
     """Return the paths of floating leaves that have a NaN or an infinity.
 

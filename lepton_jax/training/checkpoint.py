@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from lepton_jax.core import locks
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, one_line
 from lepton_jax.core.files import ArtifactError
 from lepton_jax.core.typing import PyTree
@@ -26,6 +27,7 @@ from lepton_jax.training.arrays import check_same, describe, from_arrays, stored
 T = TypeVar("T")
 
 
+@checked
 def fingerprint(config: Any) -> str:
     """Return a short hash of a configuration, the same for equal ones in every process.
 
@@ -40,6 +42,7 @@ def fingerprint(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@checked
 class Checkpoints:
     """The checkpoints of one run (or of one of its phases) in a folder of their own.
 

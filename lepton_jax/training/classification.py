@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction
+from lepton_jax.core.kinds import described
 from lepton_jax.core.typing import Array, ModelApply, PyTree, Select
 from lepton_jax.training.step import LossFn, Metrics
 
 
+@checked
 def linen_apply(module: Any) -> ModelApply:
     """Return a Linen module as a `ModelApply`.
 
@@ -30,6 +33,8 @@ def linen_apply(module: Any) -> ModelApply:
       >>> logits.shape, model_state
       ((4, 3), {})
     """
+    if not hasattr(module, "apply"):
+        raise TypeError(f"linen_apply: module must be a flax.linen.Module; got {described(module)}.")
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
     def apply(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:
@@ -46,6 +51,7 @@ def linen_apply(module: Any) -> ModelApply:
     return apply
 
 
+@checked
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
     """Return each example's cross entropy with its integer label.
 
@@ -63,6 +69,8 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
       >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2]), label_smoothing=0.1)
       Array([1.3862944], dtype=float32)
     """
+    if logits.shape[:-1] != labels.shape or not logits.ndim:
+        raise ValueError(f"cross_entropy: needs logits [..., C] and labels [...]; got {logits.shape} and {labels.shape}.")
     logits = logits.astype(jnp.float32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
@@ -71,6 +79,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     return loss
 
 
+@checked
 def classification_loss(
     apply: ModelApply, *, l2: float = 0.0, l2_select: Select = paths.matrices, label_smoothing: float = 0.0
 ) -> LossFn:

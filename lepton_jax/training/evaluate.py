@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.training.classification import cross_entropy
@@ -15,6 +16,7 @@ from lepton_jax.training.state import TrainState
 Evaluate = Callable[[TrainState], dict[str, float]]
 
 
+@checked
 def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any]) -> Evaluate:
     """Make a function that measures a classifier on fixed batches, and the sparsity of its parameters.
 

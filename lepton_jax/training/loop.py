@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.evaluate import Evaluate
@@ -17,6 +18,7 @@ from lepton_jax.training.step import TrainStep
 from lepton_jax.training.writers import Writer
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """How often the loop does what.
@@ -82,6 +84,7 @@ class FitSettings:
         return self.scan if step % self.scan == 0 and step + self.scan <= end else 1
 
 
+@checked
 def fit(
     state: TrainState,
     step: TrainStep,

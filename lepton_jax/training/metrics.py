@@ -8,9 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.files import ArtifactError, write_text
 
 
+@checked
 class MetricsWriter:
     """Append rows to a file of JSON lines.
 
@@ -66,6 +68,7 @@ class MetricsWriter:
         """Do nothing: the file is open only while a row is written."""
 
 
+@checked
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the rows of a metrics file.
 

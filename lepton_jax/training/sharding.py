@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
 from lepton_jax.precision.all_reduce import AllReduce
@@ -17,7 +18,8 @@ from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, step_function
 
 
-def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+@checked
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return a mesh of one axis, "data".
 
     Args:
@@ -27,9 +29,12 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
       >>> data_mesh(jax.devices()[:1]).axis_names
       ('data',)
     """
+    if devices is not None and not len(devices):
+        raise ValueError("data_mesh: devices must be one or more, e.g. jax.devices()[:1]; got none.")
     return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
 
 
+@checked
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Put a whole tree on every device of the mesh: the initial state, before `shard_step`'s first step.
 
@@ -41,6 +46,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+@checked
 def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
     """Spread each batch over the mesh and keep the state on all devices; the compiler adds the gradients up.
 
@@ -77,6 +83,7 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
     return sharded
 
 
+@checked
 def parallel_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, PyTree
 
 
+@checked
 def batch_source(stream_from: Callable[[int], Iterator[Any]]) -> Callable[[int], Any]:
     """Return ``batch_at(step)`` for a stream that can begin anywhere.
 
@@ -40,6 +42,7 @@ def batch_source(stream_from: Callable[[int], Iterator[Any]]) -> Callable[[int],
     return batch_at
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StackedSource:
     """Batches of several runs, cut out of arrays that stay on the device.

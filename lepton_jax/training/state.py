@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.loss_scale import LossScale
@@ -35,6 +36,7 @@ class TrainState(NamedTuple):
     loss_scale: Any = ()
 
 
+@checked
 def create(
     params: PyTree,
     model_state: PyTree,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.all_reduce import AllReduce
@@ -19,6 +20,7 @@ LossFn = Callable[[PyTree, PyTree, Any, Array], tuple[Array, tuple[PyTree, Metri
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
+@checked
 def make_train_step(
     loss_fn: LossFn, tx: optax.GradientTransformation, transform: Transform, *, loss_scale: LossScale | None = None
 ) -> TrainStep:
@@ -59,6 +61,7 @@ def make_train_step(
     return jax.jit(step_function(loss_fn, tx, transform, loss_scale), donate_argnums=0)
 
 
+@checked
 def step_function(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
@@ -126,6 +129,7 @@ def _settled(
     return kept._replace(loss_scale=scaling), metrics
 
 
+@checked
 def make_scan_steps(step: TrainStep, count: int) -> TrainStep:
     """Make a function that takes `count` steps in one dispatch, by `jax.lax.scan`.
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from lepton_jax.core.arguments import checked
+
 _EVENTS = "events.out.tfevents.*"
 
 
@@ -23,6 +25,7 @@ class Writer(Protocol):
         """Finish what is still open; a second call does nothing."""
 
 
+@checked
 class Writers:
     """Give every row to several writers, in their order.
 
@@ -57,6 +60,7 @@ class Writers:
             writer.close()
 
 
+@checked
 class TensorBoardWriter:
     """Write scalars as TensorBoard's event files, each row flushed as it is written.
 
@@ -118,6 +122,7 @@ class TensorBoardWriter:
         self._open.flush()
 
 
+@checked
 class WandbWriter:
     """Log rows to a run of Weights & Biases.
 
@@ -157,6 +162,7 @@ class WandbWriter:
         """Do nothing: the run is the caller's."""
 
 
+@checked
 def import_extra(module: str, extra: str) -> Any:
     """Import an optional package.
 

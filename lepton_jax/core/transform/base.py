@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import jax
 
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import one_line
 from lepton_jax.core.packed import unpack_coded
 from lepton_jax.core.transform.recipe import Recipe, named
 from lepton_jax.core.typing import PyTree, Step
@@ -88,6 +91,7 @@ def _packed_by(view: View, params: PyTree, state: State) -> PyTree:
     return view(unpack_coded(params), state)
 
 
+@checked
 def hold(params: PyTree, state: State, grads: PyTree, step: Step) -> tuple[PyTree, State]:
     """Change nothing: the `update` of a transform whose state is fixed.
 
@@ -99,6 +103,7 @@ def hold(params: PyTree, state: State, grads: PyTree, step: Step) -> tuple[PyTre
     return params, state
 
 
+@checked
 @named
 def identity() -> Transform:
     """Show the parameters as they are.
@@ -114,6 +119,7 @@ def identity() -> Transform:
     return Transform(lambda params: (params, ()), view, hold, pack=view)
 
 
+@checked
 def pack(transform: Transform, params: PyTree, state: State) -> PyTree:
     """Return the view in its compressed form: a tree of packed leaves and arrays.
 
@@ -128,9 +134,27 @@ def pack(transform: Transform, params: PyTree, state: State) -> PyTree:
       >>> pack(identity(), {"w": 1.0}, ())
       {'w': 1.0}
     """
-    return transform.pack(params, state)
+    with given_its_state("pack"):
+        return transform.pack(params, state)
 
 
+@contextmanager
+def given_its_state(name: str) -> Iterator[None]:
+    """Say so if a transform fails because the state it is given is not its own.
+
+    Raises:
+      ValueError: for what a transform raises that looks for its state in another's.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"{name}: params or state are not this transform's: {one_line(error)}. Give both as its init, or its last update, "
+            "returned them."
+        ) from error
+
+
+@checked
 def check_state(state: State) -> None:
     """Raise if an update met what it could not raise; call it on the host, as often as the losses are looked at.
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform.base import State, Transform
 from lepton_jax.core.transform.recipe import named
 from lepton_jax.core.transform.wrapper import Moved, Seen, wrapper
 from lepton_jax.core.typing import PyTree, Step
 
 
+@checked
 @named
 def by_part(transforms: Mapping[str, Transform]) -> Transform:
     """Apply a transform to each named part of the parameters, and leave the other parts as they are.
@@ -31,6 +33,9 @@ def by_part(transforms: Mapping[str, Transform]) -> Transform:
       >>> {name: leaf["kernel"].tolist() for name, leaf in transform.view(params, state).items()}
       {'student': [[0.0, 2.0]], 'adapters': [[1.0, 2.0]]}
     """
+
+    if not transforms:
+        raise ValueError('by_part: give at least one transform, by the name of its part: {"student": prune(0.5)}.')
 
     def init(params: PyTree) -> tuple[PyTree, State]:
         if missing := [name for name in transforms if name not in params]:

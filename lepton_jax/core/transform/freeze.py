@@ -2,11 +2,13 @@
 
 import jax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform.base import State, Transform
 from lepton_jax.core.transform.recipe import named
 from lepton_jax.core.typing import PyTree
 
 
+@checked
 @named
 def freeze(transform: Transform, state: State) -> Transform:
     """Keep a trained transform's view as it stands: `init` hands out `state`, and `update` does not change it.

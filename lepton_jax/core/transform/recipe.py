@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
+from lepton_jax.core.arguments import checked
+
 Arguments = ParamSpec("Arguments")
 
 _SHOWN = 4
@@ -28,6 +30,7 @@ class _Named(Protocol):
 Made = TypeVar("Made", bound=_Named)
 
 
+@checked
 def named(factory: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
     """Let what a function returns show the function's name and the arguments it was given.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform.base import Init, State, Transform
 from lepton_jax.core.typing import PyTree, Step
 
@@ -13,6 +14,7 @@ Moved = Literal["update", "frozen_update"]
 """Parts that move them: ``part(params, state, grads, step) -> (params, state)``."""
 
 
+@checked
 def wrapper(
     init: Init,
     see: Callable[[Seen, PyTree, State], PyTree],

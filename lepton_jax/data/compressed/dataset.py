@@ -17,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.coding.streams import Reader
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError, check_whole
 from lepton_jax.core.files import open_file
 from lepton_jax.core.foreign_text import shown
@@ -195,6 +196,7 @@ class CompressedDataset:
         return out
 
 
+@checked
 def open_dataset(path: str | os.PathLike[str], *, cached_blocks: int = 1) -> CompressedDataset:
     """Open a file that `write_dataset` wrote; it is mapped into memory, and nothing is decoded yet.
 

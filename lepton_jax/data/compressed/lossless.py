@@ -13,6 +13,7 @@ from lepton_jax.coding import symbols
 from lepton_jax.coding.arrays import patterns
 from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.data.compressed import filters
 
@@ -25,6 +26,7 @@ _RAW, _ZSTD = 0, 2
 _CODECS = ("raw", "deflate", "zstd", "xz")
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lossless:
     """Keep every bit.

@@ -13,6 +13,7 @@ import numpy as np
 from lepton_jax.coding import symbols
 from lepton_jax.coding.compression import compress, decompress
 from lepton_jax.coding.streams import Reader, Writer
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError, check_whole
 
 _MAX_LENGTH = 1 << 14
@@ -22,6 +23,7 @@ _SAMPLE = 1 << 14
 _PRODUCTS_A_TURN = 1 << 15
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchPCA:
     """Keep a fraction of the images' variance.

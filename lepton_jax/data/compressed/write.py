@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from lepton_jax.coding.arrays import dtype_of
 from lepton_jax.coding.streams import Reader
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import ArtifactError, check_whole, collect
 from lepton_jax.core.files import write_atomic
 from lepton_jax.data.compressed import lossless, patch_pca
@@ -23,6 +24,7 @@ from lepton_jax.data.compressed.patch_pca import PatchPCA
 _BLOCK_BYTES = 1 << 18
 
 
+@checked_but("codec")
 def write_dataset(
     path: str | os.PathLike[str],
     arrays: Mapping[str, Any],

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges import histogram
@@ -13,6 +14,7 @@ from lepton_jax.formats.ranges.histogram import Histogram, Shrinking
 from lepton_jax.formats.statistics import extremes
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entropy(Shrinking):
     """Take, of ranges that are a fraction of the whole, the one whose rounded values are distributed most as the values are.

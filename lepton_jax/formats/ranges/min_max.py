@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges.base import Range
@@ -23,6 +24,7 @@ class MinMaxState(NamedTuple):
     high: Array
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinMax:
     """Cover everything: ``[min x, max x]``. In a symmetric format this is the largest magnitude ("absmax").

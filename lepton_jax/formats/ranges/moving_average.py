@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import is_traced
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
@@ -26,6 +27,7 @@ class MovingAverageState(NamedTuple):
     batches: Array
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MovingAverage:
     """Average the batches' smallest and largest values: ``m = decay * m + (1 - decay) * new``, the first batch as it is.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges import histogram
@@ -14,6 +15,7 @@ from lepton_jax.formats.ranges.histogram import Histogram, Shrinking
 from lepton_jax.formats.statistics import extremes
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mse(Shrinking):
     """Take, of ranges that are a fraction of the whole, the one with the least squared error of rounding and clipping.

@@ -5,6 +5,7 @@ import math
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import is_traced
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
@@ -14,6 +15,7 @@ from lepton_jax.formats.ranges.histogram import Counting, Histogram
 from lepton_jax.formats.statistics import extremes
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Percentile(Counting):
     """Cover all values but the outermost of either side.

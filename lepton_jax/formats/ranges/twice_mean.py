@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.ranges.base import Range, format_of
@@ -18,6 +19,7 @@ class TwiceMeanState(NamedTuple):
     number: Array
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwiceMean:
     """Cover what the step ``2 mean|x| / sqrt(Q_p)`` covers, the mean over values that are not zero: LSQ's first step.

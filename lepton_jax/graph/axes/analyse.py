@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.graph.axes.flow import Flow, Record
 from lepton_jax.graph.axes.labels import FIXED, Axes, Labels, lengths
 from lepton_jax.graph.trace import CallPath, Traced
@@ -63,6 +64,7 @@ class Analysis:
         return tuple(found)
 
 
+@checked
 def analyse(
     jaxpr: Any,
     consts: Sequence[Any],
@@ -123,6 +125,7 @@ def analyse(
     return analysis
 
 
+@checked
 def analyse_traced(traced: Traced, variables: Sequence[tuple[np.ndarray, ...]], *, cutting: bool = False) -> Analysis:
     """Label a traced function whose variables' axes have the given labels; inputs and other outputs are fixed.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.typing import Array, Path
@@ -27,6 +28,7 @@ _MEASURED = 12
 """Ranks that are tried where no singular values tell the error."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
     """Choose all ranks so that the total error is least and the total cost within a budget.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.layer_times import layer_times
 from lepton_jax.lowrank.method import Method, Rank, RankRule
@@ -78,6 +79,7 @@ class RankReport:
         return "\n".join([*map(str, self.choices), total])
 
 
+@checked
 def choose_ranks(
     params: PyTree, rule: RankRule | Mapping[Path, Rank], *, method: Method = Svd(), select: Select = paths.matrices
 ) -> RankReport:
@@ -126,6 +128,7 @@ def _choice(path: Path, weight: Array, ranks: Mapping[Path, Rank], refusal: str 
     return RankChoice(path=path, shape=shape, rank=None if reason else rank, reason=reason, dense=dense, factored=factored)
 
 
+@checked
 def keep_faster(
     report: RankReport, apply: Any, params: PyTree, *inputs: Any, method: Method = Svd(), least: float = 1.0, rounds: int = 20
 ) -> RankReport:

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.lowrank.ranks.rule import Spectrum, SpectrumRule, check_multiple
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Energy(SpectrumRule):
     """Take the least r with ``sum_{i<r} s_i^2 >= energy * sum_i s_i^2``, rounded up to a multiple.

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import optimize
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.lowrank.ranks.rule import Spectrum, SpectrumRule, check_multiple
 
 _CANDIDATES = 200
@@ -12,6 +13,7 @@ _PRECISION = 1e-30
 """Squared singular values below this share of the largest are rounding."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evbmf(SpectrumRule):
     """Take the rank of the global analytic solution of empirical variational Bayesian matrix factorization.

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.lowrank.method import Method, as_tuple
 from lepton_jax.lowrank.ranks.rule import Ranks, Weights, like
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fixed:
     """Take one rank for every weight, or the largest where a weight has no such rank.

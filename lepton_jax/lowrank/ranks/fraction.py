@@ -2,10 +2,12 @@
 
 import dataclasses
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.lowrank.method import Method, Rank, as_tuple
 from lepton_jax.lowrank.ranks.rule import Ranks, Weights, check_multiple, like, to_multiple
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fraction:
     """Take ``floor(fraction * largest rank)``, rounded down to a multiple, at least one multiple.

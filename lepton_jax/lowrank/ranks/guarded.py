@@ -3,10 +3,12 @@
 import dataclasses
 import math
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.lowrank.method import Method, RankRule
 from lepton_jax.lowrank.ranks.rule import Ranks, Weights
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guarded:
     """A rule that leaves out the weights whose factors would not be smaller.

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.paths import flatten, select
 from lepton_jax.core.typing import PyTree, Select
@@ -29,6 +30,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+@checked
 def plan(
     apply: Apply,
     variables: PyTree,

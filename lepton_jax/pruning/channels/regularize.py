@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.paths import flatten, floating, matches
 from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.pruning.channels.groups import Group
 from lepton_jax.pruning.channels.plan import Plan
 
 
+@checked
 def channel_norms(group: Group, variables: PyTree, select: Select = floating) -> Array:
     """Return the sum of squares of all slices of every channel, ``||w_c||^2``.
 
@@ -41,6 +43,7 @@ def channel_norms(group: Group, variables: PyTree, select: Select = floating) ->
     return total
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class GroupSparsity:
     """A penalty on channels, ever stronger, and stronger on those that are small already.

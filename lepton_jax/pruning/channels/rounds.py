@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply
@@ -12,6 +13,7 @@ from lepton_jax.pruning.channels.plan import Plan
 from lepton_jax.pruning.criteria import Criterion
 
 
+@checked
 def prune_iteratively(
     apply: Apply,
     variables: PyTree,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.paths import flatten, is_floating, replace
 from lepton_jax.core.typing import Path, PyTree
@@ -43,6 +44,7 @@ class Verification:
         return max([0.0, *self.outputs.values(), *self.gradients.values()])
 
 
+@checked
 def verify(
     plan: Plan,
     apply: Apply,

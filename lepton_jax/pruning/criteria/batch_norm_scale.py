@@ -7,11 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchNormScale(Criterion):
     """Score a kernel's channels by the size of the scale of the normalisation behind them: ``|gamma_c|``.

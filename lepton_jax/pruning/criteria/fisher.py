@@ -5,10 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.criteria.base import Criterion, check_decay, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fisher(Criterion):
     """Score a weight by the change of the loss that its removal makes, to second order at a minimum: ``h w**2 / 2``.

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given(Gathered):
     """Score by arrays made beforehand: a ticket's final weights, another network's scores, masks (True above False).

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grasp(Gathered):
     """Score a weight by how much gradient flow its removal costs: ``w (H g)``, with gradient `g` and Hessian `H` at the start.

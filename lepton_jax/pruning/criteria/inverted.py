@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.criteria.magnitude import Magnitude
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inverted(Criterion):
     """Score by another criterion with the sign turned, ``-s``: a sanity ablation that keeps what it would remove.

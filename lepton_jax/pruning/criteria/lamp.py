@@ -5,10 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.criteria.base import Criterion, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lamp(Criterion):
     """Score a weight by its share of what would be left of its leaf: ``w_u**2 / sum_{v >= u} w_v**2``.

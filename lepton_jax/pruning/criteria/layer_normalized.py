@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion, wide
 from lepton_jax.pruning.criteria.magnitude import Magnitude
@@ -25,6 +26,7 @@ def normalized(scores: Array) -> Array:
     return small / jnp.where(norm > 0, norm, 1.0)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNormalized(Criterion):
     """Score by another criterion, divided by the Euclidean norm of its scores over the leaf: ``s / ||s||_2``.

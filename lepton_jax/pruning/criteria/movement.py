@@ -5,10 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Movement(Gathered):
     """Score a weight by how far it moved away from zero: ``-sum_t w_t g_t``.

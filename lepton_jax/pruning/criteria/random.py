@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Criterion
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Random(Criterion):
     """Score every weight by a uniform random number in [0, 1): the baseline of every other criterion.

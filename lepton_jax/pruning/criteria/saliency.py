@@ -5,10 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.criteria.base import Gathered, check_decay, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Saliency(Gathered):
     """Score a weight by the change of the loss that its removal makes, to first order: ``|w g|``, gathered over steps.

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Gathered, wide
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snip(Gathered):
     """Score a weight by how much the loss at initialisation depends on its being there: ``|w dL/dw|``.

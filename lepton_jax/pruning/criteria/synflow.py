@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.pruning.criteria.base import Gathered
 
@@ -16,6 +17,7 @@ def _absolute(leaf: Any) -> Any:
     return jnp.abs(leaf).astype(jnp.float64) if paths.is_floating(leaf) else leaf
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SynFlow(Gathered):
     """Score a weight by the flow through it: ``|w| dR/d|w|``, with ``R = sum apply(|params|, ones)``.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.moments import second_moments
 from lepton_jax.graph.trace import Apply
@@ -14,6 +15,7 @@ from lepton_jax.pruning.criteria.base import Gathered, wide
 from lepton_jax.pruning.masks import top
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanda(Gathered):
     """Score a weight by its size and what it is multiplied by: ``|w_ij| ||x_i||_2``.
@@ -76,6 +78,7 @@ def ranks(scores: Array) -> Array:
     return (last - down).astype(scores.dtype) / last
 
 
+@checked
 def wanda_masks(weight: Array, norms: Array, sparsity: float) -> Array:
     """Return the mask of one layer by ``|w_ij| ||x_i||_2``, with the same number kept in every output.
 

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.schedules import periodic
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Select
@@ -10,6 +11,7 @@ from lepton_jax.pruning.allocation import Allocation, uniform
 from lepton_jax.pruning.prune import prune
 
 
+@checked
 @named
 def ac_dc(
     sparsity: float,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import PyTree
 
@@ -24,6 +25,7 @@ class AdamByWeightState(NamedTuple):
     nu: PyTree
 
 
+@checked
 def scale_by_adam_by_weight(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
     """Scale gradients as Adam does, with the bias corrections of each weight's own age.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
@@ -51,6 +52,7 @@ def prune_and_splice(mask: Array, weight: Array, low: Array, high: Array) -> Arr
     return jnp.where(jnp.isfinite(weight), (size >= high) | (mask & (size >= low)), mask)
 
 
+@checked
 @named
 def dynamic_surgery(
     c: float,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree
@@ -21,6 +22,7 @@ class FixedMasksState(NamedTuple):
     masks: dict[Path, Array]
 
 
+@checked
 @named
 def fixed_masks(masks: Masks, *, gradient: Gradient = "masked") -> Transform:
     """Show the weights through given masks, for the whole run: ``view = where(mask, w, 0)``.

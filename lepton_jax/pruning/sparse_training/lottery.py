@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
-from lepton_jax.core.errors import check_fraction, check_whole, collect, is_traced
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import check_fraction, check_option, check_whole, collect, is_traced
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.hide import Masks, check_masks, masked
 from lepton_jax.pruning.masks import keep_count
@@ -37,6 +38,7 @@ class LotteryRound(NamedTuple):
     trained: PyTree
 
 
+@checked
 def next_masks(
     params: PyTree, masks: Masks, fraction: float | Mapping[Path, float], *, scope: Literal["layer", "global"] = "global"
 ) -> dict[Path, Array]:
@@ -98,6 +100,7 @@ def _fractions(masks: Masks, fraction: float | Mapping[Path, float], scope: str)
     return by_path
 
 
+@checked
 def rewind(params: PyTree, masks: Masks) -> PyTree:
     """Return the parameters that a round begins from: `params`, with zeros where the masks are False.
 
@@ -115,6 +118,7 @@ def rewind(params: PyTree, masks: Masks) -> PyTree:
     return masked(params, masks)
 
 
+@checked
 def weight_rewinding(initial: PyTree, trained: PyTree, masks: Masks, number: int) -> PyTree:
     """Begin every round of `lottery` from the parameters that the first began from.
 
@@ -128,6 +132,7 @@ def weight_rewinding(initial: PyTree, trained: PyTree, masks: Masks, number: int
     return rewind(initial, masks)
 
 
+@checked
 def rate_rewinding(initial: PyTree, trained: PyTree, masks: Masks, number: int) -> PyTree:
     """Begin every round of `lottery` from the parameters that the last one ended at; the learning rate's schedule starts anew.
 
@@ -141,6 +146,7 @@ def rate_rewinding(initial: PyTree, trained: PyTree, masks: Masks, number: int) 
     return rewind(trained, masks)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomReinitialization:
     """Begin every round of `lottery` from newly drawn weights under its masks; other leaves as in the first.
@@ -166,6 +172,7 @@ class RandomReinitialization:
         return reinitialize(jax.random.fold_in(self.key, number), initial, masks, self.init)
 
 
+@checked
 def lottery(
     initial: PyTree,
     train: Train,
@@ -205,6 +212,7 @@ def lottery(
     Source: Frankle and Carbin 2019, "The lottery ticket hypothesis", section 1, iterative pruning.
     """
     check_whole("lottery: rounds", rounds, 0)
+    check_option("lottery: scope", scope, Literal["layer", "global"])
     masks = {path: jnp.ones(leaf.shape, bool) for path, leaf in paths.select(initial, select).items()}
 
     def run(masks: dict[Path, Array], begun: PyTree) -> Iterator[LotteryRound]:

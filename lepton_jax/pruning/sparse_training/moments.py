@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import PyTree
 from lepton_jax.pruning.hide import masked, masks_of
 
 
+@checked
 def masked_moments(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Keep an optimiser from gathering moments of pruned weights, so that a weight that grows starts with fresh ones.
 

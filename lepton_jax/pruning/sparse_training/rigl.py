@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Schedule, Select
 from lepton_jax.pruning.allocation import Allocation, erk
@@ -14,6 +15,7 @@ def _steepest(grad: Array, key: Array) -> Array:
     return jnp.abs(grad)
 
 
+@checked
 @named
 def rigl(
     sparsity: float,

@@ -3,6 +3,7 @@
 import jax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Schedule, Select
 from lepton_jax.pruning.allocation import Allocation, erk
@@ -13,6 +14,7 @@ def _anywhere(grad: Array, key: Array) -> Array:
     return jax.random.uniform(key, grad.shape)
 
 
+@checked
 @named
 def set_(
     sparsity: float,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import register_packed
 from lepton_jax.core.transform import Transform, hold, named
@@ -41,6 +42,7 @@ def shrink(weight: Array, threshold: Array) -> Array:
     return jnp.where(left > 0, jnp.sign(weight) * left, jnp.zeros((), weight.dtype))
 
 
+@checked
 @named
 def soft_threshold(
     *,

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.pruning.structures.base import Blockwise, Shape
 from lepton_jax.pruning.units import full_block
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks(Blockwise):
     """Every block of weights is a unit; its score is the mean of its weights' scores.

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.pruning.structures.base import Blockwise, Shape
 from lepton_jax.pruning.units import slice_block
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Channels(Blockwise):
     """Every slice along an axis is a unit; its score is the mean of its weights' scores.
@@ -39,6 +41,7 @@ class Channels(Blockwise):
         return slice_block(self.axis, shape)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Filters(Blockwise):
     """Every output channel of a kernel is a unit: the slices along the last axis, where Flax has the outputs.

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.pruning.structures.base import Blockwise, Shape
 from lepton_jax.pruning.units import normal_axis, slice_block
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heads(Blockwise):
     """Every attention head's slice of a kernel is a unit; its score is the mean of its weights' scores.

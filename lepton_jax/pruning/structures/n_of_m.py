@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect, is_traced
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.pruning.masks import keep_count, n_of_m
@@ -12,6 +13,7 @@ from lepton_jax.pruning.structures.base import Shape, Structure, complaints
 from lepton_jax.pruning.units import check_groups
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NofM(Structure):
     """Of every `m` consecutive weights along an axis, `n` are kept; see `lepton_jax.pruning.masks.n_of_m`.

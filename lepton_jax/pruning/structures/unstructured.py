@@ -2,10 +2,12 @@
 
 import dataclasses
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.structures.base import Shape, Structure
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unstructured(Structure):
     """Every weight is a unit of its own.

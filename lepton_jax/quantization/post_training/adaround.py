@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format, Uniform
@@ -17,6 +18,7 @@ from lepton_jax.quantization.post_training.layers import Matrix
 _LOW, _HIGH = -0.1, 1.1  # the stretch of the sigmoid, equation 23
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaRound:
     """AdaRound, for `quantize_layers`.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
@@ -20,6 +21,7 @@ from lepton_jax.quantization.post_training.inputs import formats_of, layer_input
 from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of
 
 
+@checked
 def awq(
     w: Array, hessian_inputs: Array, fmt: Format, *, candidates: int = 20, calibration: Calibration | None = None
 ) -> tuple[QArray, Array]:
@@ -59,6 +61,7 @@ def awq(
     return quantize((w.astype(jnp.float32) * factors[:, None]).astype(w.dtype), fmt, calibration), factors
 
 
+@checked
 def awq_scale(
     apply: Apply,
     variables: PyTree,

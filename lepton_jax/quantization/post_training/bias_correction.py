@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import is_packed, unpack
 from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.graph.flat import FlatGraph
@@ -32,6 +33,7 @@ class Shift(NamedTuple):
     sign: int
 
 
+@checked
 def correct_biases(
     apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], *, select: Select = paths.matrices
 ) -> tuple[PyTree, dict[Path, str]]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.graph.scaling import Scaling, input_scalings
@@ -13,6 +14,7 @@ from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.quantization.post_training.smooth_quant import largest_weights
 
 
+@checked
 def equalize(
     apply: Apply, variables: PyTree, *inputs: Any, select: Select = paths.matrices, iterations: int = 20
 ) -> tuple[PyTree, dict[Path, str]]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.packed import is_coded, is_packed, unpack
 from lepton_jax.core.typing import Array, Path, PyTree, Select
@@ -17,6 +18,7 @@ from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization.post_training.inputs import layer_inputs
 
 
+@checked
 def low_rank_error(difference: Array, hessian: Array, rank: int, damping: float = 1e-3) -> tuple[Array, Array]:
     """Return ``u v`` of a rank nearest to ``W - Q`` on the layer's outputs: least ``tr(D' H D)`` for ``D = W - Q - u v``.
 
@@ -52,6 +54,7 @@ def low_rank_error(difference: Array, hessian: Array, rank: int, damping: float 
     return u, right[:rank]
 
 
+@checked
 def compensate_errors(
     apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], rank: int, *, select: Select = paths.matrices
 ) -> PyTree:

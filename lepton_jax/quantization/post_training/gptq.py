@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format
@@ -19,6 +20,7 @@ from lepton_jax.quantization.post_training.layers import Matrix
 from lepton_jax.quantization.weights import packed_levels
 
 
+@checked
 def gptq(
     w: Array,
     hessian_inputs: Array,
@@ -72,6 +74,7 @@ def gptq(
     return packed_levels(levels, *grid, fmt, w.dtype)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gptq:
     """GPTQ, for `quantize_layers`.

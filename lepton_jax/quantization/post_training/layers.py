@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from tqdm.auto import tqdm
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
@@ -63,6 +64,7 @@ class LayerReport:
     dead: int
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Nearest:
     """Round every weight to the nearest level.
@@ -78,6 +80,7 @@ class Nearest:
         return snap(matrix.weight, matrix.grid, fmt), jnp.float32(0)
 
 
+@checked
 def quantize_layers(
     apply: Apply,
     variables: PyTree,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.scaling import Scaling, input_scalings
@@ -15,6 +16,7 @@ from lepton_jax.graph.weights import Layout
 from lepton_jax.quantization.post_training.inputs import first_batch, layer_inputs
 
 
+@checked
 def smooth_quant(
     apply: Apply,
     variables: PyTree,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.graph.axes import analyse_traced
 from lepton_jax.graph.capture import capture
@@ -17,6 +18,7 @@ from lepton_jax.pruning.channels.importance.base import Importance
 _CONV = "conv_general_dilated"
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ActivationRank(Importance):
     """Score a channel by the mean rank of its feature maps: a map of low rank says little.
@@ -46,6 +48,7 @@ class ActivationRank(Importance):
         }
 
 
+@checked
 def feature_maps(
     apply: Apply, variables: PyTree, *inputs: Any, keywords: Mapping[str, Any] | None = None
 ) -> dict[Place, np.ndarray]:

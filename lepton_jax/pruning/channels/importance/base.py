@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lepton_jax.core.errors import collect
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import check_option, collect
 from lepton_jax.core.paths import flatten
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.pruning.channels.groups import Group, Place
@@ -86,6 +87,7 @@ def by_variable(tree: PyTree, variables: Mapping[Path, Any]) -> dict[Path, Any]:
     return found
 
 
+@checked
 def channel_scores(
     groups: Sequence[Group], scores: Mapping[Place, np.ndarray], reduce: Reduce, normalize: Normalize
 ) -> list[np.ndarray]:
@@ -110,6 +112,8 @@ def channel_scores(
       >>> channel_scores([group], {("kernel", 1): np.array([1.0, 2.0, 3.0, 6.0])}, "sum", "mean")
       [array([0.5, 1.5])]
     """
+    check_option("reduce", reduce, Reduce)
+    check_option("normalize", normalize, Normalize)
     results = []
     with collect("The criterion cannot rank every group; exclude those, or choose another") as problems:
         for group in groups:

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.paths import matches, matrices
 from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.pruning.channels.groups import Group, Place
@@ -14,6 +15,7 @@ from lepton_jax.pruning.channels.importance.base import Importance, along, by_va
 from lepton_jax.pruning.criteria import Criterion
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Elements(Importance):
     """Score a slice by the sum of its weights' scores under a criterion of `lepton_jax.pruning.criteria`.

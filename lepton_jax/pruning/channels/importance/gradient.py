@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance, along, by_variable, places, value
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Taylor(Importance):
     """Score a slice by the change of the loss that its removal makes, to first order: ``sum |w * dL/dw|``.
@@ -43,6 +45,7 @@ class Taylor(Importance):
         return found
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Fisher(Importance):
     """Score a slice by the change of the loss to second order at a minimum: ``sum h * w**2 / 2``.

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.paths import matches, matrices
 from lepton_jax.core.typing import Path, Select
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance, places, value
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class GeometricMedian(Importance):
     """Score a filter by the sum of its distances to the others of its layer: what is near their median can be replaced.

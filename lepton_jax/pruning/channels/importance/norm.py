@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.paths import matches, matrices
 from lepton_jax.core.typing import Path, Select
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance, along, places, value
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Norm(Importance):
     """Score a slice by its norm: ``sum |w|``, or ``sqrt(sum w**2)``.

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.pruning.channels.groups import Group, Place
 from lepton_jax.pruning.channels.importance.base import Importance
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Random(Importance):
     """Score channels at random, alike for the same key and paths.
