@@ -82,11 +82,9 @@ class Artifact:
         Raises:
           ValueError: for inputs of other structure, shape or dtype; names each.
         """
-        try:
-            return self._call(self._weights, *inputs)
-        except (ValueError, TypeError):
-            program.check_inputs(self._exported, inputs)
-            raise
+        exported, weights = self._exported, self._weights
+        with program.running(lambda: program.check_inputs(exported, inputs)):
+            return self._call(weights, *inputs)
 
     def account(self) -> Account:
         """Count the bytes of the file that this was read from, without reading it again."""
@@ -115,15 +113,16 @@ class Artifact:
             raise ValueError(
                 f"apply: needs variables of the file's structure, as `Artifact.variables` has; {error} is missing."
             ) from error
-        weights = program.plain_weights(leaves)
-        try:
-            return self._exported.call(weights, *inputs)
-        except (ValueError, TypeError):
+        exported, weights = self._exported, program.plain_weights(leaves)
+
+        def check() -> None:
             names = {path: path for path in paths.flatten(self.packed, is_packed)}
             in_file = _in_order(paths.replace(self.packed, names, is_packed), self.packed)
-            program.check_weights(self._exported, dict(zip(in_file, weights)))
-            program.check_inputs(self._exported, inputs)
-            raise
+            program.check_weights(exported, dict(zip(in_file, weights)))
+            program.check_inputs(exported, inputs)
+
+        with program.running(check):
+            return exported.call(weights, *inputs)
 
     def native(self) -> Callable[..., Any]:
         """Return the model on its packed leaves: they stay packed in memory, and the dense weights are never kept.
@@ -159,11 +158,8 @@ class Artifact:
 
 def _bound(exported: Any, call: Callable[..., Any], weights: list[Any]) -> Callable[..., Any]:
     def native(*inputs: Any) -> Any:
-        try:
+        with program.running(lambda: program.check_inputs(exported, inputs)):
             return call(weights, *inputs)
-        except (ValueError, TypeError):
-            program.check_inputs(exported, inputs)
-            raise
 
     return native
 
@@ -224,12 +220,12 @@ def save(
     tree, streams = _encode(packed, quick=False)
     head: dict[str, Any] = {"tree": tree}
     exported, symbolic = program.export_program(apply, packed, example_inputs)
-    code = exported.serialize()
+    code = program.serialize(exported)
     if not symbolic:
         head["batch"] = "static"
     if native:
         head["native"] = len(code)  # where it begins; beside the first, since the two have much in common
-        code += program.export_native(apply, packed, example_inputs)[0].serialize()
+        code += program.serialize(program.export_native(apply, packed, example_inputs)[0])
     head |= {name: value for name, value in (("recipe", recipe), ("metrics", metrics)) if value}
     head["jax"] = jax.__version__
     data = _built(head, bytes(code), streams)

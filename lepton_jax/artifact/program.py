@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +17,15 @@ from jax import export
 
 from lepton_jax.artifact import foreign_program
 from lepton_jax.artifact.leaves import is_key
+from lepton_jax.artifact.read_apart import read_apart
 from lepton_jax.core import paths
-from lepton_jax.core.errors import ArtifactError, collect
+from lepton_jax.core.errors import ArtifactError, collect, one_line
 from lepton_jax.core.kinds import wrong_leaf
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.typing import PyTree
 
+_WRITTEN: collections.deque[bytes] = collections.deque(maxlen=256)
+"""Digests of the newest programs that this process wrote."""
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -199,6 +205,8 @@ def check_inputs(exported: export.Exported, inputs: tuple[Any, ...]) -> None:
 def deserialize(data: bytes) -> export.Exported:
     """Read a program, of whoever wrote it; see `foreign_program` for what it may be.
 
+    What this process did not write itself is read apart first, see `read_apart`.
+
     Raises:
       ArtifactError: if the bytes are not one that this version of jax reads, or it could do more than compute.
     """
@@ -207,5 +215,34 @@ def deserialize(data: bytes) -> export.Exported:
         exported = export.deserialize(bytearray(data))
     except Exception as error:  # whatever the reader of foreign bytes raises
         raise ArtifactError(f"the program cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
+    if hashlib.sha256(data).digest() not in _WRITTEN:
+        exported = dataclasses.replace(exported, mlir_module_serialized=read_apart(exported.mlir_module_serialized))
     foreign_program.check_module(exported.mlir_module_serialized)
     return exported
+
+
+def serialize(exported: export.Exported) -> bytes:
+    """Return a program's bytes, which this process may then read without a second process."""
+    data = bytes(exported.serialize())
+    _WRITTEN.append(hashlib.sha256(data).digest())
+    return data
+
+
+@contextmanager
+def running(check: Callable[[], None]) -> Iterator[None]:
+    """Say what is wrong if a program cannot be run.
+
+    Args:
+      check: raises if what it was given is not what it takes.
+
+    Raises:
+      ArtifactError: if it was given that; what jax says of a caller's own transformations stays as it is.
+    """
+    try:
+        yield
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+        check()
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:
+        check()
+        raise ArtifactError(f"the program cannot be run: {type(error).__name__}: {one_line(error)}") from error

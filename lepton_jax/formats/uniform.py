@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps, storable
 
 
-@checked
+@checked_but("bits")
 @dataclasses.dataclass(frozen=True)
 class Uniform(Format):
     """Evenly spaced levels: ``x = (q - zero_point) * scale``.

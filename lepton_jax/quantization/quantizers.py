@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats import Format, Uniform, layout
 from lepton_jax.formats.ranges import Calibration
@@ -41,7 +41,7 @@ class ActivationQuantizer(Protocol):
         """Return the codes, which are read back as what calling shows, bit for bit."""
 
 
-@checked
+@checked_but("format")
 @dataclasses.dataclass(frozen=True)
 class Dynamic:
     """Round with a range found anew each time: that of the values themselves.
@@ -100,7 +100,7 @@ def _magnitudes(x: Array, axes: tuple[int, ...]) -> Range:
     return -largest, largest
 
 
-@checked
+@checked_but("format")
 @dataclasses.dataclass(frozen=True)
 class Static:
     """Round with a calibrated range; the site has ``scale`` and, in an affine format, ``zero_point`` (whole numbers).

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hostile_files
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.hostile import lepton_files
 from lepton_jax.artifact import Artifact, container, load, program, save
 from lepton_jax.formats import Uniform
 from lepton_jax.leaves.adapted import Adapted
@@ -81,10 +81,10 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     x = jnp.asarray(np.random.default_rng(6).normal(size=(3, 10)), jnp.float32)
     rng = np.random.default_rng(7)
-    leaves = {"params": hostile_files.small_leaves(rng), "list": [jnp.float32(1), (jnp.zeros(2),)], "adapted": adapted(rng)}
+    leaves = {"params": lepton_files.small_leaves(rng), "list": [jnp.float32(1), (jnp.zeros(2),)], "adapted": adapted(rng)}
     save(folder / "leaves.lepton", add_one, leaves, x, recipe={"bits": 3}, metrics={"error": 0.25})
     save(folder / "network.lepton", network, network_variables(), x, native=True)
-    for number, good in enumerate(hostile_files.coder_files(1)):
+    for number, good in enumerate(lepton_files.coder_files(1)):
         path = folder / f"coders{number}.lepton"
         path.write_bytes(good.file)
         exported, _ = program.export_program(add_one, load(path).packed, (x,))

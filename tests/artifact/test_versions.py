@@ -4,9 +4,9 @@ import json
 import zlib
 
 import pytest
-from fuzz import tensor_bits
-from hostile_files import good_files, seal
 
+from experiments.hostile.lepton_files import good_files, seal
+from experiments.hostile.readers import tensor_bits
 from lepton_jax.artifact import ArtifactError, container, load
 from lepton_jax.coding import arrays
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.hostile.changes import edited
 from lepton_jax.artifact import container, leaves
 from lepton_jax.coding import (
     compression,
@@ -217,16 +218,16 @@ def good_files(seed: int = 0) -> list[Good]:
     rng = np.random.default_rng(seed)
     parts: list[tuple[Any, bytes]] = []
     small = list(small_leaves(rng).items())
-    for group in range(4):
+    for group in range(8):
         hints, texts, body = Hints(), {}, b""
-        for name, leaf in small[group::4]:
+        for name, leaf in small[group::8]:
             spec, data = leaves.encode(leaf, hints)
             texts[name], body = spec.text, body + data
         parts.append(({"params": texts, "list": [0, [1], None]}, body))
     u, v = (leaves.encode(jnp.asarray(rng.normal(size=shape), jnp.float32), Hints()) for shape in ((6, 2), (2, 5)))
     one = leaves.encode(jnp.float32(1), Hints())
     parts.append(({"w": [3, [6, 5], u[0].text, v[0].text], "n": [2, 3, "-", 11, "-"]}, u[1] + v[1] + 2 * one[1]))
-    return [_good(tree, body) for tree, body in parts] + coder_files(9, seed)
+    return [_good(tree, body) for tree, body in parts] + coder_files(13, seed)
 
 
 def coder_files(count: int, seed: int = 0) -> list[Good]:
@@ -250,25 +251,6 @@ def seal(sections: list[tuple[int, bytes, int]], version: bytes = bytes([contain
 
 def _sealed(manifest: bytes, tensors: bytes) -> bytes:
     return seal([(0, data, len(data)) for data in (manifest, _PROGRAM, tensors)])
-
-
-def _edit(data: bytes, rng: np.random.Generator) -> bytes:
-    """Change bytes, flip bits, or cut, repeat, move or insert a piece."""
-    out = bytearray(data) or bytearray(1)
-    kind, (start, end, at) = rng.integers(7), rng.integers(0, len(out) + 1, 3)
-    start, end = min(start, end), min(max(start, end), min(start, end) + 40)
-    piece = bytes(out[start:end])
-    if kind < 4:
-        for place in rng.integers(0, len(out), rng.integers(1, 4)):
-            usual = int(rng.choice(np.array([0, 1, 127, 128, 255, rng.integers(256)])))
-            out[place] = usual if kind % 2 else out[place] ^ 1 << int(rng.integers(8))
-    elif kind == 4:
-        del out[start:end]
-    elif kind == 5:
-        out[at:at] = piece
-    else:
-        out[at : at + len(piece)] = piece
-    return bytes(out)
 
 
 def _edit_tree(node: Any, rng: np.random.Generator) -> Any:
@@ -313,7 +295,7 @@ def _false_head(good: Good, rng: np.random.Generator) -> bytes:
         size = len(data)
         if rng.random() < 0.5:
             codec = int(rng.integers(6)) if rng.random() < 0.4 else codec
-            stored = _edit(stored, rng) if rng.random() < 0.5 else stored
+            stored = edited(stored, rng) if rng.random() < 0.5 else stored
             size = int(rng.choice([0, size - 1, size + 1, 1 << 20, 1 << 30, 1 << 40])) if rng.random() < 0.5 else size
         sections.append((codec, stored, size))
     return seal(sections)
@@ -327,7 +309,7 @@ def hostile(goods: list[Good], seed: int, case: int) -> Hostile:
     kinds = ("edited", "truncated", "spliced", "head", "manifest", "json", "specs", "tensors", "tensors", "tensors", "sections")
     kind = kinds[case % len(kinds)]
     if kind == "edited":
-        return Hostile(kind, _edit(good.file, rng), False, which)
+        return Hostile(kind, edited(good.file, rng), False, which)
     if kind == "truncated":
         return Hostile(kind, good.file[: rng.integers(len(good.file))], False, which)
     if kind == "spliced":
@@ -336,7 +318,7 @@ def hostile(goods: list[Good], seed: int, case: int) -> Hostile:
     if kind == "head":
         return Hostile(kind, _false_head(good, rng), True, which)
     if kind == "manifest":
-        return Hostile(kind, _sealed(_edit(good.manifest, rng), good.tensors), True, which)
+        return Hostile(kind, _sealed(edited(good.manifest, rng), good.tensors), True, which)
     if kind == "json":
         changed = json.dumps(_edit_tree(json.loads(good.manifest), rng), separators=(",", ":")).encode()
         return Hostile(kind, _sealed(changed, good.tensors), True, which)
@@ -344,7 +326,7 @@ def hostile(goods: list[Good], seed: int, case: int) -> Hostile:
         changed = json.dumps(_swap_specs(json.loads(good.manifest), rng)).encode()
         return Hostile(kind, _sealed(changed, good.tensors), True, which)
     if kind == "tensors":
-        return Hostile(kind, _sealed(good.manifest, _edit(good.tensors, rng)), True, which)
+        return Hostile(kind, _sealed(good.manifest, edited(good.tensors, rng)), True, which)
     foreign = goods[other].tensors
     mixed = rng.integers(3)
     tensors = (foreign, good.tensors + foreign, foreign[: rng.integers(len(foreign) + 1)] + good.tensors)[mixed]
