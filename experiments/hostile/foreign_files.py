@@ -43,7 +43,7 @@ HEADERS = (
 def tree(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "a": np.float32(rng.normal(size=(2, 3))),
-        "b": {"c": np.int8([1]), "d": [np.ones(2, bool), 3]},
+        "b": {"c": np.asarray([1], np.int8), "d": [np.ones(2, bool), 3]},
         "k": jax.random.key(1),
     }
 

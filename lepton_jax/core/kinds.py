@@ -55,7 +55,7 @@ def kind_of(annotation: Any) -> Kind | None:
         simple = Kind(words, lambda value: "" if fits(value) else described(value))
         return _of_parts(simple, args) if plain in _PARTS else simple
     if getattr(plain, "_is_protocol", False):
-        return kind_of(Callable) if "__call__" in vars(plain) else _with_members(plain)
+        return _with_members(plain) or kind_of(Callable)
     if not isinstance(plain, type) or plain is object or plain.__module__ == "typing":
         return None
     return Kind(f"a {plain.__name__}", lambda value: "" if isinstance(value, plain) else described(value))
@@ -133,13 +133,17 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, (str, bytes))
 
 
-def _with_members(protocol: Any) -> Kind:
+def _with_members(protocol: Any) -> Kind | None:
     """A kind that is known by what it has."""
     bases = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False) and base.__module__ != "typing"]
     names = {name for base in bases for name in (*vars(base), *getattr(base, "__annotations__", ()))}
     members = sorted(name for name in names if name[0] != "_")
     words = f"a {protocol.__name__}, with {', '.join(members)}"
-    return Kind(words, lambda value: "" if all(hasattr(value, name) for name in members) else described(value))
+    return (
+        None
+        if not members
+        else Kind(words, lambda value: "" if all(hasattr(value, name) for name in members) else described(value))
+    )
 
 
 _SIMPLE: dict[Any, tuple[str, Callable[[Any], bool]]] = {

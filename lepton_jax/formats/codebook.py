@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 
@@ -16,7 +16,7 @@ _LLOYD_STEPS = 50
 _SPLIT_STEPS = 25  # empty clusters are filled in these first ones
 
 
-@checked
+@checked_but("bits")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Codebook:
     """A table of `2**bits` trained values, and a zero of its own for the weights that are pruned.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats import Float8, Uniform
@@ -31,7 +31,7 @@ from lepton_jax.quantization.sites import check_sites, part, values_of
 _INT8 = Uniform(8)
 
 
-@checked
+@checked_but("rules")
 def quantize_activations(
     apply: Apply, rules: Rule | Sequence[Rule], *, native: bool = False, derivative: Literal["rounded", "unrounded"] = "rounded"
 ) -> Apply:

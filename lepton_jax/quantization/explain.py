@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.typing import PyTree
 from lepton_jax.formats import Format
 from lepton_jax.graph.cost import dense_shapes
@@ -42,7 +42,7 @@ class Explanation(tuple[Operand, ...]):
         return "\n".join(lines)
 
 
-@checked
+@checked_but("rules")
 def explain(apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, *inputs: Any, **static: Any) -> Explanation:
     """Return what `quantize_activations` does to every operand and why not where nothing; ``print`` it. Nothing is computed.
 

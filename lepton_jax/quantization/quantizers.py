@@ -41,7 +41,7 @@ class ActivationQuantizer(Protocol):
         """Return the codes, which are read back as what calling shows, bit for bit."""
 
 
-@checked_but("format")
+@checked_but("format", "calibration")
 @dataclasses.dataclass(frozen=True)
 class Dynamic:
     """Round with a range found anew each time: that of the values themselves.
@@ -100,7 +100,7 @@ def _magnitudes(x: Array, axes: tuple[int, ...]) -> Range:
     return -largest, largest
 
 
-@checked_but("format")
+@checked_but("format", "calibration")
 @dataclasses.dataclass(frozen=True)
 class Static:
     """Round with a calibrated range; the site has ``scale`` and, in an affine format, ``zero_point`` (whole numbers).

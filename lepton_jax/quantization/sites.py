@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import collect, is_traced
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.paths import flatten, path_str
@@ -113,7 +113,7 @@ def values_of(variables: PyTree, inputs: Sequence[Any], static: Mapping[str, Any
     return [entered(leaf, path_str(key_path[1:])) for key_path, leaf in leaves]
 
 
-@checked
+@checked_but("rules")
 def calibrate_activations(
     apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, batches: Iterable[Any], **static: Any
 ) -> dict[str, dict[str, PyTree]]:
