@@ -14,7 +14,7 @@ from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 from lepton_jax.leaves.form import Native
 from lepton_jax.native.interpreter import PackedInterpreter
 from lepton_jax.quantization.decide import decide, unseen
-from lepton_jax.quantization.rules import Operand, Rule
+from lepton_jax.quantization.rules import Operand, Rule, rules_of
 from lepton_jax.quantization.sites import part, values_of
 
 
@@ -65,9 +65,10 @@ def explain(apply: Apply, rules: Rule | Sequence[Rule], variables: PyTree, *inpu
       dot_general  lhs      activation  (1, 2)  Dynamic(int4)  0
       dot_general  rhs      weight      (2, 2)  -              no rule matches
     """
+    several = rules_of(rules)
     own, _ = part(variables)
     traced = trace(apply, dense_shapes(own), *dense_shapes(tuple(inputs)), **static)
-    decided = decide(traced, rules)
+    decided = decide(traced, several)
     looking = _Looking(traced, decided)
     jax.eval_shape(lambda own, *inputs: looking.run(values_of(own, inputs, static)), own, *inputs)
     found = Explanation(looking.found.get((o.operation, o.argument), o) for operands in decided.values() for o in operands)

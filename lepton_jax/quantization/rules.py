@@ -1,7 +1,7 @@
 """Rules: which operand of which operation is quantized, and how."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import jax
@@ -157,7 +157,7 @@ def rules_of(rules: Rule | Sequence[Rule]) -> tuple[Rule, ...]:
       TypeError: for what is no rule.
       ValueError: if there are none.
     """
-    several = (rules,) if isinstance(rules, Rule) else tuple(rules)
+    several = tuple(rules) if isinstance(rules, Iterable) else (rules,)
     if not several:
         raise ValueError("rules: at least one is needed, e.g. Rule(quantizer=Dynamic(Uniform(8))).")
     for rule in several:
