@@ -52,9 +52,9 @@ from lepton_jax.core.packed import Coded, Composite, Packed, dense, is_packed
 from lepton_jax.core.packed import kinds as packed_kinds
 from lepton_jax.leaves import Ready
 from lepton_jax.lowrank import Method, TrainMatrixSvd
+from lepton_jax.lowrank.method import Refused
 from lepton_jax.lowrank.svd import TwoFactors
 from lepton_jax.lowrank.tensor_train import Chain
-from lepton_jax.lowrank.weighted import Refused
 from lepton_jax.native import packed
 from lepton_jax.pruning import NofM, PruneState, Structure, Unstructured, allocation, keep_count
 from lepton_jax.pruning.criteria import Criterion

@@ -4,6 +4,7 @@ A path joins the keys from the root with '/': ``'Dense_0/kernel'``. The attribut
 how a container that merely wraps an array (an `nnx.Variable`) names its content: ``nnx`` and Linen leaves have like names.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from fnmatch import fnmatchcase
@@ -65,9 +66,34 @@ def is_floating(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+_NO_WEIGHTS = frozenset(
+    {"bias", "biases", "scale", "offset", "gain", "gamma", "beta", "mean", "var", "variance", "std", "average", "averages"}
+    | {"ema", "counter", "cls", "pos", "posemb", "position", "positional"}
+)
+"""Words in the name of a leaf that is no weight, whatever its shape."""
+_WEIGHTS = frozenset(["kernel", "kernels", "weight", "weights", "w", "embedding", "embeddings", "u", "v"])
+"""Words in the name of a leaf that is one though it has only one long axis."""
+
+
 def matrices(path: Path, leaf: Any) -> bool:
-    """Select floating leaves with two axes or more: kernels and embeddings, not biases and norms. The usual default."""
-    return is_floating(leaf) and leaf.ndim >= 2
+    """Select kernels and embeddings by shape and name: floating leaves of two axes or more. The usual default.
+
+    Not what is called bias, scale, offset, mean, var, average, pos_embedding, cls and the like, and not what has one long axis
+    only, (1, 1, 1, C), unless it is called kernel, weight or so. Names and shapes can mislead: where there is a function, use
+    `lepton_jax.graph.weights`, which looks at what it does with each leaf.
+
+    Example:
+      >>> [matrices(path, jnp.ones((4, 8))) for path in ("query/kernel", "query/bias", "norm/scale", "w")]
+      [True, False, False, True]
+      >>> matrices("norm/average", jnp.ones((1, 1, 8))), matrices("w", jnp.ones((1, 8)))
+      (False, True)
+    """
+    if not is_floating(leaf) or leaf.ndim < 2:
+        return False
+    words = [set(re.split("[^a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", name).lower())) for name in path.split("/")]
+    if words[-1] & _NO_WEIGHTS:
+        return False
+    return sum(size > 1 for size in leaf.shape) > 1 or any(own & _WEIGHTS for own in words)
 
 
 def floating(path: Path, leaf: Any) -> bool:

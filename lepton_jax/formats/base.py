@@ -1,6 +1,7 @@
 """What every number format has."""
 
-from typing import ClassVar
+import dataclasses
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
+from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.formats import layout
 from lepton_jax.formats.statistics import extremes
 
@@ -25,9 +27,11 @@ class Format(layout.Granular):
     read back (`from_codes`); the stored codes are unsigned integers of `bits` bits (`to_bits`, `from_bits`).
 
     Args:
-      channel_axis: the axis whose every index has a scale of its own; None: one scale a tensor.
+      channel_axis: the axis, or axes, whose every index has a scale of its own; None: one scale a tensor; "out": the output
+        channels, by the use of the leaf where it is known (see `at`), or else the last axis.
       group_size: how many neighbours share a scale; None: no groups. The last group of an axis may be shorter.
-      group_axis: along which axis groups run; None: the axis before the last, or the last if that one is `channel_axis`.
+      group_axis: along which axis groups run; None: the inputs, by the use of the leaf where it is known, or else the axis
+        before the last, or the last if that one is `channel_axis`.
       scale_dtype: of the stored scales: float32, float16 or bfloat16.
 
     Example:
@@ -50,10 +54,11 @@ class Format(layout.Granular):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for field in ("channel_axis", "group_axis"):
-            value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name}: {field} must be a whole number or None; got {value!r}.")
+        channel, group = self.channel_axis, self.group_axis
+        if not (channel in (None, "out") or _is_axis(channel) or (isinstance(channel, tuple) and all(map(_is_axis, channel)))):
+            raise TypeError(f"{name}: channel_axis must be a whole number, several, 'out' or None; got {channel!r}.")
+        if not (group is None or _is_axis(group)):
+            raise TypeError(f"{name}: group_axis must be a whole number or None; got {group!r}.")
         if self.group_size is not None:
             check_whole(f"{name}: group_size", self.group_size, 1)
         elif self.group_axis is not None:
@@ -85,6 +90,36 @@ class Format(layout.Granular):
     def name(self) -> str:
         """A short name for tables: 'int4', 'nf4'."""
         raise TypeError(f"{type(self).__name__} has no name")
+
+    def at(self, axes: WeightAxes | None) -> Self:
+        """Return the format for a leaf whose axes are known: "out" and groups are found, stacked weights stay apart.
+
+        Every stacked weight has scales of its own, also where there is one scale a tensor.
+
+        Args:
+          axes: of the leaf; None: not known, and "out" is the last.
+
+        Example:
+          >>> from lepton_jax.formats import Uniform
+          >>> axes = WeightAxes(stacked=(0,), inputs=(2,), outputs=(1,))
+          >>> Uniform(4, channel_axis="out").at(axes).channel_axis, Uniform(4, group_size=32).at(axes).group_axis
+          ((0, 1), 2)
+        """
+        if axes is None:  # where Flax has the outputs
+            return dataclasses.replace(self, channel_axis=-1) if self.channel_axis == "out" else self  # type: ignore[type-var]
+        found = axes.channels if self.channel_axis == "out" else (*axes.stacked, *layout.channel_axes(axes.ndim, self))
+        channel: Any = tuple(sorted(set(found)))
+        # One axis that is the last is written -1, so that equal formats are equal.
+        channel = None if not channel else channel if len(channel) > 1 else -1 if channel[0] == axes.ndim - 1 else channel[0]
+        new: Self = dataclasses.replace(self, channel_axis=channel)  # type: ignore[type-var]
+        if self.group_size is None:
+            return new
+        # Groups part every other axis anyhow.
+        new = dataclasses.replace(self, channel_axis=-1 if self.channel_axis == "out" else self.channel_axis)  # type: ignore[type-var]
+        summed = axes.inputs or axes.spatial
+        if self.group_axis is not None or not summed or layout.grouped_axis((1,) * axes.ndim, new) == summed[-1]:
+            return new
+        return dataclasses.replace(new, group_axis=summed[-1])  # type: ignore[type-var]
 
     def scale_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the scales of an array of this shape; see `layout.scale_shape`."""
@@ -125,6 +160,10 @@ class Format(layout.Granular):
 
     def _no_zero_point(self, scale: Array) -> Array:
         return jnp.zeros((1,) * scale.ndim, jnp.int32)
+
+
+def _is_axis(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def storable(scale: Array, dtype: str, level: float) -> Array:

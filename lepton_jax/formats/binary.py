@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format
+from lepton_jax.formats.layout import ChannelAxis
 from lepton_jax.formats.statistics import mean_magnitude
 
 
@@ -40,7 +41,7 @@ class Binary(Format):
     q_range = (-1, 1)
     """The lowest and highest integer; 0 is none."""
 
-    channel_axis: int | None = None
+    channel_axis: ChannelAxis = None
     group_size: int | None = None
     group_axis: int | None = None
     scale_dtype: str = "float32"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
+from lepton_jax.formats.layout import ChannelAxis
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 _MINUS_ZERO = 0x80
@@ -55,7 +56,7 @@ class Float8(Format):
     bits = 8
 
     dtype: str = "float8_e4m3fn"
-    channel_axis: int | None = None
+    channel_axis: ChannelAxis = None
     group_size: int | None = None
     _: dataclasses.KW_ONLY
     group_axis: int | None = None

@@ -1,11 +1,11 @@
 """Where the scales of an array are: one a tensor, one a channel, or one for each group of neighbours along an axis.
 
-A scale has as many axes as its array. Without groups it has size 1 in every axis but the channel's. With groups, runs of
+A scale has as many axes as its array. Without groups it has size 1 in every axis but the channels'. With groups, runs of
 `group_size` indices along one axis share a scale, and every index of every other axis has scales of its own; the last group may
 be shorter than the others.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,22 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 
+ChannelAxis = int | tuple[int, ...] | Literal["out"] | None
+"""The axis, or axes, whose every index has a scale of its own; "out": those of the output channels."""
+
 
 class Granular:
     """What of a format says where its scales are.
 
     Attributes:
-      channel_axis: the axis with one scale an index.
+      channel_axis: the axis, or axes, with one scale an index; "out": the output channels', as `Format.at` finds them, or else
+        the last.
       group_size: how many neighbours share a scale.
       group_axis: along which axis groups run.
       short_groups: whether an axis may be shorter than one group.
     """
 
-    channel_axis: int | None
+    channel_axis: ChannelAxis
     group_size: int | None
     group_axis: int | None
     short_groups: ClassVar[bool] = False
@@ -44,6 +48,22 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
 
 
+def channel_axes(ndim: int, fmt: Granular) -> tuple[int, ...]:
+    """Return the axes whose every index has a scale of its own, counted from the front.
+
+    Example:
+      >>> from lepton_jax.formats import Uniform
+      >>> [channel_axes(3, Uniform(channel_axis=axis)) for axis in (None, -1, "out", (0, -1))]
+      [(), (2,), (2,), (0, 2)]
+    """
+    given = fmt.channel_axis
+    if given is None:
+        return ()
+    if given == "out":
+        return (ndim - 1,) if ndim else ()
+    return tuple(sorted(axis % ndim for axis in (given if isinstance(given, tuple) else (given,))))
+
+
 def problem(shape: tuple[int, ...], fmt: Granular) -> str | None:
     """Say what is wrong with a format for arrays of this shape, and what to do; None if nothing is.
 
@@ -52,9 +72,12 @@ def problem(shape: tuple[int, ...], fmt: Granular) -> str | None:
       >>> problem((8, 3), Uniform(bits=4, group_size=16))
       'group_size=16 is larger than axis 0 of an array of shape (8, 3); write 8 or less, or deselect it'
     """
-    ndim, axis = len(shape), fmt.channel_axis
-    if axis is not None and not -ndim <= axis < ndim:
-        return f"channel_axis={axis} is out of range for an array of shape {shape}" + _choice(ndim)
+    ndim, given = len(shape), fmt.channel_axis
+    named = given if isinstance(given, tuple) else () if given in (None, "out") else (given,)
+    if (given == "out" and not ndim) or any(not -ndim <= axis < ndim for axis in named):
+        return f"channel_axis={given} is out of range for an array of shape {shape}" + _choice(ndim)
+    if len(set(channel_axes(ndim, fmt))) < len(named):
+        return f"channel_axis={given} names an axis of an array of shape {shape} twice"
     if fmt.group_size is None:
         return None
     axis = fmt.group_axis
@@ -83,7 +106,7 @@ def grouped_axis(shape: tuple[int, ...], fmt: Granular) -> int:
     if fmt.group_axis is not None:
         return fmt.group_axis % ndim
     before = max(ndim - 2, 0)
-    return ndim - 1 if fmt.channel_axis is not None and fmt.channel_axis % ndim == before else before
+    return ndim - 1 if channel_axes(ndim, fmt) == (before,) else before
 
 
 @checked
@@ -102,8 +125,8 @@ def scale_shape(shape: tuple[int, ...], fmt: Granular) -> tuple[int, ...]:
     if wrong is not None:
         raise ValueError(f"{type(fmt).__name__}: {wrong}.")
     if fmt.group_size is None:
-        axis = None if fmt.channel_axis is None else fmt.channel_axis % len(shape)
-        return tuple(length if i == axis else 1 for i, length in enumerate(shape))
+        axes = channel_axes(len(shape), fmt)
+        return tuple(length if i in axes else 1 for i, length in enumerate(shape))
     axis = grouped_axis(shape, fmt)
     return (*shape[:axis], -(-shape[axis] // fmt.group_size), *shape[axis + 1 :])
 
@@ -115,7 +138,8 @@ def parts(x: Array, fmt: Granular) -> tuple[Part, ...]:
     """
     shape = scale_shape(x.shape, fmt)
     if fmt.group_size is None:
-        axes = tuple(i for i in range(x.ndim) if fmt.channel_axis is None or i != fmt.channel_axis % x.ndim)
+        own = channel_axes(x.ndim, fmt)
+        axes = tuple(i for i in range(x.ndim) if i not in own)
         return (Part(x, axes, shape),)
     axis, length = grouped_axis(x.shape, fmt), x.shape[grouped_axis(x.shape, fmt)]
     size = min(fmt.group_size, max(length, 1))

@@ -11,6 +11,7 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps, rounded
 from lepton_jax.formats.float8 import FLOAT8, to_float8
+from lepton_jax.formats.layout import ChannelAxis
 from lepton_jax.formats.normal_float import look_up
 
 _FLOAT4 = "float4_e2m1fn"
@@ -55,7 +56,7 @@ class MX(Format):
     scale_dtypes: ClassVar[tuple[str, ...]] = ("float8_e8m0fnu",)
 
     element: str = _FLOAT4
-    channel_axis: int | None = None
+    channel_axis: ChannelAxis = None
     group_size: int | None = 32
     _: dataclasses.KW_ONLY
     group_axis: int | None = None

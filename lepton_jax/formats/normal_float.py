@@ -9,6 +9,7 @@ import numpy as np
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
+from lepton_jax.formats.layout import ChannelAxis
 
 _LEVELS = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -53,7 +54,7 @@ class NormalFloat4(Format):
     table = _LEVELS
     """The levels of the codes, at scale 1."""
 
-    channel_axis: int | None = None
+    channel_axis: ChannelAxis = None
     group_size: int | None = 64
     group_axis: int | None = None
     scale_dtype: str = "float32"

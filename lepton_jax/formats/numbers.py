@@ -7,9 +7,12 @@ from typing import Any
 
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.formats.base import Format
+from lepton_jax.formats.layout import ChannelAxis
 
 NO_AXIS = 99
 """Axes count from either end; this many says that there is none."""
+_SEVERAL, _AXES = 100, 64
+"""From here on a number is several axes, as digits to the base of 64, each 32 and the axis; the lowest is the last."""
 # Numbers in files: append only.
 _DTYPES = ("float32", "float16", "bfloat16", "float8_e8m0fnu", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")
 _COMMON = ("channel_axis", "group_size", "group_axis", "scale_dtype")
@@ -29,7 +32,7 @@ def numbers_of(fmt: Format) -> tuple[int, ...]:
     number = vars(type(fmt)).get("number")
     if number is None:
         raise ArtifactError(f"arrays in the format {fmt} cannot be stored by this version; unpack them first")
-    channel, group = (NO_AXIS if axis is None else axis for axis in (fmt.channel_axis, fmt.group_axis))
+    channel, group = (_number(axis) for axis in (fmt.channel_axis, fmt.group_axis))
     own = (getattr(fmt, field) for field in _own_fields(type(fmt)))
     numbers = (_DTYPES.index(value) if isinstance(value, str) else int(value) for value in own)
     return (number, channel, fmt.group_size or 0, group, _DTYPES.index(fmt.scale_dtype), *numbers)
@@ -47,13 +50,27 @@ def format_of(numbers: tuple[int, ...]) -> Format:
             raise ValueError("a negative number")
         [cls] = [kind for kind in Format.__subclasses__() if vars(kind).get("number") == number]
         fields = _own_fields(cls)
-        common: tuple[Any, ...] = (_axis(channel), size or None, _axis(group), _DTYPES[scale])
+        common: tuple[Any, ...] = (_axes(channel), size or None, _axis(group), _DTYPES[scale])
         values = [
             _DTYPES[value] if fields[name] is str else fields[name](value) for name, value in zip(fields, own, strict=True)
         ]
         return cls(**dict(zip(_COMMON, common)), **dict(zip(fields, values)))
     except (ValueError, TypeError, IndexError) as error:
         raise ArtifactError(f"{numbers} describe no number format") from error
+
+
+def _number(axis: ChannelAxis) -> int:
+    if isinstance(axis, tuple):
+        return _SEVERAL + sum((one + _AXES // 2) * _AXES**place for place, one in enumerate(reversed(axis)))
+    return NO_AXIS if axis is None else -1 if axis == "out" else axis
+
+
+def _axes(number: int) -> int | tuple[int, ...] | None:
+    digits, rest = [], number - _SEVERAL
+    while rest > 0 and len(digits) < _AXES:
+        rest, digit = divmod(rest, _AXES)
+        digits.append(digit - _AXES // 2)
+    return tuple(reversed(digits)) if number >= _SEVERAL else _axis(number)
 
 
 def _axis(number: int) -> int | None:

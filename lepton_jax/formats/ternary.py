@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps
+from lepton_jax.formats.layout import ChannelAxis
 from lepton_jax.formats.statistics import mean_magnitude
 
 _THRESHOLD = 0.7
@@ -42,7 +43,7 @@ class Ternary(Format):
     q_range = (-1, 1)
     """The lowest and highest integer."""
 
-    channel_axis: int | None = None
+    channel_axis: ChannelAxis = None
     group_size: int | None = None
     group_axis: int | None = None
     scale_dtype: str = "float32"

@@ -11,6 +11,7 @@ import numpy as np
 from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps, storable
+from lepton_jax.formats.layout import ChannelAxis
 
 
 @checked_but("bits")
@@ -51,7 +52,7 @@ class Uniform(Format):
 
     bits: int = 8
     symmetric: bool = True
-    channel_axis: int | None = None
+    channel_axis: ChannelAxis = None
     group_size: int | None = None
     _: dataclasses.KW_ONLY
     group_axis: int | None = None

@@ -115,7 +115,9 @@ class QArray(Coded):
     def write(self, writer: Writer, hints: Hints) -> tuple[str, tuple[int, ...]]:
         codes, fmt, zero_point = _codes(self), self.format, np.asarray(self.zero_point)
         plain = isinstance(fmt, Uniform) and fmt.bits <= 8 and zero_point.shape == self.scale.shape
+        channel = -1 if fmt.channel_axis == "out" else fmt.channel_axis
         plain = plain and fmt == Uniform(bits=fmt.bits, symmetric=fmt.symmetric, channel_axis=fmt.channel_axis)
+        plain = plain and not isinstance(channel, tuple)
         none = zero_point.shape == (1,) * self.ndim and zero_point.dtype == np.int32 and not zero_point.any()
         put_array(writer, self.scale, hints)
         if not plain:
@@ -129,7 +131,7 @@ class QArray(Coded):
         remember(hints, codes != fmt.quiet_code, self.shape)
         if not plain:
             return "g", numbers_of(fmt)
-        return "q", (fmt.bits, int(fmt.symmetric), NO_AXIS if fmt.channel_axis is None else fmt.channel_axis)
+        return "q", (fmt.bits, int(fmt.symmetric), NO_AXIS if channel is None else channel)
 
     @classmethod
     def check_numbers(cls, letter: str, numbers: tuple[int, ...]) -> None:

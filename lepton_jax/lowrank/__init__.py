@@ -10,7 +10,7 @@ from lepton_jax.lowrank.layer_times import dense_macs, layer_times
 from lepton_jax.lowrank.loftq import loftq
 from lepton_jax.lowrank.lora import lora
 from lepton_jax.lowrank.merge import merge
-from lepton_jax.lowrank.method import Method, Rank, RankRule
+from lepton_jax.lowrank.method import ByPath, Method, Rank, RankRule
 from lepton_jax.lowrank.penalties import nuclear_norm, orthogonality, penalized
 from lepton_jax.lowrank.qlora import qlora
 from lepton_jax.lowrank.ranks import (
@@ -32,7 +32,7 @@ from lepton_jax.lowrank.tensor_train import TrainSvd
 from lepton_jax.lowrank.tensor_train_matrix import TrainMatrixSvd
 from lepton_jax.lowrank.transform import SkippedWarning, factors_of, low_rank
 from lepton_jax.lowrank.tucker import Tucker2
-from lepton_jax.lowrank.weighted import ByPath, WeightedSvd
+from lepton_jax.lowrank.weighted import WeightedSvd
 
 __all__ = [
     "ActivationAware",

@@ -12,8 +12,8 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.graph.moments import Moments
 from lepton_jax.graph.weights import Layout
-from lepton_jax.lowrank.method import Method
-from lepton_jax.lowrank.weighted import ByPath, Refused, WeightedSvd
+from lepton_jax.lowrank.method import ByPath, Method, Refused
+from lepton_jax.lowrank.weighted import WeightedSvd
 
 
 class SingularCovarianceWarning(UserWarning):

@@ -13,6 +13,7 @@ from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.lowrank.method import Method, as_tuple, placed
 from lepton_jax.lowrank.svd import Svd
 
 
@@ -97,9 +98,9 @@ def adapter(
         raise TypeError(f"{name}: key must be a typed key, as jax.random.key(seed) makes it; got {key!r}.")
     paths.check_select(f"{name}: select", select)
     paths.check_select(f"{name}: train", train)
-    method = Svd(stacked=stacked)
 
     def init(params: PyTree) -> tuple[PyTree, AdapterState]:
+        method = placed(Svd(stacked=stacked), select, paths.select(params, select))
         weights, held = _split(name, params, rank, select, train, method)
         trained, base = begin(weights, start(key, weights, rank, method))
         places = {path: Held(tuple(leaf.shape), jnp.dtype(leaf.dtype).name) for path, leaf in held.items()}
@@ -131,7 +132,7 @@ def corrected(base: Any, leaf: Any, scale: float) -> Adapted:
     return Adapted(base, LowRank(leaf.u * scale, leaf.v, leaf.shape))
 
 
-def start(key: Array, weights: Mapping[Path, Array], rank: int, method: Svd) -> dict[Path, LowRank]:
+def start(key: Array, weights: Mapping[Path, Array], rank: int, method: Method) -> dict[Path, LowRank]:
     """Return corrections that are zero: u normal with variance 1 / m, v zero.
 
     Args:
@@ -146,14 +147,17 @@ def start(key: Array, weights: Mapping[Path, Array], rank: int, method: Svd) -> 
     """
     found = {}
     for number, (path, weight) in enumerate(weights.items()):
-        rows, columns = method.sides(tuple(weight.shape))
-        stack = tuple(weight.shape[: method.stacked])
+        own: Any = method.at(path)
+        rows, columns = own.sides(tuple(weight.shape))
+        stack = tuple(weight.shape[: own.stacked])
         u = jax.random.normal(jax.random.fold_in(key, number), (*stack, rows, rank), jnp.float32) / jnp.sqrt(rows)
         found[path] = LowRank(u.astype(weight.dtype), jnp.zeros((*stack, rank, columns), weight.dtype), tuple(weight.shape))
     return found
 
 
-def _split(name: str, params: PyTree, rank: int, select: Select, train: Select, method: Svd) -> tuple[dict[Path, Array], dict]:
+def _split(
+    name: str, params: PyTree, rank: int, select: Select, train: Select, method: Method
+) -> tuple[dict[Path, Array], dict]:
     """Return the weights to adapt, and the other floating leaves that are not trained, by path.
 
     Raises:
@@ -163,11 +167,11 @@ def _split(name: str, params: PyTree, rank: int, select: Select, train: Select, 
     with collect(f"{name}: cannot adapt with rank {rank}") as problems:
         for path, weight in weights.items():
             shape = tuple(weight.shape)
-            refusal = method.refusal(shape)
+            refusal, most = method.at(path).refusal(shape), method.at(path).max_rank
             if refusal is not None:
                 problems.append(f"{path}: shape {shape} {refusal}; deselect it")
-            elif rank > method.max_rank(shape):
-                problems.append(f"{path}: shape {shape}; the rank must be 1 to {method.max_rank(shape)}")
+            elif rank > max(as_tuple(most(shape))):
+                problems.append(f"{path}: shape {shape}; the rank must be 1 to {most(shape)}")
     trained = paths.select(params, train) if train else {}
     leaves = paths.flatten(params)
     held = {p: x for p, x in leaves.items() if paths.is_floating(x) and p not in weights and p not in trained}

@@ -10,9 +10,10 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import Packed, register_packed
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, Select
+from lepton_jax.core.weight_axes import axes_of
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.lowrank.adapters import adapter, corrected
-from lepton_jax.lowrank.svd import Svd
+from lepton_jax.lowrank.method import working
 
 
 @register_packed("u", "v", "magnitude")
@@ -22,8 +23,9 @@ class Directed(Packed):
     Args:
       u: shape (..., m, r).
       v: shape (..., r, n).
-      magnitude: shape (..., 1, n), the norm of every output's weights.
+      magnitude: shape (..., 1, n), the norm of every output's weights; (..., m, 1) where outputs are the rows.
       shape: the dense leaf's.
+      axis: of a matrix's two, the one that norms sum over.
 
     Example:
       >>> Directed(jnp.ones((3, 1)), jnp.ones((1, 2)), jnp.ones((1, 2)), (3, 2)).size
@@ -34,6 +36,7 @@ class Directed(Packed):
     v: Any
     magnitude: Any
     shape: tuple[int, ...]
+    axis: int = -2
 
     @property
     def dtype(self) -> Any:  # type: ignore[override]
@@ -57,9 +60,9 @@ def dora(
 ) -> Transform:
     """Train magnitude and direction of each selected weight apart: ``view = m * V / |V|, V = W + scale * u v``.
 
-    The norm is that of each output's weights (every index of the last axis); m begins as the norm of W, v at zero. The weights
-    lie in the transform's state, and where other leaves are, see `lora`. The packed form is dense: a scale of each output
-    does not fit into factors and a fixed weight.
+    The norm is that of each output's weights (every index of the last axis, unless the selector knows better); m begins as the
+    norm of W, v at zero. The weights lie in the transform's state, and where other leaves are, see `lora`. The packed form is
+    dense: a scale of each output does not fit into factors and a fixed weight.
 
     Args:
       rank: of the corrections, 1 to the smaller side of every selected weight.
@@ -82,21 +85,29 @@ def dora(
 
     Source: Liu et al. 2024, "DoRA: weight-decomposed low-rank adaptation", equation 5; equation 11 for the constant norm.
     """
-    method = Svd(stacked=stacked)
 
-    def norms(weight: Array) -> Array:
-        return jnp.sqrt(jnp.sum(method.matrix(weight) ** 2, axis=-2, keepdims=True))
+    def matrix(weight: Array, leaf: LowRank | Directed) -> Array:
+        return weight.reshape(*leaf.u.shape[:-1], leaf.v.shape[-1])
+
+    def norms(matrix: Array, axis: int) -> Array:
+        return jnp.sqrt(jnp.sum(matrix**2, axis=axis, keepdims=True))
 
     def begin(weights: dict[Path, Array], corrections: dict[Path, LowRank]) -> tuple[dict[Path, Directed], dict[Path, Array]]:
-        sizes = {path: norms(weights[path]).astype(leaf.u.dtype) for path, leaf in corrections.items()}
-        return {path: Directed(leaf.u, leaf.v, sizes[path], leaf.shape) for path, leaf in corrections.items()}, weights
+        trained = {}
+        for path, leaf in corrections.items():
+            axes = axes_of(select, path, leaf.shape)
+            axis = -1 if axes is not None and axes.outputs_first else -2
+            size = norms(matrix(working(weights[path]), leaf), axis).astype(leaf.u.dtype)
+            trained[path] = Directed(leaf.u, leaf.v, size, leaf.shape, axis)
+        return trained, weights
 
     @jax.jit  # compiled whole wherever it runs, so that sums of squares round alike, under jit and outside
     def turned(base: Array, leaf: Directed) -> Array:
         moved = corrected(base, leaf, scale).unpack()
-        norm = norms(jax.lax.stop_gradient(moved)) if constant_norm else norms(moved)
+        whole = matrix(working(moved), leaf)
+        norm = norms(jax.lax.stop_gradient(whole) if constant_norm else whole, leaf.axis)
         # An output whose weights are all zero has no direction.
         ratio = jnp.where(norm > 0, leaf.magnitude / jnp.where(norm > 0, norm, 1), 1)
-        return (method.matrix(moved) * ratio).reshape(base.shape).astype(base.dtype)
+        return (whole * ratio).reshape(base.shape).astype(base.dtype)
 
     return adapter("dora", rank, key, scale, select, train, stacked, begin=begin, show=turned)

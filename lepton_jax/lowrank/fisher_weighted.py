@@ -10,9 +10,9 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.moments import as_inputs
-from lepton_jax.lowrank.method import Method
+from lepton_jax.lowrank.method import ByPath, Method, Refused
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.lowrank.weighted import ByPath, Refused, WeightedSvd
+from lepton_jax.lowrank.weighted import WeightedSvd
 
 
 @checked

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import Packed
-from lepton_jax.core.typing import Array, Path
+from lepton_jax.core.typing import Array, Path, Select
+from lepton_jax.core.weight_axes import WeightAxes, axes_of
 
 Rank = int | tuple[int, ...]
 """The inner size of a factorization, or its inner sizes."""
@@ -47,6 +48,12 @@ class Method:
         """Return the method for the leaf at a path; another one where it depends on what is known of that leaf."""
         del path
         return self
+
+    def placed(self, axes: WeightAxes) -> Method:
+        """Return the method for a leaf whose axes are known: what is stacked is factorized one by one."""
+        if axes.leading is None:
+            return Refused(reason=f"has stacked axes {axes.stacked} that are not the first")
+        return dataclasses.replace(self, stacked=axes.leading)
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:
         """Say why a leaf of this shape cannot be factorized in this way; None if it can."""
@@ -93,6 +100,64 @@ class Method:
     def layers(self, shape: tuple[int, ...]) -> int:
         """How many stacked weights there are."""
         return math.prod(shape[: self.stacked])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ByPath(Method):
+    """A method for each leaf, chosen by its path; a leaf that has none is refused.
+
+    Args:
+      methods: by path.
+      missing: what a leaf without one lacks, for the message.
+
+    Example:
+      >>> from lepton_jax.lowrank import Svd
+      >>> method = ByPath(methods={"a": Svd()}, missing="method")
+      >>> method.at("a"), method.at("b").refusal((2, 2))
+      (Svd(stacked=0, rows=None), 'has no method')
+    """
+
+    methods: Mapping[Path, Method]
+    missing: str
+
+    def at(self, path: Path) -> Method:
+        return self.methods.get(path) or Refused(reason=f"has no {self.missing}")
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        return f"is not named: {type(self).__name__} has a method for each path, at(path)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refused(Method):
+    """What factorizes no leaf.
+
+    Args:
+      reason: why, as it goes on after the leaf's shape.
+
+    Example:
+      >>> Refused(reason="is too small").refusal((1, 1))
+      'is too small'
+    """
+
+    reason: str
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        return self.reason
+
+
+def placed(method: Method, select: Select, weights: Mapping[Path, Any]) -> Method:
+    """Return the method for weights whose axes the selector knows, leaf by leaf; see `lepton_jax.graph.weights`.
+
+    Example:
+      >>> from lepton_jax.lowrank import Svd
+      >>> placed(Svd(), "*", {"w": jnp.ones((3, 2))})
+      Svd(stacked=0, rows=None)
+    """
+    known = {path: axes_of(select, path, weight.shape) for path, weight in weights.items()}
+    if not any(known.values()):
+        return method
+    each = {path: method.at(path) if axes is None else method.at(path).placed(axes) for path, axes in known.items()}
+    return ByPath(methods=each, missing="weight of the function")
 
 
 class RankRule(Protocol):

@@ -8,12 +8,14 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, Select
+from lepton_jax.core.weight_axes import axes_of
 from lepton_jax.formats import Format, Uniform
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.leaves.quantize import quantize
 from lepton_jax.lowrank.adapters import adapter, corrected
 from lepton_jax.lowrank.loftq import loftq
+from lepton_jax.lowrank.method import placed
 from lepton_jax.lowrank.svd import Svd
 
 
@@ -23,7 +25,7 @@ def qlora(
     rank: int,
     key: Array,
     *,
-    format: Format = Uniform(bits=4, channel_axis=-1),
+    format: Format = Uniform(bits=4, channel_axis="out"),
     calibration: Calibration = MinMax(),
     rounds: int = 0,
     scale: float = 1.0,
@@ -66,10 +68,12 @@ def qlora(
     check_whole("qlora: rounds", rounds, 0)
 
     def begin(weights: dict[Path, Array], corrections: dict[Path, LowRank]) -> tuple[dict[Path, LowRank], dict[Path, Any]]:
+        formats = {path: format.at(axes_of(select, path, weight.shape)) for path, weight in weights.items()}
         if not rounds:
-            return corrections, {path: quantize(weight, format, calibration) for path, weight in weights.items()}
-        method = Svd(stacked=stacked)
-        both = {p: loftq(w, rank, format, calibration=calibration, rounds=rounds, method=method) for p, w in weights.items()}
+            return corrections, {path: quantize(weight, formats[path], calibration) for path, weight in weights.items()}
+        method: Any = placed(Svd(stacked=stacked), select, weights)
+        fit = partial(loftq, rank=rank, calibration=calibration, rounds=rounds)
+        both = {path: fit(weight, format=formats[path], method=method.at(path)) for path, weight in weights.items()}
         found = {path: leaf.correction for path, leaf in both.items()}
         trained = {path: LowRank(leaf.u / scale, leaf.v, leaf.shape) for path, leaf in found.items()}
         return trained, {path: leaf.base for path, leaf in both.items()}

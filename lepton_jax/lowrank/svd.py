@@ -12,8 +12,9 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import Packed
 from lepton_jax.core.typing import Array
+from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.leaves.low_rank import LowRank
-from lepton_jax.lowrank.method import Method, Rank, working
+from lepton_jax.lowrank.method import Method, Rank, Refused, working
 
 
 class TwoFactors(Method):
@@ -72,6 +73,15 @@ class Svd(TwoFactors):
     """
 
     rows: int | None = None
+
+    def placed(self, axes: WeightAxes) -> Method:
+        found = super().placed(axes)
+        rest = [axis for axis in range(axes.ndim) if axis not in axes.stacked]
+        # In neither order of the two sides are the axes of one of them together, or there are groups: no one matrix.
+        sides = [side for side in (axes.summed, axes.outputs) if side and list(side) == rest[: len(side)]]
+        if not isinstance(found, Svd) or axes.groups or axes.grouped or not sides or len(sides[0]) == len(rest):
+            return found if not isinstance(found, Svd) else Refused(reason=f"is no one matrix of inputs and outputs ({axes})")
+        return dataclasses.replace(found, rows=self.rows or len(sides[0]))
 
     def __post_init__(self) -> None:
         super().__post_init__()

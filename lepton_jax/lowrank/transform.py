@@ -9,7 +9,7 @@ from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.lowrank.method import Method, Rank, RankRule, as_tuple
+from lepton_jax.lowrank.method import Method, Rank, RankRule, as_tuple, placed
 from lepton_jax.lowrank.svd import Svd
 
 Unsupported = Literal["raise", "skip"]
@@ -37,7 +37,8 @@ def low_rank(
       rank: inner size, 1 to the highest of every selected leaf (`Method.max_rank`): one number, or one for each inner size of
         the method; or a mapping from path to rank, or a rule that chooses it: what they leave out stays dense.
       method: the factorization. With the default a convolution's kernel is read as the matrix of (height, width, in) by out.
-      select: which leaves; by default those with two axes or more.
+      select: which leaves; by default those with two axes or more. Of `lepton_jax.graph.weights`, each is read as the matrix of
+        inputs by outputs that it is, and stacked ones one by one.
       unsupported: what to do with a leaf that the method cannot factorize: refuse all, or leave it dense and warn.
 
     Raises:
@@ -62,9 +63,11 @@ def low_rank(
         _check_rank("low_rank: rank", rank)
 
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
-        weights = _supported(paths.select(params, select), method, unsupported)
-        ranks = _ranks(rank, weights, method)
-        return paths.replace(params, factors_of({path: weights[path] for path in ranks}, ranks, method)), ()
+        weights = paths.select(params, select)
+        mine = placed(method, select, weights)
+        weights = _supported(weights, mine, type(method).__name__, unsupported)
+        ranks = _ranks(rank, weights, mine)
+        return paths.replace(params, factors_of({path: weights[path] for path in ranks}, ranks, mine)), ()
 
     def view(params: PyTree, state: tuple[()]) -> PyTree:
         return packed.unpack(params)
@@ -99,10 +102,9 @@ def factors_of(weights: Mapping[Path, Array], ranks: Mapping[Path, Rank], method
     return {path: method.at(path).factorize(weights[path], r) for path, r in ranks.items()}
 
 
-def _supported(weights: dict[Path, Array], method: Method, unsupported: Unsupported) -> dict[Path, Array]:
+def _supported(weights: dict[Path, Array], method: Method, name: str, unsupported: Unsupported) -> dict[Path, Array]:
     reasons = {path: method.at(path).refusal(tuple(weight.shape)) for path, weight in weights.items()}
     refused = {path: f"{path}: shape {tuple(weights[path].shape)} {why}" for path, why in reasons.items() if why is not None}
-    name = type(method).__name__
     if refused and unsupported == "skip":
         listed = "; ".join(refused.values())
         warnings.warn(f"{name} leaves {len(refused)} of {len(weights)} leaves dense: {listed}.", SkippedWarning, stacklevel=3)

@@ -1,14 +1,14 @@
 """Singular value decompositions in the norm that counts: of a layer's outputs, or of the loss."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.typing import Array, Path
+from lepton_jax.core.typing import Array
+from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.lowrank.method import Method
 from lepton_jax.lowrank.svd import Svd
 
@@ -36,6 +36,9 @@ class WeightedSvd(Svd):
 
     root: Array
     columns: bool = False
+
+    def placed(self, axes: WeightAxes) -> Method:
+        return self  # the root was found where the weight is used
 
     def matrices(self, weight: Array) -> tuple[Array, ...]:
         matrix = self._turned(self.matrix(weight))
@@ -66,46 +69,3 @@ def _cut(matrix: Array, root: Array, rank: int) -> tuple[Array, Array]:
 def _times(root: Array, matrix: Array) -> Array:
     """``root @ matrix``, the root whole or diagonal."""
     return root[..., :, None] * matrix if root.ndim < matrix.ndim else jnp.matmul(root, matrix, precision="highest")
-
-
-@checked
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ByPath(Method):
-    """A method for each leaf, chosen by its path; a leaf that has none is refused.
-
-    Args:
-      methods: by path.
-      missing: what a leaf without one lacks, for the message.
-
-    Example:
-      >>> method = ByPath(methods={"a": Svd()}, missing="method")
-      >>> method.at("a"), method.at("b").refusal((2, 2))
-      (Svd(stacked=0, rows=None), 'has no method')
-    """
-
-    methods: Mapping[Path, Method]
-    missing: str
-
-    def at(self, path: Path) -> Method:
-        return self.methods.get(path) or Refused(reason=f"has no {self.missing}")
-
-    def refusal(self, shape: tuple[int, ...]) -> str | None:
-        return f"is not named: {type(self).__name__} has a method for each path, at(path)"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Refused(Method):
-    """What factorizes no leaf.
-
-    Args:
-      reason: why, as it goes on after the leaf's shape.
-
-    Example:
-      >>> Refused(reason="is too small").refusal((1, 1))
-      'is too small'
-    """
-
-    reason: str
-
-    def refusal(self, shape: tuple[int, ...]) -> str | None:
-        return self.reason

@@ -18,6 +18,7 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.paths import matches
 from lepton_jax.core.typing import Array, Path
+from lepton_jax.pruning.stacked import count
 
 Shapes = Mapping[Path, tuple[int, ...]]
 Patterns = str | tuple[str, ...]
@@ -31,7 +32,7 @@ def uniform(shapes: Shapes, sparsity: float | Array, *, dense: Patterns = ()) ->
     """Remove the same fraction of every leaf.
 
     Args:
-      shapes: by path.
+      shapes: by path; of a leaf that stacks weights, a `StackedShape` of one of them.
       sparsity: fraction removed in all, [0, 1); may be traced.
       dense: glob pattern(s) of leaves that lose nothing; the others lose more, so that the total stays.
 
@@ -51,7 +52,7 @@ def uniform(shapes: Shapes, sparsity: float | Array, *, dense: Patterns = ()) ->
     kept = _kept_dense(shapes, sparsity, dense)
     if not kept:
         return dict.fromkeys(shapes, sparsity)
-    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    sizes = {path: count(shape) for path, shape in shapes.items()}
     rest = sum(size for path, size in sizes.items() if path not in kept)
     share = sparsity * sum(sizes.values()) / max(rest, 1)
     return {path: 0.0 if path in kept else share for path in shapes}
@@ -93,7 +94,7 @@ def erk(
     if not power >= 0:
         raise ValueError(f"erk: power must be 0 or more; got {power}. 1 is the paper's, 0 is uniform.")
     kept = _kept_dense(shapes, sparsity, dense)
-    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    sizes = {path: count(shape) for path, shape in shapes.items()}
     counted = {path: shape if kernel_dims else shape[-2:] for path, shape in shapes.items() if path not in kept and sizes[path]}
     if not counted:
         return dict.fromkeys(shapes, 0.0)
@@ -146,7 +147,7 @@ class Explicit:
             for pattern in [p for p in self.sparsities if p not in rule.values()]:
                 problems.append(f"pattern {pattern!r} gives no leaf its sparsity; leaves: {', '.join(shapes) or 'none'}")
         given = {path: float(self.sparsities[pattern]) for path, pattern in rule.items() if pattern is not None}
-        sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+        sizes = {path: count(shape) for path, shape in shapes.items()}
         in_all = sum(given[path] * size for path, size in sizes.items()) / max(sum(sizes.values()), 1)
         if not is_traced(sparsity) and abs(in_all - float(sparsity)) > 1e-3:
             raise ValueError(
@@ -165,8 +166,8 @@ def _kept_dense(shapes: Shapes, sparsity: float | Array, dense: Patterns) -> set
         for pattern in patterns:
             if not any(matches(pattern, path, None, shapes) for path in shapes):
                 problems.append(f"{pattern!r} matches no leaf; the leaves are: {', '.join(shapes) or 'none'}")
-    total = sum(math.prod(shape) for shape in shapes.values())
-    rest = sum(math.prod(shape) for path, shape in shapes.items() if path not in kept)
+    total = sum(count(shape) for shape in shapes.values())
+    rest = sum(count(shape) for path, shape in shapes.items() if path not in kept)
     if kept and not is_traced(sparsity) and sparsity > 0 and sparsity * total >= rest:
         raise ValueError(
             f"dense: with {', '.join(sorted(kept))} kept, only {rest} of {total} weights can be removed, and some must stay; "

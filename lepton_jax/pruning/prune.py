@@ -15,10 +15,12 @@ from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule, constant
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.core.weight_axes import StackedShape
 from lepton_jax.pruning.allocation import Allocation, uniform
 from lepton_jax.pruning.criteria import Criterion, Magnitude
 from lepton_jax.pruning.hide import Gradient, apply_mask, laid_out_as, masked, through_masks
 from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured
 from lepton_jax.pruning.threshold import top_of_groups
@@ -57,7 +59,7 @@ class _Pruning:
 
     def init(self, params: PyTree) -> tuple[PyTree, PruneState]:
         weights = paths.select(params, self.select)
-        self.structure.check({path: weight.shape for path, weight in weights.items()}, self.schedule.target)
+        self._check_structure(Stacks(self.select, weights))
         goals = self._goals(weights)
         state = PruneState(
             masks={path: jnp.ones(weight.shape, bool) for path, weight in weights.items()},
@@ -107,6 +109,13 @@ class _Pruning:
         state = state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
         return params, state
 
+    def _check_structure(self, stacks: Stacks) -> None:
+        alike: dict[Structure, dict[Path, StackedShape]] = {}
+        for path, shape in stacks.shapes.items():
+            alike.setdefault(self.structure.at(stacks.of_one(path)), {})[path] = shape
+        for structure, shapes in alike.items():
+            structure.check(shapes, self.schedule.target)
+
     def _progress(self, step: Step) -> Array:
         """Return how far the sparsity has risen, 1 where the schedule has arrived."""
         now, target = self.schedule(step), jnp.asarray(self.schedule.target, jnp.float32)
@@ -114,18 +123,22 @@ class _Pruning:
 
     def _goals(self, weights: Mapping[Path, Array]) -> Goals:
         """Return what each group arrives at; exact where the target is a Python float."""
-        target = self.schedule.target
-        sizes = {p: jax.eval_shape(self.structure.reduce, w).size for p, w in weights.items() if not self.structure.local}
+        target, stacks = self.schedule.target, Stacks(self.select, weights)
+        sizes: dict[Path, int] = {}  # of one of a leaf's weights, in units
+        for path in [] if self.structure.local else weights:
+            one = jax.ShapeDtypeStruct(stacks.shapes[path], jnp.float32)
+            sizes[path] = jax.eval_shape(self.structure.at(stacks.of_one(path)).reduce, one).size
+        each = [path for path in sorted(sizes) for _ in range(stacks.shapes[path].times)]
         if self.scope == "global":
-            fractions, counts = [target], [keep_count(sum(sizes.values()), target)]
+            fractions, counts = [target], [keep_count(sum(sizes[path] for path in each), target)]
         else:
-            given = self.allocation({path: weight.shape for path, weight in weights.items()}, target)
+            given = self.allocation(stacks.shapes, target)
             with collect("prune: allocation must give every leaf its sparsity") as problems:
                 problems.extend(f"{path}: got none" for path in weights if path not in given)
             for path in weights:
                 check_fraction(f"prune: allocation: {path}", given[path])
-            fractions = [given[path] for path in sorted(sizes)]
-            counts = [keep_count(sizes[path], given[path]) for path in sorted(sizes)]
+            fractions = [given[path] for path in each]
+            counts = [keep_count(sizes[path], given[path]) for path in each]
         return Goals(jnp.asarray(target, jnp.float32), jnp.asarray(fractions, jnp.float32), jnp.asarray(counts, jnp.int32))
 
     def _remask(
@@ -141,7 +154,7 @@ class _Pruning:
             scores = {p: jnp.where(state.masks[p], s, 0) for p, s in scores.items()}
         if self.structure.local:
             ranked = {p: jnp.where(state.masks[p], s, -jnp.inf) if held else s for p, s in scores.items()}
-            masks = {p: self.structure.mask(s, _sparsity(goals, progress)) for p, s in ranked.items()}
+            masks = self._locally(ranked, _sparsity(goals, progress))
             not_finite = jnp.stack([jnp.sum(~jnp.isfinite(scores[p]), dtype=jnp.int32) for p in sorted(scores)])
             thresholds = state.thresholds
         else:
@@ -157,23 +170,47 @@ class _Pruning:
         self, scores: Mapping[Path, Array], state: PruneState, progress: Array, first: bool, held: bool
     ) -> tuple[dict[Path, Array], Array, Array]:
         """Return the masks of units above their group's threshold, how many scores are not finite, and the thresholds."""
-        units = {p: self.structure.reduce(s) for p, s in scores.items()}
-        rank = {path: i for i, path in enumerate(sorted(units))}
-        groups = tuple(0 if self.scope == "global" else rank[path] for path in units)
+        stacks = Stacks(self.select, scores)
+        units = self._units(stacks, scores)
+        rank = {place: i for i, place in enumerate(sorted(units))}
+        groups = tuple(0 if self.scope == "global" else rank[place] for place in units)
         sizes: Any = np.zeros(len(state.goals.keep), np.int32)  # counted alike, all at once
         for unit, group in zip(units.values(), groups):
             sizes[group] += unit.size
+        kept = {path: mask.astype(jnp.float32) for path, mask in state.masks.items()}
         rising = keep_count(sizes, state.goals.by_group * progress)
         found = top_of_groups(
             list(units.values()),
             jnp.where(progress >= 1, state.goals.keep, rising),
             groups=groups,
             # A unit is out if all its weights are.
-            allowed=[self.structure.reduce(state.masks[p].astype(jnp.float32)) > 0 for p in units] if held else None,
+            allowed=[unit > 0 for unit in self._units(stacks, {p: kept[p] for p in scores}).values()] if held else None,
             near=None if first else state.thresholds,
         )
-        masks = {p: self.structure.expand(mask, state.masks[p].shape) for p, mask in zip(units, found.masks)}
-        return masks, found.not_finite[np.array([list(units).index(path) for path in rank])], found.thresholds
+        parts: dict[Path, list[Array]] = {path: [] for path in scores}
+        for (path, _), mask in zip(units, found.masks):
+            parts[path].append(self.structure.at(stacks.of_one(path)).expand(mask, stacks.shapes[path]))
+        masks = {path: stacks.join(path, parts[path], scores[path].shape) for path in scores}
+        of_leaf = [[place for place, (path, _) in enumerate(units) if path == one] for one in sorted(scores)]
+        not_finite = jnp.stack([jnp.sum(found.not_finite[np.array(places)]) for places in of_leaf])
+        return masks, not_finite, found.thresholds
+
+    def _units(self, stacks: Stacks, scores: Mapping[Path, Array]) -> dict[tuple[Path, int], Array]:
+        """Return the scores of units, by path and place in the stack."""
+        units = {}
+        for path, score in scores.items():
+            structure = self.structure.at(stacks.of_one(path))
+            units |= {(path, place): structure.reduce(one) for place, one in enumerate(stacks.split(path, score))}
+        return units
+
+    def _locally(self, scores: Mapping[Path, Array], sparsity: Array) -> dict[Path, Array]:
+        """Return the masks of a structure that chooses by itself."""
+        stacks, masks = Stacks(self.select, scores), {}
+        for path, score in scores.items():
+            structure = self.structure.at(stacks.of_one(path))
+            parts = [structure.mask(one, sparsity) for one in stacks.split(path, score)]
+            masks[path] = stacks.join(path, parts, score.shape)
+        return masks
 
     def _check_arrived(self, replaced: list[Path]) -> None:
         with jax.ensure_compile_time_eval():
@@ -211,7 +248,8 @@ def prune(
         leaves rise together, in proportion.
       scope: "layer": each leaf has its own threshold. "global": one threshold for all leaves.
       score_scale: glob pattern -> factor on the scores of the leaves that match, for scope "global".
-      select: which leaves; by default those with two axes or more.
+      select: which leaves; by default those with two axes or more. Of `lepton_jax.graph.weights`, every weight that a leaf
+        stacks is pruned by itself, and structures follow inputs and outputs in any layout.
       gradient: "masked": a pruned weight gets no gradient, its master is set to zero and it never returns.
         "straight_through": it gets the gradient of the zero that stands for it, its master lives on, and it may return.
       interval: steps between two mask updates; there is one more when the schedule arrives.

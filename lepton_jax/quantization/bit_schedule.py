@@ -16,6 +16,7 @@ from lepton_jax.core.transform import State, Transform, named, wrapper
 from lepton_jax.core.transform.wrapper import Moved, Seen
 from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform
+from lepton_jax.formats.layout import ChannelAxis
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantize import quantize
@@ -73,7 +74,7 @@ def scheduled_quant(
     schedule: BitSchedule,
     *,
     symmetric: bool = True,
-    channel_axis: int | None = None,
+    channel_axis: ChannelAxis = None,
     calibration: Calibration | None = None,
     select: Select = paths.matrices,
 ) -> Transform:
@@ -105,17 +106,18 @@ def scheduled_quant(
     Source: Jacob et al. 2018, section 3.1 (delayed start: "quantization is disabled at the start of training"); fewer bits step
     by step: Zhuang et al. 2018, "Towards effective low-bitwidth convolutional neural networks", section 3.2.
     """
-    formats = [Uniform(bits, symmetric, channel_axis) for bits in schedule.bits]
+    last = Uniform(schedule.bits[-1], symmetric, channel_axis)
 
     def rounded(fmt: Uniform, w: Array) -> Array:
         return fake(w, fmt, *calibrated(w, fmt, calibration)).astype(w.dtype)
 
-    def seen(w: Array, state: BitScheduleState, *_: Any) -> Array:
-        stages: list[Callable[[Array], Array]] = [jnp.copy, *(partial(rounded, fmt) for fmt in formats)]
+    def seen(w: Array, fmt: Uniform, state: BitScheduleState, *_: Any) -> Array:
+        each = (dataclasses.replace(fmt, bits=bits) for bits in schedule.bits)
+        stages: list[Callable[[Array], Array]] = [jnp.copy, *(partial(rounded, one) for one in each)]
         return straight_through(w, jax.lax.switch(state.stage, stages, jax.lax.stop_gradient(w)))
 
-    def coded(w: Array, *_: Any) -> QArray:
-        return quantize(w, formats[-1], calibration)
+    def coded(w: Array, fmt: Uniform, *_: Any) -> QArray:
+        return quantize(w, fmt, calibration)
 
     def first() -> BitScheduleState:
         return BitScheduleState(schedule(0))
@@ -123,7 +125,7 @@ def scheduled_quant(
     def update(params: PyTree, state: BitScheduleState, grads: PyTree, step: Step) -> tuple[PyTree, BitScheduleState]:
         return params, BitScheduleState(schedule(jnp.asarray(step) + 1))
 
-    return on_weights("scheduled_quant", formats[-1], select, seen=seen, coded=coded, state=first, update=update)
+    return on_weights("scheduled_quant", last, select, seen=seen, coded=coded, state=first, update=update)
 
 
 class DelayedState(NamedTuple):

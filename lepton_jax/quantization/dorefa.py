@@ -15,6 +15,7 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Select
 from lepton_jax.formats import Uniform
+from lepton_jax.formats.layout import channel_axes
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantized import Quantized
 from lepton_jax.leaves.rounding import fake
@@ -52,23 +53,24 @@ def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select
     if scale not in ("unit", "kept"):
         raise ValueError(f"dorefa: scale must be 'unit' or 'kept'; got {scale!r}.")
 
-    def squashed(w: Array) -> tuple[Array, Array, Array]:
+    def squashed(w: Array, fmt: Uniform) -> tuple[Array, Array, Array]:
         """Return the weights to round, their scale and zero point."""
+        stacked = channel_axes(w.ndim, fmt)
+        largest = partial(jnp.max, axis=[axis for axis in range(w.ndim) if axis not in stacked], keepdims=True, initial=0.0)
         wide = jnp.nan_to_num(w.astype(jnp.float32), nan=0.0)
         bent = jnp.tanh(wide)
-        top = jnp.max(jnp.abs(bent), initial=0.0)
-        size = jnp.max(jnp.abs(wide), initial=0.0) if scale == "kept" else jnp.float32(1)
+        top = largest(jnp.abs(bent))
+        size = largest(jnp.abs(wide)) if scale == "kept" else jnp.ones_like(top)
         size = jax.lax.stop_gradient(jnp.where(top > 0, size, 1))
         step = jnp.maximum(size * (1 / fmt.q_range[1]), jnp.finfo(jnp.float32).tiny)
-        shape = (1,) * w.ndim
-        return bent / jnp.where(top > 0, top, 1) * size, step.reshape(shape), jnp.zeros(shape, jnp.int32)
+        return bent / jnp.where(top > 0, top, 1) * size, step, jnp.zeros(step.shape, jnp.int32)
 
-    def seen(w: Array, *_: Any) -> Array:
-        bent, *grid = squashed(w)
+    def seen(w: Array, fmt: Uniform, *_: Any) -> Array:
+        bent, *grid = squashed(w, fmt)
         return straight_through(bent, fake(jax.lax.stop_gradient(bent), fmt, *grid)).astype(w.dtype)
 
-    def coded(w: Array, *_: Any) -> QArray:
-        return packed_levels(*squashed(w), fmt, w.dtype)
+    def coded(w: Array, fmt: Uniform, *_: Any) -> QArray:
+        return packed_levels(*squashed(w, fmt), fmt, w.dtype)
 
     return on_weights("dorefa", fmt, select, seen=seen, coded=coded)
 

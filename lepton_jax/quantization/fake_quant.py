@@ -72,13 +72,13 @@ def fake_quant(
 
 
 def _fake_quant(fmt: Format, calibration: Calibration | None, select: Select) -> Transform:
-    def seen(w: Array, *_: Any) -> Array:
+    def seen(w: Array, fmt: Format, *_: Any) -> Array:
         return fake(w, fmt, *calibrated(jax.lax.stop_gradient(w), fmt, calibration))
 
-    def coded(w: Array, *_: Any) -> QArray:
+    def coded(w: Array, fmt: Format, *_: Any) -> QArray:
         return quantize(w, fmt, calibration)
 
-    return on_weights("fake_quant", fmt, select, seen=seen, coded=coded, refused=lambda w: _zeros(w, fmt))
+    return on_weights("fake_quant", fmt, select, seen=seen, coded=coded, refused=_zeros)
 
 
 def _zeros(w: Array, fmt: Format) -> str | None:

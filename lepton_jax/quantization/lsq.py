@@ -10,6 +10,7 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded, is_packed, register_packed, unpack_coded
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.core.weight_axes import axes_of
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration, TwiceMean
 from lepton_jax.leaves.qarray import QArray
@@ -81,7 +82,10 @@ def lsq(
     paths.check_select("lsq: select", select)
     first = TwiceMean() if calibration is None and fmt.symmetric else calibration
 
-    def learned(w: Array) -> LearnedWeight:
+    def of(path: Path, w: Array) -> Uniform:
+        return fmt.at(axes_of(select, path, w.shape))
+
+    def learned(w: Array, fmt: Uniform) -> LearnedWeight:
         scale, zero_point = calibrated(w, fmt, first)
         offset = () if fmt.symmetric else (-zero_point.astype(jnp.float32) * scale).reshape(-1)
         return LearnedWeight(w, scale.reshape(-1), offset)
@@ -91,35 +95,36 @@ def lsq(
         with collect("lsq: cannot find the first steps") as problems:
             for path, w in weights.items():
                 try:
-                    nodes[path] = learned(w)
+                    nodes[path] = learned(w, of(path, w))
                 except ValueError as error:
                     problems.append(f"{path}: {error}")
         return paths.replace(params, nodes), LsqState({path: jnp.copy(node.step) for path, node in nodes.items()})
 
-    def laid_out(path: Path, node: Any) -> tuple[Array, Array, Array]:
+    def laid_out(path: Path, node: Any) -> tuple[Array, Array, Array, Uniform]:
         value: Any = unpack_coded(node.value) if isinstance(node, LearnedWeight) else None
         if not hasattr(value, "dtype") or is_packed(value):
             raise ValueError(
                 f"lsq: {path} must be the weight and step that its init put there; a later transform re-parametrised them. "
                 "Put that transform first, or deselect the leaf in one of them."
             )
-        shape = fmt.scale_shape(value.shape)
+        own = of(path, value)
+        shape = own.scale_shape(value.shape)
         step = node.step.reshape(shape)
-        return value, step, jnp.zeros_like(step) if fmt.symmetric else node.offset.reshape(shape)
+        return value, step, jnp.zeros_like(step) if own.symmetric else node.offset.reshape(shape), own
 
-    def own(params: PyTree, state: LsqState) -> dict[Path, tuple[Array, Array, Array]]:
+    def own(params: PyTree, state: LsqState) -> dict[Path, tuple[Array, Array, Array, Uniform]]:
         leaves = paths.flatten(params, _is_leaf)
         return {path: laid_out(path, leaves.get(path)) for path in state.first}
 
     def view(params: PyTree, state: LsqState) -> PyTree:
-        def seen(w: Array, step: Array, offset: Array) -> Array:
+        def seen(w: Array, step: Array, offset: Array, fmt: Uniform) -> Array:
             factor = step_gradient_factor(w.size / step.size, fmt)
             return learned_round(w, scaled_gradient(step, factor), scaled_gradient(offset, factor), fmt)
 
         return paths.replace(params, {path: seen(*node) for path, node in own(params, state).items()}, _is_leaf)
 
     def pack(params: PyTree, state: LsqState) -> PyTree:
-        def coded(w: Array, step: Array, offset: Array) -> QArray:
+        def coded(w: Array, step: Array, offset: Array, fmt: Uniform) -> QArray:
             return packed_levels(w, *grid(step, offset, fmt), fmt, w.dtype)
 
         return paths.replace(params, {path: coded(*node) for path, node in own(params, state).items()}, _is_leaf)

@@ -83,18 +83,18 @@ def stochastic_quant(
     """
     fmt = uniform_of("stochastic_quant", Uniform(format) if isinstance(format, int) else format)
 
-    def drawn(w: Array, state: StochasticState, place: int) -> tuple[Array, Array, Array]:
+    def drawn(w: Array, fmt: Uniform, state: StochasticState, place: int) -> tuple[Array, Array, Array]:
         """The values at their levels, scale and zero point."""
         scale, zero_point = calibrated(w, fmt, calibration)
         levels = stochastic_levels(w, scale, jax.random.fold_in(state.key, place), fmt)
         return jax.lax.stop_gradient(levels), scale, zero_point
 
-    def seen(w: Array, state: StochasticState, place: int) -> Array:
-        levels, *grid = drawn(w, state, place)
+    def seen(w: Array, fmt: Uniform, state: StochasticState, place: int) -> Array:
+        levels, *grid = drawn(w, fmt, state, place)
         return straight_through(w, fake(levels, fmt, *grid).astype(w.dtype))
 
-    def coded(w: Array, state: StochasticState, place: int) -> QArray:
-        return packed_levels(*drawn(w, state, place), fmt, w.dtype)
+    def coded(w: Array, fmt: Uniform, state: StochasticState, place: int) -> QArray:
+        return packed_levels(*drawn(w, fmt, state, place), fmt, w.dtype)
 
     def update(params: PyTree, state: StochasticState, grads: PyTree, step: Step) -> tuple[PyTree, StochasticState]:
         return params, StochasticState(jax.random.fold_in(state.key, step))

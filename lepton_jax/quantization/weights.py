@@ -1,28 +1,31 @@
 """What every quantizer of weights shares: it rounds one array, and a tree of them is the same again and again."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.transform import State, Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.core.weight_axes import axes_of
 from lepton_jax.formats import Format, expand
 from lepton_jax.formats.layout import problem
 from lepton_jax.leaves.qarray import QArray
 
+F = TypeVar("F", bound=Format)
+
 
 def on_weights(
     name: str,
-    fmt: Format,
+    fmt: F,
     select: Select,
     *,
-    seen: Callable[[Array, State, int], Array],
-    coded: Callable[[Array, State, int], Any],
+    seen: Callable[[Array, F, State, int], Array],
+    coded: Callable[[Array, F, State, int], Any],
     state: Callable[[], State] = tuple,
     update: Callable[[PyTree, State, PyTree, Step], tuple[PyTree, State]] = hold,
-    refused: Callable[[Array], str | None] = lambda w: None,
+    refused: Callable[[Array, F], str | None] = lambda w, fmt: None,
 ) -> Transform:
     """Return the transform that rounds every selected weight; an earlier transform's coded leaf is rounded anew.
 
@@ -30,8 +33,9 @@ def on_weights(
       name: of the method, for errors.
       fmt: the number format; leaves that it does not fit are refused when the transform is initialised.
       select: which leaves.
-      seen: ``(w, state, place) -> w`` as the model sees it, differentiable; the place is that among the selected weights.
-      coded: ``(w, state, place) -> packed leaf`` of the same values.
+      seen: ``(w, fmt, state, place) -> w`` as the model sees it, differentiable; the format is the leaf's, see `Format.at`, the
+        place that among the selected weights.
+      coded: ``(w, fmt, state, place) -> packed leaf`` of the same values.
       state: makes the first state.
       update: as of a transform.
       refused: says what else is wrong with a weight, if anything is.
@@ -44,7 +48,7 @@ def on_weights(
       >>> import jax.numpy as jnp
       >>> from lepton_jax.formats import Uniform
       >>> from lepton_jax.leaves.quantize import quantize
-      >>> rounding = {"seen": lambda w, *_: jnp.round(w), "coded": lambda w, *_: quantize(w, Uniform(8))}
+      >>> rounding = {"seen": lambda w, *_: jnp.round(w), "coded": lambda w, fmt, *_: quantize(w, fmt)}
       >>> whole = on_weights("whole", Uniform(8), "*", **rounding)
       >>> params, state = whole.init({"w": jnp.array([0.2, 1.7])})
       >>> whole.view(params, state)["w"].tolist()
@@ -52,26 +56,29 @@ def on_weights(
     """
     paths.check_select(f"{name}: select", select)
 
-    def check(heading: str, weights: Mapping[Path, Array], wrong_with: Callable[[Array], str | None]) -> None:
+    def of(path: Path, w: Array) -> F:
+        return fmt.at(axes_of(select, path, w.shape))
+
+    def check(heading: str, weights: Mapping[Path, Array], wrong_with: Callable[[Array, F], str | None]) -> None:
         with collect(f"{name}: {fmt} {heading}") as problems:
-            problems.extend(f"{path}: {wrong}." for path, w in weights.items() if (wrong := wrong_with(w)))
+            problems.extend(f"{path}: {wrong}." for path, w in weights.items() if (wrong := wrong_with(w, of(path, w))))
 
     def selected(params: PyTree) -> dict[Path, Array]:
         found = paths.flatten(params, is_coded)
         return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x, found)}
 
     def init(params: PyTree) -> tuple[PyTree, State]:
-        check("does not fit", paths.select(params, select), lambda w: problem(w.shape, fmt) or refused(w))
+        check("does not fit", paths.select(params, select), lambda w, fmt: problem(w.shape, fmt) or refused(w, fmt))
         return params, state()
 
     def view(params: PyTree, state: State) -> PyTree:
         weights = enumerate(selected(params).items())
-        return paths.replace(params, {path: seen(w, state, place) for place, (path, w) in weights}, is_coded)
+        return paths.replace(params, {path: seen(w, of(path, w), state, place) for place, (path, w) in weights}, is_coded)
 
     def pack(params: PyTree, state: State) -> PyTree:
         weights = selected(params)
         check("cannot hold", weights, refused)
-        leaves = {path: coded(w, state, place) for place, (path, w) in enumerate(weights.items())}
+        leaves = {path: coded(w, of(path, w), state, place) for place, (path, w) in enumerate(weights.items())}
         return paths.replace(params, leaves, is_coded)
 
     return Transform(init, view, update, pack)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +14,14 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import is_coded, is_packed, unpack, unpack_coded
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.leaves.low_rank import LowRank
+from lepton_jax.core.weight_axes import WeightAxes, axes_of
+from lepton_jax.graph.roles import weights
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.sparse import Sparse
-from lepton_jax.lowrank.svd import factorize
+from lepton_jax.lowrank.method import Method, as_tuple, placed
+from lepton_jax.lowrank.svd import Svd
 from lepton_jax.pruning.prune import apply_mask, prune
+from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quantize
 from lepton_jax.simple.model import Applied, Model
 
@@ -30,7 +32,7 @@ def prune_model(
     threshold: float | None = None,
     *,
     sparsity: float | None = None,
-    select: Select = paths.matrices,
+    select: Select | None = None,
     **options: Any,
 ) -> Model:
     """Return the model with its small weights set to zero.
@@ -42,7 +44,7 @@ def prune_model(
       model: any; not changed.
       threshold: 0 or more.
       sparsity: fraction removed, [0, 1).
-      select: which leaves; by default those with two axes or more.
+      select: which leaves; by default the weights of the function, see `weights_of`.
       **options: of `lepton_jax.prune`, with a sparsity: ``scope="global"``, ``criterion=...``, ``structure=...``.
 
     Raises:
@@ -64,7 +66,7 @@ def prune_model(
     if threshold is not None and options:
         raise TypeError(f"prune_model: {', '.join(options)} goes with sparsity=, not with a threshold.")
 
-    limit = threshold or 0.0
+    limit, select = threshold or 0.0, weights_of(model, select)
 
     def pruned(variables: PyTree) -> tuple[dict[Path, Any], dict[Path, Array]]:
         seen, leaves = unpack_coded(variables), paths.flatten(variables, is_coded)
@@ -73,7 +75,8 @@ def prune_model(
             masks = prune(sparsity, select=select, **options).init(seen)[1].masks
         else:
             masks = {path: ~(jnp.abs(leaf) < limit) for path, leaf in chosen.items()}  # a NaN is kept, to be seen
-        largest = {path: jnp.max(jnp.abs(leaf), initial=0) for path, leaf in chosen.items()}
+        stacks = Stacks(select, chosen)
+        largest = {p: [jnp.max(jnp.abs(one), initial=0) for one in stacks.split(p, leaf)] for p, leaf in chosen.items()}
         return {path: apply_mask(leaves[path], mask) for path, mask in masks.items()}, largest
 
     leaves, largest = _compiled(pruned, model.variables)
@@ -81,23 +84,25 @@ def prune_model(
         return _changed(model, leaves, f"prune(sparsity={sparsity:g})", tuple(leaves))
     heading = f"prune_model: threshold={threshold:g} would leave nothing of some leaves; lower it, or deselect them"
     with collect(heading) as problems:
-        magnitudes = {path: float(one) for path, one in largest.items()}
-        problems.extend(f"{path}: its largest magnitude is {m:.4g}" for path, m in magnitudes.items() if 0 < m < limit)
+        for path, each in largest.items():
+            below = [float(one) for one in each if 0 < one < limit]
+            which = "" if len(each) == 1 else f" in {len(below)} of the {len(each)} weights that it stacks"
+            problems.extend([f"{path}: its largest magnitude is {max(below):.4g}{which}"] if below else [])
     return _changed(model, leaves, f"prune(threshold={threshold:g})", tuple(leaves))
 
 
 @checked
-def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, select: Select = paths.matrices) -> Model:
+def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, select: Select | None = None) -> Model:
     """Return the model with its weights in few bits.
 
-    A number of bits is a symmetric format with one scale for each index of the last axis (a dense layer's output, a
-    convolution's channel). Zero is exact in every format but `Binary`, so pruned weights stay pruned; `Binary` refuses them.
-    What was quantized before is quantized anew; of a low-rank leaf the factors are.
+    A number of bits is a symmetric format with one scale for each output channel, of each weight that a leaf stacks. Zero is
+    exact in every format but `Binary`, so pruned weights stay pruned; `Binary` refuses them. What was quantized before is
+    quantized anew; of a low-rank leaf the factors are.
 
     Args:
       model: any; not changed.
       precision: bits, 2 to 8 or 16; or any number format, or a codebook.
-      select: which leaves; by default those with two axes or more.
+      select: which leaves; by default the weights of the function, see `weights_of`.
 
     Raises:
       ValueError: for bits out of range, a selector that matches nothing, or leaves that the format does not fit.
@@ -108,7 +113,8 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
       >>> packed.qvalue.tolist(), packed.unpack().tolist()
       ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
     """
-    fmt = precision if isinstance(precision, (Format, Codebook)) else Uniform(bits=precision, channel_axis=-1)
+    fmt = precision if isinstance(precision, (Format, Codebook)) else Uniform(bits=precision, channel_axis="out")
+    select = weights_of(model, select)
     transform = fake_quant(fmt, select=select)
 
     def quantized(variables: PyTree) -> dict[Path, Any]:
@@ -125,7 +131,7 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
 
 
 @checked
-def compress_model(model: Model, rank: float, *, select: Select = paths.matrices) -> Model:
+def compress_model(model: Model, rank: float, *, select: Select | None = None) -> Model:
     """Return the model with its matrices as products of two thin ones, by the singular value decomposition.
 
     A leaf of m rows and n columns becomes ``u v`` of (m + n) r numbers, where that is fewer than m n; other leaves stay as they
@@ -135,8 +141,8 @@ def compress_model(model: Model, rank: float, *, select: Select = paths.matrices
     Args:
       model: any; not changed.
       rank: a whole number from 1, or a fraction of each matrix's smaller side, in (0, 1).
-      select: which leaves; by default those with two axes or more. A convolution's kernel is read as the matrix of (height,
-        width, in) by out.
+      select: which leaves; by default the weights of the function, see `weights_of`. A convolution's kernel is read as the
+        matrix of (height, width, in) by out; what a leaf stacks is factorized one by one.
 
     Raises:
       ValueError: for a rank out of range, one that makes no leaf smaller, or leaves that are factors or codebooks already.
@@ -152,9 +158,13 @@ def compress_model(model: Model, rank: float, *, select: Select = paths.matrices
     if isinstance(rank, bool) or not (0 < rank < 1 or (rank >= 1 and rank == int(rank))):
         raise ValueError(f"compress_model: rank must be a whole number from 1, or a fraction in (0, 1); got {rank!r}.")
     whole = paths.flatten(model.variables, is_packed)
+    select = weights_of(model, select)
     seen = paths.select(jax.eval_shape(unpack_coded, model.variables), select)
-    ranks = {path: _rank(leaf, rank) for path, leaf in seen.items()}
-    ranks = {path: r for path, r in ranks.items() if r * sum(_sides(seen[path])) < math.prod(_sides(seen[path]))}
+    method = placed(Svd(), select, seen)
+    usable = {path: leaf for path, leaf in seen.items() if method.at(path).refusal(leaf.shape) is None}
+    most = {path: as_tuple(method.at(path).max_rank(leaf.shape))[0] for path, leaf in usable.items()}
+    ranks = {path: int(rank) if rank >= 1 else max(1, round(rank * most[path])) for path in usable}
+    ranks = {path: r for path, r in ranks.items() if method.at(path).parameters(seen[path].shape, r) < seen[path].size}
     if not ranks:
         raise ValueError(f"compress_model: rank={rank:g} makes no selected leaf smaller: {_shapes(seen)}. Choose a lower rank.")
     with collect("compress_model: some leaves cannot be factorized") as problems:
@@ -164,11 +174,32 @@ def compress_model(model: Model, rank: float, *, select: Select = paths.matrices
             elif is_coded(whole[path]) and not isinstance(whole[path], QArray):
                 problems.append(f"{path}: is a {type(whole[path]).__name__}; factorize first, then quantize, or deselect it")
 
-    def factorized(leaves: dict[Path, Any]) -> dict[Path, LowRank]:
-        return {path: _factors(leaf, ranks[path]) for path, leaf in leaves.items()}
+    def factorized(leaves: dict[Path, Any]) -> dict[Path, Any]:
+        return {
+            path: _factors(leaf, ranks[path], method.at(path), axes_of(select, path, leaf.shape))
+            for path, leaf in leaves.items()
+        }
 
     made = _compiled(factorized, {path: whole[path] for path in ranks})
     return _changed(model, made, f"compress(rank={rank:g})")
+
+
+def weights_of(model: Model, select: Select | None) -> Select:
+    """Return the selector that is given; or that of what the model's function uses as weights.
+
+    With example inputs, its graph says what each leaf is (`lepton_jax.graph.weights`): biases, scales, statistics and leaves
+    that it does not read are left alone, and stacked weights, and any layout, are seen. Without, names and shapes do
+    (`lepton_jax.core.paths.matrices`).
+
+    Example:
+      >>> model = Model(lambda v, x: x @ v["w"] + v["shift"], {"w": jnp.ones((2, 3)), "shift": jnp.ones((4, 3))})
+      >>> with_example = dataclasses.replace(model, example=(jnp.ones((4, 2)),))
+      >>> [sorted(paths.select(model.variables, weights_of(m, None))) for m in (model, with_example)]
+      [['shift', 'w'], ['w']]
+    """
+    if select is not None:
+        return select
+    return weights(model.apply, model.variables, *model.example) if model.example else paths.matrices
 
 
 def _compiled(function: Callable[[PyTree], Any], tree: PyTree) -> Any:
@@ -178,20 +209,15 @@ def _compiled(function: Callable[[PyTree], Any], tree: PyTree) -> Any:
     return function(tree) if any(isinstance(leaf, Sparse) for leaf in leaves) else jax.jit(function)(tree)
 
 
-def _factors(leaf: Any, rank: int) -> LowRank:
-    factors = factorize(unpack(leaf), rank)
+def _factors(leaf: Any, rank: int, method: Method, axes: WeightAxes | None) -> Any:
+    factors: Any = method.factorize(unpack(leaf), rank)
     if not isinstance(leaf, QArray):
         return factors
-    u, v = (quantize(factor, leaf.format) for factor in (factors.u, factors.v))
+    fmt: Any = leaf.format  # its axes are not the factors'
+    channel = None if fmt.channel_axis is None else "out"
+    fmt = dataclasses.replace(fmt, channel_axis=channel, group_axis=None).at(axes and axes.of_factors)
+    u, v = (quantize(factor, fmt) for factor in (factors.u, factors.v))
     return dataclasses.replace(factors, u=u, v=v)
-
-
-def _sides(leaf: Any) -> tuple[int, int]:
-    return math.prod(leaf.shape[:-1]), leaf.shape[-1] if leaf.ndim else 1
-
-
-def _rank(leaf: Any, rank: float) -> int:
-    return int(rank) if rank >= 1 else max(1, round(rank * min(_sides(leaf))))
 
 
 def _shapes(leaves: dict[Path, Any]) -> str:

@@ -9,7 +9,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.layer_times import layer_times
-from lepton_jax.lowrank.method import Method, Rank, RankRule
+from lepton_jax.lowrank.method import Method, Rank, RankRule, placed
 from lepton_jax.lowrank.svd import Svd
 
 
@@ -108,19 +108,22 @@ def choose_ranks(
       1 of 2 weights in factors: 128 -> 80 numbers
     """
     weights = paths.select(params, select)
+    name, method = type(method).__name__, placed(method, select, weights)
     refusals = {path: method.at(path).refusal(tuple(weight.shape)) for path, weight in weights.items()}
     usable = {path: weight for path, weight in weights.items() if refusals[path] is None}
     ranks = rule if isinstance(rule, Mapping) else rule.ranks(usable, method)
-    return RankReport(choices=tuple(_choice(path, weights[path], ranks, refusals[path], method) for path in weights))
+    return RankReport(choices=tuple(_choice(path, weights[path], ranks, refusals[path], method, name) for path in weights))
 
 
-def _choice(path: Path, weight: Array, ranks: Mapping[Path, Rank], refusal: str | None, method: Method) -> RankChoice:
+def _choice(
+    path: Path, weight: Array, ranks: Mapping[Path, Rank], refusal: str | None, method: Method, name: str
+) -> RankChoice:
     shape = tuple(weight.shape)
     dense = math.prod(shape)
     rank = ranks.get(path) if refusal is None else None
     factored = dense if rank is None else method.at(path).parameters(shape, rank)
     if refusal is not None:
-        reason = f"{type(method).__name__} cannot factorize it: it {refusal}"
+        reason = f"{name} cannot factorize it: it {refusal}"
     elif rank is None:
         reason = "as the rule says"
     else:

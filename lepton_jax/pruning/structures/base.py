@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path
+from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.pruning.units import block_means, spread
 
 Shape = tuple[int, ...]
@@ -33,6 +34,11 @@ class Structure:
     """
 
     local: ClassVar[bool] = False
+
+    def at(self, axes: WeightAxes | None) -> "Structure":
+        """Return the structure for a leaf whose axes are known, see `lepton_jax.graph.weights`; None: they are not."""
+        del axes
+        return self
 
     def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
         """Raise where the structure does not fit; called once, before any mask is made.

@@ -4,7 +4,8 @@ import dataclasses
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
-from lepton_jax.pruning.structures.base import Blockwise, Shape
+from lepton_jax.core.weight_axes import WeightAxes
+from lepton_jax.pruning.structures.base import Blockwise, Shape, Structure
 from lepton_jax.pruning.units import slice_block
 
 
@@ -46,6 +47,8 @@ class Channels(Blockwise):
 class Filters(Blockwise):
     """Every output channel of a kernel is a unit: the slices along the last axis, where Flax has the outputs.
 
+    Where the selector knows the outputs, it is they that are sliced; see `lepton_jax.graph.weights`.
+
     Raises:
       ValueError: by `check`, for a leaf of fewer than two axes, which has no filters.
 
@@ -56,6 +59,9 @@ class Filters(Blockwise):
 
     Source: Li et al. 2017, "Pruning filters for efficient convnets", section 3.1.
     """
+
+    def at(self, axes: WeightAxes | None) -> Structure:
+        return self if axes is None else Channels(axis=axes.channels)
 
     def block(self, shape: Shape) -> Shape:
         check_whole("the number of axes", len(shape), 2)
