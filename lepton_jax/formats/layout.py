@@ -73,7 +73,7 @@ def problem(shape: tuple[int, ...], fmt: Granular) -> str | None:
       'group_size=16 is larger than axis 0 of an array of shape (8, 3); write 8 or less, or deselect it'
     """
     ndim, given = len(shape), fmt.channel_axis
-    named = given if isinstance(given, tuple) else () if given in (None, "out") else (given,)
+    named = given if isinstance(given, tuple) else (given,) if isinstance(given, int) else ()
     if (given == "out" and not ndim) or any(not -ndim <= axis < ndim for axis in named):
         return f"channel_axis={given} is out of range for an array of shape {shape}" + _choice(ndim)
     if len(set(channel_axes(ndim, fmt))) < len(named):
@@ -82,8 +82,8 @@ def problem(shape: tuple[int, ...], fmt: Granular) -> str | None:
         return None
     axis = fmt.group_axis
     if not ndim or (axis is not None and not -ndim <= axis < ndim):
-        named = "groups need an axis" if axis is None else f"group_axis={axis} is out of range"
-        return f"{named} for an array of shape {shape}" + _choice(ndim)
+        wrong = "groups need an axis" if axis is None else f"group_axis={axis} is out of range"
+        return f"{wrong} for an array of shape {shape}" + _choice(ndim)
     axis = grouped_axis(shape, fmt)
     if fmt.group_size > shape[axis] > 0 and not fmt.short_groups:
         return (

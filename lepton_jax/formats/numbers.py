@@ -66,7 +66,8 @@ def _number(axis: ChannelAxis) -> int:
 
 
 def _axes(number: int) -> int | tuple[int, ...] | None:
-    digits, rest = [], number - _SEVERAL
+    digits: list[int] = []
+    rest = number - _SEVERAL
     while rest > 0 and len(digits) < _AXES:
         rest, digit = divmod(rest, _AXES)
         digits.append(digit - _AXES // 2)

@@ -1,7 +1,7 @@
 """The computation graph of any JAX model: analyse it, or evaluate it with some operations done otherwise.
 
 `trace` makes a graph of a function. What is known of it, value by value, is a `forward.Forward` pass, one file an analysis:
-`origins` (which variables a value is of), `weights` (which leaves are multiplied by, and as which matrix), `flat` (all
+`origins` (which variables a value is of), `roles` (what each leaf is used as, by its `strided` places), `weights` (which leaves are multiplied by, and as which matrix), `flat` (all
 operations in one list), `axes` (which indices go together). What is evaluated otherwise is an `interpret.Interpreter`, one
 file a rewrite: `capture`, `fold` (with the values of `affine`), `moments`. `cost` and `summary` count; `scaling` finds scales
 that cancel, by `scaling_rules`. `primitives` names operations by kind, `matching` by patterns; `_compat` alone touches what
@@ -15,6 +15,7 @@ from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
 from lepton_jax.graph.fold import fold_batch_norm
 from lepton_jax.graph.interpret import Interpreter, rewrite
 from lepton_jax.graph.origins import origins
+from lepton_jax.graph.roles import Role, Roles, Weights, roles, weights
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import Equation, Traced, trace, walk
 from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses
@@ -26,18 +27,23 @@ __all__ = [
     "Layout",
     "OperationCost",
     "ParameterCost",
+    "Role",
+    "Roles",
     "Traced",
     "Use",
+    "Weights",
     "capture",
     "cost",
     "fold_batch_norm",
     "input_rows",
     "origins",
     "rewrite",
+    "roles",
     "summary",
     "trace",
     "walk",
     "weight_uses",
+    "weights",
 ]
 
 

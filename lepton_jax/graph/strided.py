@@ -128,9 +128,9 @@ def by_kind(found: Sequence[set[str]]) -> Mapping[str, tuple[int, ...]] | None:
         for kind in kinds:
             axes[kind] = (*axes.get(kind, ()), axis)
     for axis in reversed([axis for axis, kinds in enumerate(found) if not kinds]):
-        kind = next((name for name in ("outputs", "inputs") if name not in axes and "groups" not in axes), None)
-        kind = kind or ("inputs" if "inputs" not in axes else "spatial")
-        axes[kind] = (axis, *axes.get(kind, ()))
+        lacking = [name for name in ("outputs", "inputs") if name not in axes and (name == "inputs" or "groups" not in axes)]
+        name = [*lacking, "spatial"][0]
+        axes[name] = (axis, *axes.get(name, ()))
     return axes
 
 

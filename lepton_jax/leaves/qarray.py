@@ -115,7 +115,7 @@ class QArray(Coded):
     def write(self, writer: Writer, hints: Hints) -> tuple[str, tuple[int, ...]]:
         codes, fmt, zero_point = _codes(self), self.format, np.asarray(self.zero_point)
         plain = isinstance(fmt, Uniform) and fmt.bits <= 8 and zero_point.shape == self.scale.shape
-        channel = -1 if fmt.channel_axis == "out" else fmt.channel_axis
+        channel: Any = -1 if fmt.channel_axis == "out" else fmt.channel_axis
         plain = plain and fmt == Uniform(bits=fmt.bits, symmetric=fmt.symmetric, channel_axis=fmt.channel_axis)
         plain = plain and not isinstance(channel, tuple)
         none = zero_point.shape == (1,) * self.ndim and zero_point.dtype == np.int32 and not zero_point.any()
@@ -152,7 +152,7 @@ class QArray(Coded):
         zero_point = take_array(reader, limit, hints, "scales") if given else jnp.zeros((1,) * ndim, jnp.int32)
         if spec.kind == "q":
             along = scale.ndim in (0, ndim) and all(length in (1, of) for length, of in zip(scale.shape, spec.shape))
-            axis = fmt.channel_axis
+            axis: Any = fmt.channel_axis
             fits = along and scale.shape == zero_point.shape and (axis is None or -ndim <= axis < ndim)
         else:
             expected = None if layout.problem(spec.shape, fmt) else fmt.scale_shape(spec.shape)

@@ -197,7 +197,7 @@ class _Pruning:
 
     def _units(self, stacks: Stacks, scores: Mapping[Path, Array]) -> dict[tuple[Path, int], Array]:
         """Return the scores of units, by path and place in the stack."""
-        units = {}
+        units: dict[tuple[Path, int], Array] = {}
         for path, score in scores.items():
             structure = self.structure.at(stacks.of_one(path))
             units |= {(path, place): structure.reduce(one) for place, one in enumerate(stacks.split(path, score))}

@@ -68,7 +68,7 @@ def prune_model(
 
     limit, select = threshold or 0.0, weights_of(model, select)
 
-    def pruned(variables: PyTree) -> tuple[dict[Path, Any], dict[Path, Array]]:
+    def pruned(variables: PyTree) -> tuple[dict[Path, Any], dict[Path, list[Array]]]:
         seen, leaves = unpack_coded(variables), paths.flatten(variables, is_coded)
         chosen = paths.select(seen, select)
         if sparsity is not None:
