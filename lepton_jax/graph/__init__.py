@@ -1,11 +1,11 @@
 """The computation graph of any JAX model: analyse it, or evaluate it with some operations done otherwise.
 
 `trace` makes a graph of a function. What is known of it, value by value, is a `forward.Forward` pass, one file an analysis:
-`origins` (which variables a value is of), `roles` (what each leaf is used as, by its `strided` places), `weights` (which leaves are multiplied by, and as which matrix), `flat` (all
-operations in one list), `axes` (which indices go together). What is evaluated otherwise is an `interpret.Interpreter`, one
-file a rewrite: `capture`, `fold` (with the values of `affine`), `moments`. `cost` and `summary` count; `scaling` finds scales
-that cancel, by `scaling_rules`. `primitives` names operations by kind, `matching` by patterns; `_compat` alone touches what
-jax may change.
+`origins` (which variables a value is of), `roles` (what each leaf is used as, and which of its axes is which), `weights` (which
+leaves are multiplied by, and as which matrix), `flat` (all operations in one list), `axes` (which indices go together). What is
+evaluated otherwise is an `interpret.Interpreter`, one file a rewrite: `capture`, `fold` (with the values of `affine`),
+`moments`. `cost` and `summary` count; `scaling` finds scales that cancel, by `scaling_rules`. `primitives` names operations by
+kind, `matching` by patterns; `_compat` alone touches what jax may change.
 """
 
 from typing import Any

@@ -187,30 +187,25 @@ class _Pruning:
             allowed=[unit > 0 for unit in self._units(stacks, {p: kept[p] for p in scores}).values()] if held else None,
             near=None if first else state.thresholds,
         )
-        parts: dict[Path, list[Array]] = {path: [] for path in scores}
-        for (path, _), mask in zip(units, found.masks):
-            parts[path].append(self.structure.at(stacks.of_one(path)).expand(mask, stacks.shapes[path]))
-        masks = {path: stacks.join(path, parts[path], scores[path].shape) for path in scores}
+        parts: dict[tuple[Path, int], Array] = {}
+        for place, mask in zip(units, found.masks):
+            parts[place] = self.structure.at(stacks.of_one(place[0])).expand(mask, stacks.shapes[place[0]])
+        masks = stacks.whole(parts, scores)
         of_leaf = [[place for place, (path, _) in enumerate(units) if path == one] for one in sorted(scores)]
         not_finite = jnp.stack([jnp.sum(found.not_finite[np.array(places)]) for places in of_leaf])
         return masks, not_finite, found.thresholds
 
     def _units(self, stacks: Stacks, scores: Mapping[Path, Array]) -> dict[tuple[Path, int], Array]:
         """Return the scores of units, by path and place in the stack."""
-        units: dict[tuple[Path, int], Array] = {}
-        for path, score in scores.items():
-            structure = self.structure.at(stacks.of_one(path))
-            units |= {(path, place): structure.reduce(one) for place, one in enumerate(stacks.split(path, score))}
-        return units
+        each = {path: self.structure.at(stacks.of_one(path)) for path in scores}
+        return {(path, place): each[path].reduce(one) for (path, place), one in stacks.parts(scores).items()}
 
     def _locally(self, scores: Mapping[Path, Array], sparsity: Array) -> dict[Path, Array]:
         """Return the masks of a structure that chooses by itself."""
-        stacks, masks = Stacks(self.select, scores), {}
-        for path, score in scores.items():
-            structure = self.structure.at(stacks.of_one(path))
-            parts = [structure.mask(one, sparsity) for one in stacks.split(path, score)]
-            masks[path] = stacks.join(path, parts, score.shape)
-        return masks
+        stacks = Stacks(self.select, scores)
+        each = {path: self.structure.at(stacks.of_one(path)) for path in scores}
+        masks = {(path, place): each[path].mask(one, sparsity) for (path, place), one in stacks.parts(scores).items()}
+        return stacks.whole(masks, scores)
 
     def _check_arrived(self, replaced: list[Path]) -> None:
         with jax.ensure_compile_time_eval():

@@ -53,6 +53,22 @@ class Stacks:
         stack = [shape[axis] for axis in axes.stacked]
         return jnp.moveaxis(jnp.stack(parts).reshape(*stack, *self.shapes[path]), range(len(stack)), axes.stacked)
 
+    def parts(self, leaves: Mapping[Path, Array]) -> dict[tuple[Path, int], Array]:
+        """Return the weights of several leaves, by path and place in the stack."""
+        return {(path, place): one for path, leaf in leaves.items() for place, one in enumerate(self.split(path, leaf))}
+
+    def whole(self, parts: Mapping[tuple[Path, int], Array], leaves: Mapping[Path, Any]) -> dict[Path, Array]:
+        """Undo `parts`, for leaves of these shapes."""
+        each: dict[Path, list[Array]] = {path: [] for path in leaves}
+        for path, place in sorted(parts):
+            each[path].append(parts[path, place])
+        return {path: self.join(path, each[path], leaf.shape) for path, leaf in leaves.items()}
+
+    def alone(self, path: Path) -> tuple[int, ...] | None:
+        """The axes of one of a leaf's weights within the leaf; None if it is one weight."""
+        axes = self.axes[path]
+        return None if axes is None or not axes.stacked else tuple(a for a in range(axes.ndim) if a not in axes.stacked)
+
 
 def count(shape: Sequence[int]) -> int:
     """Return how many numbers a leaf has, of whose weights this is the shape of one.

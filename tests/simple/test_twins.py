@@ -14,7 +14,8 @@ from lepton_jax.core.transform import chain
 from lepton_jax.formats import Uniform
 from lepton_jax.graph.roles import weights
 from lepton_jax.lowrank import Fraction, choose_ranks, dora, lora, qlora
-from lepton_jax.pruning import erk
+from lepton_jax.pruning import erk, uniform
+from lepton_jax.pruning.sparse_training import dynamic_surgery, rigl, soft_threshold
 from lepton_jax.pruning.structures import Filters, NofM
 from lepton_jax.quantization import dorefa, lsq
 from lepton_jax.simple.model import Model
@@ -50,6 +51,13 @@ TRANSFORMS = {
     "loftq": lambda w: qlora(2, jax.random.key(0), rounds=2, select=w),
     "dora": lambda w: dora(2, jax.random.key(0), select=w),
 }
+
+
+SPARSE = {
+    "surgery": lambda w: dynamic_surgery(0.2, jax.random.key(0), end=9, select=w),
+    "soft thresholds": lambda w: soft_threshold(initial=-6.0, select=w),
+}
+TRANSFORMS |= SPARSE
 
 
 def same(results):
@@ -115,3 +123,23 @@ def test_a_layer_of_small_weights_is_not_rounded_away(family):
                 assert (error.max(1) < 0.1 * np.abs(layers).reshape(len(layers), -1).max(1)).all(), path
             else:
                 np.testing.assert_array_equal(rounded[path], leaf)
+
+
+def test_rigl_exchanges_within_each_weight():
+    """Its first masks are drawn, so twins differ; every weight of a stack keeps as many."""
+    twins, draw = FAMILIES["transformer"]
+    variables, x = draw(3)
+    scanned = twins[1]
+    leaves = scanned.leaves(variables)
+    transform = rigl(0.5, jax.random.key(0), end=9, interval=1, allocation=uniform, select=weights(scanned.apply, leaves, x))
+    params, state = transform.init(leaves)
+    for step in range(3):
+        rng = np.random.default_rng(step)
+        grads = jax.tree.map(lambda leaf: jax.numpy.float32(rng.normal(size=leaf.shape)), leaves)  # noqa: B023
+        before = state.masks
+        params, state = transform.update(params, state, grads, step)
+        assert len(state.masks) == 8
+        for path, mask in state.masks.items():
+            stack = mask if "layers" in path else mask[None]
+            assert set(np.asarray(stack.reshape(len(stack), -1).sum(1)).tolist()) == {stack[0].size // 2}
+            assert step == 0 or bool((mask != before[path]).any()), path

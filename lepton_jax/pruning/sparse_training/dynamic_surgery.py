@@ -11,6 +11,7 @@ from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.pruning.hide import take_slopes, through_masks
+from lepton_jax.pruning.stacked import Stacks
 
 
 class SurgeryState(NamedTuple):
@@ -27,15 +28,16 @@ class SurgeryState(NamedTuple):
     key: Array
 
 
-def surgery_threshold(weight: Array, c: float) -> Array:
-    """Return ``max(mean(|w|) + c * std(|w|), 0)`` of one leaf, float32.
+def surgery_threshold(weight: Array, c: float, axes: tuple[int, ...] | None = None) -> Array:
+    """Return ``max(mean(|w|) + c * std(|w|), 0)`` of one leaf, float32; over some of its axes, if given, which are kept.
 
     Example:
       >>> surgery_threshold(jnp.array([1.0, -3.0]), 0.5)
       Array(2.5, dtype=float32)
     """
     size = jnp.abs(weight.astype(jnp.float32))
-    return jnp.maximum(jnp.mean(size) + c * jnp.std(size), 0)
+    kept = axes is not None
+    return jnp.maximum(jnp.mean(size, axes, keepdims=kept) + c * jnp.std(size, axes, keepdims=kept), 0)
 
 
 def prune_and_splice(mask: Array, weight: Array, low: Array, high: Array) -> Array:
@@ -111,7 +113,8 @@ def dynamic_surgery(
 
     def init(params: PyTree) -> tuple[PyTree, SurgeryState]:
         weights = paths.select(params, select)
-        thresholds = {path: surgery_threshold(weight, c) for path, weight in weights.items()}
+        stacks = Stacks(select, weights)
+        thresholds = {path: surgery_threshold(w, c, stacks.alone(path)) for path, w in weights.items()}
         masks = {path: operate(jnp.ones(w.shape, bool), w, thresholds[path]) for path, w in weights.items()}
         later = jax.random.fold_in(key, 0)  # a buffer of its own: states are donated
         return params, SurgeryState(masks, thresholds, later)

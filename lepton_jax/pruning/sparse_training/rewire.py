@@ -1,10 +1,11 @@
 """Rewiring: drop the weakest weights, grow as many others. What SET and RigL share."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lepton_jax.core import paths
@@ -12,12 +13,15 @@ from lepton_jax.core.errors import check_fraction, check_whole
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree, Schedule, Select, Step
 from lepton_jax.pruning.allocation import Allocation
-from lepton_jax.pruning.hide import Gradient, Masks, apply_mask, laid_out_as, take_slopes, through_masks
+from lepton_jax.pruning.hide import Gradient, apply_mask, laid_out_as, take_slopes, through_masks
 from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.pruning.state import Failure, first_failure, no_failure
 from lepton_jax.pruning.threshold import top_of_groups
 
 Leaves = Mapping[Path, Array]
+K = TypeVar("K", Path, tuple[Path, int])
+"""A leaf, or one of the weights that it stacks."""
 Growth = Callable[[Array, Array], Array]
 """``(dense gradient, key) -> scores`` of the weight's shape; the highest among the pruned weights grow."""
 
@@ -40,7 +44,9 @@ class RewireState(NamedTuple):
         return self.failure.describe(self.masks)
 
 
-def rewire(masks: Masks, weights: Leaves, growth: Leaves, fraction: float | Array) -> tuple[dict[Path, Array], Array]:
+def rewire(
+    masks: Mapping[K, Array], weights: Mapping[K, Array], growth: Mapping[K, Array], fraction: float | Array
+) -> tuple[dict[K, Array], Array]:
     """Exchange a fraction of each leaf's kept weights: drop those of least ``|w|``, grow the highest scores among the pruned.
 
     ``k = min(round(fraction * kept), pruned)`` weights of a leaf are dropped and as many grown, so its count stays. What is
@@ -120,13 +126,16 @@ def rewiring(
 
     def init(params: PyTree) -> tuple[PyTree, RewireState]:
         weights = paths.select(params, select)
-        goals = allocation({path: weight.shape for path, weight in weights.items()}, sparsity)
+        stacks = Stacks(select, weights)
+        goals = allocation(stacks.shapes, sparsity)
         first, later = jax.random.split(key)  # a buffer of its own: states are donated
         keys = jax.random.split(first, len(weights))
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
-        keep = jnp.stack([jnp.asarray(keep_count(scores.size, goals[path]), jnp.int32) for path, scores in drawn.items()])
-        found = top_of_groups(list(drawn.values()), keep, groups=tuple(range(len(drawn)))).masks
-        masks = {path: laid_out_as(mask, weights[path]) for path, mask in zip(drawn, found)}
+        parts = stacks.parts(drawn)
+        keep = jnp.stack([jnp.asarray(keep_count(part.size, goals[path]), jnp.int32) for (path, _), part in parts.items()])
+        found = top_of_groups(list(parts.values()), keep, groups=tuple(range(len(parts)))).masks
+        whole = stacks.whole(dict(zip(parts, found)), weights)
+        masks = {path: laid_out_as(mask, weights[path]) for path, mask in whole.items()}
         return params, RewireState(masks, later, no_failure(len(masks)))
 
     def update(params: PyTree, state: RewireState, grads: PyTree, step: Step) -> tuple[PyTree, RewireState]:
@@ -138,7 +147,11 @@ def rewiring(
             keys = jax.random.split(jax.random.fold_in(state.key, step), len(weights))
             # In sorted order, in which jit hands over dicts: eager draws are the same.
             grown = {path: growth(slopes[path], key) for path, key in zip(sorted(weights), keys)}
-            found, not_finite = rewire(state.masks, weights, grown, fraction(step))
+            stacks = Stacks(select, weights)
+            parts, by_part = rewire(stacks.parts(state.masks), stacks.parts(weights), stacks.parts(grown), fraction(step))
+            found = stacks.whole(parts, weights)
+            places = np.array([sorted(weights).index(path) for path, _ in sorted(parts)])
+            not_finite = jnp.zeros(len(weights), jnp.int32).at[places].add(by_part)
             failed = jnp.any(not_finite > 0)
             masks = {path: jnp.where(failed, state.masks[path], mask) for path, mask in found.items()}
             failure = first_failure(state.failure, not_finite, step)

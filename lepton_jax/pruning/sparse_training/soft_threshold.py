@@ -11,6 +11,7 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.packed import register_packed
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, PyTree, Select
+from lepton_jax.pruning.stacked import Stacks
 
 
 @register_packed("weight", "threshold")
@@ -61,7 +62,7 @@ def soft_threshold(
     Args:
       initial: s at the start; the paper's are where g is near zero.
       g: makes a threshold of s; `jax.numpy.exp` for the paper's other choice.
-      channel_axis: one threshold for each index of this axis; None: one a leaf.
+      channel_axis: one threshold for each index of this axis; None: one a leaf, or each weight that it is known to stack.
       select: which leaves; by default those with two axes or more.
 
     Raises:
@@ -85,11 +86,12 @@ def soft_threshold(
             for path, weight in weights.items():
                 if channel_axis is not None and not -weight.ndim <= channel_axis < weight.ndim:
                     problems.append(f"{path}: shape {weight.shape} has no axis {channel_axis}")
-        leaves = {path: Thresholded(weight, _start(weight)) for path, weight in weights.items()}
+        stacks = Stacks(select, weights)
+        leaves = {path: Thresholded(w, _start(w, stacks.alone(path))) for path, w in weights.items()}
         return paths.replace(params, leaves), ()
 
-    def _start(weight: Array) -> Array:
-        shape = [1] * weight.ndim
+    def _start(weight: Array, alone: tuple[int, ...] | None) -> Array:
+        shape = [1 if alone is None or axis in alone else size for axis, size in enumerate(weight.shape)]
         if channel_axis is not None:
             shape[channel_axis] = weight.shape[channel_axis]
         return jnp.full(shape, initial, weight.dtype)
