@@ -93,7 +93,7 @@ def matrices(path: Path, leaf: Any) -> bool:
     words = [set(re.split("[^a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", name).lower())) for name in path.split("/")]
     if words[-1] & _NO_WEIGHTS:
         return False
-    return sum(size > 1 for size in leaf.shape) > 1 or any(own & _WEIGHTS for own in words)
+    return sum(size != 1 for size in leaf.shape) > 1 or any(own & _WEIGHTS for own in words)
 
 
 def floating(path: Path, leaf: Any) -> bool:

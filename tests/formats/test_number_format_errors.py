@@ -62,5 +62,5 @@ def test_no_format(fmt: object) -> None:
 def test_integers_and_axes_that_are_none() -> None:
     with pytest.raises(TypeError, match=r"takes an array of floats; got int32, shape \(3,\)"):
         quantize(jnp.arange(3), Uniform())
-    with pytest.raises(TypeError, match=r"channel_axis must be a whole number or None; got 1\.0"):
+    with pytest.raises(TypeError, match=r"channel_axis must be a whole number, several, 'out' or None; got 1\.0"):
         Uniform(channel_axis=1.0)
