@@ -71,7 +71,7 @@ _NO_WEIGHTS = frozenset(
     | {"ema", "counter", "cls", "pos", "posemb", "position", "positional"}
 )
 """Words in the name of a leaf that is no weight, whatever its shape."""
-_WEIGHTS = frozenset(["kernel", "kernels", "weight", "weights", "w", "embedding", "embeddings", "u", "v"])
+_WEIGHTS = frozenset(["kernel", "kernels", "k", "weight", "weights", "w", "embedding", "embeddings", "u", "v"])
 """Words in the name of a leaf that is one though it has only one long axis."""
 
 

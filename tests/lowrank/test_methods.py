@@ -245,9 +245,7 @@ def test_ranks_come_from_a_mapping_or_a_rule() -> None:
     params, _ = low_rank(Halves()).init(tree)
     assert (params["a"].rank, params["b"].rank) == (6, 2)
     assert params["bias"] is tree["bias"]
-    with pytest.raises(
-        ValueError, match=r"ranks for leaves that are not selected, or not supported:\n  c: there are a, b"
-    ):
+    with pytest.raises(ValueError, match=r"ranks for leaves that are not selected, or not supported:\n  c: there are a, b"):
         low_rank({"c": 1}).init(tree)
     with pytest.raises(ValueError, match=r"these ranks:\n  a: rank 13; shape \(12, 20\); the rank must be 1 to 12"):
         low_rank({"a": 13, "b": 2}).init(tree)
