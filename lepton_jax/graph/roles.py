@@ -10,6 +10,8 @@ from typing import Any, Literal
 import jax
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import check_option
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Path, PyTree
@@ -26,6 +28,7 @@ _ADDED, _SCALED = names("add sub add_any"), names("mul div pow integer_pow")
 _ROOTS = names("rsqrt sqrt exp log tanh logistic")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Role:
     """What a leaf is.
@@ -45,6 +48,9 @@ class Role:
     kind: Kind
     read_by: tuple[str, ...] = ()
     axes: WeightAxes | None = None
+
+    def __post_init__(self) -> None:
+        check_option("Role: kind", self.kind, Kind)
 
     @property
     def is_weight(self) -> bool:
@@ -82,6 +88,7 @@ class Roles(Mapping[Path, Role]):
     __repr__ = __str__
 
 
+@checked
 def roles(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Roles:
     """Return what every leaf is, by what the function does with it.
 
@@ -116,6 +123,7 @@ def roles(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Roles
     return Roles(found, search.shapes)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Weights:
     """A selector: the weights of a function, with their axes; see `weights`."""
@@ -153,6 +161,7 @@ class Weights:
         return None
 
 
+@checked
 def weights(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Weights:
     """Return a selector of a function's weights, which knows their axes: ``prune(0.9, select=weights(apply, variables, x))``.
 

@@ -102,6 +102,7 @@ class Method:
         return math.prod(shape[: self.stacked])
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ByPath(Method):
     """A method for each leaf, chosen by its path; a leaf that has none is refused.
