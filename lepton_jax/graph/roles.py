@@ -64,7 +64,13 @@ class Role:
 
 
 class Roles(Mapping[Path, Role]):
-    """The role of every leaf, by path; printed, a table."""
+    """The role of every leaf, by path; printed, a table.
+
+    Example:
+      >>> found = Roles({"w": Role(kind="unread")}, {"w": (3, 2)})
+      >>> found["w"].kind, list(found)
+      ('unread', ['w'])
+    """
 
     def __init__(self, found: Mapping[Path, Role], shapes: Mapping[Path, tuple[int, ...]]) -> None:
         self._found, self.shapes = dict(found), dict(shapes)
@@ -126,7 +132,14 @@ def roles(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Roles
 @checked
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A selector: the weights of a function, with their axes; see `weights`."""
+    """A selector: the weights of a function, with their axes; see `weights`.
+
+    Example:
+      >>> axes = WeightAxes(inputs=(0,), outputs=(1,))
+      >>> chosen = Weights(Roles({"w": Role(kind="weight", axes=axes)}, {"w": (3, 2)}))
+      >>> chosen.axes("w") == axes, chosen.axes("other")
+      (True, None)
+    """
 
     roles: Roles = field(repr=False)
 

@@ -67,7 +67,7 @@ def rewire(
       >>> new["w"].tolist(), not_finite.tolist()
       ([False, True, False, True], [0])
     """
-    order = sorted(masks)
+    order: list[K] = sorted(masks)  # type: ignore[type-var]
     kept = jnp.stack([jnp.sum(masks[path], dtype=jnp.int32) for path in order])
     sizes = jnp.array([masks[path].size for path in order], jnp.int32)
     count = jnp.minimum(jnp.round(fraction * kept).astype(jnp.int32), sizes - kept)
