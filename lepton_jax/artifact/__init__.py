@@ -2,6 +2,7 @@
 
 from lepton_jax.artifact.account import Account, TensorAccount, account
 from lepton_jax.artifact.artifact import Artifact, load, save
+from lepton_jax.artifact.program import FixedBatchWarning
 from lepton_jax.core.errors import ArtifactError
 
-__all__ = ["Account", "Artifact", "ArtifactError", "TensorAccount", "account", "load", "save"]
+__all__ = ["Account", "Artifact", "ArtifactError", "FixedBatchWarning", "TensorAccount", "account", "load", "save"]

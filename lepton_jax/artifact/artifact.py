@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax
 
 from lepton_jax.artifact import container, leaves, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
+from lepton_jax.artifact.inputs import Axes, check_inputs, example_inputs, names_of, plain
 from lepton_jax.artifact.reading import read_manifest, read_tensors
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.core import paths
@@ -66,25 +67,45 @@ class Artifact:
             return program.plain_weights(dense(list(_in_order(self.packed))))
 
     @cached_property
+    def _run(self) -> Callable[..., Any]:
+        return program.runner(self._exported)
+
+    @cached_property
     def _call(self) -> Callable[..., Any]:
-        return jax.jit(self._exported.call)
+        return jax.jit(self._run)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         return {**self._manifest, "platforms": list(self._exported.platforms)}
 
     def __call__(self, *inputs: Any) -> Any:
-        """Run the program: ``apply(variables, *inputs)``, compiled once a batch size.
+        """Run the program: ``apply(variables, *inputs)``, compiled once for all inputs of the same shapes.
+
+        On the backend that it was saved on it gives what ``jax.jit(apply)`` gives, bit for bit, if ``manifest["bits"]`` is
+        "exact": the same operations were traced for a named length as for a number. Where they were not (jax takes
+        ``x[:, ::2]`` of a batch of any length by a gather, else by a slice) XLA may fuse them otherwise, and results are those
+        within rounding; ``save(axes={})`` keeps the bits, for one shape. Mapped by `jax.vmap` it runs once for each
+        example, in a loop; give it a batch along its own batch axis instead, where that will do.
 
         Args:
-          inputs: as the example inputs were, with any batch size (unless ``manifest["batch"]`` is "static").
+          inputs: as the example inputs were, named tuples and dataclasses also as tuples and dicts; with any lengths of
+            the axes that have names in `axes`.
 
         Raises:
           ValueError: for inputs of other structure, shape or dtype; names each.
         """
-        exported, weights = self._exported, self._weights
-        with program.running(lambda: program.check_inputs(exported, inputs)):
-            return self._call(weights, *inputs)
+        return self._checked(self._call, self._exported, self._weights, inputs)
+
+    def _checked(self, call: Callable[..., Any], exported: Any, weights: list[Any], inputs: tuple[Any, ...]) -> Any:
+        given = plain(inputs)
+        try:
+            with program.running(lambda: check_inputs(exported, given, self.constraints)):
+                return call(weights, *given)
+        except ArtifactError as error:
+            if self.constraints and "refining shapes" in str(error):
+                said = "; ".join(self.constraints)
+                raise ValueError(f"the inputs do not fit the program: its lengths must keep to {said}.") from error
+            raise
 
     def account(self) -> Account:
         """Count the bytes of the file that this was read from, without reading it again."""
@@ -92,8 +113,18 @@ class Artifact:
 
     @property
     def example_inputs(self) -> tuple[Any, ...]:
-        """Shapes and dtypes of inputs that the program takes, with some batch size."""
-        return program.example_inputs(self._exported)
+        """Shapes and dtypes of inputs that the program takes; named axes with some length."""
+        return example_inputs(self._exported, self._manifest.get("axes", {}))
+
+    @property
+    def axes(self) -> tuple[dict[int, str], ...]:
+        """For each array of the inputs, which axes may have any length, and their names; equal names are equally long."""
+        return names_of(self._exported)
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """What must hold of the named lengths, such as ``"time <= 512"``."""
+        return tuple(map(str, self._manifest.get("constraints", ())))
 
     def apply(self, variables: PyTree, *inputs: Any) -> Any:
         """Run the program on other weights: the pure function that was saved, to be traced, changed and saved anew.
@@ -113,16 +144,16 @@ class Artifact:
             raise ValueError(
                 f"apply: needs variables of the file's structure, as `Artifact.variables` has; {error} is missing."
             ) from error
-        exported, weights = self._exported, program.plain_weights(leaves)
+        exported, weights, given = self._exported, program.plain_weights(leaves), plain(inputs)
 
         def check() -> None:
             names = {path: path for path in paths.flatten(self.packed, is_packed)}
             in_file = _in_order(paths.replace(self.packed, names, is_packed), self.packed)
             program.check_weights(exported, dict(zip(in_file, weights)))
-            program.check_inputs(exported, inputs)
+            check_inputs(exported, given, self.constraints)
 
         with program.running(check):
-            return exported.call(weights, *inputs)
+            return self._run(weights, *given)
 
     def native(self) -> Callable[..., Any]:
         """Return the model on its packed leaves: they stay packed in memory, and the dense weights are never kept.
@@ -140,7 +171,7 @@ class Artifact:
         in_file = list(_in_order(self.packed))
         if self._native_code:
             exported = program.deserialize(self._native_code)
-            return _bound(exported, jax.jit(exported.call), program.native_weights(in_file))
+            return self._bound(exported, jax.jit(program.runner(exported)), program.native_weights(in_file))
         found = [leaf for leaf in in_file if is_packed(leaf)]
         if found:
             warnings.warn(
@@ -151,17 +182,15 @@ class Artifact:
             )
 
         def run(leaves: list[Any], *inputs: Any) -> Any:
-            return self._exported.call(program.plain_weights(unpack(leaves)), *inputs)
+            return self._run(program.plain_weights(unpack(leaves)), *inputs)
 
-        return _bound(self._exported, jax.jit(run), in_file)
+        return self._bound(self._exported, jax.jit(run), in_file)
 
+    def _bound(self, exported: Any, call: Callable[..., Any], weights: list[Any]) -> Callable[..., Any]:
+        def native(*inputs: Any) -> Any:
+            return self._checked(call, exported, weights, inputs)
 
-def _bound(exported: Any, call: Callable[..., Any], weights: list[Any]) -> Callable[..., Any]:
-    def native(*inputs: Any) -> Any:
-        with program.running(lambda: program.check_inputs(exported, inputs)):
-            return call(weights, *inputs)
-
-    return native
+        return native
 
 
 def _in_order(tree: Any, like: Any = None) -> Iterator[Any]:
@@ -191,6 +220,8 @@ def save(
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     native: bool = False,
+    axes: Axes | None = None,
+    constraints: Sequence[str] = (),
 ) -> None:
     """Write a model as one `.lepton` file: program, weights and manifest.
 
@@ -198,16 +229,20 @@ def save(
       path: the file; replaced in one step if it is there.
       apply: pure function ``apply(variables, *inputs)``.
       packed: the whole variables, any leaf of which may be packed.
-      example_inputs: arrays (or trees of them) of the inputs' shapes and dtypes. Leading axes may then have other lengths,
-        those of equal length here together: they are the batch.
+      example_inputs: arrays (or trees of them) of the inputs' shapes and dtypes.
       recipe: how the model was made, for the manifest; JSON.
       metrics: what it reached, for the manifest; JSON.
       native: store a second program, which runs on the packed leaves as they are, for `Artifact.native`; a few kilobytes.
         An `UnpackedWarning` names the leaves that it has to unpack.
+      axes: which axes of the inputs may have any length, and how these are called: ``{0: "batch", 1: "time"}``, of every array
+        that has them, or one such mapping for each array. All others keep their lengths. None: leading axes may, those of
+        equal length here together, as one batch; where the model cannot be traced so, a `FixedBatchWarning` says it.
+      constraints: what holds of the named lengths, as `jax.export.symbolic_shape` has it: ``("time <= 512",)``.
 
     Raises:
       ArtifactError: if a leaf cannot be stored, `apply` cannot be exported or the file cannot be written; a file of that name
         is then as it was.
+      ValueError: for axes that the inputs do not have.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -217,15 +252,18 @@ def save(
       [[3.0, 4.0]]
       >>> folder.cleanup()
     """
+    origin = getattr(apply, "__self__", None)
+    if axes is None and isinstance(origin, Artifact):
+        axes, constraints = origin.axes, origin.constraints
     tree, streams = _encode(packed, quick=False)
     head: dict[str, Any] = {"tree": tree}
-    exported, symbolic = program.export_program(apply, packed, example_inputs)
-    code = program.serialize(exported)
-    if not symbolic:
-        head["batch"] = "static"
+    found = program.export_program(apply, packed, example_inputs, axes, constraints)
+    code = program.serialize(found.exported)
+    facts = (("batch", "" if found.symbolic else "static"), ("bits", "" if found.exact else "rounding"))
+    head |= {name: value for name, value in (*facts, ("axes", found.lengths), ("constraints", list(constraints))) if value}
     if native:
         head["native"] = len(code)  # where it begins; beside the first, since the two have much in common
-        code += program.serialize(program.export_native(apply, packed, example_inputs)[0])
+        code += program.serialize(program.export_native(apply, packed, example_inputs, axes, constraints).exported)
     head |= {name: value for name, value in (("recipe", recipe), ("metrics", metrics)) if value}
     head["jax"] = jax.__version__
     data = _built(head, bytes(code), streams)
@@ -310,7 +348,7 @@ def _opened(data: bytes, name: str, allowance: Allowance, progress: bool) -> Art
         path: {"kind": spec.kind_name, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": used, "coders": list(coders)}
         for path, spec, used, coders in parts.tensors
     }
-    full = {"batch": "symbolic", **manifest, "version": list(parsed.version), "tensors": tensors}
+    full = {"batch": "symbolic", "bits": "exact", **manifest, "version": list(parsed.version), "tensors": tensors}
     code, begin = parsed.sections["program"].data, manifest.get("native")
     if begin is None:
         return Artifact(tree, full, code, parts)

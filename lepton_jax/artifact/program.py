@@ -5,22 +5,21 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
 from lepton_jax.artifact import foreign_program
+from lepton_jax.artifact.inputs import Axes, Restored, guessed, named, names_of, plain
 from lepton_jax.artifact.leaves import is_key
 from lepton_jax.artifact.read_apart import read_apart
-from lepton_jax.core import paths
 from lepton_jax.core.errors import ArtifactError, collect, one_line
-from lepton_jax.core.kinds import wrong_leaf
 from lepton_jax.core.packed import is_packed
 from lepton_jax.core.typing import PyTree
 
@@ -29,46 +28,78 @@ _WRITTEN: collections.deque[bytes] = collections.deque(maxlen=256)
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def _plain_outputs(tree: Any) -> Any:
-    """Return outputs as dicts, lists and tuples, so that a file needs no other node type."""
-    if tree is None or jax.tree_util.all_leaves([tree]):
-        return tree
-    entries = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
-    children = [_plain_outputs(child) for _, child in entries]
-    if type(tree) is list:
-        return children
-    if isinstance(tree, tuple):
-        return tuple(children)
-    return {jax.tree_util.keystr(keys, simple=True): child for (keys, _), child in zip(entries, children)}
+class FixedBatchWarning(UserWarning):
+    """A program takes inputs of the examples' shapes only: it could not be exported for others.
+
+    Example:
+      >>> import tempfile, warnings, jax.numpy as jnp
+      >>> from lepton_jax import save
+      >>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True, action="always") as found:
+      ...     save(f"{folder}/m.lepton", lambda v, x: x.reshape(2, -1) * v, jnp.ones(1), jnp.ones((4, 3)))
+      >>> [one.category.__name__ for one in found]
+      ['FixedBatchWarning']
+    """
 
 
-def export_program(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
+class Program(NamedTuple):
+    """What was exported.
+
+    Attributes:
+      exported: takes the flat list of weights and the inputs, as dicts, lists and tuples.
+      symbolic: whether any axis of its inputs may have any length.
+      lengths: those of the named axes in the examples.
+      exact: whether the same operations compute the same at every length, as far as traces tell: its results are then those of
+        ``jax.jit(apply)`` bit for bit, and else within rounding.
+
+    Example:
+      >>> export_program(lambda v, x: x * v, jnp.ones(2), (jnp.ones((3, 2)),))[1:]
+      (True, {}, True)
+    """
+
+    exported: export.Exported
+    symbolic: bool
+    lengths: dict[str, int]
+    exact: bool
+
+
+def export_program(
+    apply: Callable[..., Any],
+    packed: PyTree,
+    inputs: tuple[Any, ...],
+    axes: Axes | None = None,
+    constraints: Sequence[str] = (),
+) -> Program:
     """Export ``apply(variables, *inputs)``.
-
-    Leading axes of inputs are symbolic where the trace allows it: those of one length in the examples are one batch.
 
     Args:
       apply: pure function.
       packed: the variables, packed or dense.
       inputs: arrays or trees of arrays.
-
-    Returns:
-      (the program, taking the flat list of weights and the inputs; whether its batch is symbolic).
+      axes: which axes of the inputs may have any length, and their names. None: leading axes where the trace allows it, those
+        of one length in the examples being one batch.
+      constraints: on the named lengths, as `jax.export.symbolic_shape` has them.
 
     Raises:
-      ArtifactError: if it cannot be exported for any platform.
+      ArtifactError: if it cannot be exported for any platform, or not with these axes.
+      ValueError: for axes that the inputs do not have.
     """
-    return _export(apply, *jax.tree.flatten(packed, is_leaf=is_packed), inputs)
+    return _export(apply, *jax.tree.flatten(packed, is_leaf=is_packed), inputs, axes, constraints)
 
 
-def export_native(apply: Callable[..., Any], packed: PyTree, inputs: tuple[Any, ...]) -> tuple[export.Exported, bool]:
+def export_native(
+    apply: Callable[..., Any],
+    packed: PyTree,
+    inputs: tuple[Any, ...],
+    axes: Axes | None = None,
+    constraints: Sequence[str] = (),
+) -> Program:
     """Export `lepton_jax.native.interpreter` of apply: a program of the packed leaves' own arrays, see `native_weights`.
 
     Args, Returns, Raises: as `export_program`.
     """
     from lepton_jax.native import packed as run_packed  # not needed to read a file
 
-    return _export(run_packed(apply), *jax.tree.flatten(packed), inputs)
+    return _export(run_packed(apply), *jax.tree.flatten(packed), inputs, axes, constraints)
 
 
 def native_weights(leaves: Iterable[Any]) -> list[Any]:
@@ -76,56 +107,65 @@ def native_weights(leaves: Iterable[Any]) -> list[Any]:
     return plain_weights([array for leaf in leaves for array in jax.tree.leaves(leaf)])
 
 
-def example_inputs(exported: export.Exported) -> tuple[Any, ...]:
-    """Shapes and dtypes of inputs that a program takes; a batch has a length that no other leading axis has."""
-    (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    dims = [leaf.shape[0] for leaf in jax.tree.leaves(inputs) if leaf.shape]
-    free = (size for size in itertools.count(2) if size not in dims)
-    sizes = {name: next(free) for name in dict.fromkeys(str(dim) for dim in dims if not isinstance(dim, int))}
-
-    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(tuple(sizes.get(str(dim), dim) for dim in leaf.shape), leaf.dtype)
-
-    return jax.tree.map(struct, tuple(inputs))
-
-
 def _export(
-    apply: Callable[..., Any], leaves: list[Any], treedef: Any, inputs: tuple[Any, ...]
-) -> tuple[export.Exported, bool]:
+    apply: Callable[..., Any],
+    leaves: list[Any],
+    treedef: Any,
+    inputs: tuple[Any, ...],
+    axes: Axes | None,
+    constraints: Sequence[str],
+) -> Program:
     """Export a function of the tree of these leaves and the inputs."""
     impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
+    restored = Restored(inputs)
 
     def program(flat: list[Any], *inputs: Any) -> Any:
         flat = [leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl) for leaf, impl in zip(flat, impls)]
-        return _plain_outputs(apply(jax.tree.unflatten(treedef, flat), *inputs))
+        return plain(apply(jax.tree.unflatten(treedef, flat), *restored(inputs)))
 
     arguments = [_struct(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves]
     static = jax.tree.map(_struct, inputs)
-    shapes = [*_symbolic(static), (static, False)]
+    lengths: dict[str, int] = {}
+    if axes is None:
+        shapes = [*guessed(static), static]
+    else:
+        free, lengths = named(static, axes, constraints)
+        shapes = [free]
     problems: list[str] = []
     for some in (PLATFORMS, None):
         # Where not all platforms can lower it, those are kept that can alone.
         platforms = some or tuple(name for name in PLATFORMS if _lower(program, arguments, static, (name,), problems))
-        for structs, symbolic in shapes if platforms else ():
-            exported = _lower(program, arguments, structs, platforms, problems)
+        for structs in shapes if platforms else ():
+            exported = _lower(program, arguments, plain(structs), platforms, problems)
             if exported is not None:
-                return exported, symbolic
-    raise ArtifactError("apply cannot be exported with `jax.export`: " + problems[-1])
+                symbolic = any(names_of(exported))
+                if axes is None and len(shapes) > 1 and not symbolic:
+                    _warn(problems[0])
+                exact = not symbolic or _operations(program, arguments, plain(structs)) == _operations(
+                    program, arguments, plain(static)
+                )
+                return Program(exported, symbolic, lengths, exact)
+    where = f" with {', '.join(lengths)} of any length" if lengths else ""
+    remedy = ". Name fewer axes, or say what holds of them: constraints=('time <= 512',)" if lengths else ""
+    raise ArtifactError(f"apply cannot be exported with `jax.export`{where}: {problems[-1]}{remedy}")
 
 
-def _symbolic(static: Any) -> Iterator[tuple[Any, bool]]:
-    """Yield the inputs with every leading length symbolic, then with that of the first input alone."""
-    lengths = list(dict.fromkeys(leaf.shape[0] for leaf in jax.tree.leaves(static) if leaf.shape))
-    for some in dict.fromkeys((tuple(lengths), tuple(lengths[:1]))):
-        if some:
-            sizes = dict(zip(some, export.symbolic_shape(",".join(["b", *(f"b{i}" for i in range(1, len(some)))]))))
-            yield jax.tree.map(partial(_with_batch, sizes), static), True
+def _warn(problem: str) -> None:
+    warnings.warn(
+        "the file's program takes inputs of the examples' shapes only, since the model could not be traced for a batch of any "
+        f"length ({problem[:300]}). Write it for any x.shape[0], or, if that is meant, save with axes={{}}.",
+        FixedBatchWarning,
+        stacklevel=6,
+    )
 
 
-def _with_batch(sizes: Mapping[int, Any], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    if not leaf.shape:
-        return leaf
-    return jax.ShapeDtypeStruct((sizes.get(leaf.shape[0], leaf.shape[0]), *leaf.shape[1:]), leaf.dtype)
+def _operations(program: Callable[..., Any], weights: list[Any], inputs: Any) -> Counter[str]:
+    """How many there are of every kind, of those that make floating numbers."""
+    from lepton_jax.graph.trace import walk  # not needed to read a file
+
+    jaxpr = jax.make_jaxpr(program)(weights, *inputs)
+    floats = (eqn for eqn in walk(jaxpr) if any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in eqn.out_avals))
+    return Counter(eqn.primitive for eqn in floats)
 
 
 def _lower(
@@ -179,27 +219,21 @@ def check_weights(exported: export.Exported, weights: Mapping[str, Any]) -> None
                 )
 
 
-def check_inputs(exported: export.Exported, inputs: tuple[Any, ...]) -> None:
-    """Raise unless the inputs are what a program takes.
+def runner(exported: export.Exported) -> Callable[..., Any]:
+    """Return a program as a function ``(weights, *inputs)`` that may be mapped, and that says that it has no derivative."""
 
-    Raises:
-      ValueError: with every input that is missing, unknown, or of another shape or dtype.
-    """
-    (_, *expected), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    wanted, given = paths.flatten(tuple(expected)), paths.flatten(inputs)
-    with collect("the inputs do not fit the program (b: any batch size from 1)") as problems:
-        problems.extend(f"{path}: missing; needs {wanted[path].str_short()}" for path in wanted if path not in given)
-        problems.extend(f"{path}: unknown; leave it out" for path in given if path not in wanted)
-        for path, needed in ((path, needed) for path, needed in wanted.items() if path in given):
-            if said := wrong_leaf(given[path]):
-                problems.append(f"{path}: needs {needed.str_short()}; got {said}; give an array")
-                continue
-            dtype, shape = jnp.result_type(given[path]), jnp.shape(given[path])
-            fits = len(shape) == len(needed.shape) and all(
-                n == m if isinstance(n, int) else m >= 1 for n, m in zip(needed.shape, shape)
-            )
-            if not fits or dtype != needed.dtype:
-                problems.append(f"{path}: needs {needed.str_short()}; got {dtype}{list(shape)}; reshape it or convert it")
+    @jax.custom_vjp
+    def run(weights: list[Any], *inputs: Any) -> Any:
+        # jax has no rule to map a program: it is run once for each, in a loop.
+        return jax.custom_batching.sequential_vmap(exported.call)(weights, *inputs)
+
+    def forward(weights: list[Any], *inputs: Any) -> Any:
+        raise ArtifactError(
+            "a loaded program is a forward pass and has no derivative: differentiate the original function of `variables`."
+        )
+
+    run.defvjp(forward, forward)
+    return run
 
 
 def deserialize(data: bytes) -> export.Exported:
@@ -240,7 +274,7 @@ def running(check: Callable[[], None]) -> Iterator[None]:
     """
     try:
         yield
-    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, ArtifactError):
         check()
         raise
     except (ValueError, TypeError, RuntimeError) as error:

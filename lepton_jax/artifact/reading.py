@@ -29,7 +29,8 @@ def read_manifest(parsed: container.Container, name: str) -> dict[str, Any]:
     manifest = parse_json(section.data, f"{name}: the manifest at offset {section.offset}")
     if "tree" not in manifest:
         raise ArtifactError(f"{name}: the manifest at offset {section.offset} has no tree")
-    for key, kind in (("batch", str), ("jax", str), ("recipe", dict), ("metrics", dict)):
+    kinds = {"batch": str, "bits": str, "jax": str, "recipe": dict, "metrics": dict, "axes": dict, "constraints": list}
+    for key, kind in kinds.items():
         if not isinstance(manifest.get(key, kind()), kind):
             found = type(manifest[key]).__name__
             raise ArtifactError(f"{name}: the manifest at offset {section.offset}: {key!r} is of type {found}")

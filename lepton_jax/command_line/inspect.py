@@ -34,7 +34,7 @@ class Inspect(Command):
         figures = account(self.file)
         parsed = container.parse(container.read(self.file), str(self.file))
         manifest = read_manifest(parsed, str(self.file))
-        about: dict[str, Any] = {"version": ".".join(map(str, parsed.version)), "batch": "symbolic"}
+        about: dict[str, Any] = {"version": ".".join(map(str, parsed.version)), "batch": "symbolic", "bits": "exact"}
         about |= {name: value for name, value in manifest.items() if name != "tree"}
         about["native"] = "native" in manifest  # there, it is a place in the file
         tensors = [_figures(tensor) for tensor in figures.tensors]

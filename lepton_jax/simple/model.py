@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.artifact import load, save
+from lepton_jax.artifact.inputs import Axes
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.kinds import described, wrong_leaf
@@ -152,13 +153,22 @@ class Model:
 
         return partial(jax.jit(packed(self.apply)), self.variables)
 
-    def save(self, path: str | os.PathLike[str], *example: Any, native: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *example: Any,
+        native: bool = False,
+        axes: Axes | None = None,
+        constraints: Sequence[str] = (),
+    ) -> None:
         """Write the model as one `.lepton` file.
 
         Args:
           path: the file; replaced in one step if it is there.
           example: inputs, if the model has none; see `Model`.
           native: as in `lepton_jax.save`.
+          axes: likewise: ``{0: "batch", 1: "time"}``.
+          constraints: likewise.
 
         Raises:
           ValueError: if there are no example inputs.
@@ -171,7 +181,7 @@ class Model:
                 "Model(apply, variables, (x,))."
             )
         recipe = {"applied": [step.text for step in self.applied]} if self.applied else None
-        save(path, self.apply, self.variables, *example, recipe=recipe, native=native)
+        save(path, self.apply, self.variables, *example, recipe=recipe, native=native, axes=axes, constraints=constraints)
 
     def report(self) -> str:
         """Return a table of what is in the model: each leaf's parameters, non-zeros and bytes, and what was applied."""
@@ -204,7 +214,14 @@ def _check_like(example: tuple[Any, ...], inputs: tuple[Any, ...], error: Except
 
 
 @checked
-def save_model(model: Model, path: str | os.PathLike[str], *example: Any, native: bool = False) -> Model:
+def save_model(
+    model: Model,
+    path: str | os.PathLike[str],
+    *example: Any,
+    native: bool = False,
+    axes: Axes | None = None,
+    constraints: Sequence[str] = (),
+) -> Model:
     """Write a model as one `.lepton` file; see `Model.save`.
 
     Returns:
@@ -219,7 +236,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *example: Any, native
       Model(<lambda>, 1 leaves)
       [[3.0, 4.0]]
     """
-    model.save(path, *example, native=native)
+    model.save(path, *example, native=native, axes=axes, constraints=constraints)
     return model
 
 

@@ -87,8 +87,8 @@ def write(folder: Path) -> None:
     for number, good in enumerate(lepton_files.coder_files(1)):
         path = folder / f"coders{number}.lepton"
         path.write_bytes(good.file)
-        exported, _ = program.export_program(add_one, load(path).packed, (x,))
-        path.write_bytes(container.build(good.manifest, exported.serialize(), good.tensors))
+        code = program.export_program(add_one, load(path).packed, (x,)).exported.serialize()
+        path.write_bytes(container.build(good.manifest, code, good.tensors))
     for path in sorted(folder.glob("*.lepton")):
         artifact = load(path)
         coders = sorted({name for _, _, _, used in artifact._parts.tensors for name in used})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lepton_jax.artifact import ArtifactError, account, leaves, load, save
+from lepton_jax.artifact import ArtifactError, FixedBatchWarning, account, leaves, load, save
 from lepton_jax.coding.bit_packing import pack_bits
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.coding.streams import Reader
@@ -287,7 +287,9 @@ def test_a_fixed_batch_is_recorded_where_the_trace_needs_one(tmp_path):
     def pairs(variables, x):
         return (x.reshape(2, -1) * variables["w"]).sum(1)
 
-    save(tmp_path / "m.lepton", pairs, {"w": jnp.float32(2)}, jnp.ones((4, 3)))
+    with pytest.warns(FixedBatchWarning, match=r"shapes only.*mod\(3\*b.*axes=\{\}") as found:
+        save(tmp_path / "m.lepton", pairs, {"w": jnp.float32(2)}, jnp.ones((4, 3)))
+    assert found[0].filename == __file__
     artifact = load(tmp_path / "m.lepton")
     assert artifact.manifest["batch"] == "static"
     assert artifact(jnp.ones((4, 3))).tolist() == [12.0, 12.0]
