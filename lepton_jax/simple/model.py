@@ -117,7 +117,8 @@ class Model:
         graph, params, state = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
 
         def apply(variables: PyTree, *inputs: Any) -> Any:
-            return nnx.merge(graph, variables["params"], variables["state"])(*inputs)
+            # Copied: in train mode it changes variables, which the transformation around it may not see.
+            return nnx.merge(graph, variables["params"], variables["state"], copy=True)(*inputs)
 
         return cls(apply, {"params": params, "state": state}, example)
 

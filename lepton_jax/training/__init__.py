@@ -9,6 +9,7 @@ from lepton_jax.training.evaluate import Evaluate, make_evaluate
 from lepton_jax.training.interrupt import Terminated
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
+from lepton_jax.training.nnx_models import NnxLossFn, make_nnx_step, nnx_apply, nnx_begin
 from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, shard_step
 from lepton_jax.training.source import StackedSource, batch_source
 from lepton_jax.training.state import TrainState, create
@@ -23,6 +24,7 @@ __all__ = [
     "Metrics",
     "MetricsWriter",
     "ModelApply",
+    "NnxLossFn",
     "StackedSource",
     "TensorBoardWriter",
     "Terminated",
@@ -42,8 +44,11 @@ __all__ = [
     "import_extra",
     "linen_apply",
     "make_evaluate",
+    "make_nnx_step",
     "make_scan_steps",
     "make_train_step",
+    "nnx_apply",
+    "nnx_begin",
     "not_finite",
     "parallel_step",
     "read_metrics",
