@@ -15,10 +15,13 @@ from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
 from lepton_jax.graph.fold import fold_batch_norm
 from lepton_jax.graph.interpret import Interpreter, rewrite
 from lepton_jax.graph.origins import origins
-from lepton_jax.graph.roles import Role, Roles, Weights, roles, weights
+from lepton_jax.graph.roles import Role, Roles, Weights, roles
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import Equation, Traced, trace, walk
 from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses
+
+# isort: split
+from lepton_jax.graph.roles import weights  # after the module of that name, whose place it takes
 
 __all__ = [
     "Cost",
