@@ -25,7 +25,7 @@ from lepton_jax.command_line import main
 from lepton_jax.core.limits import most_turns
 from lepton_jax.data.compressed import open_dataset, write_dataset
 from lepton_jax.interchange import load_npz, load_orbax, load_safetensors, load_variables, save_npz, save_safetensors
-from lepton_jax.leaves import TensorTrain
+from lepton_jax.leaves import Sparse, TensorTrain
 from lepton_jax.models import load_resnet20
 from lepton_jax.quantization import Uniform, quantize
 from lepton_jax.training import Checkpoints
@@ -365,6 +365,24 @@ def test_a_model_of_many_slow_streams_is_saved_so_that_it_loads_at_once(tmp_path
     assert time.process_time() - begin < 1
     for name, leaf in packed.items():
         np.testing.assert_array_equal(found.variables[name], leaf.unpack())
+
+
+@pytest.mark.parametrize("value", [1e30, 3e38, np.inf, np.nan, 65504.0, 65520.0])
+def test_no_warning_leaks_from_values_that_few_bits_cannot_hold(value, tmp_path):
+    """Warnings are errors here: of a value that overflows in the 16 bits that are tried, on saving and on loading."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(16, 8)).astype(np.float32)
+    dense[0, 0] = value
+    holes = np.where(rng.random((16, 8)) < 0.2, dense, 0).astype(np.float32)
+    holes[0, 0] = value
+    tree = {"dense": dense, "holes": holes, "same": np.full(9, value, np.float32), "brain": jnp.asarray(dense, jnp.bfloat16)}
+    tree |= {"sparse": Sparse.from_dense(jnp.asarray(holes)), "double": dense.astype(np.float64)}
+    save(tmp_path / "m.lepton", lambda v, x: x, tree, jnp.ones(1))
+    found = load(tmp_path / "m.lepton")
+    str(found.account())
+    for name in ("dense", "holes", "same"):
+        np.testing.assert_array_equal(found.variables[name], tree[name])
+    np.testing.assert_array_equal(found.variables["sparse"], holes)
 
 
 def test_work_is_counted_over_all_of_a_file():

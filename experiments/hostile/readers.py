@@ -140,6 +140,14 @@ def _program(seed: int, case: int, path: Path) -> Made:
     return Made(what)
 
 
+def _loaded(path: Path) -> Artifact:
+    """A file with all that its reader may ask of it but its program."""
+    opened = load(path)
+    jax.block_until_ready(opened.variables)
+    str(opened.account())
+    return opened
+
+
 def _read_set(path: Path) -> Any:
     with open_dataset(path) as data:
         str(data.report())
@@ -151,7 +159,7 @@ def _read_torch(path: Path) -> Any:
 
 
 KINDS = {
-    "lepton": Kind("f.lepton", _lepton, load, 40, (ArtifactError,), lambda text: bool(_PLACE.search(text))),
+    "lepton": Kind("f.lepton", _lepton, _loaded, 40, (ArtifactError,), lambda text: bool(_PLACE.search(text))),
     "npz": Kind("f.npz", _of(foreign_files.npz, "npz"), load_npz, 13),
     "safetensors": Kind("f.safetensors", _of(foreign_files.safetensors, "safetensors"), load_safetensors, 15),
     "data sets": Kind("f.lepd", _of(foreign_files.dataset, "data sets"), _read_set, 13),

@@ -216,7 +216,10 @@ def count(parts: Parts, leaves: Sequence[Any]) -> Account:
     dense = sum(leaf.size if hasattr(leaf, "size") else np.size(leaf) for leaf in leaves)
     out = Account(tensors=tensors, parameters=int(dense), program=parts.program, manifest=parts.manifest, head=parts.head)
     if out.total != parts.size:
-        raise ArtifactError(f"the account gives {out.total} bytes, the file has {parts.size}")
+        raise ArtifactError(
+            f"the account gives {out.total} bytes, the file has {parts.size}: its tensors are compressed once more as a whole, so "
+            "that the bytes of each tensor cannot be told"
+        )
     return out
 
 

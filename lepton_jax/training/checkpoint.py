@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 import warnings
 import zlib
@@ -125,6 +126,8 @@ class Checkpoints:
         args = self._ocp.args
         self.hold()
         with self._writing(f"the checkpoint of step {step}"):
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass  # where nothing can be written, orbax says so after ten minutes
             for damaged in self._damaged.keys() & self._steps():
                 self._manager.delete(damaged)
             self._damaged.clear()
