@@ -150,8 +150,9 @@ def go_on(kills: int, seed: int, kept: Path) -> None:
             if not any(row.get("accident") == kind and row.get("phase") == phase for row in done):
                 (folder / "run").mkdir()
                 tried({"accident": kind, "phase": phase, "said": accident(kind, phase, folder / "run", folder / "cache")}, 0)
-        if not any("old" in row for row in done):
-            old, new = killed_writers(kills, folder, random.Random(seed))
+        writers = sum(row["old"] + row["new"] for row in done if "old" in row)
+        if writers < kills:
+            old, new = killed_writers(kills - writers, folder, random.Random(f"{seed} {writers}"))
             keep(kept, {"old": old, "new": new, "same": True})
         while (count := sum(sum(row.get("kills", {}).values()) for row in rows(kept))) < kills:
             (folder / "run").mkdir()
@@ -170,9 +171,8 @@ def lines(found: list[dict[str, Any]], command: str) -> Iterator[str]:
     for phase in ("starting", *PHASES):
         yield f"| killed while {phase} | {total[phase]} | |"
     yield f"| killed, in all, in {len(runs)} runs | {total.total()} | {sum(row['same'] for row in runs)} of {len(runs)} runs |"
-    for row in found:
-        if "old" in row:
-            yield f"| killed while a file is written | {row['old'] + row['new']} | all: {row['old']} old, {row['new']} new |"
+    old, new = (sum(row.get(which, 0) for row in found) for which in ("old", "new"))
+    yield f"| killed while a file is written | {old + new} | all whole: {old} the old one, {new} the new one |"
     for row in found:
         if "accident" in row:
             what = {"full": "no file can grow", "read-only": "nothing can be written"}[row["accident"]]

@@ -217,8 +217,8 @@ def count(parts: Parts, leaves: Sequence[Any]) -> Account:
     out = Account(tensors=tensors, parameters=int(dense), program=parts.program, manifest=parts.manifest, head=parts.head)
     if out.total != parts.size:
         raise ArtifactError(
-            f"the account gives {out.total} bytes, the file has {parts.size}: its tensors are compressed once more as a whole, so "
-            "that the bytes of each tensor cannot be told"
+            f"the account gives {out.total} bytes, the file has {parts.size}: its tensors are compressed once more as a whole, "
+            "so that the bytes of each tensor cannot be told"
         )
     return out
 

@@ -15,8 +15,8 @@ from jax._src.interpreters import mlir
 from jax._src.lib import _jax
 from jax._src.lib.mlir import ir
 
-from lepton_jax import ArtifactError
-from lepton_jax.artifact import program
+from lepton_jax import ArtifactError, load, save
+from lepton_jax.artifact import program, read_apart
 from lepton_jax.artifact.foreign_program import check_envelope, check_module
 
 X = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -165,3 +165,43 @@ def test_several_devices_and_derivatives_are_refused():
         program.deserialize(bytes(two.serialize()))
     with pytest.raises(ArtifactError, match="derivative"):
         program.deserialize(bytes(exported(jnp.sin).serialize(vjp_order=1)))
+
+
+def test_what_ends_the_process_that_reads_it_is_refused(monkeypatch):
+    data = with_module(exported(lambda x: x + 1).mlir_module_serialized)
+    monkeypatch.setattr(read_apart, "_CHILD", "import os, sys; sys.stdin.buffer.read(); os.abort()")
+    read_apart.read_apart.cache_clear()
+    with pytest.raises(ArtifactError, match="reading it ended the process that tried"):
+        program.deserialize(data)
+    monkeypatch.setattr(read_apart.sys, "executable", "/nowhere/python")
+    with pytest.raises(ArtifactError, match=r"cannot be read in a process of its own: .*nowhere"):
+        program.deserialize(data)
+
+
+def test_bytecode_damaged_in_its_types_is_refused_whatever_it_does_to_its_reader():
+    """Every byte of some stretches: among them are those that have written beyond the reader's memory."""
+    module = exported(lambda x: jax.lax.top_k(x, 2)).mlir_module_serialized
+    rng, refused = np.random.default_rng(0), 0
+    for place in rng.choice(len(module) // 2, 6, replace=False):
+        damaged = bytearray(module)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        try:
+            read_apart.read_apart(bytes(damaged))
+        except ArtifactError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused
+
+
+def test_only_programs_of_others_are_read_apart(monkeypatch, tmp_path):
+    """What a process wrote itself it need not read with another's help; what it wrote is the same after that."""
+    seen = []
+    monkeypatch.setattr(program, "read_apart", lambda module: seen.append(module) or read_apart.read_apart(module))
+    save(tmp_path / "m.lepton", lambda v, x: x @ v["w"], {"w": jnp.eye(4)}, jnp.ones((1, 4)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
+    own = load(tmp_path / "m.lepton")(x)
+    assert not seen
+    program._WRITTEN.clear()
+    again = load(tmp_path / "m.lepton")(x)
+    assert len(seen) == 1
+    np.testing.assert_array_equal(own, again)
