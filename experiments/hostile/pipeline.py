@@ -47,9 +47,9 @@ STEPS, SAVES = 40, 20
 _PAUSE = 0.01
 
 
-def model(params: Any, model_state: Any, images: Any, *, train: bool, key: Any) -> tuple[Any, Any]:
+def model(params: Any, model_state: Any, inputs: Any, *, train: bool, key: Any) -> tuple[Any, Any]:
     """A small network with dropout, whose result depends on every random draw."""
-    hidden = jnp.tanh(images.reshape(images.shape[0], -1) @ params["a"])
+    hidden = jnp.tanh(inputs.reshape(inputs.shape[0], -1) @ params["a"])
     if train:
         hidden = jnp.where(jax.random.bernoulli(key, 0.8, hidden.shape), hidden, 0)
     return hidden @ params["b"], model_state
