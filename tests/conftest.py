@@ -29,6 +29,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 OPTIMISED = {
     "artifact/test_artifact.py",  # the same bits in a new process, which compiles as users do
+    "artifact/test_named_axes.py",  # the bits of a loaded program and of the live model
     "artifact/test_golden.py",  # bits that an optimised program wrote are read by one compiled here
     "native/test_native_formats.py",  # a program on packed leaves and another on dense ones differ by rounding alone
     "native/test_native_tensors.py",

@@ -82,9 +82,9 @@ class Artifact:
         """Run the program: ``apply(variables, *inputs)``, compiled once for all inputs of the same shapes.
 
         On the backend that it was saved on it gives what ``jax.jit(apply)`` gives, bit for bit, if ``manifest["bits"]`` is
-        "exact": the same operations were traced for a named length as for a number. Where they were not (jax takes
-        ``x[:, ::2]`` of a batch of any length by a gather, else by a slice) XLA may fuse them otherwise, and results are those
-        within rounding; ``save(axes={})`` keeps the bits, for one shape. Mapped by `jax.vmap` it runs once for each
+        "exact": the same operations were traced for a named length as for a number. Where they were not (``positions[:time]``
+        for any `time` is a dynamic slice) XLA may fuse them otherwise, and results are those within rounding;
+        ``save(axes={})`` keeps the bits, for one shape. Mapped by `jax.vmap` it runs once for each
         example, in a loop; give it a batch along its own batch axis instead, where that will do.
 
         Args:

@@ -117,6 +117,8 @@ def _export(
 ) -> Program:
     """Export a function of the tree of these leaves and the inputs."""
     impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
+    from lepton_jax.artifact.slices import with_slices  # not needed to read a file
+
     restored = Restored(inputs)
 
     def program(flat: list[Any], *inputs: Any) -> Any:
@@ -136,12 +138,14 @@ def _export(
         # Where not all platforms can lower it, those are kept that can alone.
         platforms = some or tuple(name for name in PLATFORMS if _lower(program, arguments, static, (name,), problems))
         for structs in shapes if platforms else ():
-            exported = _lower(program, arguments, plain(structs), platforms, problems)
+            free = any(not isinstance(n, int) for leaf in jax.tree.leaves(structs) for n in leaf.shape)
+            function = with_slices(program) if free else program
+            exported = _lower(function, arguments, plain(structs), platforms, problems)
             if exported is not None:
                 symbolic = any(names_of(exported))
                 if axes is None and len(shapes) > 1 and not symbolic:
                     _warn(problems[0])
-                exact = not symbolic or _operations(program, arguments, plain(structs)) == _operations(
+                exact = not symbolic or _operations(function, arguments, plain(structs)) == _operations(
                     program, arguments, plain(static)
                 )
                 return Program(exported, symbolic, lengths, exact)
@@ -160,11 +164,13 @@ def _warn(problem: str) -> None:
 
 
 def _operations(program: Callable[..., Any], weights: list[Any], inputs: Any) -> Counter[str]:
-    """How many there are of every kind, of those that make floating numbers."""
-    from lepton_jax.graph.trace import walk  # not needed to read a file
+    """How many there are of every kind, of those that make arrays of floating numbers; calls are what they hold."""
+    from lepton_jax.graph.primitives import PLAIN_CALLS  # not needed to read a file
+    from lepton_jax.graph.trace import walk
 
     jaxpr = jax.make_jaxpr(program)(weights, *inputs)
-    floats = (eqn for eqn in walk(jaxpr) if any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in eqn.out_avals))
+    inner = (eqn for eqn in walk(jaxpr) if eqn.primitive not in PLAIN_CALLS)
+    floats = (eqn for eqn in inner if any(aval.shape and jnp.issubdtype(aval.dtype, jnp.inexact) for aval in eqn.out_avals))
     return Counter(eqn.primitive for eqn in floats)
 
 
