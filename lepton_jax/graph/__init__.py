@@ -1,11 +1,12 @@
 """The computation graph of any JAX model: analyse it, or evaluate it with some operations done otherwise.
 
 `trace` makes a graph of a function. What is known of it, value by value, is a `forward.Forward` pass, one file an analysis:
-`origins` (which variables a value is of), `roles` (what each leaf is used as, and which of its axes is which), `weights` (which
-leaves are multiplied by, and as which matrix), `flat` (all operations in one list), `axes` (which indices go together). What is
-evaluated otherwise is an `interpret.Interpreter`, one file a rewrite: `capture`, `fold` (with the values of `affine`),
-`moments`. `cost` and `summary` count; `scaling` finds scales that cancel, by `scaling_rules`. `primitives` names operations by
-kind, `matching` by patterns; `_compat` alone touches what jax may change.
+`origins` (which variables a value is of), `roles` (what each leaf is used as, by its `strided` places), `weights` (which leaves
+are multiplied by, and as which matrix: their `layout`), `flat` (all operations in one list), `axes` (which indices go together).
+`layers` are the weights that can be treated layer by layer; `passage` goes from one to the next, `statistics` looks at inputs. What is evaluated otherwise is an `interpret.Interpreter`, one
+file a rewrite: `capture`, `fold` (with the values of `affine`), `moments`. `cost` and `summary` count; `scaling` finds scales
+that cancel, by `scaling_rules`. `primitives` names operations by kind, `matching` by patterns; `_compat` alone touches what
+jax may change.
 """
 
 from typing import Any
@@ -14,11 +15,12 @@ from lepton_jax.graph.capture import capture
 from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
 from lepton_jax.graph.fold import fold_batch_norm
 from lepton_jax.graph.interpret import Interpreter, rewrite
+from lepton_jax.graph.layout import Layout, Use, input_rows
 from lepton_jax.graph.origins import origins
 from lepton_jax.graph.roles import Role, Roles, Weights, roles
 from lepton_jax.graph.summary import summary
 from lepton_jax.graph.trace import Equation, Traced, trace, walk
-from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses
+from lepton_jax.graph.weights import weight_uses
 
 # isort: split
 from lepton_jax.graph.roles import weights  # after the module of that name, whose place it takes

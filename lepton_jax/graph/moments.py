@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.interpret import Interpreter
+from lepton_jax.graph.layers import layers
+from lepton_jax.graph.layout import Layout, Use, input_rows
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
-from lepton_jax.graph.weights import Layout, Use, input_rows, weight_uses
+from lepton_jax.graph.weights import weight_uses
 
 
 class Moments(NamedTuple):
@@ -24,7 +25,8 @@ class Moments(NamedTuple):
 
     Attributes:
       second: ``X' X``, (inputs, inputs), summed over all rows, float32 (float64 under x64); or its diagonal, (inputs,). Of a
-        leaf that a scan takes apart into layers: one for each, with the leading axes `layout.stacked`; `rows` too.
+        leaf that stacks matrices (the layers of a scan, the groups of a convolution, experts): one for each, with the leading
+        axes `layout.stacked`; `rows` too.
       rows: int32, how many rows (examples, positions, patches) they were.
       layout: the leaf as a matrix (inputs, outputs).
     """
@@ -52,23 +54,23 @@ def second_moments(
     apply: Apply,
     variables: PyTree,
     batches: Iterable[Any],
-    select: Select = paths.matrices,
+    select: Select | None = None,
     *,
     diagonal: bool = False,
     memory: float = 2**30,
 ) -> Iterator[tuple[Path, Moments]]:
     """Collect ``X' X`` of the inputs of every selected layer, over calibration batches.
 
-    Leaves of any rank that reach a dot (through reshapes, transposes, casts) or an ungrouped convolution (as a dot with
-    patches, position by position, the channels of each together); used several times, their inputs are all counted. Batches
-    stream through one compiled function. Products and sums are float32, with the full precision of the device.
+    Leaves of any rank that reach a dot (through reshapes, transposes, casts) or a convolution (as a dot with patches, position
+    by position, the channels of each together; each group by itself); used several times, their inputs are all counted.
+    Batches stream through one compiled function. Products and sums are float32, with the full precision of the device.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
       variables: arrays.
       batches: each one array, or a tuple of the inputs. Gone through several times if the matrices don't fit `memory` together,
         so give a list rather than a generator.
-      select: which leaves.
+      select: which leaves; None: all weights of the function's dots and convolutions, see `lepton_jax.graph.layers`.
       diagonal: only the diagonals, (inputs,), at much less cost.
       memory: bytes of matrices in one pass; at least one layer is collected at a time.
 
@@ -86,15 +88,13 @@ def second_moments(
     Source: Hassibi, Stork 1993, "Second order derivatives for network pruning"; Frantar, Alistarh 2022, "Optimal brain
     compression", section 3.
     """
-    selected = list(paths.select(variables, select))
     again = list(batches) if iter(batches) is batches else batches
     first = next(iter(again), None)
     if first is None:
         raise ValueError("second_moments needs at least one calibration batch; got none.")
-    uses = weight_uses(trace(apply, variables, *as_inputs(first)), selected)
+    layouts = layers(apply, variables, *as_inputs(first), select=select).layouts
     itemsize = jnp.zeros((), _accumulator()).itemsize
-    layouts = {path: found[0].layout for path, found in uses.items()}
-    shapes = {p: (*layout.stacked, *layout.index.shape[:1] * (1 if diagonal else 2)) for p, layout in layouts.items()}
+    shapes = {p: (*layout.stacked, *(layout.inputs,) * (1 if diagonal else 2)) for p, layout in layouts.items()}
     for group in _groups({path: itemsize * math.prod(shape) for path, shape in shapes.items()}, memory):
         step = jax.jit(partial(_step, apply, group, diagonal), donate_argnums=0)
         totals = {path: jnp.zeros(shapes[path], _accumulator()) for path in group}
@@ -114,7 +114,8 @@ def input_statistics(
     Args:
       apply: ``apply(variables, *inputs)``.
       selected: paths of the layers' weights.
-      statistic: of the rows (rows, inputs) that the weight as a matrix is multiplied by, float32 (float64 under x64).
+      statistic: of the rows (*groups, rows, inputs) that the weight as a matrix is multiplied by, see `input_rows`; float32
+        (float64 under x64).
       variables: arrays.
       *inputs: one batch.
 
@@ -211,11 +212,11 @@ class _Statistics(Interpreter):
 
 
 def _second(diagonal: bool, rows: Array) -> tuple[Array, Array]:
-    """Second moments, or their diagonal, and how many rows there are."""
-    count = jnp.int32(rows.shape[0])
+    """Second moments, or their diagonal, and how many rows there are, of each group."""
+    count = jnp.full(rows.shape[:-2], rows.shape[-2], jnp.int32)
     if diagonal:
-        return jnp.sum(rows**2, axis=0), count
-    return jnp.matmul(rows.T, rows, precision=jax.lax.Precision.HIGHEST), count
+        return jnp.sum(rows**2, axis=-2), count
+    return jnp.matmul(jnp.swapaxes(rows, -1, -2), rows, precision=jax.lax.Precision.HIGHEST), count
 
 
 def _step(
@@ -226,7 +227,8 @@ def _step(
     counts: dict[Path, Array] = {}
     for path, several in input_statistics(apply, selected, partial(_second, diagonal), variables, *inputs).items():
         for use, (second, rows) in several:
-            steps = tuple(axis for axis in range(rows.ndim) if axis not in use.levels)
+            scans = rows.ndim - (len(use.layout.stacked) - len(use.levels))
+            steps = tuple(axis for axis in range(scans) if axis not in use.levels)
             totals[path] += jnp.sum(second, axis=steps)
             counts[path] = counts.get(path, jnp.int32(0)) + jnp.sum(rows, axis=steps)
     return totals, counts

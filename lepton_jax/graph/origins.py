@@ -16,7 +16,7 @@ Origins = Mapping[tuple[CallPath, Any], Origin]
 """(path of the jaxpr, variable in it) -> origin."""
 
 # Their results are not the model's: drawn anew each time, or from outside.
-_SOURCES = ("random_seed", "rng_uniform", "rng_bit_generator", "infeed", "io_callback", "pure_callback")
+SOURCES = ("random_seed", "rng_uniform", "rng_bit_generator", "infeed", "io_callback", "pure_callback")
 
 
 @checked
@@ -67,7 +67,7 @@ class _Origins(Forward[Origin]):
         return frozenset()
 
     def operation(self, eqn: Equation, given: list[Origin]) -> list[Origin]:
-        return [None if eqn.primitive in _SOURCES else together(given)] * len(eqn.outvars)
+        return [None if eqn.primitive in SOURCES else together(given)] * len(eqn.outvars)
 
     def call(self, eqn: Equation, given: list[Origin]) -> list[Origin]:
         """Those in the bodies, and for a loop or a choice what steers it."""

@@ -1,5 +1,6 @@
 """Scalings of channels that leave a function as it is: what is multiplied on one side is divided out on the other."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,10 @@ class Scaling:
     """A family of changes of the variables, by one positive factor a channel, under which the function stays what it is.
 
     Args:
-      channels: how many.
+      channels: how many; of a scan, those of all layers, one layer after the other.
       leaves: by path, the channel of every entry (integers that broadcast to the leaf), and whether it is multiplied by its
         channel's factor (1: what makes the channels) or divided (-1: what they are fed to).
+      layers: of a scan that has the channels, how many layers it takes apart; 1: no scan.
 
     Example:
       >>> scaling = Scaling(channels=2, leaves={"a": (np.array([[0, 1]]), 1), "b": (np.array([[0], [1]]), -1)})
@@ -32,6 +34,7 @@ class Scaling:
 
     channels: int
     leaves: Mapping[Path, tuple[np.ndarray, int]]
+    layers: int = 1
 
     def apply(self, variables: PyTree, factors: Array) -> PyTree:
         """Return the variables with the channels multiplied by `factors`, (channels,), positive."""
@@ -53,7 +56,8 @@ def input_scalings(traced: Traced, consumers: Sequence[Path]) -> tuple[list[Scal
 
     From a layer's input the graph is followed backwards through what multiplying by positive factors goes through unchanged
     (sums whose every part can be scaled, relu, reshapes, pooling, the values of attention) to variables, and forwards to all
-    else that uses the same values, which must divide by the factors in turn.
+    else that uses the same values, which must divide by the factors in turn. In a scan that takes layers apart this is done in
+    a step, and each layer has factors of its own.
 
     Args:
       traced: the graph.
@@ -75,16 +79,17 @@ def input_scalings(traced: Traced, consumers: Sequence[Path]) -> tuple[list[Scal
       >>> scaling.side(1), scaling.side(-1), left
       (['one', 'bias'], ['two'], {'one': 'its input comes from the input 0 of the model'})
     """
-    graph = FlatGraph(traced)
+    graphs = list(FlatGraph(traced).all())
     found: list[Scaling] = []
     left: dict[Path, str] = {}
     for path, uses in weight_uses(traced, consumers).items():
         if any(path in scaling.leaves and scaling.leaves[path][1] < 0 for scaling in found):
             continue
-        place = graph.places.get(uses[0].operation)
-        if place is None:
-            left[path] = "it is used within a scan, a loop or a branch"
+        graph = next((graph for graph in graphs if uses[0].operation in graph.places), None)
+        if graph is None:
+            left[path] = "it is used within a loop or a branch"
             continue
+        place = graph.places[uses[0].operation]
         node = graph.nodes[place]
         side = 1 - uses[0].operand
         channels, count = _start(node.eqn, side)
@@ -92,8 +97,10 @@ def input_scalings(traced: Traced, consumers: Sequence[Path]) -> tuple[list[Scal
         if state is None:
             left[path] = f"its input {reason}"
             continue
-        leaves = {graph.leaf_of[value]: (own.index, own.sign) for value, own in state.items() if value in graph.leaf_of}
-        found.append(Scaling(channels=count, leaves=leaves))
+        own = {graph.leaf_of[value]: part for value, part in state.items() if value in graph.leaf_of}
+        leaves = {leaf: (graph.whole(part.index, count), part.sign) for leaf, part in own.items()}
+        layers = math.prod(graph.steps)
+        found.append(Scaling(channels=layers * count, leaves=leaves, layers=layers))
     return found, left
 
 

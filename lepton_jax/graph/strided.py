@@ -57,8 +57,9 @@ class Strided:
             case "squeeze":
                 gone = {axis % len(self.shape) for axis in params["dimensions"]}
                 return self._along([axis for axis in range(len(self.shape)) if axis not in gone])
-            case "reshape" if params.get("dimensions") is None:
-                return self._reshaped(shape)
+            case "reshape":
+                order = params.get("dimensions")  # in which the axes are gone through
+                return (self if order is None else self._along(order))._reshaped(shape)
             case "broadcast_in_dim":
                 return self._broadcast(shape, params["broadcast_dimensions"])
             case "slice":

@@ -10,8 +10,8 @@ import numpy as np
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path
+from lepton_jax.graph.layout import Layout
 from lepton_jax.graph.moments import Moments
-from lepton_jax.graph.weights import Layout
 from lepton_jax.lowrank.method import ByPath, Method, Refused
 from lepton_jax.lowrank.weighted import WeightedSvd
 

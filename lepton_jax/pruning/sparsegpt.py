@@ -1,6 +1,6 @@
 """SparseGPT: one-shot pruning that lets the weights that are left make up for those removed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,16 +13,17 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_whole, collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.graph.moments import as_inputs, inverse_cholesky, second_moments
-from lepton_jax.graph.trace import Apply, trace
-from lepton_jax.graph.weights import Layout, weight_uses
+from lepton_jax.graph.layers import layers
+from lepton_jax.graph.layout import Layout, each_matrix
+from lepton_jax.graph.moments import as_inputs, inverse_cholesky
+from lepton_jax.graph.passage import Track
+from lepton_jax.graph.statistics import gathered
+from lepton_jax.graph.trace import Apply
 from lepton_jax.pruning.masks import keep_count
 from lepton_jax.pruning.threshold import top_of_all
 
 Pattern = float | tuple[int, int]
 """A sparsity (the fraction removed), or (n, m): n of every m consecutive inputs are kept."""
-
-_Solve = Callable[..., tuple[Array, Array]]
 
 
 @checked
@@ -82,7 +83,7 @@ def sparsegpt_prune(
     batches: Iterable[Any],
     pattern: Pattern | Mapping[Path, Pattern],
     *,
-    select: Select = paths.matrices,
+    select: Select | None = None,
     sequential: bool = True,
     block_size: int = 128,
     damping: float = 0.01,
@@ -93,12 +94,13 @@ def sparsegpt_prune(
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
       variables: arrays.
-      batches: calibration batches, each one array or a tuple of inputs; gone through once for every layer, so no generator for
-        many batches.
+      batches: calibration batches, each one array or a tuple of inputs.
       pattern: a sparsity or (n, m), for all layers or by path.
-      select: which leaves; each must be the weight of a dot or of an ungrouped convolution.
-      sequential: calibrate each layer on what the pruned layers before it give (one compilation a layer). False: all on the
-        dense model. The layers of one scan share a leaf, and are calibrated together.
+      select: which leaves; each must be the weight of a dot or of a convolution. None: all that are; what else looks like a
+        weight is left alone and named in a warning.
+      sequential: calibrate each layer on what the pruned layers before it give; what runs before a layer runs once. False: all
+        on the dense model. The matrices that a leaf stacks (layers of a scan, groups of a convolution, experts) are calibrated
+        together, and each is pruned by itself.
       block_size: see `sparsegpt`.
       damping: see `sparsegpt`.
       progress: show a bar.
@@ -110,6 +112,9 @@ def sparsegpt_prune(
     Raises:
       ValueError: with every selected leaf that is no layer's weight or that the pattern does not fit, before anything is run.
 
+    Warns:
+      UserWarning: without a selector, with every leaf that looks like a weight and is left alone.
+
     Example:
       >>> variables = {"w": jnp.array([[1.0], [2.0]])}
       >>> new, masks = sparsegpt_prune(lambda v, x: x @ v["w"], variables, [jnp.ones((2, 2))], 0.5, progress=False)
@@ -118,30 +123,33 @@ def sparsegpt_prune(
 
     Source: Frantar, Alistarh 2023, section 3.4 and 4.
     """
-    batches = list(batches) if iter(batches) is batches else batches
-    leaves = paths.select(variables, select)
-    first = next(iter(batches), None)
-    if first is None:
+    batches = [as_inputs(batch) for batch in batches]
+    if not batches:
         raise ValueError("sparsegpt_prune needs at least one calibration batch; got none.")
-    uses = weight_uses(trace(apply, variables, *as_inputs(first)), list(leaves))
-    layouts = {path: found[0].layout for path, found in uses.items()}
-    patterns = _patterns(pattern, layouts, block_size)
-    dense = second_moments(apply, variables, batches, _only(list(leaves)))
+    found = layers(apply, variables, *batches[0], select=select)
+    found.warn("sparsegpt_prune")
+    patterns = _patterns(pattern, found.layouts, block_size)
+    track = Track(apply, variables, batches, list(found.uses))
     masks: dict[Path, Array] = {}
     pruned = variables
-    for path in tqdm(layouts, desc="SparseGPT", unit="layer", disable=not progress):
-        _, found = next(second_moments(apply, pruned, batches, _only([path])) if sequential else dense)
-        solve: Callable[..., tuple[Array, Array]] = partial(
-            sparsegpt, pattern=patterns[path], block_size=block_size, damping=damping
-        )
-        for _ in found.layout.stacked:
-            solve = _each(solve)
-        matrix, mask = solve(found.layout.matrix(leaves[path]), found.second)
+    for path, layout in tqdm(found.layouts.items(), desc="SparseGPT", unit="layer", disable=not progress):
+        hessian = jnp.zeros((*layout.stacked, layout.inputs, layout.inputs))
+        for passage, given in track.at(path, pruned if sequential else variables):
+            hessian = gathered(passage, path, _add, hessian, given)
+        solve = partial(sparsegpt, pattern=patterns[path], block_size=block_size, damping=damping)
+        pair = (layout.matrix(found.leaves[path]), hessian)
+        matrix, mask = each_matrix(lambda pair, solve=solve: solve(*pair), pair, layout)
         if not bool(jnp.isfinite(matrix).all()):
             raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")
-        masks[path] = found.layout.leaf(mask)
-        pruned = paths.replace(pruned, {path: found.layout.leaf(matrix)})
-    return pruned, {path: masks[path] for path in leaves}
+        masks[path] = layout.leaf(mask)
+        pruned = paths.replace(pruned, {path: layout.leaf(matrix)})
+        if sequential:
+            track.changed(path)
+    return pruned, {path: masks[path] for path in paths.flatten(variables) if path in masks}
+
+
+def _add(total: Array, rows: Array, _: Array | None) -> Array:
+    return total + jnp.matmul(jnp.swapaxes(rows, -1, -2), rows, precision=jax.lax.Precision.HIGHEST)
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6))
@@ -223,26 +231,12 @@ def _misfit(pattern: Pattern, rows: int, block_size: int) -> str:
     return f"m={m} must divide the {rows} inputs and the blocks of {size}" if rows % m or size % m else ""
 
 
-def _each(solve: _Solve) -> _Solve:
-    """The same for every layer of a stack, one after the other."""
-
-    def stacked(weights: Array, hessians: Array) -> tuple[Array, Array]:
-        found = [solve(weight, hessian) for weight, hessian in zip(weights, hessians, strict=True)]
-        return jnp.stack([new for new, _ in found]), jnp.stack([mask for _, mask in found])
-
-    return stacked
-
-
-def _only(wanted: Sequence[Path]) -> Callable[[Path, Any], bool]:
-    return lambda path, leaf: path in wanted
-
-
 def _patterns(pattern: Any, layouts: Mapping[Path, Layout], block_size: int) -> dict[Path, Pattern]:
     by_path = pattern if isinstance(pattern, Mapping) else dict.fromkeys(layouts, pattern)
     with collect("sparsegpt_prune: the pattern must fit every selected leaf") as problems:
         for path, layout in layouts.items():
             if path not in by_path:
                 problems.append(f"{path}: has no pattern; there are some for {', '.join(by_path)}")
-            elif found := _misfit(by_path[path], layout.index.shape[0], block_size):
+            elif found := _misfit(by_path[path], layout.inputs, block_size):
                 problems.append(f"{path}: {found}")
     return {path: by_path[path] for path in layouts}

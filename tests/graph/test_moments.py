@@ -11,6 +11,8 @@ import pytest
 from jax import lax
 
 from lepton_jax.core import paths
+from lepton_jax.graph.capture import capture
+from lepton_jax.graph.layers import layers
 from lepton_jax.graph.moments import inverse_cholesky, second_moments
 from lepton_jax.graph.trace import trace
 from lepton_jax.graph.weights import weight_uses
@@ -204,28 +206,111 @@ def test_tied_embedding_is_the_weight_of_its_dot():
 def test_every_leaf_that_is_no_weight_is_named_with_what_stands_in_its_way():
     def apply(v, x):
         x = x @ (v["scaled"] * 2.0)
-        x = lax.conv_general_dilated(
-            x[None], v["grouped"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
-        )[0]
-        return x @ v["fine"] + lax.scan(lambda c, w: (c @ w, None), x, lax.rev(v["turned"], [0]))[0]
+        x = lax.conv_general_dilated(v["image"], x[None], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))[0]
+        return x @ v["fine"] + lax.scan(lambda w, _: (w @ w, None), v["carried"], None, length=2)[0].sum()
 
     variables = {
         "scaled": jnp.ones((6, 6)),
-        "grouped": jnp.ones((1, 3, 6)),
-        "turned": jnp.ones((2, 6, 6)),
+        "image": jnp.ones((1, 5, 5)),
+        "carried": jnp.ones((6, 6)),
         "fine": jnp.ones((6, 6)),
         "unused": jnp.ones((2, 2)),
     }
+    names = list(variables)
     with pytest.raises(ValueError, match="exclude the others by `select`") as error:
-        list(second_moments(apply, variables, [X[0]]))
+        list(second_moments(apply, variables, [X[0]], names))
     text = str(error.value)
     assert "scaled: reaches none that could be followed; it goes into mul" in text
-    assert "grouped: reaches none that could be followed; it goes into conv_general_dilated with groups" in text
-    assert "turned: reaches none that could be followed; it goes into scan" in text
+    assert "image: reaches none that could be followed; it goes into conv_general_dilated of two leaves, or as what" in text
+    assert "carried: reaches none that could be followed; it goes into scan" in text
     assert "unused: reaches none that could be followed; it goes into nothing" in text
     assert "fine" not in text
-    [(path, _)] = second_moments(apply, variables, [X[0]], "fine")
-    assert path == "fine"
+    assert [path for path, _ in second_moments(apply, variables, [X[0]], "fine")] == ["fine"]
+    assert [path for path, _ in second_moments(apply, variables, [X[0]])] == ["fine"]
+    left = layers(apply, variables, X[0]).left
+    assert set(left) == {"scaled", "image", "carried"}  # those that look like weights
+
+
+# ------------------------------------------------------------------------------------------------------- stacks of matrices
+
+
+def grouped(numbers, groups):
+    return lambda v, x: lax.conv_general_dilated(
+        x, v["w"], (1, 2), "SAME", dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+STACKS = {
+    "depthwise": ((3, 2, 1, 12), (2, 5, 6, 6), grouped(("NHWC", "HWIO", "NHWC"), 6), (6,)),
+    "groups of PyTorch": ((8, 3, 3, 2), (2, 6, 5, 6), grouped(("NCHW", "OIHW", "NCHW"), 2), (2,)),
+    "experts": ((3, 6, 4), (3, 5, 6), lambda v, x: jnp.einsum("eni,eio->eno", x, v["w"]), (3,)),
+    "experts last": ((4, 6, 3), (5, 3, 6), lambda v, x: jnp.einsum("nei,oie->neo", x, v["w"]), (3,)),
+    "vmap": ((6, 4, 3), (5, 3, 6), lambda v, x: jax.vmap(lambda w, x: x @ w, (2, 1))(v["w"], x), (3,)),
+    "vmap of a convolution": (
+        (3, 3, 2, 2, 4),
+        (3, 2, 5, 6, 2),
+        lambda v, x: jax.vmap(
+            lambda w, x: lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )(v["w"], x),
+        (3,),
+    ),
+    "scan of depthwise": (
+        (2, 3, 3, 1, 6),
+        (2, 5, 5, 6),
+        lambda v, x: lax.scan(lambda x, w: (jnp.tanh(depthwise(w, x)), None), x, v["w"])[0],
+        (2, 6),
+    ),
+    "scan over an axis within": (
+        (6, 3, 6),
+        (5, 6),
+        lambda v, x: lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, jnp.moveaxis(v["w"], 1, 0))[0],
+        (3,),
+    ),
+    "scan, turned round": (
+        (3, 6, 6),
+        (5, 6),
+        lambda v, x: lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, v["w"][::-1])[0],
+        (3,),
+    ),
+}
+
+
+def depthwise(w, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=w.shape[-1])
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_each_of_stacked_matrices_has_moments_of_its_own(name):
+    """By their definition: a product of these inputs with any other weights has the squared size tr(W' H W)."""
+    shape, given, apply, stack = STACKS[name]
+    variables, x = {"w": normal(12, *shape)}, normal(13, *given)
+    [(_, found)] = second_moments(apply, variables, [x])
+    [(_, diagonal)] = second_moments(apply, variables, [x], diagonal=True)
+    layout, hessian = found.layout, np.asarray(found.second, np.float64)
+    assert layout.stacked == found.rows.shape == stack == hessian.shape[:-2]
+    np.testing.assert_array_equal(layout.leaf(layout.matrix(variables["w"])), variables["w"])
+    np.testing.assert_allclose(diagonal.second, np.diagonal(hessian, axis1=-2, axis2=-1), rtol=1e-5)
+    if name.startswith("scan"):
+        _, values = (
+            capture(apply, "*_general*")(variables, x) if "depth" in name else capture(apply, "dot_general")(variables, x)
+        )
+        [out] = values.values()
+        out, w = np.asarray(out, np.float64), np.asarray(layout.matrix(variables["w"]), np.float64)
+        exact = np.sum(out.reshape(out.shape[0], -1) ** 2, 1)
+        size = np.einsum("...io,...ij,...jo->...", w, hessian, w)
+        np.testing.assert_allclose(size.reshape(size.shape[0], -1).sum(1), exact, rtol=1e-4)
+        return
+    for seed in range(2):
+        other = normal(seed, *shape)
+        w = np.asarray(layout.matrix(other), np.float64)
+        size = np.einsum("...io,...ij,...jo->...", w, hessian, w)
+        np.testing.assert_allclose(size.sum(), np.sum(np.asarray(apply({"w": other}, x), np.float64) ** 2), rtol=1e-5)
+        for one in np.ndindex(*stack):  # and each alone
+            alone = np.zeros(w.shape)
+            alone[one] = w[one]
+            out = np.asarray(apply({"w": layout.leaf(jnp.asarray(alone, jnp.float32))}, x), np.float64)
+            np.testing.assert_allclose(np.einsum("io,ij,jo->", w[one], hessian[one], w[one]), np.sum(out**2), rtol=1e-4)
 
 
 def test_different_layouts_of_one_leaf_are_refused():

@@ -12,12 +12,12 @@ from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
+from lepton_jax.graph.layout import Layout
 from lepton_jax.graph.trace import Apply
-from lepton_jax.graph.weights import Layout
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantize import quantize
 from lepton_jax.quantization.post_training.grid import output_error
-from lepton_jax.quantization.post_training.inputs import formats_of, layer_inputs, one_layer
+from lepton_jax.quantization.post_training.inputs import formats_of, one_layer
 from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of
 
 
@@ -68,26 +68,27 @@ def awq_scale(
     batches: Iterable[Any],
     fmt: Format | Mapping[Path, Format],
     *,
-    select: Select = paths.matrices,
+    select: Select | None = None,
     candidates: int = 20,
     calibration: Calibration | None = None,
 ) -> tuple[PyTree, dict[Path, str]]:
     """Scale a model's weights as `awq` does, and what makes their inputs by the inverse; the function stays as it is.
 
-    The layers that share an input (query, key and value) share the factors. Afterwards quantize the result by
-    `quantize_layers`, with `Nearest` or any other method.
+    The layers that share an input (query, key and value) share the factors; each layer of a scan has its own. Afterwards
+    quantize the result by `quantize_layers`, with `Nearest` or any other method.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
       variables: arrays.
       batches: calibration batches, each one array or a tuple of inputs.
-      fmt: the number format, for all layers or by path.
-      select: which layers.
+      fmt: the number format, for all layers or by path; placed by the axes of each leaf, as in `quantize_layers`.
+      select: which layers; None: all.
       candidates: see `awq`.
       calibration: see `awq`.
 
     Returns:
-      (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled.
+      (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled, or leaf that
+      looks like a weight but is none of a layer.
 
     Raises:
       ValueError: for no batch, or selected leaves that are no layer's weight or have no format.
@@ -105,41 +106,44 @@ def awq_scale(
     `factors`.
     """
     check_whole("awq_scale: candidates", candidates, 1)
-    wanted = paths.select(variables, select)
-    batches, scalings, left = scalings_of(apply, variables, batches, list(wanted))
-    formats = formats_of(fmt, wanted)
-    absent = [path for path in wanted if path not in formats]
+    found, scalings, left, walk = scalings_of(apply, variables, batches, select)
+    formats = formats_of(fmt, found.uses)
+    absent = [path for path in found.uses if path not in formats]
     if absent:
         raise ValueError(f"awq_scale: no format for {', '.join(absent)}; give one, or exclude them by `select`.")
     for scaling in scalings:
-        fed = [path for path in scaling.side(-1) if path in wanted]
         total: Any = 0
-        for path in fed:
-            inputs = layer_inputs(apply, variables, batches, path)
+        sizes: list[Array] = []
+        for path in [path for path in scaling.side(-1) if path in found.uses]:
+            inputs, placed = walk.inputs(path, walk.floats), formats[path].at(found.axes(path))
             channels = row_channels(scaling, inputs.layout, path)
-            if path == fed[0]:
-                sizes = _candidates(per_channel(inputs.size, channels, scaling.channels), candidates)
+            sizes = sizes or _candidates(
+                per_channel(inputs.size, channels, scaling.channels).reshape(scaling.layers, -1), candidates
+            )
             weight = paths.flatten(variables)[path]
-            rows = [factors[channels] for factors in sizes]
-            each = [_error(row, inputs.second, weight, inputs.layout, formats[path], calibration) for row in rows]
-            total += np.asarray(each)
-        variables = scaling.apply(variables, 1 / sizes[int(np.argmin(total))])
+            rows = [factors.reshape(-1)[channels] for factors in sizes]
+            each = [_error(row, inputs.second, weight, inputs.layout, placed, calibration) for row in rows]
+            total += np.stack([np.asarray(error).reshape(scaling.layers, -1).sum(1) for error in each])
+        best = np.argmin(total, axis=0)
+        factors = jnp.stack([sizes[place][layer] for layer, place in enumerate(best)])
+        variables = scaling.apply(variables, 1 / factors.reshape(-1))
     return variables, left
 
 
 def _candidates(size: Array, count: int) -> list[Array]:
-    """Return the factors of the channels for each exponent."""
+    """Return the factors of the channels, (..., channels), for each exponent."""
     found = []
     for place in range(count):
         factors = jnp.where(size > 0, jnp.where(size > 0, size, 1) ** (place / count), 1)
-        found.append(factors / jnp.sqrt(jnp.max(factors) * jnp.min(factors)))
+        ends = jnp.max(factors, axis=-1, keepdims=True) * jnp.min(factors, axis=-1, keepdims=True)
+        found.append(factors / jnp.sqrt(ends))
     return found
 
 
 def _error(
     factors: Array, hessian: Array, weight: Array, layout: Layout, fmt: Format, calibration: Calibration | None
 ) -> Array:
-    """Return the output error of a weight that is scaled by its inputs' factors, rounded, and scaled back."""
+    """Return the output error of each matrix of a weight that is scaled by its inputs' factors, rounded, and scaled back."""
     matrix = layout.matrix(weight.astype(jnp.float32))
-    scaled = quantize(layout.leaf(matrix * factors[:, None]), fmt, calibration).unpack()
-    return jnp.sum(output_error(layout.matrix(scaled) / factors[:, None] - matrix, hessian))
+    scaled = quantize(layout.leaf(matrix * factors[..., None]), fmt, calibration).unpack()
+    return jnp.sum(output_error(layout.matrix(scaled) / factors[..., None] - matrix, hessian), axis=(-1, -2))

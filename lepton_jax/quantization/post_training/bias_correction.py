@@ -1,6 +1,7 @@
 """Bias correction: give back the mean that rounding took from a layer's outputs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -9,12 +10,14 @@ import numpy as np
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import is_packed, unpack
-from lepton_jax.core.typing import Path, PyTree, Select
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.flat import FlatGraph
+from lepton_jax.graph.layers import layers
+from lepton_jax.graph.layout import Use
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.scaling_rules import Channels, alternatives
-from lepton_jax.graph.trace import Apply, Traced, trace
-from lepton_jax.graph.weights import Use, weight_uses
-from lepton_jax.quantization.post_training.inputs import first_batch, layer_inputs
+from lepton_jax.graph.trace import Apply, Traced
+from lepton_jax.quantization.post_training.inputs import LayerWalk, first_batch
 
 _THROUGH = ("reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy")
 
@@ -24,33 +27,39 @@ class Shift(NamedTuple):
 
     Attributes:
       path: of the variable.
-      outputs: of its shape: which output of the layer each of its entries is added to.
+      outputs: broadcasts to its shape: which output each of its entries is added to; in a scan, those of all layers are
+        numbered one layer after the other.
       sign: 1 if it is added (a bias), -1 if it is subtracted (a batch norm's mean).
+      order: the numbers of the layers that a scan takes apart, in the order in which they run; of one that none does: (0,).
+      place: of the scan; None: none.
     """
 
     path: Path
     outputs: np.ndarray
     sign: int
+    order: tuple[int, ...]
+    place: Any
 
 
 @checked
 def correct_biases(
-    apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], *, select: Select = paths.matrices
+    apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], *, select: Select | None = None
 ) -> tuple[PyTree, dict[Path, str]]:
     """Shift biases so that the mean of every layer's outputs is that of the float model, layer by layer.
 
     ``bias += mean(R) W - mean(X) Q``, with R and X the layer's inputs in the float and in the quantized model. A batch norm
-    that follows has its running mean shifted instead.
+    that follows has its running mean shifted instead. Layers of a scan are corrected in the order in which they run, too.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
       variables: the float model's, arrays.
       quantized: the tree with packed leaves (or dense ones) in place of some weights.
       batches: calibration batches, each one array or a tuple of inputs.
-      select: which layers.
+      select: which layers; None: all.
 
     Returns:
-      (variables, left): the tree `quantized` with other biases, and why by path, for every selected layer without one.
+      (variables, left): the tree `quantized` with other biases, and why by path, for every selected layer without one, or leaf
+      that looks like a weight but is none of a layer.
 
     Raises:
       ValueError: for no batch, or selected leaves that are no layer's weight.
@@ -66,35 +75,47 @@ def correct_biases(
     Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.2 and
     appendix D (empirical); the inputs' own shift is counted too.
     """
-    batches = list(batches)
-    layers = list(paths.select(variables, select))
-    traced = trace(apply, variables, *first_batch(batches))
-    uses = weight_uses(traced, layers)
+    batches = [as_inputs(batch) for batch in batches]
+    found = layers(apply, variables, *first_batch(batches), select=select)
+    shifts, left = find_shifts(found.traced, found.uses)
     floats, dense = paths.flatten(variables), unpack(quantized)
-    shifts, left = find_shifts(traced, uses)
+    walk = LayerWalk(apply, variables, batches, found, follow=True)
+    for path in floats:
+        walk.changed(path)  # any of them may be another in the quantized model
     changed = {}
-    for path, shift in shifts.items():
-        inputs = layer_inputs(apply, dense, batches, path, variables, uses[path][0].layout)
-        held = paths.flatten(dense)
-        before, after = (inputs.layout.matrix(leaf.astype(jnp.float32)) for leaf in (floats[path], held[path]))
-        missing = inputs.reference_mean @ before - inputs.mean @ after
-        bias = held[shift.path]
-        changed[shift.path] = (bias.astype(jnp.float32) + shift.sign * missing[shift.outputs]).astype(bias.dtype)
-        dense = paths.replace(dense, {shift.path: changed[shift.path]})
-    return paths.replace(quantized, changed, is_packed), left
+    for _, together in groupby(shifts.items(), lambda item: item[1].place):
+        several = dict(together)
+        for layer in next(iter(several.values())).order:
+            for path, shift in several.items():
+                inputs, held = walk.inputs(path, dense), paths.flatten(dense)
+                before, after = (inputs.layout.matrix(leaf.astype(jnp.float32)) for leaf in (floats[path], held[path]))
+                missing = _through(inputs.reference_mean, before) - _through(inputs.mean, after)
+                bias = held[shift.path]
+                here = shift.outputs // (missing.size // len(shift.order)) == layer
+                new = bias.astype(jnp.float32) + shift.sign * jnp.where(here, missing[shift.outputs], 0)
+                changed[shift.path] = new.astype(bias.dtype)
+                dense = paths.replace(dense, {shift.path: changed[shift.path]})
+                walk.changed(shift.path)
+    return paths.replace(quantized, changed, is_packed), {**left, **found.left}
+
+
+def _through(mean: Array, matrix: Array) -> Array:
+    """The mean of a layer's outputs, flat, from that of its inputs."""
+    return jnp.matmul(mean[..., None, :], matrix, precision="highest").reshape(-1)
 
 
 def find_shifts(traced: Traced, uses: Mapping[Path, Sequence[Use]]) -> tuple[dict[Path, Shift], dict[Path, str]]:
     """Find the variable that is added to each layer's output, or say why there is none."""
-    graph = FlatGraph(traced)
+    graphs = list(FlatGraph(traced).all())
     found: dict[Path, Shift] = {}
     left: dict[Path, str] = {}
     for path, several in uses.items():
-        if len(several) > 1 or several[0].operation not in graph.places:
-            left[path] = "it is used several times, or within a scan, a loop or a branch"
-            continue
-        shift = _forwards(graph, several[0])
-        if shift is None:
+        graph = next((graph for graph in graphs if several[0].operation in graph.places), None)
+        if len(several) > 1 or graph is None:
+            left[path] = "it is used several times, or within a loop or a branch"
+        elif len(several[0].levels) < len(graph.steps):
+            left[path] = "all steps of a scan share it"
+        elif (shift := _forwards(graph, several[0])) is None:
             left[path] = "no variable of its own is added to its outputs"
         elif any(shift.path == other.path for other in found.values()):
             left[path] = f"{shift.path} is added to another layer's outputs too"
@@ -121,7 +142,13 @@ def _forwards(graph: FlatGraph, use: Use) -> Shift | None:
             value, own = node.results[0], options[0][-1]
         elif name in ("add", "sub") and node.fixed[1 - slot] and not (name == "sub" and slot == 1):
             leaf = _backwards(graph, node.operands[1 - slot], own)
-            return None if leaf is None else Shift(leaf[0], leaf[1], -1 if name == "sub" else 1)
+            if leaf is None:
+                return None
+            count = int(np.prod(use.layout.stacked[len(use.levels) :], dtype=int)) * use.layout.outputs
+            order = tuple(int(number) for number in graph.order.reshape(-1))
+            return Shift(
+                leaf[0], graph.whole(leaf[1], count), -1 if name == "sub" else 1, order, graph if graph.steps else None
+            )
         else:
             return None
 
@@ -132,9 +159,10 @@ def _outputs(eqn: Any, use: Use) -> Channels:
     if eqn.primitive == "conv_general_dilated":
         axes: Sequence[int] = (eqn.params["dimension_numbers"].out_spec[1],)
     else:
-        contracted = len(eqn.params["dimension_numbers"][0][0])
-        width = len(eqn.in_avals[use.operand].shape) - contracted
-        axes = range(width) if use.operand == 0 else range(len(shape) - width, len(shape))
+        contracting, batch = (sides[use.operand] for sides in eqn.params["dimension_numbers"])
+        width = len(eqn.in_avals[use.operand].shape) - len(contracting) - len(batch)
+        ends = range(len(batch), len(batch) + width) if use.operand == 0 else range(len(shape) - width, len(shape))
+        axes = (*range(len(batch)), *ends)
     sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
     return Channels(np.arange(int(np.prod(sizes))).reshape(sizes), 1)
 
@@ -154,6 +182,6 @@ def _backwards(graph: FlatGraph, value: int, own: Channels) -> tuple[Path, np.nd
         value, own = makers[0].operands[0], options[0][0]
     path = graph.leaf_of[value]
     place = graph.traced.variables.index(path)
-    if own.index.shape != tuple(graph.traced.in_avals[place].shape) or len(graph.touching[value]) > 1:
+    if own.index.shape != tuple(graph.traced.in_avals[place].shape)[len(graph.steps) :] or len(graph.touching[value]) > 1:
         return None
     return path, own.index

@@ -5,18 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Path, PyTree, Select
+from lepton_jax.graph.layers import layers
 from lepton_jax.graph.scaling import Scaling, input_scalings
-from lepton_jax.graph.trace import Apply, trace
+from lepton_jax.graph.trace import Apply
 from lepton_jax.quantization.post_training.smooth_quant import largest_weights
 
 
 @checked
 def equalize(
-    apply: Apply, variables: PyTree, *inputs: Any, select: Select = paths.matrices, iterations: int = 20
+    apply: Apply, variables: PyTree, *inputs: Any, select: Select | None = None, iterations: int = 20
 ) -> tuple[PyTree, dict[Path, str]]:
     """Scale the channels between layers so that the weights on both sides have equal ranges; the function stays as it is.
 
@@ -28,7 +28,7 @@ def equalize(
       apply: ``apply(variables, *inputs)``, in evaluation mode.
       variables: arrays.
       *inputs: example inputs, or their shapes.
-      select: which layers; a scaling needs selected ones on both sides.
+      select: which layers; a scaling needs selected ones on both sides. None: all.
       iterations: through all pairs of layers; a layer between two others is in two pairs.
 
     Returns:
@@ -48,11 +48,12 @@ def equalize(
     correction", section 4.1, equation 11. Deviation: high biases are not absorbed.
     """
     check_whole("equalize: iterations", iterations, 1)
-    layers = list(paths.select(variables, select))
-    scalings, left = input_scalings(trace(apply, variables, *inputs), layers)
+    found = layers(apply, variables, *inputs, select=select)
+    scalings, left = input_scalings(found.traced, list(found.uses))
+    left |= found.left
     usable: list[tuple[Scaling, list[Path], list[Path]]] = []
     for scaling in scalings:
-        made, fed = ([path for path in scaling.side(sign) if path in layers] for sign in (1, -1))
+        made, fed = ([path for path in scaling.side(sign) if path in found.uses] for sign in (1, -1))
         if made:
             usable.append((scaling, made, fed))
         else:

@@ -1,21 +1,26 @@
 """Low-rank error compensation: two thin factors beside a quantized weight that give back most of what rounding took."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.packed import is_coded, is_packed, unpack
 from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.graph.layers import layers
+from lepton_jax.graph.layout import Sides
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply
 from lepton_jax.leaves.adapted import Adapted
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.leaves.qarray import QArray
-from lepton_jax.quantization.post_training.inputs import layer_inputs
+from lepton_jax.quantization.post_training.inputs import LayerWalk, first_batch
 
 
 @checked
@@ -56,9 +61,11 @@ def low_rank_error(difference: Array, hessian: Array, rank: int, damping: float 
 
 @checked
 def compensate_errors(
-    apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], rank: int, *, select: Select = paths.matrices
+    apply: Apply, variables: PyTree, quantized: PyTree, batches: Iterable[Any], rank: int, *, select: Select | None = None
 ) -> PyTree:
-    """Put a low-rank correction beside every selected quantized leaf, layer by layer.
+    """Put a low-rank correction beside every selected quantized leaf, layer by layer in the order in which they run.
+
+    What a scan or experts stack gets a correction for each matrix.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
@@ -66,14 +73,17 @@ def compensate_errors(
       quantized: the tree with `QArray` leaves.
       batches: calibration batches, each one array or a tuple of inputs.
       rank: of the corrections.
-      select: which of the quantized leaves.
+      select: which of the quantized leaves; None: all that can be corrected.
 
     Returns:
       the tree with `Adapted` leaves.
 
     Raises:
       ValueError: with every selected leaf that no low-rank matrix of its shape can correct: one that is neither used as it is
-        nor transposed, or stacked layers; or if no selected leaf is quantized.
+        nor transposed (the inputs, or outputs, in any order), as a grouped convolution is; or if no selected leaf is quantized.
+
+    Warns:
+      UserWarning: without a selector, with every quantized leaf that is left alone.
 
     Example:
       >>> from lepton_jax.quantization import Uniform, quantize
@@ -85,26 +95,42 @@ def compensate_errors(
 
     Source: Yao et al. 2023; Zhang et al. 2025.
     """
-    batches = list(batches)
+    batches = [as_inputs(batch) for batch in batches]
     held = paths.flatten(quantized, is_coded)
-    chosen = [path for path, leaf in held.items() if isinstance(leaf, QArray) and paths.matches(select, path, leaf, held)]
+    coded = [path for path, leaf in held.items() if isinstance(leaf, QArray)]
+    chosen = [path for path in coded if select is None or paths.matches(select, path, held[path], held)]
     if not chosen:
         raise ValueError(f"compensate_errors: no selected leaf is quantized; there are {', '.join(held)}.")
+    wanted = None if select is None else lambda path, leaf: path in chosen
+    found = layers(apply, variables, *first_batch(batches), select=wanted)
+    usable = {path: layout.sides for path, layout in found.layouts.items() if path in chosen}
+    reasons = {path: found.left.get(path, "it is no layer's weight") for path in chosen if path not in usable}
+    reasons |= {path: "is no matrix of its inputs and outputs" for path, sides in usable.items() if sides is None}
+    if reasons and select is None:
+        named = "; ".join(f"{path}: {why}" for path, why in reasons.items())
+        warnings.warn(f"compensate_errors: left alone: {named}.", stacklevel=2)
+    elif reasons:
+        with collect("compensate_errors: every leaf must be a matrix of its own; exclude the others by `select`") as problems:
+            problems.extend(f"{path}: {why}" for path, why in reasons.items())
     floats, dense = paths.flatten(variables), unpack(quantized)
-    found: dict[Path, Adapted] = {}
-    with collect("compensate_errors: every leaf must be a matrix of its own; exclude the others by `select`") as problems:
-        for path in chosen:
-            inputs = layer_inputs(apply, dense, batches, path)
-            layout, turned = inputs.layout, False
-            if layout.stacked or not layout.in_order:
-                turned = not layout.stacked and bool((layout.index.T.reshape(-1) == range(layout.index.size)).all())
-                if not turned:
-                    problems.append(f"{path}: {'is a stack of layers' if layout.stacked else 'is used in another order'}")
-                    continue
-            base = held[path]
-            difference = layout.matrix(floats[path].astype(jnp.float32) - base.unpack().astype(jnp.float32))
-            u, v = low_rank_error(difference, inputs.second, rank)
-            pair = (v.T, u.T) if turned else (u, v)
-            found[path] = Adapted(base, LowRank(*pair, base.shape))
-            dense = paths.replace(dense, {path: found[path].unpack()})
-    return paths.replace(quantized, found, is_packed)
+    walk = LayerWalk(apply, dense, batches, found)
+    corrected: dict[Path, Adapted] = {}
+    for path, sides in usable.items():
+        if sides is None:
+            continue
+        inputs, base = walk.inputs(path, dense), held[path]
+        difference = inputs.layout.matrix(floats[path].astype(jnp.float32) - base.unpack().astype(jnp.float32))
+        corrected[path] = Adapted(base, LowRank(*_factors(difference, inputs.second, rank, sides), base.shape))
+        dense = paths.replace(dense, {path: corrected[path].unpack()})
+        walk.changed(path)
+    return paths.replace(quantized, corrected, is_packed)
+
+
+def _factors(difference: Array, hessian: Array, rank: int, sides: Sides) -> tuple[Array, Array]:
+    """Return the factors of a correction of each matrix, (*stacked, rows, rank) and (*stacked, rank, columns) of the leaf."""
+    stack = difference.shape[:-2]
+    pairs = zip(difference.reshape(-1, *difference.shape[-2:]), hessian.reshape(-1, *hessian.shape[-2:]))
+    several = [low_rank_error(one, its, rank) for one, its in pairs]
+    u, v = (jnp.stack(parts).reshape(*stack, *parts[0].shape) for parts in zip(*several))
+    u, v = u[..., np.argsort(sides.inputs), :], v[..., np.argsort(sides.outputs)]
+    return (jnp.swapaxes(v, -1, -2), jnp.swapaxes(u, -1, -2)) if sides.turned else (u, v)

@@ -10,7 +10,7 @@ import numpy as np
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format, expand
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.graph.weights import Layout
+from lepton_jax.graph.layout import Layout
 from lepton_jax.leaves.rounding import calibrated
 
 
@@ -43,23 +43,25 @@ def snap(x: Array, grid: Grid, fmt: Format) -> Array:
     return fmt.from_codes(fmt.to_codes(x, *grid), *grid)
 
 
-def output_error(difference: Array, hessian: Array) -> Array:
+def output_error(difference: Array, hessian: Array | None) -> Array:
     """Return ``d' H d`` for each output, as the parts that the inputs have in it: ``d_ij (H d)_ij``.
 
     Args:
       difference: (..., inputs, outputs), of two weights.
-      hessian: (..., inputs, inputs).
+      hessian: (..., inputs, inputs); None: the identity.
 
     Example:
       >>> output_error(jnp.array([[1.0], [1.0]]), jnp.array([[2.0, 1.0], [1.0, 2.0]])).sum().item()
       6.0
     """
+    if hessian is None:
+        return difference**2
     return difference * jnp.matmul(hessian, difference, precision=jax.lax.Precision.HIGHEST)
 
 
 def search_grid(
     leaf: Array,
-    hessian: Array,
+    hessian: Array | None,
     layout: Layout,
     fmt: Format,
     calibration: Calibration | None = None,
@@ -72,7 +74,7 @@ def search_grid(
 
     Args:
       leaf: the weight, in its own layout.
-      hessian: (*stacked, inputs, inputs).
+      hessian: (*stacked, inputs, inputs); only needed with factors.
       layout: the leaf as a matrix.
       fmt: the format.
       calibration: gives the range; None: the format's own.

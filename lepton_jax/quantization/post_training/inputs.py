@@ -1,22 +1,24 @@
-"""What one layer is fed, over calibration batches: in the quantized model and, at the same examples, in the float one."""
+"""What layers are fed, over calibration batches: in the quantized model and, at the same examples, in the float one."""
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
-from lepton_jax.graph.moments import as_inputs, input_statistics
-from lepton_jax.graph.trace import Apply, trace
-from lepton_jax.graph.weights import Layout, weight_uses
+from lepton_jax.graph.layers import Layers, layers
+from lepton_jax.graph.layout import Layout
+from lepton_jax.graph.moments import as_inputs
+from lepton_jax.graph.passage import Track
+from lepton_jax.graph.statistics import gathered
+from lepton_jax.graph.trace import Apply
 
 
 class LayerInputs(NamedTuple):
-    """Statistics of a layer's inputs; of layers stacked in one leaf, for each, with the leading axes `layout.stacked`.
+    """Statistics of a layer's inputs; of matrices stacked in one leaf, for each, with the leading axes `layout.stacked`.
 
     Attributes:
       second: ``X' X / rows``, (inputs, inputs).
@@ -37,44 +39,94 @@ class LayerInputs(NamedTuple):
     layout: Layout
 
 
-def layer_inputs(
-    apply: Apply,
-    variables: PyTree,
-    batches: Iterable[Any],
-    path: Path,
-    reference: PyTree | None = None,
-    layout: Layout | None = None,
-) -> LayerInputs:
-    """Collect the statistics of one layer; memory holds a batch's inputs and two matrices of (inputs, inputs).
+class CalibratedLayers(dict[Path, LayerInputs]):
+    """The statistics of every layer's inputs in the float model, to be used by several calls; see `calibrate_layers`.
+
+    Attributes:
+      layers: the layers.
+    """
+
+    def __init__(self, found: Mapping[Path, LayerInputs], layers: Layers) -> None:
+        super().__init__(found)
+        self.layers = layers
+
+
+def calibrate_layers(apply: Apply, variables: PyTree, batches: Iterable[Any], select: Select | None = None) -> CalibratedLayers:
+    """Collect the statistics of all layers, in one pass through the model with each batch.
+
+    Give them to `quantize_layers` in place of the batches, with ``sequential=False``, for as many formats and methods as you
+    like.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
-      variables: dense arrays.
+      variables: arrays.
       batches: calibration batches, each one array or a tuple of inputs.
-      path: of the layer's weight.
-      reference: the float model's variables.
-      layout: the leaf as a matrix, if it is known; None: the model is traced once more to find it.
+      select: which layers; None: all.
 
     Raises:
-      ValueError: for no batch, or a leaf that is no layer's weight.
+      ValueError: for no batch, or selected leaves that are no layer's weights.
 
     Example:
-      >>> found = layer_inputs(lambda v, x: x @ v["w"], {"w": jnp.ones((2, 1))}, [jnp.array([[1.0, -2.0], [3.0, 0.0]])], "w")
-      >>> found.mean.tolist(), found.largest.tolist(), found.second.tolist()
+      >>> found = calibrate_layers(lambda v, x: x @ v["w"], {"w": jnp.ones((2, 1))}, [jnp.array([[1.0, -2.0], [3.0, 0.0]])])
+      >>> found["w"].mean.tolist(), found["w"].largest.tolist(), found["w"].second.tolist()
       ([2.0, -1.0], [3.0, 2.0], [[5.0, -1.0], [-1.0, 2.0]])
     """
-    totals = None
-    for batch in batches:
-        if totals is None:
-            layout = layout or weight_uses(trace(apply, variables, *as_inputs(batch)), [path])[path][0].layout
-            totals = _zeros(layout)
-        totals = _step(apply, path, totals, variables, reference, *as_inputs(batch))
-    if totals is None or layout is None:
-        raise ValueError(f"{path}: post-training quantization needs at least one calibration batch; got none.")
-    second, shift, mean, reference_mean, size, largest, rows = totals
-    count = jnp.maximum(rows, 1).astype(jnp.float32)[..., None]
-    square = count[..., None]
-    return LayerInputs(second / square, shift / square, mean / count, reference_mean / count, size / count, largest, layout)
+    batches = [as_inputs(batch) for batch in batches]
+    found = layers(apply, variables, *first_batch(batches), select=select)
+    walk = LayerWalk(apply, variables, batches, found)
+    return CalibratedLayers({path: walk.inputs(path, variables) for path in found.uses}, found)
+
+
+class LayerWalk:
+    """Goes through a model that changes layer by layer, and at the same examples through the float one.
+
+    What runs before a layer runs once; memory holds what runs through the model there, of all batches.
+
+    Args:
+      apply: ``apply(variables, *inputs)``, in evaluation mode.
+      floats: the float model's variables.
+      batches: the inputs, each a tuple.
+      layers: those whose inputs are asked for.
+      follow: whether the float model's inputs are wanted too.
+
+    Example:
+      >>> v, x = {"a": jnp.ones((1, 1)), "b": jnp.ones((1, 1))}, jnp.ones((1, 1))
+      >>> apply = lambda v, x: x @ v["a"] @ v["b"]
+      >>> walk = LayerWalk(apply, v, [(x,)], layers(apply, v, x), follow=True)
+      >>> changed = {**v, "a": jnp.full((1, 1), 3.0)}
+      >>> walk.changed("a")
+      >>> found = walk.inputs("b", changed)
+      >>> found.mean.tolist(), found.reference_mean.tolist()
+      ([3.0], [1.0])
+    """
+
+    def __init__(
+        self, apply: Apply, floats: PyTree, batches: Sequence[tuple[Any, ...]], layers: Layers, follow: bool = False
+    ) -> None:
+        self.floats, self.layouts, self.follow = floats, layers.layouts, follow
+        self.mine = Track(apply, floats, batches, list(layers.uses))
+        self.other: Track | None = None  # until something changes, it is the same
+
+    def inputs(self, path: Path, variables: PyTree) -> LayerInputs:
+        """Return the statistics of a layer's inputs, given the variables as they are now."""
+        layout = self.layouts[path]
+        totals = _zeros(layout)
+        if self.other is None:
+            for passage, given in self.mine.at(path, variables):
+                totals = gathered(passage, path, _add, totals, given)
+        else:
+            for (passage, given), (_, floats) in zip(self.mine.at(path, variables), self.other.at(path, self.floats)):
+                totals = gathered(passage, path, _add, totals, given, floats)
+        second, shift, mean, reference_mean, size, largest, rows = totals
+        count = jnp.maximum(rows, 1).astype(jnp.float32)[..., None]
+        square = count[..., None]
+        return LayerInputs(second / square, shift / square, mean / count, reference_mean / count, size / count, largest, layout)
+
+    def changed(self, path: Path) -> None:
+        """Say that a variable is another from now on."""
+        if self.follow and self.other is None:
+            self.other = self.mine.copy()
+        self.mine.changed(path)
 
 
 def one_layer(name: str, w: Array, inputs: Array) -> tuple[Layout, Array, Array]:
@@ -127,39 +179,23 @@ def formats_of(fmt: Format | Mapping[Path, Format], layers: Iterable[Path]) -> d
 
 
 def _zeros(layout: Layout) -> tuple[Array, ...]:
-    n = layout.index.shape[0]
-    matrix, vector = jnp.zeros((*layout.stacked, n, n)), jnp.zeros((*layout.stacked, n))
+    matrix, vector = (jnp.zeros((*layout.stacked, *(layout.inputs,) * axes)) for axes in (2, 1))
     return (matrix, jnp.zeros_like(matrix), *(jnp.zeros_like(vector) for _ in range(4)), jnp.zeros(layout.stacked, jnp.int32))
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _step(
-    apply: Apply, path: Path, totals: tuple[Array, ...], variables: PyTree, reference: PyTree | None, *inputs: Any
-) -> tuple[Array, ...]:
-    """Add a batch's statistics."""
-    mine = input_statistics(apply, [path], _itself, variables, *inputs)[path]
-    others = mine if reference is None else input_statistics(apply, [path], _itself, reference, *inputs)[path]
+def _add(totals: tuple[Array, ...], x: Array, r: Array | None) -> tuple[Array, ...]:
+    """Add the statistics of rows (*stacked, rows, inputs), and of the float model's there."""
     second, shift, mean, reference_mean, size, largest, count = totals
-    for (use, rows), (_, float_rows) in zip(mine, others):
-        # Rows are (*scans, rows, inputs); scans that do not take the leaf apart are more rows.
-        levels = rows.ndim - 2
-        order = (*use.levels, *(axis for axis in range(levels) if axis not in use.levels), levels, levels + 1)
-        x, r = (jnp.transpose(part, order).reshape(*use.layout.stacked, -1, rows.shape[-1]) for part in (rows, float_rows))
-        turned = jnp.swapaxes(x, -1, -2)
-        second += _product(turned, x)
-        if reference is not None:
-            shift += _product(turned, r - x)
-        mean += jnp.sum(x, axis=-2)
-        reference_mean += jnp.sum(r, axis=-2)
-        size += jnp.sum(jnp.abs(x), axis=-2)
-        largest = jnp.maximum(largest, jnp.max(jnp.abs(x), axis=-2, initial=0.0))
-        count += x.shape[-2]
-    return second, shift, mean, reference_mean, size, largest, count
+    turned = jnp.swapaxes(x, -1, -2)
+    second += _product(turned, x)
+    if r is not None:
+        shift += _product(turned, r - x)
+    mean += jnp.sum(x, axis=-2)
+    reference_mean += jnp.sum(x if r is None else r, axis=-2)
+    size += jnp.sum(jnp.abs(x), axis=-2)
+    largest = jnp.maximum(largest, jnp.max(jnp.abs(x), axis=-2, initial=0.0))
+    return second, shift, mean, reference_mean, size, largest, count + x.shape[-2]
 
 
 def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def _itself(rows: Array) -> Array:
-    return rows

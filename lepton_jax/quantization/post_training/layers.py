@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,17 @@ from tqdm.auto import tqdm
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
+from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.graph.trace import Apply, trace
-from lepton_jax.graph.weights import Layout, weight_uses
+from lepton_jax.graph.layers import Layers, layers
+from lepton_jax.graph.layout import Layout, each_matrix
+from lepton_jax.graph.moments import as_inputs
+from lepton_jax.graph.trace import Apply
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization.post_training.grid import Grid, output_error, search_grid, snap
-from lepton_jax.quantization.post_training.inputs import LayerInputs, first_batch, formats_of, layer_inputs
+from lepton_jax.quantization.post_training.inputs import CalibratedLayers, LayerInputs, LayerWalk, first_batch, formats_of
 from lepton_jax.quantization.weights import packed_levels
 
 
@@ -27,7 +30,7 @@ class Matrix(NamedTuple):
 
     Attributes:
       weight: (inputs, outputs), float32: what the outputs shall be near.
-      hessian: (inputs, inputs), float32: ``X' X``, of any positive scale.
+      hessian: (inputs, inputs), float32: ``X' X``, of any positive scale; None for a method that says it uses no inputs.
       grid: scale and zero point of every entry, (inputs, outputs).
     """
 
@@ -37,7 +40,7 @@ class Matrix(NamedTuple):
 
 
 class Method(Protocol):
-    """Chooses a level for every entry of a matrix."""
+    """Chooses a level for every entry of a matrix. With ``uses_inputs = False`` it says that it looks at no Hessian."""
 
     def __call__(self, matrix: Matrix, fmt: Format) -> tuple[Array, Array]:
         """Return the levels, (inputs, outputs), float32, and the damping that the Hessian took, a scalar."""
@@ -48,7 +51,8 @@ class LayerReport:
     """How a layer's outputs changed.
 
     Args:
-      error: of the quantized outputs on the calibration inputs, ``|X (Q - W)|^2 / |X W|^2``.
+      error: of the quantized outputs on the calibration inputs, ``|X (Q - W)|^2 / |X W|^2``; where none were collected, of the
+        weights, ``|Q - W|^2 / |W|^2``.
       nearest: the same, had every weight been rounded to nearest on the calibration's own range.
       damping: what the Hessian took, times the mean of its diagonal; 0 for methods that factor none.
       dead: how many inputs were always zero.
@@ -76,42 +80,73 @@ class Nearest:
       [[0.0], [1.0]]
     """
 
+    uses_inputs: ClassVar[bool] = False
+
     def __call__(self, matrix: Matrix, fmt: Format) -> tuple[Array, Array]:
         return snap(matrix.weight, matrix.grid, fmt), jnp.float32(0)
+
+
+class Reports(dict[Path, LayerReport]):
+    """What `quantize_layers` did, by path; printed, a table.
+
+    Attributes:
+      left: the leaves that look like weights and were left alone, and why.
+
+    Example:
+      >>> reports = Reports({"w": LayerReport(error=0.01, nearest=0.02, damping=0.0, dead=0)}, {"table": "is looked up"})
+      >>> print(reports)
+      layer  error   rounded to nearest  dead inputs
+      w      0.01    0.02                0
+      table  left: is looked up
+    """
+
+    def __init__(self, found: Mapping[Path, LayerReport], left: Mapping[Path, str]) -> None:
+        super().__init__(found)
+        self.left = dict(left)
+
+    def __str__(self) -> str:
+        rows: list[Sequence[Any]] = [("layer", "error", "rounded to nearest", "dead inputs")]
+        rows += [(path, f"{one.error:.3g}", f"{one.nearest:.3g}", one.dead) for path, one in self.items()]
+        return table([*rows, *((path, f"left: {why}", "", "") for path, why in self.left.items())], left=range(4))
 
 
 @checked
 def quantize_layers(
     apply: Apply,
     variables: PyTree,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | CalibratedLayers,
     fmt: Format | Mapping[Path, Format],
     method: Method,
     *,
-    select: Select = paths.matrices,
+    select: Select | None = None,
     sequential: bool = True,
     follow_float: bool = True,
     centred: bool = False,
     calibration: Calibration | None = None,
     factors: Sequence[float] = (),
     progress: bool = True,
-) -> tuple[PyTree, dict[Path, LayerReport]]:
+) -> tuple[PyTree, Reports]:
     """Quantize a model's weights from calibration batches, layer by layer in the order in which they run.
 
-    One layer's statistics are held at a time. A layer's target are the outputs ``R W`` that the float model has there: with X
-    its inputs in the model quantized so far, the quantized weight is made to follow
-    ``W + inverse(X' X + damping) X' (R - X) W``, the least-squares solution.
+    What runs before a layer runs once; one layer's statistics are held at a time, and what runs through the model there, of
+    all batches. A layer's target are the outputs ``R W`` that the float model has there: with X its inputs in the model
+    quantized so far, the quantized weight is made to follow ``W + inverse(X' X + damping) X' (R - X) W``, the least-squares
+    solution.
+
+    Every matrix that a leaf stacks (the layers of a scan, the groups of a convolution, experts) is a layer of its own; those of
+    one leaf are calibrated together.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode; with quantized activations, if the deployed model has them.
       variables: arrays.
-      batches: calibration batches, each one array or a tuple of inputs; gone through once for every layer, so no generator for
-        many batches.
-      fmt: the number format, for all layers or by path. Channel and group axes are those of the leaf.
-      method: `Nearest`, `Gptq`, `AdaRound`, or any other callable of that kind.
-      select: which leaves; each must be the weight of a dot or of an ungrouped convolution.
-      sequential: calibrate each layer on what the quantized layers before it give (one compilation a layer). False: on the
-        float model.
+      batches: calibration batches, each one array or a tuple of inputs; or, for ``sequential=False``, what `calibrate_layers`
+        returned, for all formats and methods the same.
+      fmt: the number format, for all layers or by path. Channel and group axes are those of the leaf; "out" and groups are
+        found by its use, and stacked matrices have scales each.
+      method: `Nearest`, `Gptq`, `AdaRound`, or any other callable of that kind, which `jax.vmap` can map.
+      select: which leaves; each must be the weight of a dot or of a convolution. None: all that are; what else looks like a
+        weight is left alone and named in `Reports.left`.
+      sequential: calibrate each layer on what the quantized layers before it give. False: on the float model.
       follow_float: aim at the float model's outputs, as above; False: at those of the float weight on the inputs at hand.
       centred: leave out of the error what a bias can make up for: use the covariance of the inputs instead of ``X' X``. For
         layers whose biases, or batch-norm statistics, are corrected afterwards.
@@ -120,7 +155,8 @@ def quantize_layers(
       progress: show a bar.
 
     Returns:
-      (variables, reports): the tree with packed leaves in place of those selected, and how well it went by path.
+      (variables, reports): the tree with packed leaves in place of those selected, and how well it went by path. Where a method
+      needs no inputs (`Nearest`, not sequential, without factors), none are collected, and the errors are the weights' own.
 
     Raises:
       ValueError: with every selected leaf that is no layer's weight or has no format, before anything is run; or for a layer
@@ -138,26 +174,37 @@ def quantize_layers(
     Source: sequential calibration: Frantar et al. 2023, "GPTQ", section 4; following the float model: Nagel et al. 2020,
     "Up or down?", equation 25; Li et al. 2025, "GPTAQ".
     """
-    batches = list(batches) if iter(batches) is batches else batches
-    layouts, formats = _checked(apply, variables, batches, fmt, select)
-    leaves = paths.flatten(variables)
+    if isinstance(batches, CalibratedLayers):
+        found, known = batches.layers, batches
+        if sequential:
+            raise ValueError("quantize_layers: collected statistics are the float model's; write sequential=False.")
+    else:
+        batches, known = [as_inputs(batch) for batch in batches], None
+        found = layers(apply, variables, *first_batch(batches), select=select)
+    formats = _formats(found, fmt)
+    chosen = {path: leaf for path, leaf in paths.flatten(variables).items() if path in found.uses}
+    walk = None
+    if known is None and (getattr(method, "uses_inputs", True) or factors or (sequential and follow_float)):
+        walk = LayerWalk(apply, variables, batches, found, follow=sequential and follow_float)
     dense = variables
     packed_leaves: dict[Path, QArray] = {}
     reports: dict[Path, LayerReport] = {}
-    for path, layout in tqdm(layouts.items(), desc=type(method).__name__, unit="layer", disable=not progress):
-        reference = variables if sequential and follow_float and packed_leaves else None
-        inputs = layer_inputs(apply, dense if sequential else variables, batches, path, reference, layout)
-        packed_leaves[path], reports[path] = quantize_leaf(
-            path, leaves[path], inputs, formats[path], method, centred=centred, calibration=calibration, factors=factors
-        )
-        dense = paths.replace(dense, {path: packed_leaves[path].unpack()})
-    return paths.replace(variables, packed_leaves), reports
+    options: dict[str, Any] = {"centred": centred, "calibration": calibration, "factors": factors}
+    for path, layout in tqdm(found.layouts.items(), desc=type(method).__name__, unit="layer", disable=not progress):
+        inputs = walk.inputs(path, dense) if walk else known and known[path]
+        leaf, reports[path] = quantize_leaf(path, chosen[path], layout, inputs, formats[path], method, **options)
+        packed_leaves[path] = leaf
+        if sequential and walk:
+            dense = paths.replace(dense, {path: leaf.unpack()})
+            walk.changed(path)
+    return paths.replace(variables, packed_leaves), Reports(reports, found.left)
 
 
 def quantize_leaf(
     path: Path,
     leaf: Array,
-    inputs: LayerInputs,
+    layout: Layout,
+    inputs: LayerInputs | None,
     fmt: Format,
     method: Method,
     *,
@@ -166,20 +213,19 @@ def quantize_leaf(
     factors: Sequence[float] = (),
 ) -> tuple[QArray, LayerReport]:
     """Quantize one leaf, from the statistics of its inputs; see `quantize_layers`."""
-    layout = inputs.layout
     weight = layout.matrix(leaf.astype(jnp.float32))
-    hessian, shift = inputs.second, inputs.shift
-    if centred:
-        hessian -= _outer(inputs.mean, inputs.mean)
-        shift -= _outer(inputs.mean, inputs.reference_mean - inputs.mean)
-    target = followed(weight, hessian, shift)
+    target, hessian, dead = weight, None, 0
+    if inputs is not None:
+        hessian, shift = inputs.second, inputs.shift
+        if centred:
+            hessian -= _outer(inputs.mean, inputs.mean)
+            shift -= _outer(inputs.mean, inputs.reference_mean - inputs.mean)
+        target = followed(weight, hessian, shift)
+        dead = int(jnp.sum(jnp.diagonal(inputs.second, axis1=-2, axis2=-1) == 0))
     grid = search_grid(layout.leaf(target), hessian, layout, fmt, calibration, factors)
-    entries = grid.matrix(fmt, layout)
-    solve = lambda matrix: method(matrix, fmt)  # noqa: E731
-    for _ in layout.stacked:
-        solve = _each(solve)
-    levels, damping = solve(Matrix(target, hessian, entries))
-    if not bool(jnp.isfinite(levels).all() & jnp.isfinite(hessian).all() & jnp.isfinite(weight).all()):
+    matrices = Matrix(target, hessian, grid.matrix(fmt, layout))  # type: ignore[arg-type]  # None where none is looked at
+    levels, damping = each_matrix(lambda matrix: method(matrix, fmt), matrices, layout)
+    if not all(bool(jnp.isfinite(part).all()) for part in (levels, weight, *(() if hessian is None else (hessian,)))):
         raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")
     plain = search_grid(leaf, hessian, layout, fmt, calibration).matrix(fmt, layout)
     whole = jnp.sum(output_error(weight, hessian))
@@ -187,7 +233,6 @@ def quantize_leaf(
         float(jnp.sum(output_error(new - target, hessian)) / jnp.where(whole > 0, whole, 1))
         for new in (levels, snap(weight, plain, fmt))
     )
-    dead = int(jnp.sum(jnp.diagonal(inputs.second, axis1=-2, axis2=-1) == 0))
     report = LayerReport(error=error, nearest=nearest, damping=float(jnp.max(damping)), dead=dead)
     return packed_levels(layout.leaf(levels), *grid, fmt, leaf.dtype), report
 
@@ -211,32 +256,17 @@ def _outer(a: Array, b: Array) -> Array:
     return a[..., :, None] * b[..., None, :]
 
 
-def _each(solve: Any) -> Any:
-    """The same for every layer of a stack, one after the other."""
-
-    def stacked(matrix: Matrix) -> tuple[Array, Array]:
-        weights, hessians, (scales, zeros) = matrix
-        parts = zip(weights, hessians, scales, zeros, strict=True)
-        found = [solve(Matrix(weight, hessian, Grid(scale, zero))) for weight, hessian, scale, zero in parts]
-        return jnp.stack([levels for levels, _ in found]), jnp.stack([damping for _, damping in found])
-
-    return stacked
-
-
-def _checked(
-    apply: Apply, variables: PyTree, batches: Iterable[Any], fmt: Any, select: Select
-) -> tuple[dict[Path, Layout], dict[Path, Format]]:
-    """Return the layers in the order in which they run, and their formats."""
-    leaves = paths.select(variables, select)
-    uses = weight_uses(trace(apply, variables, *first_batch(batches)), list(leaves))
-    formats = formats_of(fmt, uses)
+def _formats(found: Layers, fmt: Any) -> dict[Path, Format]:
+    """Return the format of every layer, placed by the axes of its leaf."""
+    formats = formats_of(fmt, found.uses)
     with collect("post-training quantization: every selected leaf must have a format that fits it") as problems:
-        for path, leaf in leaves.items():
+        for path, layout in found.layouts.items():
             if path not in formats:
                 problems.append(f"{path}: has no format; there are some for {', '.join(formats)}")
                 continue
+            formats[path] = formats[path].at(found.axes(path))
             try:
-                formats[path].scale_shape(leaf.shape)
+                formats[path].scale_shape(layout.shape)
             except ValueError as error:
                 problems.append(f"{path}: {error}")
-    return {path: found[0].layout for path, found in uses.items()}, {path: formats[path] for path in uses}
+    return formats

@@ -10,10 +10,12 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction
 from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.graph.layers import Layers, layers
+from lepton_jax.graph.layout import Layout
+from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.scaling import Scaling, input_scalings
-from lepton_jax.graph.trace import Apply, trace
-from lepton_jax.graph.weights import Layout
-from lepton_jax.quantization.post_training.inputs import first_batch, layer_inputs
+from lepton_jax.graph.trace import Apply
+from lepton_jax.quantization.post_training.inputs import LayerWalk, first_batch
 
 
 @checked
@@ -23,7 +25,7 @@ def smooth_quant(
     batches: Iterable[Any],
     *,
     strength: float = 0.5,
-    select: Select = paths.matrices,
+    select: Select | None = None,
 ) -> tuple[PyTree, dict[Path, str]]:
     """Divide the channels of layers' inputs by factors, and multiply the weights by them; the function stays as it is.
 
@@ -36,10 +38,11 @@ def smooth_quant(
       variables: arrays.
       batches: calibration batches, each one array or a tuple of inputs.
       strength: in [0, 1); 0 evens out the weights alone, nearly 1 the activations alone.
-      select: which layers; others that share an input with them are changed too.
+      select: which layers; others that share an input with them are changed too. None: all.
 
     Returns:
-      (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled.
+      (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled, or leaf that
+      looks like a weight but is none of a layer.
 
     Raises:
       ValueError: for no batch, a strength outside [0, 1), or selected leaves that are no layer's weight.
@@ -56,11 +59,10 @@ def smooth_quant(
     after layer norms alone.
     """
     check_fraction("smooth_quant: strength", strength)
-    selected = paths.select(variables, select)
-    batches, scalings, left = scalings_of(apply, variables, batches, list(selected))
+    found, scalings, left, walk = scalings_of(apply, variables, batches, select)
     for scaling in scalings:
-        fed = [path for path in scaling.side(-1) if path in selected]
-        inputs = layer_inputs(apply, variables, batches, fed[0])
+        fed = [path for path in scaling.side(-1) if path in found.uses]
+        inputs = walk.inputs(fed[0], walk.floats)
         activations = per_channel(inputs.largest, row_channels(scaling, inputs.layout, fed[0]), scaling.channels)
         weights = largest_weights(scaling, variables, fed)
         factors = weights ** (1 - strength) / jnp.where(activations > 0, activations, 1) ** strength
@@ -70,16 +72,20 @@ def smooth_quant(
 
 
 def scalings_of(
-    apply: Apply, variables: PyTree, batches: Iterable[Any], consumers: Sequence[Path]
-) -> tuple[Sequence[Any], list[Scaling], dict[Path, str]]:
-    """Return the batches as a list, the scalings of the selected layers' inputs, and why the other layers have none."""
-    batches = list(batches)
-    scalings, left = input_scalings(trace(apply, variables, *first_batch(batches)), consumers)
-    return batches, scalings, left
+    apply: Apply, variables: PyTree, batches: Iterable[Any], select: Select | None
+) -> tuple[Layers, list[Scaling], dict[Path, str], LayerWalk]:
+    """Return the selected layers, the scalings of their inputs, why other layers have none, and what their inputs are.
+
+    A layer's input is changed by its own scaling alone, so the inputs of all layers are those of the model as it was.
+    """
+    batches = [as_inputs(batch) for batch in batches]
+    found = layers(apply, variables, *first_batch(batches), select=select)
+    scalings, left = input_scalings(found.traced, list(found.uses))
+    return found, scalings, {**left, **found.left}, LayerWalk(apply, variables, batches, found)
 
 
 def row_channels(scaling: Scaling, layout: Layout, path: Path) -> np.ndarray:
-    """Return the channel of each row (input) of a layer's matrix, (inputs,).
+    """Return the channel of each row (input) of a layer's matrices, (*stacked, inputs).
 
     Example:
       >>> layout = Layout(shape=(3, 2), index=np.arange(6).reshape(3, 2).T)  # used transposed
@@ -87,7 +93,7 @@ def row_channels(scaling: Scaling, layout: Layout, path: Path) -> np.ndarray:
       [1, 0]
     """
     index = np.broadcast_to(scaling.leaves[path][0], layout.shape).reshape(-1)
-    return index[layout.index[:, 0]]
+    return index[layout.index[..., 0]]
 
 
 def per_channel(values: Array, channels: np.ndarray, count: int) -> Array:
@@ -97,7 +103,7 @@ def per_channel(values: Array, channels: np.ndarray, count: int) -> Array:
       >>> per_channel(jnp.array([1.0, 2.0, 3.0]), np.array([0, 1, 0]), 2).tolist()
       [3.0, 2.0]
     """
-    return jnp.zeros(count).at[channels].max(values)
+    return jnp.zeros(count).at[channels.reshape(-1)].max(values.reshape(-1))
 
 
 def largest_weights(scaling: Scaling, variables: PyTree, leaves: Sequence[Path]) -> Array:

@@ -104,7 +104,7 @@ LEFT = {
     "tied": (lambda v, x: v["b"][jnp.array([1, 2])] @ v["a"] @ v["b"], "its input goes through gather"),
     "a scan": (
         lambda v, x: lax.scan(lambda c, _: (c @ v["a"] @ v["b"], None), x, None, length=2)[0],
-        "it is used within a scan, a loop or a branch",
+        "its input comes from something that all steps of a scan share",
     ),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_jax.formats import MX
-from lepton_jax.graph.weights import Layout
+from lepton_jax.graph.layout import Layout
 from lepton_jax.quantization import AdaRound, Gptq, Uniform, awq, dequantize, gptq, quantize
 from lepton_jax.quantization.post_training import Matrix, low_rank_error
 from lepton_jax.quantization.post_training.grid import Grid, search_grid
