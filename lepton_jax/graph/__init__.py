@@ -2,11 +2,11 @@
 
 `trace` makes a graph of a function. What is known of it, value by value, is a `forward.Forward` pass, one file an analysis:
 `origins` (which variables a value is of), `roles` (what each leaf is used as, by its `strided` places), `weights` (which leaves
-are multiplied by, and as which matrix: their `layout`), `flat` (all operations in one list), `axes` (which indices go together).
-`layers` are the weights that can be treated layer by layer; `passage` goes from one to the next, `statistics` looks at inputs. What is evaluated otherwise is an `interpret.Interpreter`, one
-file a rewrite: `capture`, `fold` (with the values of `affine`), `moments`. `cost` and `summary` count; `scaling` finds scales
-that cancel, by `scaling_rules`. `primitives` names operations by kind, `matching` by patterns; `_compat` alone touches what
-jax may change.
+are multiplied by, as the matrices of a `layout`), `flat` (all operations in one list), `axes` (which indices go together).
+`layers` are the weights to be treated one after the other: `passage` goes from one to the next, `statistics` looks at what they
+are fed. What is evaluated otherwise is an `interpret.Interpreter`, one file a rewrite: `capture`, `fold` (with the values of
+`affine`), `moments`. `cost` and `summary` count; `scaling` finds scales that cancel, by `scaling_rules`. `primitives` names
+operations by kind, `matching` by patterns; `_compat` alone touches what jax may change.
 """
 
 from typing import Any

@@ -49,7 +49,7 @@ class FlatGraph(Forward[int]):
       steps: how often the scans around run, from outside in.
       order: the numbers of the layers, by the order in which they run.
       input_of: the place among the inputs of a value that is one.
-      constants: what is written into the program.
+      written: the values that are written into the program.
       ends: values that cannot be scaled, and what they are.
 
     Example:
@@ -68,7 +68,7 @@ class FlatGraph(Forward[int]):
         self.touching: dict[int, list[int]] = {}
         self.leaf_of: dict[int, Path] = {}
         self.input_of: dict[int, int] = {}
-        self.constants: dict[int, Any] = {}
+        self.written: dict[int, Any] = {}
         self.ends: dict[int, str] = {}
         self.steps: tuple[int, ...] = ()
         self.order = np.zeros((), int)
@@ -78,7 +78,7 @@ class FlatGraph(Forward[int]):
             self.leaf_of = {next(self._numbers): path for path in traced.variables}
             self.input_of = {next(self._numbers): place for place in range(len(traced.inputs))}
             self.ends = {number: f"the input {traced.inputs[place]} of the model" for number, place in self.input_of.items()}
-            outputs = self.body(traced.jaxpr, traced.consts, [*self.leaf_of, *self.input_of])
+            outputs: Sequence[int] = self.body(traced.jaxpr, traced.consts, [*self.leaf_of, *self.input_of])
             self.ends.update(dict.fromkeys(outputs, "an output of the model"))
         else:
             self._origins = within[0]._origins
@@ -128,7 +128,7 @@ class FlatGraph(Forward[int]):
 
     def constant(self, value: Any) -> int:
         number = next(self._numbers)
-        self.constants[number] = value
+        self.written[number] = value
         self.ends[number] = "a constant"
         return number
 

@@ -133,7 +133,7 @@ class Passage:
 
     def _evaluate(self, nodes: Sequence[Node], given: Values, uses: Sequence[Use] = ()) -> tuple[Values, dict[str, Any]]:
         interpreter = _Inputs(self.graph.traced, uses)
-        env = {**self.graph.constants, **given}
+        env = {**self.graph.written, **given}
         for node in nodes:
             operands = [
                 _compat.literal_value(atom) if number < 0 else env[number]

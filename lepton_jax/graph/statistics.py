@@ -50,7 +50,8 @@ def _by_parts(use: Use, eqn: Equation, add: Add, totals: PyTree, x: Array, r: Ar
     """Patches are many times the images: a few examples at a time, they stay in the cache."""
 
     def once(totals: PyTree, parts: Any) -> PyTree:
-        return add(totals, *(part if part is None else _rows(use, eqn, part) for part in parts))
+        x, r = parts
+        return add(totals, _rows(use, eqn, x), None if r is None else _rows(use, eqn, r))
 
     axis, count = _parts(use, eqn, x)
     if count == 1:

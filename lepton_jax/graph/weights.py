@@ -184,7 +184,7 @@ def _moved(eqn: Equation, form: _Form) -> np.ndarray | None:
         case "broadcast_in_dim" if math.prod((*layers, *eqn.params["shape"])) == index.size:
             return index.reshape(*layers, *eqn.params["shape"])
         case "rev":
-            return np.flip(index, [lead + axis for axis in eqn.params["dimensions"]])
+            return np.flip(index, tuple(lead + axis for axis in eqn.params["dimensions"]))
         case name if name in PASSING | {"reduce_precision"}:
             return index
     return None

@@ -120,15 +120,13 @@ def _root(second: Array, damping: float) -> tuple[Array, int]:
 
 
 def _method(layout: Layout, root: Array) -> Method:
-    """The method for a leaf that is used as a matrix in this layout."""
-    stacked = len(layout.stacked)
-    shape, (inputs, outputs) = layout.shape[stacked:], layout.index.shape
-    plain = np.arange(layout.index.size)
-    for columns, rows, order in (
-        (False, inputs, plain.reshape(inputs, outputs)),
-        (True, outputs, plain.reshape(outputs, inputs).T),
-    ):
+    """The method for a leaf that is used as a matrix, or a stack of them, in this layout."""
+    sides, stacked = layout.sides, len(layout.stacked)
+    shape = layout.shape[stacked:]
+    if sides is not None:
+        rows = layout.outputs if sides.turned else layout.inputs
         cuts = [cut for cut in range(1, len(shape)) if math.prod(shape[:cut]) == rows]
-        if cuts and np.array_equal(layout.index, order):
-            return WeightedSvd(root=root, columns=columns, rows=cuts[-1], stacked=stacked)
-    return Refused(reason="is used as a matrix of neither its leading axes by the others, nor that transposed")
+        if cuts:
+            root = root[..., np.argsort(sides.inputs)]  # in the order in which the leaf has the inputs
+            return WeightedSvd(root=root, columns=sides.turned, rows=cuts[0 if sides.turned else -1], stacked=stacked)
+    return Refused(reason="is used as no matrix of its leading axes by the others, nor as that transposed")

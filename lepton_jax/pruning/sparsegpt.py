@@ -136,9 +136,9 @@ def sparsegpt_prune(
         hessian = jnp.zeros((*layout.stacked, layout.inputs, layout.inputs))
         for passage, given in track.at(path, pruned if sequential else variables):
             hessian = gathered(passage, path, _add, hessian, given)
-        solve = partial(sparsegpt, pattern=patterns[path], block_size=block_size, damping=damping)
+        solve = partial(_one, patterns[path], block_size, damping)
         pair = (layout.matrix(found.leaves[path]), hessian)
-        matrix, mask = each_matrix(lambda pair, solve=solve: solve(*pair), pair, layout)
+        matrix, mask = each_matrix(solve, pair, layout)
         if not bool(jnp.isfinite(matrix).all()):
             raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")
         masks[path] = layout.leaf(mask)
@@ -146,6 +146,10 @@ def sparsegpt_prune(
         if sequential:
             track.changed(path)
     return pruned, {path: masks[path] for path in paths.flatten(variables) if path in masks}
+
+
+def _one(pattern: Pattern, block_size: int, damping: float, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+    return sparsegpt(*pair, pattern, block_size=block_size, damping=damping)
 
 
 def _add(total: Array, rows: Array, _: Array | None) -> Array:

@@ -66,11 +66,14 @@ def conv_block(conv, v, x):
 
 
 def hwio(kernel, x):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    """A convolution, or a grouped one where the kernel has fewer input channels."""
+    numbers, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1] // kernel.shape[2]
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups)
 
 
 def oihw(kernel, x):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+    numbers, groups = ("NHWC", "OIHW", "NHWC"), x.shape[-1] // kernel.shape[1]
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups)
 
 
 def apply_unrolled(block, ends, v, x):
@@ -139,6 +142,29 @@ def convolutions_leaves(seed, depth=3, width=8):
     return jax.tree.map(jnp.float32, variables), jnp.float32(rng.normal(size=(4, 6, 6, 4)))
 
 
+def depthwise_block(conv, v, x):
+    h = jax.nn.relu(conv(v["a"]["kernel"], x) + v["a"]["bias"][None, None, None])
+    h = jax.nn.relu(conv(v["deep"]["kernel"], h) + v["deep"]["bias"][None, None, None])
+    return x + (conv(v["b"]["kernel"], h) + v["b"]["bias"][None, None, None])
+
+
+def depthwise_leaves(seed, depth=3, width=6):
+    """Channels of ranges from 100 to 0.01."""
+    rng = np.random.default_rng(seed)
+
+    def layer():
+        size = 10 ** rng.uniform(-2, 2, width)
+        shapes = {"a": (3, 3, width, width), "deep": (3, 3, 1, width), "b": (3, 3, width, width)}
+        made = {name: {"kernel": rng.normal(size=shape) / 4, "bias": rng.normal(size=width)} for name, shape in shapes.items()}
+        made["a"] = {name: part * size for name, part in made["a"].items()}
+        made["deep"]["kernel"] = made["deep"]["kernel"] / size
+        return made
+
+    first = {"kernel": rng.normal(size=(3, 3, 2, width)) / 4}
+    variables = {"first": first, "layers": [layer() for _ in range(depth)]}
+    return jax.tree.map(jnp.float32, variables), jnp.float32(rng.normal(size=(4, 5, 5, 2)))
+
+
 FAMILIES = {
     "transformer": Family(
         family(
@@ -156,3 +182,9 @@ FAMILIES = {
     ),
 }
 """Their layers are of magnitude 1, 0.1 and 0.01."""
+
+DEPTHWISE = Family(
+    family(depthwise_block, hwio, oihw, lambda conv, v, x: conv(v["first"]["kernel"], x), lambda conv, v, x: x.mean((1, 2))),
+    depthwise_leaves,
+)
+"""Convolutions, one of them depthwise, with biases, in residual blocks."""

@@ -22,7 +22,7 @@ class LayerInputs(NamedTuple):
 
     Attributes:
       second: ``X' X / rows``, (inputs, inputs).
-      shift: ``X' (R - X) / rows``, with R the float model's inputs where X are the quantized one's; zero without a reference.
+      shift: ``X' (R - X) / rows``, with R the float model's inputs where X are the quantized one's; None without it.
       mean: of X, (inputs,).
       reference_mean: of R, (inputs,).
       size: mean of ``|X|``, (inputs,).
@@ -31,7 +31,7 @@ class LayerInputs(NamedTuple):
     """
 
     second: Array
-    shift: Array
+    shift: Array | None
     mean: Array
     reference_mean: Array
     size: Array
@@ -110,7 +110,7 @@ class LayerWalk:
     def inputs(self, path: Path, variables: PyTree) -> LayerInputs:
         """Return the statistics of a layer's inputs, given the variables as they are now."""
         layout = self.layouts[path]
-        totals = _zeros(layout)
+        totals = _zeros(layout, self.other is not None)
         if self.other is None:
             for passage, given in self.mine.at(path, variables):
                 totals = gathered(passage, path, _add, totals, given)
@@ -120,7 +120,8 @@ class LayerWalk:
         second, shift, mean, reference_mean, size, largest, rows = totals
         count = jnp.maximum(rows, 1).astype(jnp.float32)[..., None]
         square = count[..., None]
-        return LayerInputs(second / square, shift / square, mean / count, reference_mean / count, size / count, largest, layout)
+        shift = None if shift is None else shift / square
+        return LayerInputs(second / square, shift, mean / count, reference_mean / count, size / count, largest, layout)
 
     def changed(self, path: Path) -> None:
         """Say that a variable is another from now on."""
@@ -178,12 +179,17 @@ def formats_of(fmt: Format | Mapping[Path, Format], layers: Iterable[Path]) -> d
     return dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(layers, fmt)
 
 
-def _zeros(layout: Layout) -> tuple[Array, ...]:
+def _zeros(layout: Layout, followed: bool) -> tuple[Any, ...]:
     matrix, vector = (jnp.zeros((*layout.stacked, *(layout.inputs,) * axes)) for axes in (2, 1))
-    return (matrix, jnp.zeros_like(matrix), *(jnp.zeros_like(vector) for _ in range(4)), jnp.zeros(layout.stacked, jnp.int32))
+    return (
+        matrix,
+        jnp.zeros_like(matrix) if followed else None,
+        *(jnp.zeros_like(vector) for _ in range(4)),
+        jnp.zeros(layout.stacked, jnp.int32),
+    )
 
 
-def _add(totals: tuple[Array, ...], x: Array, r: Array | None) -> tuple[Array, ...]:
+def _add(totals: tuple[Any, ...], x: Array, r: Array | None) -> tuple[Any, ...]:
     """Add the statistics of rows (*stacked, rows, inputs), and of the float model's there."""
     second, shift, mean, reference_mean, size, largest, count = totals
     turned = jnp.swapaxes(x, -1, -2)

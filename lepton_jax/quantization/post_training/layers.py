@@ -174,27 +174,25 @@ def quantize_layers(
     Source: sequential calibration: Frantar et al. 2023, "GPTQ", section 4; following the float model: Nagel et al. 2020,
     "Up or down?", equation 25; Li et al. 2025, "GPTAQ".
     """
-    if isinstance(batches, CalibratedLayers):
-        found, known = batches.layers, batches
-        if sequential:
-            raise ValueError("quantize_layers: collected statistics are the float model's; write sequential=False.")
-    else:
-        batches, known = [as_inputs(batch) for batch in batches], None
-        found = layers(apply, variables, *first_batch(batches), select=select)
+    known = batches if isinstance(batches, CalibratedLayers) else None
+    if known is not None and sequential:
+        raise ValueError("quantize_layers: collected statistics are the float model's; write sequential=False.")
+    given = [] if known is not None else [as_inputs(batch) for batch in batches]
+    found = layers(apply, variables, *first_batch(given), select=select) if known is None else known.layers
     formats = _formats(found, fmt)
     chosen = {path: leaf for path, leaf in paths.flatten(variables).items() if path in found.uses}
     walk = None
     if known is None and (getattr(method, "uses_inputs", True) or factors or (sequential and follow_float)):
-        walk = LayerWalk(apply, variables, batches, found, follow=sequential and follow_float)
+        walk = LayerWalk(apply, variables, given, found, follow=sequential and follow_float)
     dense = variables
     packed_leaves: dict[Path, QArray] = {}
     reports: dict[Path, LayerReport] = {}
     options: dict[str, Any] = {"centred": centred, "calibration": calibration, "factors": factors}
     for path, layout in tqdm(found.layouts.items(), desc=type(method).__name__, unit="layer", disable=not progress):
-        inputs = walk.inputs(path, dense) if walk else known and known[path]
+        inputs = walk.inputs(path, dense) if walk is not None else None if known is None else known[path]
         leaf, reports[path] = quantize_leaf(path, chosen[path], layout, inputs, formats[path], method, **options)
         packed_leaves[path] = leaf
-        if sequential and walk:
+        if sequential and walk is not None:
             dense = paths.replace(dense, {path: leaf.unpack()})
             walk.changed(path)
     return paths.replace(variables, packed_leaves), Reports(reports, found.left)
@@ -219,8 +217,9 @@ def quantize_leaf(
         hessian, shift = inputs.second, inputs.shift
         if centred:
             hessian -= _outer(inputs.mean, inputs.mean)
-            shift -= _outer(inputs.mean, inputs.reference_mean - inputs.mean)
-        target = followed(weight, hessian, shift)
+        if shift is not None:
+            shift -= _outer(inputs.mean, inputs.reference_mean - inputs.mean) if centred else 0
+            target = followed(weight, hessian, shift)
         dead = int(jnp.sum(jnp.diagonal(inputs.second, axis1=-2, axis2=-1) == 0))
     grid = search_grid(layout.leaf(target), hessian, layout, fmt, calibration, factors)
     matrices = Matrix(target, hessian, grid.matrix(fmt, layout))  # type: ignore[arg-type]  # None where none is looked at
