@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_jax.core import paths
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.core.weight_axes import WeightAxes
@@ -55,6 +56,7 @@ class Layers:
             warnings.warn(f"{name} leaves alone what looks like a weight: {named}.", stacklevel=3)
 
 
+@checked
 def layers(apply: Apply, variables: PyTree, *inputs: Any, select: Select | None = None) -> Layers:
     """Find the layers of a function, whoever wrote it, in the order in which they run.
 

@@ -1,5 +1,6 @@
 """What works layer by layer makes the same of a model, however it is written: unrolled or scanned, in either layout."""
 
+import warnings
 from functools import partial
 
 import jax
@@ -14,7 +15,7 @@ from lepton_jax.core.packed import unpack
 from lepton_jax.formats import Uniform
 from lepton_jax.graph.layers import layers
 from lepton_jax.graph.moments import second_moments
-from lepton_jax.lowrank import activation_aware, low_rank
+from lepton_jax.lowrank import SingularCovarianceWarning, activation_aware, low_rank
 from lepton_jax.pruning import sparsegpt_prune
 from lepton_jax.pruning.criteria import Wanda
 from lepton_jax.quantization import (
@@ -64,7 +65,9 @@ def wanda(apply, v, x):
 
 def factored(apply, v, x):
     moments = dict(second_moments(apply, v, [x]))
-    method = activation_aware(moments, damping=1e-3).method
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularCovarianceWarning)  # the later layers have few inputs that differ
+        method = activation_aware(moments, damping=1e-3).method
     transform = low_rank(2, method=method, select=layers(apply, v, x).weights)
     params, state = transform.init(v)
     return transform.view(params, state)

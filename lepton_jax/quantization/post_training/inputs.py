@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
 from lepton_jax.graph.layers import Layers, layers
@@ -51,6 +52,7 @@ class CalibratedLayers(dict[Path, LayerInputs]):
         self.layers = layers
 
 
+@checked
 def calibrate_layers(apply: Apply, variables: PyTree, batches: Iterable[Any], select: Select | None = None) -> CalibratedLayers:
     """Collect the statistics of all layers, in one pass through the model with each batch.
 
