@@ -96,7 +96,7 @@ class FlatGraph(Forward[int]):
         """Number something of a leaf in all its layers, from the numbers, below `count`, that it has in one of them.
 
         Example:
-          >>> import jax.numpy as jnp
+          >>> import jax, jax.numpy as jnp
           >>> from lepton_jax.graph.trace import trace
           >>> apply = lambda v, x: jax.lax.scan(lambda x, w: (x @ w, None), x, v)[0]
           >>> [_, graph] = FlatGraph(trace(apply, jnp.ones((3, 2, 2)), jnp.ones((1, 2)))).all()

@@ -1,8 +1,8 @@
 """Going through a function from layer to layer, with what runs before a layer run once."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,9 +38,8 @@ class Passage:
       >>> import jax.numpy as jnp
       >>> v = {"a": 2 * jnp.eye(2), "b": jnp.eye(2)}
       >>> passage = Passage(trace(lambda v, x: x @ v["a"] @ v["b"], v, jnp.ones((1, 2))), ["b"])
-      >>> live = passage.advance(
-      ...     0, passage.first["b"], passage.given(passage.start(jnp.ones((1, 2))), v, 0, passage.first["b"])
-      ... )
+      >>> end = passage.first["b"]
+      >>> live = passage.advance(0, end, passage.given(passage.start(jnp.ones((1, 2))), v, 0, end))
       >>> [x.tolist() for x in live.values()]
       [[[2.0, 2.0]]]
     """
@@ -57,8 +56,10 @@ class Passage:
         for node in self.graph.nodes:
             if node.eqn.primitive in SOURCES or self._fed.intersection(node.operands):
                 self._fed |= set(node.results)
-        everything = self._slice(0, {value for path in self.uses for value in self._asked(path)})
-        self._relevant = {id(node) for node in everything}
+        self._plans: dict[Any, _Plan] = {}
+        self._readers: dict[Path, int] = {}
+        self._live: dict[int, tuple[int, ...]] = {}
+        self._needed = {id(node) for node in self._plan(0, tuple(v for path in self.uses for v in self._asked(path))).nodes}
 
     def start(self, *inputs: Any) -> Values:
         """Return what is known at the beginning: the inputs."""
@@ -67,33 +68,27 @@ class Passage:
 
     def reader(self, path: Path) -> int:
         """The place of the first operation that joins a leaf, or what is computed of variables with it, with an input."""
-        tainted = {self._numbers[path]}
-        for place, node in enumerate(self.graph.nodes):
-            if tainted.intersection(node.operands):
-                if self._fed.intersection(node.results):
-                    return place
-                tainted |= set(node.results)
-        return len(self.graph.nodes)
+        if path not in self._readers:
+            self._readers[path] = self._reader({self._numbers[path]})
+        return self._readers[path]
 
-    def given(self, live: Values, variables: PyTree, begin: int, end: int) -> Values:
+    def given(self, live: Values, leaves: Mapping[Path, Array], begin: int, end: int) -> Values:
         """Return what `advance` needs: of the values at `begin`, and of the variables."""
-        return self._given(live, variables, self._slice(begin, self._live_at(end)), self._live_at(end))
+        return self._given(live, leaves, self._plan(begin, self._live_at(end)))
 
     def advance(self, begin: int, end: int, given: Values) -> Values:
         """Return the values that operations from `end` on need, from those at `begin`; to be called under jit."""
         targets = self._live_at(end)
-        env, _ = self._evaluate(self._slice(begin, targets), given)
+        env, _ = self._evaluate(self._plan(begin, targets).nodes, given)
         return {value: env[value] for value in targets}
 
-    def given_to(self, path: Path, live: Values, variables: PyTree) -> Values:
+    def given_to(self, path: Path, live: Values, leaves: Mapping[Path, Array]) -> Values:
         """Return what `inputs_of` needs: of the values at the layer's first use, and of the variables."""
-        targets = self._asked(path)
-        return self._given(live, variables, self._slice(self.first[path], targets), targets)
+        return self._given(live, leaves, self._plan(self.first[path], self._asked(path)))
 
     def inputs_of(self, path: Path, given: Values) -> list[Array]:
         """Return the other operand of each use of a layer, from scans with their axes first; to be called under jit."""
-        targets = self._asked(path)
-        _, emitted = self._evaluate(self._slice(self.first[path], targets), given, self.uses[path])
+        _, emitted = self._evaluate(self._plan(self.first[path], self._asked(path)).nodes, given, self.uses[path])
         return [emitted[use.name] for use in self.uses[path]]
 
     def _place(self, use: Use) -> int:
@@ -103,12 +98,22 @@ class Passage:
             path = path[:-1]
         return self.graph.places[path]
 
-    def _asked(self, path: Path) -> set[int]:
+    def _asked(self, path: Path) -> tuple[int, ...]:
         """One result of every operation that has a use of a layer in it."""
-        return {self.graph.nodes[place].results[0] for place in self._places[path]}
+        return tuple(self.graph.nodes[place].results[0] for place in self._places[path])
 
-    def _slice(self, begin: int, targets: Collection[int]) -> list[Node]:
-        """The operations that make values from those at `begin`; what is of variables alone is computed where it is needed."""
+    def _reader(self, tainted: set[int]) -> int:
+        for place, node in enumerate(self.graph.nodes):
+            if not tainted.isdisjoint(node.operands):
+                if not self._fed.isdisjoint(node.results):
+                    return place
+                tainted |= set(node.results)
+        return len(self.graph.nodes)
+
+    def _plan(self, begin: int, targets: tuple[int, ...]) -> "_Plan":
+        """How values are made from those at `begin`; what is of variables alone is computed where it is needed."""
+        if (begin, targets) in self._plans:
+            return self._plans[begin, targets]
         needed, found = set(targets), []
         for place in reversed(range(len(self.graph.nodes))):
             node = self.graph.nodes[place]
@@ -116,20 +121,21 @@ class Passage:
             if not needed.isdisjoint(node.results) and (place >= begin or not fed):
                 found.append(node)
                 needed |= set(node.operands)
-        return found[::-1]
+        made = {value for node in found for value in node.results}
+        self._plans[begin, targets] = _Plan(found[::-1], needed - made - {-1})
+        return self._plans[begin, targets]
 
-    def _live_at(self, end: int) -> list[int]:
+    def _live_at(self, end: int) -> tuple[int, ...]:
         """The values, computed from inputs, that operations from `end` on read."""
-        made = {value for node in self.graph.nodes[:end] for value in node.results} | set(self.graph.input_of)
-        read = {v for node in self.graph.nodes[end:] if id(node) in self._relevant for v in node.operands}
-        return sorted(read & made & self._fed)
+        if end not in self._live:
+            made = {value for node in self.graph.nodes[:end] for value in node.results} | set(self.graph.input_of)
+            read = {v for node in self.graph.nodes[end:] if id(node) in self._needed for v in node.operands}
+            self._live[end] = tuple(sorted(read & made & self._fed))
+        return self._live[end]
 
-    def _given(self, live: Values, variables: PyTree, nodes: Sequence[Node], targets: Collection[int]) -> Values:
-        made = {value for node in nodes for value in node.results}
-        needed = ({value for node in nodes for value in node.operands} | set(targets)) - made - {-1}
-        leaves = paths.flatten(variables)
-        found = {number: leaves[self.graph.leaf_of[number]] for number in needed if number in self.graph.leaf_of}
-        return found | {number: live[number] for number in needed if number in live}
+    def _given(self, live: Values, leaves: Mapping[Path, Array], plan: "_Plan") -> Values:
+        found = {number: leaves[self.graph.leaf_of[number]] for number in plan.needed if number in self.graph.leaf_of}
+        return found | {number: live[number] for number in plan.needed if number in live}
 
     def _evaluate(self, nodes: Sequence[Node], given: Values, uses: Sequence[Use] = ()) -> tuple[Values, dict[str, Any]]:
         interpreter = _Inputs(self.graph.traced, uses)
@@ -143,6 +149,13 @@ class Passage:
                 interpreter.handle(node.eqn, operands)
                 env.update(zip(node.results, interpreter.default(node.eqn, operands)))
         return env, interpreter.emitted
+
+
+class _Plan(NamedTuple):
+    """Operations, and what they need that none of them makes."""
+
+    nodes: list[Node]
+    needed: set[int]
 
 
 class Track:
@@ -177,20 +190,21 @@ class Track:
 
     def at(self, path: Path, variables: PyTree) -> Iterator[tuple[Passage, Values]]:
         """Go to the first use of a layer; yield for each batch its passage, and what `Passage.inputs_of` needs."""
+        leaves = paths.flatten(variables)
         for number, passage in enumerate(self.passages):
             end = passage.first[path]
             if end < self.points[number]:
                 self._restart(number)
             begin = self.points[number]
             if end > begin:
-                given = passage.given(self.live[number], variables, begin, end)
+                given = passage.given(self.live[number], leaves, begin, end)
                 self.points[number], self.live[number] = end, _advance(passage, begin, end, given)
-            yield passage, passage.given_to(path, self.live[number], variables)
+            yield passage, passage.given_to(path, self.live[number], leaves)
 
     def changed(self, path: Path) -> None:
         """A variable has changed: what was computed with it is forgotten."""
         for number, passage in enumerate(self.passages):
-            if passage.reader(path) < self.points[number]:
+            if self.points[number] and passage.reader(path) < self.points[number]:
                 self._restart(number)
 
     def _restart(self, number: int) -> None:
