@@ -101,8 +101,8 @@ class FlatGraph(Forward[int]):
           >>> from lepton_jax.graph.trace import trace
           >>> apply = lambda v, x: jax.lax.scan(lambda x, w: (x @ w, None), x, v)[0]
           >>> [_, graph] = FlatGraph(trace(apply, jnp.ones((3, 2, 2)), jnp.ones((1, 2)))).all()
-          >>> list(graph.leaf_of.values()), graph.whole(np.array([[0, 1]]), 2).tolist()
-          ({0: ''}, [[[0, 1]], [[2, 3]], [[4, 5]]])
+          >>> graph.whole(np.array([[0, 1]]), 2).tolist()
+          [[[0, 1]], [[2, 3]], [[4, 5]]]
         """
         layers = np.arange(math.prod(self.steps)).reshape(*self.steps, *(1,) * index.ndim)
         return layers * count + index
