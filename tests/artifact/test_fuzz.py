@@ -66,6 +66,11 @@ BOMBS = {
     "a_tall_mask_in_no_bytes": (f"s {1 << 17},1", positions("context", b"\0"), "in 0 bytes declared near offset"),
     "a_square_mask_in_no_bytes": ("s 500,500", positions("context", b"\0"), "too large for its coder|was read to|in 0 bytes"),
     "rows_in_no_bytes": ("s 2000,2000", positions("rows", b"\1\0"), "in 0 bytes declared near offset"),
+    "rows_of_a_large_mask": (
+        "s 2000,2000",
+        positions("rows", b"\1", varint(3000), bytes(3000)),
+        "turns of slow decoding in all",
+    ),
     "a_far_neighbour": (f"s 1,{LONG}", positions("rows", b"\1\0", lag=4096), "a neighbour 4096 rows before"),
     "gaps": (f"s 4,{LONG // 4}", positions("gaps", varint(LONG), b"\0", CONSTANT), "turns of slow decoding in all, more than"),
     "more_gaps_than_places": ("s 4,4", positions("gaps", varint(10**9), b"\0", CONSTANT), "1000000000 distances declared"),

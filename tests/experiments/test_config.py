@@ -60,6 +60,7 @@ def test_json_is_the_same_in_every_process():
     [
         ("def get_config():\n    return 3\n", TypeError, "it returned int"),
         ("x = 1\n", ValueError, "must define get_config"),
+        ("get_config = 3\n", TypeError, r"get_config must be a function, .*; got 3 \(int\)"),
         ("def get_config(:\n", ValueError, "line 1"),
         ("import nosuchmodule\n", ValueError, "nosuchmodule"),
         ("def get_config():\n    return Confg()\n", ValueError, "Confg"),
@@ -96,6 +97,8 @@ def test_a_wrong_sweep_names_its_rows(tmp_path):
         (lambda: Adam(learning_rate=0), "learning_rate"),
         (lambda: small(batch_size=0, scan=0), "(?s)batch_size.*scan"),
         (lambda: small(phases=()), "at least one"),
+        (lambda: small(batch_size="64"), r"batch_size: must be a whole number; got '64' \(str\)"),
+        (lambda: small(phases=3, seed=None), r"(?s)phases: must be a tuple.*got 3.*seed: must be a whole number; got None"),
         (lambda: small(phases=(Phase(name="a", epochs=1),) * 2), "a name of its own"),
         (lambda: small(phases=(Phase(name="a", epochs=1, transforms=(Prune(sparsity=0.5),)),)), "dense reference"),
     ],
