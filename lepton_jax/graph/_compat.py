@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import linear_util, source_info_util
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import JaxprEqn as JaxprEqn
 
@@ -88,6 +88,11 @@ class Body:
     stack: int | None = None
     parts_in: tuple[tuple[int, ...], ...] = ()
     parts_out: tuple[tuple[int, ...], ...] = ()
+
+
+def as_function(closed: Any) -> Callable[..., Sequence[Any]]:
+    """The function of flat arrays that a closed jaxpr is."""
+    return jaxpr_as_fun(closed)
 
 
 def is_literal(atom: Any) -> bool:

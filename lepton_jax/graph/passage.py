@@ -1,7 +1,7 @@
 """Going through a function from layer to layer, with what runs before a layer run once."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.layout import Use
 from lepton_jax.graph.origins import SOURCES
 from lepton_jax.graph.primitives import OWN_DERIVATIVES
+from lepton_jax.graph.programs import run_shared
 from lepton_jax.graph.trace import Apply, Equation, Traced, trace
 from lepton_jax.graph.weights import weight_uses
 
@@ -198,7 +199,7 @@ class Track:
             begin = self.points[number]
             if end > begin:
                 given = passage.given(self.live[number], leaves, begin, end)
-                self.points[number], self.live[number] = end, _advance(passage, begin, end, given)
+                self.points[number], self.live[number] = end, run_shared(Passage.advance, (passage, begin, end), given)
             yield passage, passage.given_to(path, self.live[number], leaves)
 
     def changed(self, path: Path) -> None:
@@ -209,9 +210,6 @@ class Track:
 
     def _restart(self, number: int) -> None:
         self.points[number], self.live[number] = 0, self.passages[number].start(*self.batches[number])
-
-
-_advance = partial(jax.jit, static_argnums=(0, 1, 2))(Passage.advance)
 
 
 def passage_of(apply: Apply, variables: PyTree, inputs: tuple[Any, ...], layers: tuple[Path, ...]) -> Passage:

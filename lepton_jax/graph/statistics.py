@@ -1,7 +1,6 @@
 """Statistics of what a layer is fed, a few examples at a time."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.layout import Use, input_rows
 from lepton_jax.graph.passage import Passage, Values
+from lepton_jax.graph.programs import run_shared
 from lepton_jax.graph.trace import Equation
 
 Add = Callable[[PyTree, Array, Array | None], PyTree]
@@ -20,7 +20,6 @@ _IN_CACHE = 2**18
 """How many numbers of patches are worked on at a time."""
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def gathered(passage: Passage, path: Path, add: Add, totals: PyTree, given: Values, other: Values | None = None) -> PyTree:
     """Add what a layer is fed, by all its uses, to totals.
 
@@ -39,6 +38,10 @@ def gathered(passage: Passage, path: Path, add: Add, totals: PyTree, given: Valu
       >>> gathered(passage, "w", lambda totals, rows, _: totals + rows.sum(-2), jnp.zeros(2), given).tolist()
       [3.0, 3.0]
     """
+    return run_shared(_gathered, (passage, path, add), totals, given, other)
+
+
+def _gathered(passage: Passage, path: Path, add: Add, totals: PyTree, given: Values, other: Values | None) -> PyTree:
     mine = passage.inputs_of(path, given)
     others = [None] * len(mine) if other is None else passage.inputs_of(path, other)
     for use, x, r in zip(passage.uses[path], mine, others):
