@@ -38,7 +38,13 @@ OTHERS = [
 ]
 ROWS = sorted({*MASKED, *OTHERS})
 KEEPS_THE_TREE = ("prune", "fake_quant", "lsq", "dorefa", "stochastic", "scheduled", "fixed", "set", "rigl", "dynamic", "ac_dc")
-NESTINGS = [("freeze",), *itertools.permutations(WRAPPERS, 2), ("freeze", "by_part", "chain"), ("chain", "by_part", "freeze")]
+NESTINGS = [
+    ("freeze",),
+    ("freeze", "freeze"),
+    *itertools.permutations(WRAPPERS, 2),
+    ("freeze", "by_part", "chain"),
+    ("chain", "by_part", "freeze"),
+]
 FROZEN = [names for names in NESTINGS if "freeze" in names]
 COMBINED = [
     (name, names)

@@ -5,8 +5,10 @@ name. A new experiment is one such file.
 """
 
 import dataclasses
+import difflib
 import importlib.util
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +42,8 @@ class Checked:
 
     def __post_init__(self) -> None:
         with collect(f"{type(self).__name__} {self.name!r}") as problems:
-            problems.extend(self.wrong_types() or self.problems())
+            # What a study and its training say alike is said once.
+            problems.extend(dict.fromkeys(self.wrong_types() or self.problems()))
 
     def wrong_types(self) -> list[str]:
         """Say which fields are not what they are declared to be; nothing else can be said of these."""
@@ -220,7 +223,8 @@ class Config(Checked):
         names = [phase.name for phase in self.phases]
         if not names or len(set(names)) < len(names):
             yield f"phases: at least one, each with a name of its own; got {names}"
-        yield from self.at_least(1, "batch_size", "scan")
+        yield from self.at_least(1, "batch_size", "scan", "max_steps")
+        yield from self.at_least(0, "seed")
         if self.phases and self.phases[0].transforms:
             yield "phases: the first is the dense reference and has no transforms"
 
@@ -287,6 +291,26 @@ def _located(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from error
     except (NameError, AttributeError, ImportError) as error:
         raise ValueError(f"{path}: {error}") from error
+    except TypeError as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise TypeError(f"{path}, line {lines[-1]}: {error}{_meant(str(error))}" if lines else str(error)) from error
+
+
+def _meant(error: str) -> str:
+    """After an error of an unknown field: the one nearest to it, and all there are; else nothing."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", error)
+    kinds = [kind for kind in _below(Checked) if found and kind.__name__ == found[1] and dataclasses.is_dataclass(kind)]
+    if found is None or not kinds:
+        return ""
+    fields = [field.name for field in dataclasses.fields(kinds[0])]
+    near = difflib.get_close_matches(found[2], fields, 1)
+    return f". {f'Did you mean {near[0]}? ' if near else ''}{found[1]} has {', '.join(fields)}."
+
+
+def _below(kind: Any) -> Iterator[Any]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _below(one)
 
 
 def to_json(value: Any) -> Any:

@@ -125,6 +125,7 @@ class Study(Checked):
         yield from super().problems()
         yield from self.check_rows()
         yield from self.at_least(1, "max_steps")
+        yield from self.at_least(0, "seed")
 
     def check_rows(self) -> Iterator[str]:
         """Say what is wrong with the rows' names; several rows of one name differ in their labels."""

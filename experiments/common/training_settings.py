@@ -37,6 +37,7 @@ class Training(Checked):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         yield from self.at_least(1, "epochs", "batch_size", "vmap", "max_steps")
+        yield from self.at_least(0, "seed")
 
     def steps(self, dataset: Dataset, epochs: int) -> int:
         """Return how many steps so many epochs have, or a trial run instead."""

@@ -63,7 +63,15 @@ def check_fraction(name: str, value: float | jax.Array) -> None:
       ...
       ValueError: sparsity must be in [0, 1), the fraction of weights removed; got 1.9. For 90 %, write 0.9.
     """
-    if not is_traced(value) and not 0 <= value < 1:
+    if is_traced(value):
+        return
+    try:
+        inside = bool(0 <= value < 1)
+    except (TypeError, ValueError):  # text, None, an array of several
+        raise TypeError(
+            f"{name} must be a number in [0, 1), the fraction of weights removed; got {one_line(repr(value), 60)}."
+        ) from None
+    if not inside:
         raise ValueError(f"{name} must be in [0, 1), the fraction of weights removed; got {value}. For 90 %, write 0.9.")
 
 

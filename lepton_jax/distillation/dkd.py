@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.distillation.logits import divergence
-from lepton_jax.distillation.numerics import check_classes, check_logits, check_weights, softened
+from lepton_jax.distillation.numerics import check_classes, check_logits, check_weights, log_total, softened
 
 
 @checked
@@ -34,7 +34,7 @@ def dkd(
       beta: weight of the other classes' part, 0 or more.
 
     Returns:
-      float32 ``[...]``.
+      float32 ``[...]``. A class that the teacher makes impossible (``-inf``) counts nothing.
 
     Raises:
       ValueError: for shapes that don't fit, a temperature that is not positive, or a negative weight.
@@ -54,10 +54,18 @@ def dkd(
     def parts(logits: Array) -> tuple[Array, Array]:
         logs = softened(logits, temperature)
         label = jnp.sum(jnp.where(target, logs, 0), axis=-1)
-        others = jax.nn.logsumexp(logs, axis=-1, where=~target)
-        # Among the others; the label's own entry counts nothing, being 0 in both and its probability too.
-        return jnp.stack([label, others], axis=-1), jnp.where(target, 0, logs - others[..., None])
+        others = log_total(logs, ~target)
+        among = logs - jnp.where(others > -jnp.inf, others, 0)[..., None]
+        # The label's own probability among the others is 0 in both; so are all, where the others are impossible.
+        return jnp.stack([label, others], axis=-1), jnp.where(target, -jnp.inf, among)
 
     (binary_s, other_s), (binary_t, other_t) = parts(student_logits), parts(teacher_logits)
-    among = jnp.sum(jnp.where(target, 0, jnp.exp(other_t) * (other_t - other_s)), axis=-1)
-    return temperature**2 * (alpha * divergence(binary_t, binary_s) + beta * among)
+    # Where no other class is possible, how likely they are among themselves has no meaning.
+    several = (binary_t[..., 1] > -jnp.inf) & (binary_s[..., 1] > -jnp.inf)
+    among = jnp.where(several, divergence(other_t, other_s), 0)
+    return temperature**2 * (_times(alpha, divergence(binary_t, binary_s)) + _times(beta, among))
+
+
+def _times(weight: float | Array, loss: Array) -> Array:
+    """The product, where a weight of 0 leaves nothing of a loss that is infinite."""
+    return jnp.where(jnp.asarray(weight) > 0, weight * loss, 0)

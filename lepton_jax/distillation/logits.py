@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
-from lepton_jax.distillation.numerics import check_classes, check_logits, check_rank, check_same, softened
+from lepton_jax.distillation.numerics import check_classes, check_logits, check_rank, check_same, log_total, softened
 
 
 @checked
@@ -87,7 +87,7 @@ def top_k_soft_targets(student_logits: Array, teacher_logits: Array, temperature
 
     def coarse(logits: Array) -> Array:
         logs = softened(logits, temperature)
-        rest = jax.nn.logsumexp(logs, axis=-1, where=outside)
+        rest = log_total(logs, outside)
         return jnp.concatenate([jnp.take_along_axis(logs, chosen, axis=-1), rest[..., None]], axis=-1)
 
     return divergence(coarse(teacher_logits), coarse(student_logits)) * temperature**2

@@ -129,6 +129,23 @@ def softened(logits: Any, temperature: float | Array) -> Array:
     return jax.nn.log_softmax(wide(logits) / temperature)
 
 
+def log_total(logs: Array, where: Array) -> Array:
+    """Return the logarithm of the total of some classes along the last axis; ``-inf``, and gradient 0, if all are impossible.
+
+    Args:
+      logs: log-probabilities, ``[..., C]``; ``-inf`` for what is impossible.
+      where: bool ``[..., C]``, the classes.
+
+    Example:
+      >>> logs = jnp.log(jnp.array([[0.5, 0.25, 0.25, 0.0]]))
+      >>> log_total(logs, jnp.array([[False, True, True, False]])), log_total(logs, jnp.array([[False, False, False, True]]))
+      (Array([-0.6931472], dtype=float32), Array([-inf], dtype=float32))
+    """
+    possible = jnp.any(where & (logs > -jnp.inf), axis=-1)
+    total = jax.nn.logsumexp(jnp.where(possible[..., None], logs, 0), axis=-1, where=where)
+    return jnp.where(possible, total, -jnp.inf)
+
+
 def safe_sqrt(squares: Array) -> Array:
     """Return the square root, with gradient 0 (not infinity) where the argument is 0.
 

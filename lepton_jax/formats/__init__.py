@@ -12,6 +12,7 @@ from lepton_jax.formats.float8 import Float8
 from lepton_jax.formats.layout import expand, scale_shape
 from lepton_jax.formats.mx import MX, mxfp4, mxfp8
 from lepton_jax.formats.normal_float import NormalFloat4
+from lepton_jax.formats.presets import named_format
 from lepton_jax.formats.ternary import Ternary
 from lepton_jax.formats.uniform import Uniform
 
@@ -26,6 +27,7 @@ __all__ = [
     "expand",
     "mxfp4",
     "mxfp8",
+    "named_format",
     "scale_shape",
 ]
 

@@ -18,6 +18,7 @@ from jax.extend import linear_util, source_info_util
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import JaxprEqn as JaxprEqn
+from jax.interpreters import partial_eval
 
 OLDEST, NEWEST = (0, 10), (0, 12)
 """Supported versions of jax: from OLDEST on, below NEWEST."""
@@ -236,6 +237,11 @@ def is_opaque(eqn: JaxprEqn) -> bool:
         return False
     leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr)
     return any(is_jaxpr(leaf) for leaf in leaves) or name == "call_hi_primitive"
+
+
+def used_inputs(jaxpr: Any, used_outputs: Sequence[bool]) -> list[bool]:
+    """Which inputs of an open jaxpr some of its outputs depend on, through calls and loops."""
+    return list(partial_eval.dce_jaxpr(jaxpr, list(used_outputs))[1])
 
 
 def literal_value(atom: Any) -> Any:

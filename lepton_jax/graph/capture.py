@@ -9,10 +9,10 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph import _compat
 from lepton_jax.graph.interpret import Interpreter
-from lepton_jax.graph.matching import fits_end
+from lepton_jax.graph.matching import fits_end, patterns_of
 from lepton_jax.graph.trace import Apply, CallPath, Equation, Traced, trace
 
-SelectValue = str | tuple[str, ...] | Callable[[str, Equation], bool]
+SelectValue = str | Sequence[str] | Callable[[str, Equation], bool]
 """Which values: glob pattern(s) over modules, operations and primitives, or a predicate ``(name, operation) -> bool``."""
 
 Places = dict[CallPath, list[tuple[str, int]]]
@@ -57,6 +57,7 @@ def capture(apply: Apply, select: SelectValue) -> Callable[..., tuple[PyTree, di
       function of the same arguments that returns ``(outputs, {name: value})``.
 
     Raises:
+      TypeError: when called, for a selection that is neither.
       ValueError: when called, if a pattern matches nothing; the message lists what there is.
 
     Example:
@@ -92,7 +93,7 @@ def places(traced: Traced, select: SelectValue) -> Places:
     modules = _modules(traced)
     operations = {traced.names[eqn.path]: eqn for eqn in _visible(traced)}
     found: Places = {}
-    for one in select if isinstance(select, tuple) else (select,):
+    for one in (select,) if callable(select) else patterns_of("capture: select", select):
         chosen = _chosen(one, modules, operations)
         if not chosen:
             wanted = getattr(one, "__name__", one)

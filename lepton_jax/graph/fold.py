@@ -158,14 +158,19 @@ class _Folding(Interpreter):
             return value.array(self.keep, self.dense)
         return value.array(self.keep) if isinstance(value, Const) else value
 
+    def evaluate(
+        self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], path: CallPath = (), scope: str = ""
+    ) -> list[Any]:
+        return super().evaluate(jaxpr, [_constant(const) for const in consts], values, path, scope)
+
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         for value, var in zip(values, eqn.invars):
             if isinstance(value, Affine) and self.uses[eqn.jaxpr_path, var] > 1:
                 value.shared = True
+        constants = [_as_const(v, var) for v, var in zip(values, eqn.invars)]
         if eqn.primitive in PLAIN_CALLS | REMATS:
             [body] = eqn.bodies
-            return self.inner(eqn, body, values)
-        constants = [_as_const(v, var) for v, var in zip(values, eqn.invars)]
+            return self.inner(eqn, body, constants)
         if all(isinstance(value, Const) for value in constants):
             promised = self._promise(eqn, constants)
             if promised is not None:
@@ -220,7 +225,12 @@ def _itself(leaf: Array) -> Array:
 
 def _as_const(value: Any, var: Any) -> Any:
     """A literal as a constant, any other value as it is."""
-    return Const("", lambda: value, False, np.shape(value)) if _compat.is_literal(var) else value
+    return _constant(value) if _compat.is_literal(var) else value
+
+
+def _constant(value: Any) -> Const:
+    """What no variable plays a part in."""
+    return Const("", lambda: value, False, np.shape(value))
 
 
 def _use_counts(traced: Traced) -> Counter[tuple[CallPath, Any]]:

@@ -47,6 +47,27 @@ def origins(traced: Traced, inputs: Sequence[Path] = ()) -> Origins:
     return search.found
 
 
+def unread(traced: Traced) -> tuple[Path, ...]:
+    """Return the variables that no result depends on, but for their own updated state, if that is what they were.
+
+    Such are auxiliary heads in evaluation mode, and moving averages that only training moves.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.graph.trace import trace
+      >>> variables = {"w": jnp.ones((2, 3)), "aside": jnp.ones(3), "old": jnp.ones(3)}
+      >>> def apply(v, x):
+      ...     aside = x @ v["w"] + v["aside"]
+      ...     return x @ v["w"], {"old": v["old"]}
+      >>> unread(trace(apply, variables, jnp.ones(2)))
+      ('aside', 'old')
+    """
+    entering = {path: v for v, path in zip(traced.jaxpr.invars, traced.variables)}
+    outs = enumerate(traced.jaxpr.outvars)
+    used = _compat.used_inputs(traced.jaxpr, [entering.get(traced.updates.get(index, "")) is not v for index, v in outs])
+    return tuple(path for path, is_used in zip(traced.variables, used) if not is_used)
+
+
 def operand_origins(found: Origins, eqn: Equation) -> list[Origin]:
     """The origins of an operation's operands."""
     return [frozenset() if _compat.is_literal(v) else found[eqn.jaxpr_path, v] for v in eqn.invars]

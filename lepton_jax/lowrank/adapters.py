@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core import packed, paths
 from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import Packed, is_packed, register_packed
 from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select
@@ -164,6 +165,7 @@ def _split(
       ValueError: for weights that have no such rank, all together, or a pattern that matches nothing.
     """
     weights = paths.select(params, select)
+    check_finite(name, weights)
     with collect(f"{name}: cannot adapt with rank {rank}") as problems:
         for path, weight in weights.items():
             shape = tuple(weight.shape)

@@ -9,8 +9,9 @@ from lepton_jax.core.errors import check_whole
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, Select
 from lepton_jax.core.weight_axes import axes_of
-from lepton_jax.formats import Format, Uniform
+from lepton_jax.formats import Format, Uniform, named_format
 from lepton_jax.formats.ranges import Calibration, MinMax
+from lepton_jax.formats.ranges.base import check_calibration
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.leaves.quantize import quantize
 from lepton_jax.lowrank.adapters import adapter, corrected
@@ -25,7 +26,7 @@ def qlora(
     rank: int,
     key: Array,
     *,
-    format: Format = Uniform(bits=4, channel_axis="out"),
+    format: Format | str = Uniform(bits=4, channel_axis="out"),
     calibration: Calibration = MinMax(),
     rounds: int = 0,
     scale: float = 1.0,
@@ -42,7 +43,7 @@ def qlora(
     Args:
       rank: of the corrections, 1 to the smaller side of every selected weight.
       key: a typed random key, for u; not drawn from with rounds.
-      format: any that `lepton_jax.quantization.quantize` takes: int4, nf4.
+      format: any that `lepton_jax.quantization.quantize` takes, or its short name: "int4_g64", "nf4".
       calibration: finds the range of the format.
       rounds: of LoftQ, 0 or more; the paper takes 1 to 5.
       scale: alpha / rank of the paper.
@@ -66,9 +67,13 @@ def qlora(
     paging; Li et al. 2024, "LoftQ", algorithm 1.
     """
     check_whole("qlora: rounds", rounds, 0)
+    fmt: Format = named_format("qlora: format", format)
+    if not isinstance(fmt, Format):
+        raise TypeError(f"qlora: format must be a number format, e.g. Uniform(bits=4) or 'nf4'; got {format!r}.")
+    check_calibration("qlora", calibration)
 
     def begin(weights: dict[Path, Array], corrections: dict[Path, LowRank]) -> tuple[dict[Path, LowRank], dict[Path, Any]]:
-        formats = {path: format.at(axes_of(select, path, weight.shape)) for path, weight in weights.items()}
+        formats = {path: fmt.at(axes_of(select, path, weight.shape)) for path, weight in weights.items()}
         if not rounds:
             return corrections, {path: quantize(weight, formats[path], calibration) for path, weight in weights.items()}
         method: Any = placed(Svd(stacked=stacked), select, weights)

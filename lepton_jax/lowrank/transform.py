@@ -7,6 +7,7 @@ from typing import Literal
 from lepton_jax.core import packed, paths
 from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.method import Method, Rank, RankRule, as_tuple, placed
@@ -66,6 +67,7 @@ def low_rank(
         weights = paths.select(params, select)
         mine = placed(method, select, weights)
         weights = _supported(weights, mine, type(method).__name__, unsupported)
+        check_finite("low_rank", weights)
         ranks = _ranks(rank, weights, mine)
         return paths.replace(params, factors_of({path: weights[path] for path in ranks}, ranks, mine)), ()
 

@@ -10,19 +10,24 @@ from lepton_jax.core.packed import is_coded
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import PyTree, Select
 
+PRESETS = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "fp32": "float32", "f32": "float32"}
+"""Short names of dtypes, beside those that numpy and jax have."""
+
 
 def floating(what: str, dtype: Any) -> jnp.dtype:
-    """Return a floating dtype by any of its names.
+    """Return a floating dtype by any of its names; None has none.
 
     Raises:
       TypeError: if it is none.
 
     Example:
-      >>> floating("compute_dtype", "bfloat16")
-      dtype(bfloat16)
+      >>> floating("compute_dtype", "bfloat16"), floating("compute_dtype", "bf16")
+      (dtype(bfloat16), dtype(bfloat16))
     """
+    if dtype is None:  # which numpy reads as float64
+        raise TypeError(f"{what} must be a floating dtype, e.g. 'bfloat16'; got None.")
     try:
-        found = jnp.dtype(dtype)
+        found = jnp.dtype(PRESETS.get(dtype, dtype) if isinstance(dtype, str) else dtype)
     except TypeError as error:
         raise TypeError(f"{what} must be a floating dtype, e.g. 'bfloat16'; got {dtype!r}.") from error
     if not jnp.issubdtype(found, jnp.floating):
@@ -36,7 +41,7 @@ def cast(compute_dtype: jnp.dtype | type | str, *, select: Select = paths.floati
     """Show floating parameters in `compute_dtype`: ``view = w.astype(compute_dtype)``; masters and gradients stay float32.
 
     Args:
-      compute_dtype: a floating dtype, e.g. `jnp.bfloat16` or its name.
+      compute_dtype: a floating dtype, e.g. `jnp.bfloat16` or its name, "bfloat16" or "bf16".
       select: which leaves; by default every floating one.
 
     Raises:

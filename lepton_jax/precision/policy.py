@@ -1,7 +1,7 @@
 """Which dtype parameters, computation and outputs have."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ class Policy:
 
     Args:
       param_dtype: of the masters that the optimiser trains.
-      compute_dtype: of dots and convolutions: ``"bfloat16"``, ``"float16"`` or ``"float32"``. For eight bits give `autocast` an
+      compute_dtype: of dots and convolutions: "bfloat16" ("bf16"), "float16" or "float32". For eight bits give `autocast` an
         `Fp8` as well; what is not in eight bits is then in this dtype.
       output_dtype: of a model's floating outputs; None leaves them as the model has them.
 
@@ -39,6 +39,14 @@ class Policy:
     param_dtype: Any = "float32"
     compute_dtype: Any = "bfloat16"
     output_dtype: Any = None
+
+    def __new__(cls, *given: Any, **settings: Any) -> Self:
+        if given:
+            raise TypeError(
+                "Policy: settings are given by name, Policy(compute_dtype='bfloat16'); got "
+                f"{', '.join(map(repr, given))} without a name."
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name in ("param_dtype", "compute_dtype", "output_dtype"):

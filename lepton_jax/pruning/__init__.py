@@ -1,8 +1,9 @@
 """Pruning: criteria, structures, allocations and schedules, put together by `prune`."""
 
 from lepton_jax.pruning.allocation import Explicit, erk, uniform
+from lepton_jax.pruning.balance import UnevenWarning
 from lepton_jax.pruning.hide import apply_mask
-from lepton_jax.pruning.masks import block, channel, keep_count, n_of_m, top
+from lepton_jax.pruning.masks import block, channel, keep_count, keep_some, n_of_m, top
 from lepton_jax.pruning.prune import PruneState, prune
 from lepton_jax.pruning.rounds import iterative_masks
 from lepton_jax.pruning.sensitivity import Sensitivity, sensitivity
@@ -22,6 +23,7 @@ __all__ = [
     "Selection",
     "Sensitivity",
     "Structure",
+    "UnevenWarning",
     "Unstructured",
     "apply_mask",
     "block",
@@ -30,6 +32,7 @@ __all__ = [
     "erk",
     "iterative_masks",
     "keep_count",
+    "keep_some",
     "n_of_m",
     "prune",
     "sensitivity",

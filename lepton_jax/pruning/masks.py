@@ -30,7 +30,7 @@ _PAIRWISE = 16
 
 
 @checked
-def keep_count(size: int | np.ndarray, sparsity: float | Array) -> int | Array:
+def keep_count(size: int | np.ndarray | Array, sparsity: float | Array) -> int | Array:
     """Return how many of `size` weights are kept: ``size - round(sparsity * size)``.
 
     A Python float is rounded exactly, for one size; an array (traced, or one sparsity for each of several sizes) in float32.
@@ -43,6 +43,18 @@ def keep_count(size: int | np.ndarray, sparsity: float | Array) -> int | Array:
         check_fraction("keep_count: sparsity", sparsity)
         return int(size) - round(sparsity * int(size))
     return jnp.asarray(size, jnp.int32) - jnp.round(sparsity * size).astype(jnp.int32)
+
+
+@checked
+def keep_some(size: int | np.ndarray | Array, sparsity: float | Array) -> int | Array:
+    """Return `keep_count`, and at least 1 of what is not empty: a leaf that loses all cuts the network.
+
+    Example:
+      >>> keep_some(10, 0.25), keep_some(1, 0.9), keep_some(0, 0.9)
+      (8, 1, 0)
+    """
+    count = keep_count(size, sparsity)
+    return max(count, min(int(size), 1)) if isinstance(count, int) else jnp.maximum(count, jnp.minimum(jnp.asarray(size), 1))
 
 
 @checked

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import check_fraction, collect, is_traced
 from lepton_jax.core.schedules import SparsitySchedule, as_schedule, constant
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.core.weight_axes import StackedShape
 from lepton_jax.pruning.allocation import Allocation, uniform
+from lepton_jax.pruning.balance import warn_if_uneven
 from lepton_jax.pruning.criteria import Criterion, Magnitude
 from lepton_jax.pruning.hide import Gradient, apply_mask, laid_out_as, masked, through_masks
-from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.masks import keep_count, keep_some
 from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
-from lepton_jax.pruning.structures import Structure, Unstructured
-from lepton_jax.pruning.threshold import top_of_groups
+from lepton_jax.pruning.structures import Structure, Unstructured, named_structure
+from lepton_jax.pruning.threshold import leave_one, top_of_groups
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,16 @@ class _Pruning:
 
     def __post_init__(self) -> None:
         paths.check_select("prune: select", self.select)
+        if not isinstance(self.criterion, Criterion):
+            raise TypeError(
+                "prune: criterion must be one of lepton_jax.pruning.criteria, e.g. criterion=Magnitude(); got "
+                f"{self.criterion!r}."
+            )
+        if not callable(self.allocation):
+            raise TypeError(
+                "prune: allocation must be a function (shapes, sparsity) -> sparsities, e.g. lepton_jax.pruning.erk; got "
+                f"{self.allocation!r}."
+            )
         with collect("prune") as problems:
             if self.gradient not in ("masked", "straight_through"):
                 problems.append(f"gradient must be 'masked' or 'straight_through'; got {self.gradient!r}")
@@ -74,6 +85,8 @@ class _Pruning:
         state = state._replace(masks={path: laid_out_as(mask, weights[path]) for path, mask in state.masks.items()})
         if not is_traced(state.failure.step):
             check_scores(state)
+            if self.scope == "global":  # elsewhere an allocation says how even it is
+                warn_if_uneven("prune", state.masks)
         return params, state
 
     def update(self, params: PyTree, state: PruneState, grads: PyTree, step: Step) -> tuple[PyTree, PruneState]:
@@ -138,7 +151,7 @@ class _Pruning:
             for path in weights:
                 check_fraction(f"prune: allocation: {path}", given[path])
             fractions = [given[path] for path in each]
-            counts = [keep_count(sizes[path], given[path]) for path in each]
+            counts = [keep_some(sizes[path], given[path]) for path in each]
         return Goals(jnp.asarray(target, jnp.float32), jnp.asarray(fractions, jnp.float32), jnp.asarray(counts, jnp.int32))
 
     def _remask(
@@ -177,18 +190,22 @@ class _Pruning:
         sizes: Any = np.zeros(len(state.goals.keep), np.int32)  # counted alike, all at once
         for unit, group in zip(units.values(), groups):
             sizes[group] += unit.size
-        kept = {path: mask.astype(jnp.float32) for path, mask in state.masks.items()}
-        rising = keep_count(sizes, state.goals.by_group * progress)
+        # A unit is out if all its weights are.
+        kept = {path: state.masks[path].astype(jnp.float32) for path in scores}
+        allowed = [unit > 0 for unit in self._units(stacks, kept).values()] if held else None
+        rising = keep_some(sizes, state.goals.by_group * progress)
         found = top_of_groups(
             list(units.values()),
             jnp.where(progress >= 1, state.goals.keep, rising),
             groups=groups,
-            # A unit is out if all its weights are.
-            allowed=[unit > 0 for unit in self._units(stacks, {p: kept[p] for p in scores}).values()] if held else None,
+            allowed=allowed,
             near=None if first else state.thresholds,
         )
+        left = found.masks
+        if self.scope == "global":
+            left = leave_one(left, list(units.values()), allowed, needed=[len(stacks.shapes[path]) > 1 for path, _ in units])
         parts: dict[tuple[Path, int], Array] = {}
-        for place, mask in zip(units, found.masks):
+        for place, mask in zip(units, left):
             parts[place] = self.structure.at(stacks.of_one(place[0])).expand(mask, stacks.shapes[place[0]])
         masks = stacks.whole(parts, scores)
         of_leaf = [[place for place, (path, _) in enumerate(units) if path == one] for one in sorted(scores)]
@@ -217,13 +234,13 @@ class _Pruning:
             )
 
 
-@checked
+@checked_but("criterion", "structure", "allocation")
 @named
 def prune(
     sparsity: float | Array | SparsitySchedule,
     *,
     criterion: Criterion = Magnitude(),
-    structure: Structure = Unstructured(),
+    structure: Structure | str = Unstructured(),
     allocation: Allocation = uniform,
     scope: Literal["layer", "global"] = "layer",
     score_scale: Mapping[str, float] = MappingProxyType({}),
@@ -233,12 +250,13 @@ def prune(
 ) -> Transform:
     """Show the weights with the least valuable ones set to zero.
 
-    ``view = where(mask, w, 0)``, ``mask = top(scores(w), sparsity(step))``.
+    ``view = where(mask, w, 0)``, ``mask = top(scores(w), sparsity(step))``. Of every leaf at least one unit is kept, whatever
+    the sparsity: a leaf that loses all cuts the network (in scope "global", of those with two axes or more).
 
     Args:
       sparsity: fraction of the selected weights removed, [0, 1), or a schedule of it; see `lepton_jax.core.schedules`.
       criterion: scores a weight; see `lepton_jax.pruning.criteria`.
-      structure: which weights go together.
+      structure: which weights go together; or a short name, "2:4".
       allocation: in scope "layer", gives each leaf its sparsity, see `lepton_jax.pruning.allocation`; under a schedule all
         leaves rise together, in proportion.
       scope: "layer": each leaf has its own threshold. "global": one threshold for all leaves.
@@ -264,7 +282,7 @@ def prune(
     pruning = _Pruning(
         schedule=as_schedule(sparsity),
         criterion=criterion,
-        structure=structure,
+        structure=named_structure("prune: structure", structure),
         allocation=allocation,
         scope=scope,
         score_scale=score_scale,

@@ -8,11 +8,11 @@ from tqdm.auto import tqdm
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.errors import check_fraction, check_whole
+from lepton_jax.core.errors import check_fraction, check_whole, collect, is_traced
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.criteria.base import Criterion
-from lepton_jax.pruning.masks import keep_count
-from lepton_jax.pruning.threshold import top_of_groups
+from lepton_jax.pruning.masks import keep_some
+from lepton_jax.pruning.threshold import leave_one, top_of_groups
 
 
 @checked
@@ -42,10 +42,10 @@ def iterative_masks(
       progress: show a bar.
 
     Returns:
-      boolean masks by path; ``keep_count`` True in all, or in every leaf.
+      boolean masks by path; ``keep_count`` True in all, or in every leaf, but at least one in every leaf.
 
     Raises:
-      ValueError: for a sparsity outside [0, 1), fewer rounds than one, or an unknown scope.
+      ValueError: for a sparsity outside [0, 1), fewer rounds than one, an unknown scope, or scores that are not finite.
 
     Example:
       >>> from lepton_jax.pruning.criteria import Magnitude
@@ -67,16 +67,23 @@ def iterative_masks(
     counted = [sum(sizes.values())] if scope == "global" else list(sizes.values())
 
     @jax.jit
-    def prune_more(params: PyTree, masks: dict[Path, Array], keep: Array) -> dict[Path, Array]:
+    def prune_more(params: PyTree, masks: dict[Path, Array], keep: Array) -> tuple[dict[Path, Array], Array]:
         held = paths.flatten(params)
         weights = {path: jnp.where(mask, held[path], jnp.zeros((), held[path].dtype)) for path, mask in masks.items()}
         seen = paths.replace(params, weights)
         scores = criterion.score_all(weights, criterion.init_all(weights, seen), seen)
-        ranked = [jnp.where(masks[path], scores[path], -jnp.inf) for path in leaves]
-        return dict(zip(leaves, top_of_groups(ranked, keep, groups=groups).masks, strict=True))
+        ranked, allowed = [scores[path] for path in leaves], [masks[path] for path in leaves]
+        found = top_of_groups(ranked, keep, groups=groups, allowed=allowed)
+        kept = leave_one(found.masks, ranked, allowed, needed=[leaf.ndim > 1 for leaf in leaves.values()])
+        return dict(zip(leaves, kept, strict=True)), found.not_finite
 
     masks = {path: jnp.ones(leaf.shape, bool) for path, leaf in leaves.items()}
     for number in tqdm(range(1, rounds + 1), desc="pruning", unit="round", disable=not progress):
         removed = sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
-        masks = prune_more(params, masks, jnp.array([keep_count(size, removed) for size in counted], jnp.int32))
+        masks, not_finite = prune_more(params, masks, jnp.array([keep_some(size, removed) for size in counted], jnp.int32))
+        if is_traced(not_finite):  # a caller that compiles this must look at its weights itself
+            continue
+        with collect(f"iterative_masks: scores must be finite, and are not in round {number}") as problems:
+            counts = dict(zip(leaves, not_finite.tolist(), strict=True))
+            problems.extend(f"{path}: {count} scores are NaN or infinite" for path, count in counts.items() if count)
     return masks

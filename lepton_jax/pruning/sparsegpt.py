@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_whole, collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.graph.layers import layers
 from lepton_jax.graph.layout import Layout, each_matrix
@@ -19,7 +20,7 @@ from lepton_jax.graph.moments import as_inputs, inverse_cholesky
 from lepton_jax.graph.passage import Track
 from lepton_jax.graph.statistics import gathered
 from lepton_jax.graph.trace import Apply
-from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.masks import keep_count, keep_some
 from lepton_jax.pruning.threshold import top_of_all
 
 Pattern = float | tuple[int, int]
@@ -47,7 +48,7 @@ def sparsegpt(
 
     Returns:
       (weight, mask): of the weight's shape and dtype, exact zeros where the mask is False; the mask has exactly
-      ``keep_count(size, sparsity)`` True, or n in every m inputs of every output. Weights of inputs that were always zero go
+      ``keep_some(size, sparsity)`` True, or n in every m inputs of every output. Weights of inputs that were always zero go
       first, and touch no others.
 
     Raises:
@@ -71,7 +72,9 @@ def sparsegpt(
     else:
         ends = np.minimum(size * np.arange(1, blocks + 1), rows)
         # Of what stands before the end of a block, its share; so the last one makes the total exact.
-        keeps = np.diff([keep_count(int(end) * columns, pattern) for end in ends], prepend=0).astype(np.int32)
+        shares = [int(keep_count(int(end) * columns, pattern)) for end in ends]
+        shares[-1] = int(keep_some(rows * columns, pattern))
+        keeps = np.diff(shares, prepend=0).astype(np.int32)
         group = (0, 1)
     return _solve(weight, hessian, jnp.asarray(keeps), jnp.float32(damping), size, *group)
 
@@ -128,6 +131,7 @@ def sparsegpt_prune(
         raise ValueError("sparsegpt_prune needs at least one calibration batch; got none.")
     found = layers(apply, variables, *batches[0], select=select)
     found.warn("sparsegpt_prune")
+    check_finite("sparsegpt_prune", found.leaves)
     patterns = _patterns(pattern, found.layouts, block_size)
     track = Track(apply, variables, batches, list(found.uses))
     masks: dict[Path, Array] = {}

@@ -267,6 +267,39 @@ def top_of_groups(
     return Selection(held.masks(bound, tied), found.not_finite, jnp.where(found.tied == 0, found.low, found.tied))
 
 
+def leave_one(
+    masks: Sequence[Array], scores: Sequence[Array], allowed: Sequence[Array] | None = None, *, needed: Sequence[bool]
+) -> list[Array]:
+    """Return the masks of a common threshold, where an array that would keep nothing keeps its highest score.
+
+    Args:
+      masks: boolean, of each array.
+      scores: of the same shapes.
+      allowed: as for `top_of_groups`.
+      needed: which arrays; a network is not cut where it loses a bias.
+
+    Example:
+      >>> low, high = (jnp.array([False, False]), jnp.array([1.0, 2.0])), (jnp.array([True]), jnp.array([9.0]))
+      >>> [mask.tolist() for mask in leave_one(*zip(low, high), needed=[True, True])]
+      [[False, True], [True]]
+    """
+
+    def best(place: int) -> Array:
+        key = sort_keys(scores[place])
+        key = key if allowed is None else jnp.where(allowed[place], key, jnp.uint32(BARRED))
+        index, beyond = _flat_index(key.shape), np.uint32(2**32 - 1)
+        return index == jnp.min(jnp.where(key == jnp.max(key, initial=0), index, beyond), initial=beyond)
+
+    bare = {place: ~jnp.any(mask) for place, mask in enumerate(masks) if needed[place]}
+    if not bare:
+        return list(masks)
+
+    def left() -> list[Array]:
+        return [mask | (bare[place] & best(place)) if place in bare else mask for place, mask in enumerate(masks)]
+
+    return jax.lax.cond(jnp.any(jnp.stack(list(bare.values()))), left, lambda: list(masks))
+
+
 @checked
 def top_of_all(scores: Sequence[Array], keep: int | Array) -> list[Array]:
     """Keep the `keep` highest of several arrays' scores together (a global threshold).

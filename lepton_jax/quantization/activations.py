@@ -33,7 +33,11 @@ _INT8 = Uniform(8)
 
 @checked_but("rules")
 def quantize_activations(
-    apply: Apply, rules: Rule | Sequence[Rule], *, native: bool = False, derivative: Literal["rounded", "unrounded"] = "rounded"
+    apply: Apply,
+    rules: Rule | Sequence[Rule] | str,
+    *,
+    native: bool = False,
+    derivative: Literal["rounded", "unrounded"] = "rounded",
 ) -> Apply:
     """Return `apply` with operands of its dots, convolutions and gathers rounded, as the rules say.
 
@@ -50,7 +54,8 @@ def quantize_activations(
 
     Args:
       apply: a pure function ``apply(variables, *inputs, **static)``.
-      rules: in the order in which they are asked; see `Rule`.
+      rules: in the order in which they are asked; see `Rule`. Or a short name: "w8a8" rounds weights and activations to eight
+        bits, with ranges found as the model runs.
       native: run in integers what can be: codes of eight bits against codes, accumulated in int32 (eight-bit floats in
         float32). A rounded operand that meets an operand that is not is multiplied as in simulation.
       derivative: of a native product of operands that are rounded straight through: that of the product of the rounded

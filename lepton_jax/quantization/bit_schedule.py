@@ -18,6 +18,7 @@ from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.layout import ChannelAxis
 from lepton_jax.formats.ranges import Calibration
+from lepton_jax.formats.ranges.base import check_calibration
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.rounding import calibrated, fake
@@ -106,6 +107,7 @@ def scheduled_quant(
     Source: Jacob et al. 2018, section 3.1 (delayed start: "quantization is disabled at the start of training"); fewer bits step
     by step: Zhuang et al. 2018, "Towards effective low-bitwidth convolutional neural networks", section 3.2.
     """
+    check_calibration("scheduled_quant", calibration)
     last = Uniform(schedule.bits[-1], symmetric, channel_axis)
 
     def rounded(fmt: Uniform, w: Array) -> Array:

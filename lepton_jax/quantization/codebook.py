@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import is_coded, register_packed
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
@@ -44,6 +45,7 @@ def train_codebook(fmt: Codebook, select: Select) -> Transform:
 
     def init(params: PyTree) -> tuple[PyTree, CodebookState]:
         weights = paths.select(params, select)
+        check_finite("fake_quant", weights)
         clusters = {path: k_means(weight.astype(jnp.float32), fmt.centroids) for path, weight in weights.items()}
         tables = {path: Centroids(table, weights[path].dtype.name) for path, (table, _) in clusters.items()}
         return paths.replace(params, tables), CodebookState({path: codes for path, (_, codes) in clusters.items()})

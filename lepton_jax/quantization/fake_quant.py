@@ -10,9 +10,10 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import is_traced
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Select
-from lepton_jax.formats import Format, Uniform, expand
+from lepton_jax.formats import Format, Uniform, expand, named_format
 from lepton_jax.formats.codebook import Codebook
 from lepton_jax.formats.ranges import Calibration
+from lepton_jax.formats.ranges.base import check_calibration
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.rounding import calibrated, fake
@@ -23,7 +24,7 @@ from lepton_jax.quantization.weights import on_weights
 @checked
 @named
 def fake_quant(
-    format: Format | Codebook | int | None = None,
+    format: Format | Codebook | int | str | None = None,
     *,
     calibration: Calibration | None = None,
     select: Select = paths.matrices,
@@ -37,8 +38,9 @@ def fake_quant(
     every format but `Binary` 0 is exact, so pruned weights stay pruned; `Binary` refuses a leaf with zeros.
 
     Args:
-      format: any `Format` (`Uniform`, `Float8`, ...) or `Codebook`; or leave it out and give Uniform's own arguments:
-        ``fake_quant(bits=4)``, of which the first, the bits, may stand here: ``fake_quant(4)``.
+      format: any `Format` (`Uniform`, `Float8`, ...) or `Codebook`, or a short name of `lepton_jax.formats.presets`:
+        ``fake_quant("int4_g128")``; or leave it out and give Uniform's own arguments: ``fake_quant(bits=4)``, of which the
+        first, the bits, may stand here: ``fake_quant(4)``.
       calibration: finds the range to cover; None: the format's own, see `calibrated`.
       select: which leaves; by default those with two axes or more.
       **uniform: arguments of `Uniform`, in place of `format`.
@@ -61,7 +63,8 @@ def fake_quant(
         format, uniform = None, {"bits": format, **uniform}
     if format is not None and uniform:
         raise TypeError(f"fake_quant: give either a format or a uniform format's arguments; got {format} and {uniform}.")
-    fmt = Uniform(**uniform) if format is None else format
+    fmt = Uniform(**uniform) if format is None else named_format("fake_quant: format", format)
+    check_calibration("fake_quant", calibration)
     if isinstance(fmt, Codebook):
         if calibration is not None:
             raise TypeError(f"fake_quant: a codebook is found by k-means and takes no calibration; got {calibration}.")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.typing import Array
-from lepton_jax.formats import Uniform, expand
+from lepton_jax.formats import Uniform, expand, named_format
 from lepton_jax.formats.base import storable
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.leaves.quantized import Quantized
@@ -166,15 +166,17 @@ class LearnedStep:
 
 
 def uniform_of(name: str, fmt: Any) -> Uniform:
-    """Return a format that is uniform: only such a grid has a step.
+    """Return a format that is uniform, given itself, its bits or its short name: only such a grid has a step.
 
     Raises:
       TypeError: for any other.
+      ValueError: for a short name that there is not.
 
     Example:
-      >>> uniform_of("lsq", Uniform(4)).bits
-      4
+      >>> uniform_of("lsq", Uniform(4)).bits, uniform_of("lsq", 3).bits, uniform_of("lsq", "int4_g128").group_size
+      (4, 3, 128)
     """
+    fmt = Uniform(fmt) if isinstance(fmt, int) and not isinstance(fmt, bool) else named_format(f"{name}: format", fmt)
     if not isinstance(fmt, Uniform):
         raise TypeError(f"{name}: format must be a Uniform, e.g. Uniform(bits=4), whose step can be trained; got {fmt!r}.")
     return fmt

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import is_coded, is_packed, register_packed, unpack_coded
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.core.weight_axes import axes_of
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Calibration, TwiceMean
+from lepton_jax.formats.ranges.base import check_calibration
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.rounding import calibrated
 from lepton_jax.quantization.learned_step import grid, learned_round, scaled_gradient, step_gradient_factor, uniform_of
@@ -51,7 +53,7 @@ class LsqState(NamedTuple):
 @checked
 @named
 def lsq(
-    format: Uniform | int = Uniform(8), *, calibration: Calibration | None = None, select: Select = paths.matrices
+    format: Uniform | int | str = Uniform(8), *, calibration: Calibration | None = None, select: Select = paths.matrices
 ) -> Transform:
     """Show weights rounded to a grid whose step is trained with them (LSQ); in an affine format its offset too (LSQ+).
 
@@ -59,7 +61,7 @@ def lsq(
     of weights that share a step. The leaf becomes a `LearnedWeight`. 0 is exact, so pruned weights stay pruned.
 
     Args:
-      format: uniform, with any scale layout; or its bits.
+      format: uniform, with any scale layout; or its bits, or its short name, "int4".
       calibration: finds the range that the first step covers; by default `TwiceMean` (the paper's) in a symmetric format,
         and the whole range in an affine one.
       select: which leaves; by default those with two axes or more.
@@ -78,7 +80,8 @@ def lsq(
     Source: Esser et al. 2020, "Learned step size quantization"; Bhalgat et al. 2020, "LSQ+". Deviations as for
     `learned_round`.
     """
-    fmt = uniform_of("lsq", Uniform(format) if isinstance(format, int) else format)
+    fmt = uniform_of("lsq", format)
+    check_calibration("lsq", calibration)
     paths.check_select("lsq: select", select)
     first = TwiceMean() if calibration is None and fmt.symmetric else calibration
 
@@ -92,6 +95,7 @@ def lsq(
 
     def init(params: PyTree) -> tuple[PyTree, LsqState]:
         weights, nodes = paths.select(params, select), {}
+        check_finite("lsq", weights)
         with collect("lsq: cannot find the first steps") as problems:
             for path, w in weights.items():
                 try:

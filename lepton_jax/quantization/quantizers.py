@@ -11,7 +11,7 @@ from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats import Format, Uniform, layout
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.formats.ranges.base import Range
+from lepton_jax.formats.ranges.base import Range, check_calibration
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.quantized import Quantized
 from lepton_jax.leaves.rounding import fake
@@ -156,8 +156,7 @@ def check(name: str, fmt: Any, calibration: Any) -> None:
     """
     if not isinstance(fmt, Format):
         raise TypeError(f"{name}: format must be a number format, e.g. Uniform(bits=8); got {fmt!r}.")
-    if calibration is not None and not (callable(calibration) and hasattr(calibration, "observe")):
-        raise TypeError(f"{name}: calibration must be a Calibration, e.g. Percentile(q=99.9); got {calibration!r}.")
+    check_calibration(name, calibration)
 
 
 def coded(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Quantized:

@@ -1,20 +1,21 @@
 """Rules: which operand of which operation is quantized, and how."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.paths import matches
+from lepton_jax.core.presets import preset
 from lepton_jax.core.typing import Path
-from lepton_jax.formats import Format
+from lepton_jax.formats import Format, Uniform
 from lepton_jax.graph.matching import fits, patterns_of
 from lepton_jax.graph.primitives import PRODUCTS, RAGGED
 from lepton_jax.graph.trace import Equation
-from lepton_jax.quantization.quantizers import ActivationQuantizer
+from lepton_jax.quantization.quantizers import ActivationQuantizer, Dynamic
 
 Argument = Literal["activation", "weight", "lhs", "rhs", "any"]
 OPERANDS = {**dict.fromkeys(PRODUCTS | RAGGED, ("lhs", "rhs")), "gather": ("lhs",)}
@@ -150,14 +151,29 @@ def has_site(quantizer: ActivationQuantizer) -> bool:
     return bool(jax.tree.leaves(jax.eval_shape(quantizer.init, bound, bound)))
 
 
-def rules_of(rules: Rule | Sequence[Rule]) -> tuple[Rule, ...]:
-    """Return one rule or several as a tuple.
+PRESETS: Mapping[str, tuple[Rule, ...]] = {
+    "w8a8": (Rule(quantizer=Dynamic(Uniform(8)), argument="any", free_axes=True),),
+    "w4a8": (
+        Rule(quantizer=Dynamic(Uniform(4)), argument="weight", free_axes=True),
+        Rule(quantizer=Dynamic(Uniform(8)), argument="activation", free_axes=True),
+    ),
+}
+"""Weights with a scale for each output channel, activations with one for each token or example, found as the model runs."""
+
+
+def rules_of(rules: Rule | Sequence[Rule] | str) -> tuple[Rule, ...]:
+    """Return one rule or several as a tuple, or those that a short name stands for.
 
     Raises:
       TypeError: for what is no rule.
-      ValueError: if there are none.
+      ValueError: if there are none, or for a short name that there is not.
+
+    Example:
+      >>> [rule.argument for rule in rules_of("w4a8")]
+      ['weight', 'activation']
     """
-    several = tuple(rules) if isinstance(rules, Iterable) else (rules,)
+    given: Any = preset("rules", rules, PRESETS)
+    several = tuple(given) if isinstance(given, Iterable) else (given,)
     if not several:
         raise ValueError("rules: at least one is needed, e.g. Rule(quantizer=Dynamic(Uniform(8))).")
     for rule in several:

@@ -12,6 +12,7 @@ from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, PyTree, Select, Step
 from lepton_jax.formats import Uniform, expand
 from lepton_jax.formats.ranges import Calibration
+from lepton_jax.formats.ranges.base import check_calibration
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.rounding import calibrated, fake
 from lepton_jax.quantization.learned_step import uniform_of
@@ -55,7 +56,7 @@ def stochastic_levels(x: Array, scale: Array, key: Array, fmt: Uniform) -> Array
 @checked
 @named
 def stochastic_quant(
-    format: Uniform | int, key: Array, *, calibration: Calibration | None = None, select: Select = paths.matrices
+    format: Uniform | int | str, key: Array, *, calibration: Calibration | None = None, select: Select = paths.matrices
 ) -> Transform:
     """Show weights rounded up or down by chance, right on average: ``E[view] = w`` within the range.
 
@@ -63,7 +64,7 @@ def stochastic_quant(
     then, and in `pack`, the draws are the same.
 
     Args:
-      format: uniform, with any scale layout; or its bits.
+      format: uniform, with any scale layout; or its bits, or its short name, "int4".
       key: a typed random key; it is kept in the state.
       calibration: finds the range; by default that of all weights.
       select: which leaves; by default those with two axes or more.
@@ -81,7 +82,8 @@ def stochastic_quant(
     Source: Gupta et al. 2015, "Deep learning with limited numerical precision", section 3.1. Deviation: masters stay
     float32.
     """
-    fmt = uniform_of("stochastic_quant", Uniform(format) if isinstance(format, int) else format)
+    fmt = uniform_of("stochastic_quant", format)
+    check_calibration("stochastic_quant", calibration)
 
     def drawn(w: Array, fmt: Uniform, state: StochasticState, place: int) -> tuple[Array, Array, Array]:
         """The values at their levels, scale and zero point."""

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from lepton_jax.core import paths
 from lepton_jax.core.errors import collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import is_coded, unpack
 from lepton_jax.core.transform import State, Transform, hold
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
@@ -42,7 +43,7 @@ def on_weights(
 
     Raises:
       ValueError: from `init`, for a selector that matches nothing, or with every leaf that is refused; those that only the
-        values show, from `pack`, too.
+        values show, among them NaN, from `pack`, too.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,7 +69,9 @@ def on_weights(
         return {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x, found)}
 
     def init(params: PyTree) -> tuple[PyTree, State]:
-        check("does not fit", paths.select(params, select), lambda w, fmt: problem(w.shape, fmt) or refused(w, fmt))
+        weights = paths.select(params, select)
+        check("does not fit", weights, lambda w, fmt: problem(w.shape, fmt) or refused(w, fmt))
+        check_finite(name, weights)
         return params, state()
 
     def view(params: PyTree, state: State) -> PyTree:
@@ -77,6 +80,7 @@ def on_weights(
 
     def pack(params: PyTree, state: State) -> PyTree:
         weights = selected(params)
+        check_finite(name, weights)
         check("cannot hold", weights, refused)
         leaves = {path: coded(w, of(path, w), state, place) for place, (path, w) in enumerate(weights.items())}
         return paths.replace(params, leaves, is_coded)

@@ -13,11 +13,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lepton_jax.artifact import Artifact
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import check_whole, collect
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.simple.masters import Masters
-from lepton_jax.simple.model import Applied, Model
+from lepton_jax.simple.model import Applied, Model, check_model
 
 if TYPE_CHECKING:  # half a second to import, which only training has to wait for
     import optax
@@ -31,7 +31,7 @@ class _Batch(NamedTuple):
     teacher_logits: Any
 
 
-@checked
+@checked_but("student", "teacher")
 def distill_model(
     student: Model,
     teacher: Model,
@@ -83,6 +83,8 @@ def distill_model(
     """
     from lepton_jax.training import FitSettings, create, fit, make_train_step
 
+    check_model("distill_model: student", student)
+    check_model("distill_model: teacher", teacher)
     inputs, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     count = _check(inputs, labels, batch_size, temperature, label_weight)
     check_whole("distill_model: steps", steps, 1)

@@ -63,15 +63,9 @@ class Model:
     applied: tuple[Applied, ...] = ()
 
     def __post_init__(self) -> None:
-        kind = self.apply if isinstance(self.apply, type) else type(self.apply)
-        for library, maker in (("flax.linen", "from_linen(module, variables, x)"), ("flax.nnx", "from_nnx(module, x)")):
-            if any(base.__module__.startswith(library) and base.__name__ == "Module" for base in kind.__mro__):
-                raise TypeError(
-                    f"Model: apply must be a pure function apply(variables, *inputs); got the {library} module "
-                    f"{kind.__name__}. Write Model.{maker}."
-                )
-        if not callable(self.apply):
-            raise TypeError(f"Model: apply must be a pure function apply(variables, *inputs); got a {kind.__name__}.")
+        if (made := _module(self.apply)) is not None or not callable(self.apply):
+            got, remedy = made or (f"a {type(self.apply).__name__}", "")
+            raise TypeError(f"Model: apply must be a pure function apply(variables, *inputs); got {got}.{remedy}")
         if not isinstance(self.example, tuple):
             raise TypeError(f"Model: example must be a tuple of inputs, (x,); got a {type(self.example).__name__}.")
 
@@ -193,6 +187,52 @@ class Model:
         return f"Model({name}, {len(jax.tree.leaves(self.dense))} leaves)"
 
 
+_MAKERS = {
+    "flax.linen": "Model.from_linen(module, variables, x)",
+    "flax.nnx": "Model.from_nnx(module, x)",
+    "": "params, static = eqx.partition(module, eqx.is_array), and Model(lambda v, x: eqx.combine(v, static)(x), params, (x,))",
+}
+"""How a model is made of a module, by the library that it is of; of any other whose modules are trees of arrays the last."""
+
+
+def _module(value: Any) -> tuple[str, str] | None:
+    """What a module is, and how to make a model of it; None for what is no module."""
+    kind = value if isinstance(value, type) else type(value)
+    bases = [base.__module__ for base in kind.__mro__ if base.__name__ == "Module"]
+    library = next((name for name in _MAKERS if name and any(base.startswith(name) for base in bases)), None)
+    if library is None:
+        holds = not isinstance(value, (type, jax.tree_util.Partial)) and callable(value) and is_array_tree(value)
+        if not holds and not any(base.startswith("equinox") for base in bases):
+            return None
+        return f"a {kind.__name__}, a module that holds its own arrays", f" Write {_MAKERS['']}."
+    return f"the {library} module {kind.__name__}", f" Write {_MAKERS[library]}."
+
+
+def is_array_tree(value: Any) -> bool:
+    """Whether a value is a tree of which a leaf is an array.
+
+    Example:
+      >>> import numpy as np
+      >>> is_array_tree({"w": np.ones(2)}), is_array_tree(len)
+      (True, False)
+    """
+    return any(hasattr(leaf, "dtype") and leaf is not value for leaf in jax.tree.leaves(value))
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raise unless a technique is given a `Model`.
+
+    Example:
+      >>> check_model("prune_model: model", {"w": 1.0})
+      Traceback (most recent call last):
+      ...
+      TypeError: prune_model: model must be a Model; got a dict. Write Model(apply, variables, (x,)).
+    """
+    if not isinstance(model, Model):
+        got, remedy = _module(model) or (described(model), " Write Model(apply, variables, (x,)).")
+        raise TypeError(f"{name} must be a Model; got {got}.{remedy}")
+
+
 def _check_like(example: tuple[Any, ...], inputs: tuple[Any, ...], error: Exception) -> None:
     """Raise unless inputs are like the example's, of whatever length along their first axes.
 
@@ -214,7 +254,7 @@ def _check_like(example: tuple[Any, ...], inputs: tuple[Any, ...], error: Except
         raise ValueError("the inputs are not like the model's example: " + "; ".join(problems) + ".") from error
 
 
-@checked
+@checked_but("model")
 def save_model(
     model: Model,
     path: str | os.PathLike[str],
@@ -237,6 +277,7 @@ def save_model(
       Model(<lambda>, 1 leaves)
       [[3.0, 4.0]]
     """
+    check_model("save_model: model", model)
     model.save(path, *example, native=native, axes=axes, constraints=constraints)
     return model
 

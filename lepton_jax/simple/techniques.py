@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core import paths
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import is_coded, is_packed, unpack, unpack_coded
+from lepton_jax.core.presets import preset
+from lepton_jax.core.transform import check_state
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.core.weight_axes import WeightAxes, axes_of
+from lepton_jax.formats.presets import PRESETS
 from lepton_jax.graph.roles import weights
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.sparse import Sparse
 from lepton_jax.lowrank.method import Method, as_tuple, placed
 from lepton_jax.lowrank.svd import Svd
+from lepton_jax.pruning.balance import warn_if_uneven
 from lepton_jax.pruning.prune import apply_mask, prune
 from lepton_jax.pruning.stacked import Stacks
-from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quantize
-from lepton_jax.simple.model import Applied, Model
+from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quantize, quantize_activations
+from lepton_jax.simple.model import Applied, Model, check_model
 
 
-@checked
+@checked_but("model")
 def prune_model(
     model: Model,
     threshold: float | None = None,
@@ -37,7 +42,8 @@ def prune_model(
 ) -> Model:
     """Return the model with its small weights set to zero.
 
-    With a threshold, the weights of magnitude below it; with a sparsity, that fraction of every selected leaf, the smallest.
+    With a threshold, the weights of magnitude below it; with a sparsity, that fraction of every selected leaf, the smallest. No
+    leaf loses all, since that would cut the network: a sparsity keeps at least one weight, a threshold is refused.
     Packed leaves stay packed; of a low-rank leaf the factors are pruned (``kernel/u``).
 
     Args:
@@ -46,6 +52,10 @@ def prune_model(
       sparsity: fraction removed, [0, 1).
       select: which leaves; by default the weights of the function, see `weights_of`.
       **options: of `lepton_jax.prune`, with a sparsity: ``scope="global"``, ``criterion=...``, ``structure=...``.
+
+    Warns:
+      UnevenWarning: if a threshold, or a sparsity in scope "global", leaves less than 5 % of some leaves and more than 30 % of
+        others.
 
     Raises:
       TypeError: unless either a threshold or a sparsity is given.
@@ -58,6 +68,7 @@ def prune_model(
 
     Source: Han et al. 2015, "Learning both weights and connections"; without its retraining, for which see `distill_model`.
     """
+    check_model("prune_model: model", model)
     if (threshold is None) == (sparsity is None):
         given = "neither" if threshold is None else "both"
         raise TypeError(f"prune_model: give either threshold=0.1 or sparsity=0.9; got {given}.")
@@ -68,19 +79,23 @@ def prune_model(
 
     limit, select = threshold or 0.0, weights_of(model, select)
 
-    def pruned(variables: PyTree) -> tuple[dict[Path, Any], dict[Path, list[Array]]]:
+    def pruned(variables: PyTree) -> tuple[dict[Path, Any], dict[Path, Array], dict[Path, list[Array]], Any]:
         seen, leaves = unpack_coded(variables), paths.flatten(variables, is_coded)
-        chosen = paths.select(seen, select)
+        chosen, state = paths.select(seen, select), None
         if sparsity is not None:
-            masks = prune(sparsity, select=select, **options).init(seen)[1].masks
+            state = prune(sparsity, select=select, **options).init(seen)[1]
+            masks = state.masks
         else:
             masks = {path: ~(jnp.abs(leaf) < limit) for path, leaf in chosen.items()}  # a NaN is kept, to be seen
         stacks = Stacks(select, chosen)
         largest = {p: [jnp.max(jnp.abs(one), initial=0) for one in stacks.split(p, leaf)] for p, leaf in chosen.items()}
-        return {path: apply_mask(leaves[path], mask) for path, mask in masks.items()}, largest
+        return {path: apply_mask(leaves[path], mask) for path, mask in masks.items()}, masks, largest, state
 
-    leaves, largest = _compiled(pruned, model.variables)
+    leaves, masks, largest, state = _compiled(pruned, model.variables)
+    check_state(state)  # what `init` could not raise while it was compiled
     if threshold is None:
+        if options.get("scope") == "global":
+            warn_if_uneven("prune_model", masks)
         return _changed(model, leaves, f"prune(sparsity={sparsity:g})", tuple(leaves))
     heading = f"prune_model: threshold={threshold:g} would leave nothing of some leaves; lower it, or deselect them"
     with collect(heading) as problems:
@@ -88,11 +103,16 @@ def prune_model(
             below = [float(one) for one in each if 0 < one < limit]
             which = "" if len(each) == 1 else f" in {len(below)} of the {len(each)} weights that it stacks"
             problems.extend([f"{path}: its largest magnitude is {max(below):.4g}{which}"] if below else [])
+    warn_if_uneven("prune_model", masks)
     return _changed(model, leaves, f"prune(threshold={threshold:g})", tuple(leaves))
 
 
-@checked
-def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, select: Select | None = None) -> Model:
+_WEIGHTS: Mapping[str, Format] = {"w8a8": PRESETS["int8"], "w4a8": PRESETS["int4"]}
+"""The format of the weights where activations are rounded too."""
+
+
+@checked_but("model")
+def quantize_model(model: Model, precision: int | Format | Codebook | str = 8, *, select: Select | None = None) -> Model:
     """Return the model with its weights in few bits.
 
     A number of bits is a symmetric format with one scale for each output channel, of each weight that a leaf stacks. Zero is
@@ -101,11 +121,15 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
 
     Args:
       model: any; not changed.
-      precision: bits, 2 to 8 or 16; or any number format, or a codebook.
+      precision: bits, 2 to 8 or 16; or any number format, or a codebook; or a short name: "int4_g128", "nf4", and others of
+        `lepton_jax.formats.presets`. "w8a8" and "w4a8" round activations to eight bits too, with ranges found as the model
+        runs.
       select: which leaves; by default the weights of the function, see `weights_of`.
 
     Raises:
-      ValueError: for bits out of range, a selector that matches nothing, or leaves that the format does not fit.
+      ValueError: for bits out of range, a name that there is not, a selector that matches nothing, weights that are not
+        finite, or leaves that the format does not fit.
+      TypeError: for what is no `Model`.
 
     Example:
       >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.0], [1.0], [-2.0]])})
@@ -113,7 +137,9 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
       >>> packed.qvalue.tolist(), packed.unpack().tolist()
       ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
     """
-    fmt = precision if isinstance(precision, (Format, Codebook)) else Uniform(bits=precision, channel_axis="out")
+    check_model("quantize_model: model", model)
+    named = preset("quantize_model: precision", precision, {**PRESETS, **_WEIGHTS})
+    fmt = named if isinstance(named, (Format, Codebook)) else Uniform(bits=named, channel_axis="out")
     select = weights_of(model, select)
     transform = fake_quant(fmt, select=select)
 
@@ -123,14 +149,20 @@ def quantize_model(model: Model, precision: int | Format | Codebook = 8, *, sele
         made = dict(zip(paths.flatten(seen), jax.tree.structure(seen).flatten_up_to(packed)))  # type: ignore[attr-defined]
         return {path: made[path] for path in paths.select(seen, select)}
 
+    seen = unpack_coded(model.variables)
+    check_finite("quantize_model", paths.select(seen, select))  # what a compiled function cannot see
     if isinstance(fmt, Format) and not fmt.has_zero:
-        transform.init(unpack_coded(model.variables))  # refuses zeros, which a compiled function cannot see
+        transform.init(seen)  # refuses zeros, for the same reason
     chosen = _compiled(quantized, model.variables)
     text = "codebook" if isinstance(fmt, Codebook) else fmt.name
-    return _changed(model, chosen, f"quantize({fmt.bits} bits{'' if isinstance(fmt, Uniform) else f', {text}'})")
+    made = _changed(model, chosen, f"quantize({fmt.bits} bits{'' if isinstance(fmt, Uniform) else f', {text}'})")
+    if not (isinstance(precision, str) and precision in _WEIGHTS):
+        return made
+    applied = (*made.applied, Applied(f"quantize_activations({precision})"))
+    return dataclasses.replace(made, apply=quantize_activations(made.apply, precision), applied=applied)
 
 
-@checked
+@checked_but("model")
 def compress_model(model: Model, rank: float, *, select: Select | None = None) -> Model:
     """Return the model with its matrices as products of two thin ones, by the singular value decomposition.
 
@@ -155,6 +187,7 @@ def compress_model(model: Model, rank: float, *, select: Select | None = None) -
 
     Source: Eckart and Young 1936; Denil et al. 2013.
     """
+    check_model("compress_model: model", model)
     if isinstance(rank, bool) or not (0 < rank < 1 or (rank >= 1 and rank == int(rank))):
         raise ValueError(f"compress_model: rank must be a whole number from 1, or a fraction in (0, 1); got {rank!r}.")
     whole = paths.flatten(model.variables, is_packed)
@@ -173,6 +206,8 @@ def compress_model(model: Model, rank: float, *, select: Select | None = None) -
                 problems.append(f"{path}: is a factor already; begin with the dense model, or deselect it")
             elif is_coded(whole[path]) and not isinstance(whole[path], QArray):
                 problems.append(f"{path}: is a {type(whole[path]).__name__}; factorize first, then quantize, or deselect it")
+
+    check_finite("compress_model", {path: unpack(whole[path]) for path in ranks})
 
     def factorized(leaves: dict[Path, Any]) -> dict[Path, Any]:
         return {

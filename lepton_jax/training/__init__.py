@@ -1,8 +1,9 @@
 """Training: state, step, loop, evaluation, metrics, checkpoints, data parallelism."""
 
+from lepton_jax.core.finite import not_finite
 from lepton_jax.core.typing import ModelApply
 from lepton_jax.training import stacked
-from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
+from lepton_jax.training.arrays import from_arrays, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints, fingerprint
 from lepton_jax.training.classification import classification_loss, cross_entropy, linen_apply
 from lepton_jax.training.evaluate import Evaluate, make_evaluate

@@ -114,25 +114,8 @@ def stored(template: PyTree) -> dict[Path, Any]:
     return {path: jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
 
 
-@checked
-def not_finite(tree: PyTree) -> list[Path]:
-    """Return the paths of floating leaves that have a NaN or an infinity.
-
-    Example:
-      >>> not_finite({"a": np.array([1.0, np.nan]), "b": np.ones(1)})
-      ['a']
-    """
-    return [path for path, leaf in paths.flatten(tree).items() if paths.is_floating(leaf) and not _finite(leaf)]
-
-
 def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
-
-
-def _finite(leaf: Any) -> bool:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return bool(jax.numpy.isfinite(leaf).all())
-    return bool(np.isfinite(np.asarray(leaf)).all())  # numpy needs no compilation for each new shape
 
 
 def _host_copy(leaf: Any) -> Any:

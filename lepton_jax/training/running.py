@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from lepton_jax.core.finite import not_finite
 from lepton_jax.core.transform import check_state
 from lepton_jax.training import stacked
-from lepton_jax.training.arrays import from_arrays, not_finite, to_arrays
+from lepton_jax.training.arrays import from_arrays, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.dispatch import AtOnce, Batches, InTurn, alone
 from lepton_jax.training.interrupt import raise_interrupt

@@ -55,6 +55,9 @@ def test_json_is_the_same_in_every_process():
     assert "0x" not in json.dumps(both)
 
 
+IMPORT = "from experiments.common.config import Config\n"
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "says"),
     [
@@ -64,6 +67,9 @@ def test_json_is_the_same_in_every_process():
         ("def get_config(:\n", ValueError, "line 1"),
         ("import nosuchmodule\n", ValueError, "nosuchmodule"),
         ("def get_config():\n    return Confg()\n", ValueError, "Confg"),
+        (f"{IMPORT}def get_config():\n    return Config(batch_sise=3)\n", TypeError, "line 3: .*batch_sise.*mean batch_size"),
+        (f"{IMPORT}def get_config():\n    return Config(zzz=3)\n", TypeError, r"'zzz'\. Config has name, data, model"),
+        (f"{IMPORT}def get_config():\n    return Config(name='a')\n", TypeError, "line 3: .*missing .*'data'"),
         ("def get_config():\n    return 3\ndef sweep():\n    return {'a': 3}\n", TypeError, "get_config"),
     ],
 )
@@ -96,6 +102,7 @@ def test_a_wrong_sweep_names_its_rows(tmp_path):
         (lambda: Phase(name="a b", epochs=0, l2=-1.0), "(?s)epochs.*l2.*name"),
         (lambda: Adam(learning_rate=0), "learning_rate"),
         (lambda: small(batch_size=0, scan=0), "(?s)batch_size.*scan"),
+        (lambda: small(seed=-1, max_steps=0), "(?s)max_steps: must be at least 1; got 0.*seed: must be at least 0; got -1"),
         (lambda: small(phases=()), "at least one"),
         (lambda: small(batch_size="64"), r"batch_size: must be a whole number; got '64' \(str\)"),
         (lambda: small(phases=3, seed=None), r"(?s)phases: must be a tuple.*got 3.*seed: must be a whole number; got None"),

@@ -196,6 +196,27 @@ def test_operations_that_see_positions_fix(what):
     assert analysis.unknown == (("triangular_solve",) if what == "unknown" else ())
 
 
+@pytest.mark.parametrize("width", ["narrower", "wider", "same"])
+def test_bits_read_in_another_width_fix_their_axes(width):
+    def apply(v, x):
+        h = x @ v["a"]
+        if width == "narrower":  # (2, 4) becomes (2, 4, 4): a scatter of each number over bytes
+            bits = lax.bitcast_convert_type(h, jnp.uint8)
+            h = bits.sum(axis=2).astype(jnp.float32)
+        elif width == "wider":  # (2, 4) becomes (2,)
+            wide = lax.bitcast_convert_type(h.astype(jnp.bfloat16).reshape(2, 2, 2), jnp.float32)
+            h = jnp.concatenate([wide, wide], axis=1)
+        else:
+            h = lax.bitcast_convert_type(lax.bitcast_convert_type(h, jnp.uint32), jnp.float32)
+        return h @ v["b"]
+
+    found, analysis, reasons = classes(apply, {"a": (3, 4), "b": (4, 2)}, X)
+    assert not analysis.unknown
+    assert free(found["a"][1]) == (width == "same")
+    if width != "same":
+        assert "bits that are read in another width" in reasons["a"][1][0]
+
+
 def test_one_hot_codes_fix_the_table():
     def apply(v, x):
         return jax.nn.one_hot(jnp.argmax(x, axis=1), 5) @ v["table"] @ v["b"]

@@ -40,6 +40,17 @@ def test_patterns_for_one_module(select):
     np.testing.assert_array_equal(captured["ConvNet/Dense_0"], logits)
 
 
+def test_several_patterns_as_a_list_or_a_tuple():
+    apply, variables, inputs, _ = MODELS["convnet eval"]
+    _, by_tuple = capture(apply, ("Dense_0", "Conv_0"))(variables, *inputs)
+    _, by_list = capture(apply, ["Dense_0", "Conv_0"])(variables, *inputs)
+    assert by_list.keys() == by_tuple.keys() == {"ConvNet/Dense_0", "ConvNet/Conv_0"}
+    for wrong in (3, None, ["Dense_0", 3]):
+        with pytest.raises(TypeError, match="capture: select must be glob patterns") as error:
+            capture(apply, wrong)(variables, *inputs)
+        assert "\n" not in str(error.value)
+
+
 def test_by_primitive_and_by_predicate():
     apply, variables, inputs, _ = MODELS["nnx train"]
     _, captured = capture(apply, ("conv_general_dilated", "dot_general"))(variables, *inputs)

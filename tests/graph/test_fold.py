@@ -151,3 +151,39 @@ def test_another_program_is_refused():
     assert list(new) == ["a"]
     with pytest.raises(ValueError, match=r"b is not among the folded variables \(a\)"):
         folded(new, jnp.ones((1, 2)), deep=True)
+
+
+def test_weight_standardisation_folds_through_jnp_var():
+    """`jnp.var` is an inlined jitted function with literal operands: they are constants in it too."""
+
+    def apply(v, x):
+        w = v["kernel"]
+        w = (w - jnp.mean(w, axis=0, keepdims=True)) / jnp.sqrt(jnp.var(w, axis=0, keepdims=True) + 1e-5)
+        y = (x @ (w * v["gain"][None]) - v["mean"][None]) * jax.lax.rsqrt(v["var"] + 1e-5)[None]
+        return jnp.clip(y, -3.0, 3.0)
+
+    draw = np.random.default_rng(5).normal
+    v = {"kernel": draw(size=(6, 4)), "gain": draw(size=4) ** 2 + 0.1, "mean": draw(size=4), "var": draw(size=4) ** 2 + 0.1}
+    v = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), v)
+    x = jnp.asarray(draw(size=(3, 6)), jnp.float32)
+    _, new, primitives = check(apply, v, x)
+    assert sorted(name.split("/")[-1] for name in new) == ["bias", "kernel"]
+    assert not {"sqrt", "rsqrt", "reduce_sum", "div", "sub", "mul"} & set(primitives)
+    wide = {name: np.asarray(leaf, np.float64) for name, leaf in v.items()}
+    w = (wide["kernel"] - wide["kernel"].mean(0)) / np.sqrt(wide["kernel"].var(0) + 1e-5)
+    scale = 1 / np.sqrt(wide["var"] + 1e-5)
+    [kernel] = [leaf for name, leaf in new.items() if name.endswith("kernel")]
+    [bias] = [leaf for name, leaf in new.items() if name.endswith("bias")]
+    np.testing.assert_allclose(kernel, w * wide["gain"] * scale, rtol=1e-4)
+    np.testing.assert_allclose(np.ravel(bias), -wide["mean"] * scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, lambda f: jax.jit(jax.jit(f))], ids=["jit", "remat", "nested"])
+def test_closed_over_arrays_and_literals_in_calls_are_constants(wrap):
+    held = np.arange(1.0, 5.0, dtype=np.float32)
+    scaled = wrap(lambda w, c: jnp.where(c > 0, w * held[None] * c, w))
+    x = jnp.asarray(np.random.default_rng(6).normal(size=(3, 4)), jnp.float32)
+    _, new, primitives = check(lambda v, x: x @ scaled(v["w"], 2.0), {"w": jnp.eye(4) + 0.5}, x)
+    assert set(primitives) <= {"dot_general", "convert_element_type"}
+    [leaf] = new.values()
+    np.testing.assert_allclose(leaf, (np.eye(4) + 0.5) * held * 2)

@@ -34,6 +34,20 @@ class Calibration(Protocol):
         """Return the range of what was observed."""
 
 
+def check_calibration(name: str, calibration: Any) -> None:
+    """Raise unless a calibration, if there is one, is one.
+
+    Example:
+      >>> check_calibration("fake_quant", "mse")
+      Traceback (most recent call last):
+      ...
+      TypeError: fake_quant: calibration must be a Calibration, e.g. Percentile(q=99.9); got 'mse'.
+    """
+    usable = callable(calibration) and hasattr(calibration, "observe") and not isinstance(calibration, type)
+    if calibration is not None and not usable:
+        raise TypeError(f"{name}: calibration must be a Calibration, e.g. Percentile(q=99.9); got {calibration!r}.")
+
+
 def format_of(name: str, fmt: Format | None) -> Format:
     """Return the format, which a calibration by rounding errors needs.
 

@@ -44,6 +44,9 @@ def elementwise(labels: Labels, eqn: Equation, ins: Sequence[Axes]) -> list[Axes
     if name in ("optimization_barrier", "device_put"):
         return list(ins)
     shape = lengths(eqn.out_avals[0].shape)
+    if name == "bitcast_convert_type" and len(ins[0].atoms) != len(shape):
+        labels.fix_all(ins, "bits that are read in another width")
+        return [labels.immovable(shape)]
     positions = name in COMPARISONS and np.issubdtype(eqn.in_avals[0].dtype, np.integer)
     parts, alike = [], []
     for axis, n in enumerate(shape):

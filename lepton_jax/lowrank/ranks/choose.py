@@ -7,6 +7,7 @@ from typing import Any
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.lowrank.layer_times import layer_times
 from lepton_jax.lowrank.method import Method, Rank, RankRule, placed
@@ -95,7 +96,7 @@ def choose_ranks(
       a report with ``ranks`` for ``low_rank(report.ranks, method=method)`` and a reason for every weight that stays dense.
 
     Raises:
-      ValueError: for a selector that matches nothing, or what the rule refuses.
+      ValueError: for a selector that matches nothing, weights that are not finite, or what the rule refuses.
       TypeError: for traced weights.
 
     Example:
@@ -108,6 +109,7 @@ def choose_ranks(
       1 of 2 weights in factors: 128 -> 80 numbers
     """
     weights = paths.select(params, select)
+    check_finite("choose_ranks", weights)
     name, method = type(method).__name__, placed(method, select, weights)
     refusals = {path: method.at(path).refusal(tuple(weight.shape)) for path, weight in weights.items()}
     usable = {path: weight for path, weight in weights.items() if refusals[path] is None}

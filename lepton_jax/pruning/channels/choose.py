@@ -8,9 +8,11 @@ import numpy as np
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction
-from lepton_jax.core.paths import flatten, select
+from lepton_jax.core.finite import check_finite
+from lepton_jax.core.paths import flatten, is_floating, select
 from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.graph.axes import FIXED, Analysis, analyse_traced
+from lepton_jax.graph.origins import unread
 from lepton_jax.graph.trace import Apply, trace
 from lepton_jax.pruning.channels.amount import Amount, macs, parameters
 from lepton_jax.pruning.channels.groups import Group, find_groups, fixed_places, number
@@ -32,7 +34,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @checked
 def plan(
-    apply: Apply,
+    apply: Apply | Sequence[Apply],
     variables: PyTree,
     *inputs: Any,
     fraction: float,
@@ -51,7 +53,8 @@ def plan(
     concatenated tells which indices of which variables can only go together. Inputs and outputs keep their shapes.
 
     Args:
-      apply: a pure function ``apply(variables, *inputs, **keywords)``.
+      apply: a pure function ``apply(variables, *inputs, **keywords)``; or several of the same arguments, such as that of
+        training and that of evaluation, for one plan that suits them all.
       variables: its parameters and state.
       *inputs: example inputs; shapes and dtypes matter, values don't.
       fraction: how much to remove, in [0, 1). Of channels: at most; of MACs or parameters: at least, as little more as
@@ -67,12 +70,13 @@ def plan(
       keywords: further arguments of `apply`, e.g. ``{'train': False}`` or ``{'rngs': {'dropout': key}}``.
 
     Returns:
-      The plan. At least one channel of every group, and one index of every axis of every value, is left.
+      The plan. At least one channel of every group, and one index of every axis of every value, is left. Leaves that no
+      function reads (auxiliary heads, moving averages) are left alone and named.
 
     Raises:
       TypeError: if `apply` cannot be traced.
       ValueError: for a setting out of range, an `exclude` that matches nothing, a criterion that says nothing about a group,
-        a model without channels to remove, or a fraction that cannot be reached.
+        weights that are not finite, a model without channels to remove, or a fraction that cannot be reached.
 
     Example:
       >>> import jax
@@ -94,19 +98,22 @@ def plan(
             raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}; got {given!r}.")
     if round_to < 1:
         raise ValueError(f"round_to must be 1 or more channels; got {round_to}.")
-    traced = trace(apply, variables, *inputs, **(keywords or {}))
+    traced = trace(_together(apply), variables, *inputs, **(keywords or {}))
     shapes = {path: tuple(aval.shape) for path, aval in zip(traced.variables, traced.in_avals)}
     analysis = analyse_traced(traced, number(shapes.values()))
-    groups = find_groups(traced, analysis)
+    aside = unread(traced)
+    groups = tuple(g for g in find_groups(traced, analysis) if not {s.path for s in g.slices} <= set(aside))
     chosen_for = _without(groups, set(select(variables, exclude)) if exclude != () else set())
-    fixed = fixed_places(traced, analysis, groups)
-    empty = Plan(shapes=shapes, groups=groups, fixed=fixed, unknown=analysis.unknown)
+    fixed = fixed_places(traced, analysis, groups, aside)
+    empty = Plan(shapes=shapes, groups=groups, fixed=fixed, unknown=analysis.unknown, unread=aside)
     if fraction == 0:
         return empty
     if not chosen_for:
         raise ValueError(f"{traced.name} has no channels to remove{' that are not excluded' if groups else ''}.\n{empty}")
     importance = criterion if isinstance(criterion, Importance) else Elements(criterion=criterion)
-    raw = importance.scores(flatten(variables), chosen_for)
+    held = flatten(variables)
+    check_finite("plan", {s.path: held[s.path] for group in chosen_for for s in group.slices if is_floating(held[s.path])})
+    raw = importance.scores(held, chosen_for)
     scores = channel_scores(chosen_for, raw, reduce, normalize)
     amount = {"channels": None, "macs": macs(analysis), "parameters": parameters(traced, analysis)}[of]
     classes = [_classes(shapes, analysis, traced.variables, group) for group in chosen_for]
@@ -114,6 +121,21 @@ def plan(
     chosen = _choose(scores, classes, axes, amount, fraction, ranking, round_to, len(analysis.classes), of)
     removed = dict(zip(map(id, chosen_for), chosen))
     return replace(empty, groups=tuple(replace(g, removed=removed.get(id(g), ())) for g in groups))
+
+
+def _together(apply: Apply | Sequence[Apply]) -> Apply:
+    """Return the function that calls several with the same arguments."""
+    if callable(apply):
+        return apply
+    if not isinstance(apply, Sequence) or not apply or not all(map(callable, apply)):
+        raise TypeError(f"plan: apply must be a pure function apply(variables, *inputs), or several; got {apply!r}.")
+    several = tuple(apply)
+
+    def together(variables: PyTree, *inputs: Any, **keywords: Any) -> PyTree:
+        return tuple(one(variables, *inputs, **keywords) for one in several)
+
+    together.__qualname__ = " and ".join(getattr(one, "__qualname__", type(one).__name__) for one in several)
+    return together
 
 
 def _without(groups: tuple[Group, ...], excluded: set[str]) -> list[Group]:

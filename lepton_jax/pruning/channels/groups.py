@@ -146,12 +146,14 @@ def removed_places(groups: Iterable[Group]) -> dict[Place, tuple[int, ...]]:
     return {place: tuple(sorted(indices)) for place, indices in found.items() if indices}
 
 
-def fixed_places(traced: Traced, analysis: Analysis, groups: Iterable[Group]) -> dict[Place, tuple[str, ...]]:
-    """The axes that cannot lose any index, and why; axes of length 1 aside."""
+def fixed_places(
+    traced: Traced, analysis: Analysis, groups: Iterable[Group], unread: Sequence[Path] = ()
+) -> dict[Place, tuple[str, ...]]:
+    """The axes that cannot lose any index, and why; axes of length 1 aside, and leaves that are not read."""
     free = {s.place for group in groups for s in group.slices}
     found = {}
     for path, axes in zip(traced.variables, analysis.inputs):
         for axis, atoms in enumerate(axes.atoms):
-            if len(atoms) > 1 and (path, axis) not in free:
+            if len(atoms) > 1 and (path, axis) not in free and path not in unread:
                 found[path, axis] = analysis.reasons(atoms) or ("its channels can only go all together",)
     return found

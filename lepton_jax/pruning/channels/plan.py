@@ -18,11 +18,11 @@ from lepton_jax.graph.trace import Apply, split_keywords, trace
 from lepton_jax.pruning.channels.factored import shrink_state
 from lepton_jax.pruning.channels.groups import Group, Place, atoms_of, removed_places
 from lepton_jax.pruning.channels.match import Matcher
-from lepton_jax.pruning.channels.plan_text import describe, from_json, to_json
+from lepton_jax.pruning.channels.plan_text import describe, from_json, not_read, summary, to_json
 from lepton_jax.pruning.channels.shrink import Layout, Shrinker, take
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Plan:
     """Which channels of a model are removed.
 
@@ -51,6 +51,8 @@ class Plan:
     """The axes that cannot lose any index, and why."""
     unknown: tuple[str, ...] = ()
     """The primitives that the analysis does not know; the axes of their operands and results are fixed."""
+    unread: tuple[Path, ...] = ()
+    """The leaves that the function does not read; what no other leaf goes with is left alone."""
 
     def __post_init__(self) -> None:
         with collect("A plan must leave every group at least one channel, and every axis at least one index") as problems:
@@ -266,6 +268,9 @@ class Plan:
         """
         return cls(**from_json(text))
 
+    def __repr__(self) -> str:
+        return f"Plan({summary(self)}{'; ' if self.unread else ''}{not_read(self)})"
+
     def __str__(self) -> str:
-        """Every group with its coupled slices, by path, then the fixed axes and why."""
+        """Every group with its coupled slices, by path, then the fixed axes and why, and the leaves that are not read."""
         return describe(self)

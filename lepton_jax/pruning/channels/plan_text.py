@@ -28,6 +28,7 @@ def to_json(plan: "Plan") -> str:
             ],
             "fixed": [{"path": path, "axis": axis, "why": list(why)} for (path, axis), why in plan.fixed.items()],
             "unknown": list(plan.unknown),
+            "unread": list(plan.unread),
         }
     )
 
@@ -51,17 +52,27 @@ def from_json(text: str) -> dict[str, Any]:
         "groups": tuple(Group(slices=slices(g["slices"]), removed=tuple(g["removed"])) for g in data["groups"]),
         "fixed": {(entry["path"], entry["axis"]): tuple(entry["why"]) for entry in data["fixed"]},
         "unknown": tuple(data["unknown"]),
+        "unread": tuple(data.get("unread", ())),  # earlier texts do not say
     }
 
 
-def describe(plan: "Plan") -> str:
-    """Every group with its coupled slices, by path, then the fixed axes and why."""
+def summary(plan: "Plan") -> str:
+    """How much goes, on one line."""
     size = sum(int(np.prod(shape)) for shape in plan.shapes.values())
     left = sum(int(np.prod(plan.left(path))) for path in plan.shapes)
     channels, gone = sum(g.size for g in plan.groups), sum(len(g.removed) for g in plan.groups)
-    lines = [f"{gone} of {channels} channels in {len(plan.groups)} groups removed; {size:,} values become {left:,}"]
-    lines += [str(group) for group in plan.groups]
+    return f"{gone} of {channels} channels in {len(plan.groups)} groups removed; {size:,} values become {left:,}"
+
+
+def not_read(plan: "Plan") -> str:
+    """The leaves that the function does not read, on one line; empty if there are none."""
+    return f"not read by the function: {', '.join(plan.unread)}" if plan.unread else ""
+
+
+def describe(plan: "Plan") -> str:
+    """Every group with its coupled slices, by path, then the fixed axes and why, and the leaves that are not read."""
+    lines = [summary(plan), *map(str, plan.groups)]
     lines += [f"fixed: {path} axis {axis} ({'; '.join(why)})" for (path, axis), why in plan.fixed.items()]
     if plan.unknown:
         lines.append(f"unknown primitives, whose axes are fixed: {', '.join(plan.unknown)}")
-    return "\n".join(lines)
+    return "\n".join(filter(None, [*lines, not_read(plan)]))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
 from lepton_jax.pruning.hide import take_slopes, through_masks
@@ -43,7 +44,8 @@ def surgery_threshold(weight: Array, c: float, axes: tuple[int, ...] | None = No
 def prune_and_splice(mask: Array, weight: Array, low: Array, high: Array) -> Array:
     """Return the next mask: off below `low`, on from `high`, as it was between.
 
-    A weight that is not finite is left as it was, so that what a mask hides cannot come back as one.
+    A weight that is not finite is left as it was, so that what a mask hides cannot come back as one. Where all would be off,
+    the largest are on: a leaf that loses all cuts the network.
 
     Example:
       >>> mask = jnp.array([True, True, False, False])
@@ -51,7 +53,12 @@ def prune_and_splice(mask: Array, weight: Array, low: Array, high: Array) -> Arr
       [False, True, False, True]
     """
     size = jnp.abs(weight)
-    return jnp.where(jnp.isfinite(weight), (size >= high) | (mask & (size >= low)), mask)
+    found = jnp.where(jnp.isfinite(weight), (size >= high) | (mask & (size >= low)), mask)
+    real = jnp.where(jnp.isfinite(weight), size, 0)
+    # One threshold a leaf, or one for each weight that it stacks.
+    axes = tuple(axis for axis, length in enumerate(jnp.shape(low)) if length == 1) if jnp.ndim(low) else None
+    largest = (real == jnp.max(real, axes, keepdims=axes is not None, initial=0)) & (real > 0)
+    return jnp.where(jnp.any(found, axes, keepdims=axes is not None), found, largest)
 
 
 @checked
@@ -113,6 +120,7 @@ def dynamic_surgery(
 
     def init(params: PyTree) -> tuple[PyTree, SurgeryState]:
         weights = paths.select(params, select)
+        check_finite("dynamic_surgery", weights)  # a threshold that is NaN would prune all
         stacks = Stacks(select, weights)
         thresholds = {path: surgery_threshold(w, c, stacks.alone(path)) for path, w in weights.items()}
         masks = {path: operate(jnp.ones(w.shape, bool), w, thresholds[path]) for path, w in weights.items()}

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_fraction, check_option, check_whole, collect, is_traced
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.pruning.hide import Masks, check_masks, masked
-from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.hide import Masks, apply_mask, check_masks, masked
+from lepton_jax.pruning.masks import keep_some
 from lepton_jax.pruning.sanity import Initializer, reinitialize
-from lepton_jax.pruning.threshold import top_of_groups
+from lepton_jax.pruning.threshold import leave_one, top_of_groups
 
 Train = Callable[[PyTree, dict[Path, Array]], PyTree]
 """``(params, masks) -> trained params``, e.g. a run of `fit` under ``fixed_masks(masks)``."""
@@ -82,8 +83,8 @@ def next_masks(
 def _still(left: Array, fraction: float) -> Array:
     """Return how many of the weights that are left stay: exactly where they can be counted, in float32 under jit."""
     if is_traced(left):
-        return left - jnp.round(fraction * left).astype(jnp.int32)
-    return jnp.asarray(keep_count(int(left), fraction), jnp.int32)
+        return jnp.asarray(keep_some(left, jnp.float32(fraction)))
+    return jnp.asarray(keep_some(int(left), fraction), jnp.int32)
 
 
 def _fractions(masks: Masks, fraction: float | Mapping[Path, float], scope: str) -> dict[Path, float]:
@@ -183,7 +184,7 @@ def lottery(
     restart: Restart = weight_rewinding,
     select: Select = paths.matrices,
 ) -> Iterator[LotteryRound]:
-    """Prune by rounds: train, remove a fraction of what is left, restart, train again.
+    """Prune by rounds: train, remove a fraction of what is left, restart, train again. At least one weight of a leaf is left.
 
     For weight rewinding to an early step k, train k steps first, give those parameters as `initial`, and let `train` go on
     from k.
@@ -202,7 +203,7 @@ def lottery(
       an iterator of ``rounds + 1`` `LotteryRound`, the dense one first; each trains when it is asked for.
 
     Raises:
-      ValueError: for rounds below 0, and as `next_masks` does.
+      ValueError: for rounds below 0, trained weights that are not finite, and as `next_masks` does.
 
     Example:
       >>> found = lottery({"w": jnp.array([[3.0, -1.0]])}, lambda params, masks: params, rounds=1, fraction=0.5)
@@ -218,9 +219,15 @@ def lottery(
     def run(masks: dict[Path, Array], begun: PyTree) -> Iterator[LotteryRound]:
         for number in range(rounds + 1):
             trained = train(begun, masks)
+            leaves = paths.flatten(trained)
+            sizes = {path: jnp.abs(apply_mask(leaves[path], mask)) for path, mask in masks.items() if path in leaves}
+            check_finite(f"lottery, round {number}", sizes)
             yield LotteryRound(number, masks, begun, trained)
             if number < rounds:
-                masks = next_masks(trained, masks, fraction, scope=scope)
+                found = next_masks(trained, masks, fraction, scope=scope)
+                needed = [mask.ndim > 1 for mask in masks.values()]
+                left = leave_one([found[path] for path in masks], list(sizes.values()), list(masks.values()), needed=needed)
+                masks = dict(zip(masks, left))
                 begun = restart(initial, trained, masks, number + 1)
 
     return run(masks, initial)

@@ -14,7 +14,7 @@ from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, Path, PyTree, Schedule, Select, Step
 from lepton_jax.pruning.allocation import Allocation
 from lepton_jax.pruning.hide import Gradient, apply_mask, laid_out_as, take_slopes, through_masks
-from lepton_jax.pruning.masks import keep_count
+from lepton_jax.pruning.masks import keep_some
 from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.pruning.state import Failure, first_failure, no_failure
 from lepton_jax.pruning.threshold import top_of_groups
@@ -132,7 +132,7 @@ def rewiring(
         keys = jax.random.split(first, len(weights))
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
         parts = stacks.parts(drawn)
-        keep = jnp.stack([jnp.asarray(keep_count(part.size, goals[path]), jnp.int32) for (path, _), part in parts.items()])
+        keep = jnp.stack([jnp.asarray(keep_some(part.size, goals[path]), jnp.int32) for (path, _), part in parts.items()])
         found = top_of_groups(list(parts.values()), keep, groups=tuple(range(len(parts)))).masks
         whole = stacks.whole(dict(zip(parts, found)), weights)
         masks = {path: laid_out_as(mask, weights[path]) for path, mask in whole.items()}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import register_packed
 from lepton_jax.core.transform import Transform, hold, named
 from lepton_jax.core.typing import Array, PyTree, Select
@@ -82,6 +83,7 @@ def soft_threshold(
 
     def init(params: PyTree) -> tuple[PyTree, tuple[()]]:
         weights = paths.select(params, select)
+        check_finite("soft_threshold", weights)
         with collect("soft_threshold: channel_axis must be an axis of every selected leaf") as problems:
             for path, weight in weights.items():
                 if channel_axis is not None and not -weight.ndim <= channel_axis < weight.ndim:

@@ -66,7 +66,7 @@ def awq_scale(
     apply: Apply,
     variables: PyTree,
     batches: Iterable[Any],
-    fmt: Format | Mapping[Path, Format],
+    fmt: Format | str | Mapping[Path, Format | str],
     *,
     select: Select | None = None,
     candidates: int = 20,

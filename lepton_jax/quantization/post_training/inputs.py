@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.formats import Format
+from lepton_jax.formats import Format, named_format
 from lepton_jax.graph.layers import Layers, layers
 from lepton_jax.graph.layout import Layout
 from lepton_jax.graph.moments import as_inputs
@@ -181,15 +182,22 @@ def first_batch(batches: Iterable[Any]) -> tuple[Any, ...]:
     raise ValueError("post-training quantization needs at least one calibration batch; got none.")
 
 
-def formats_of(fmt: Format | Mapping[Path, Format], layers: Iterable[Path]) -> dict[Path, Format]:
-    """Return formats by path, of which one may stand for all layers.
+def formats_of(fmt: Format | str | Mapping[Path, Format | str], layers: Iterable[Path]) -> dict[Path, Format]:
+    """Return formats by path, of which one may stand for all layers; each may be a short name.
+
+    Raises:
+      TypeError: for what is no number format.
 
     Example:
       >>> from lepton_jax.formats import NormalFloat4
       >>> [fmt.name for fmt in formats_of(NormalFloat4(), ["a", "b"]).values()]
       ['nf4', 'nf4']
     """
-    return dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(layers, fmt)
+    given = dict(fmt) if isinstance(fmt, Mapping) else dict.fromkeys(layers, fmt)
+    found = {path: named_format(f"format of {path}", one) for path, one in given.items()}
+    with collect("post-training quantization: takes number formats, e.g. Uniform(bits=4) or 'int4'", TypeError) as problems:
+        problems.extend(f"{path}: got {one!r}" for path, one in found.items() if not isinstance(one, Format))
+    return found
 
 
 def _zeros(layout: Layout, followed: bool) -> tuple[Any, ...]:

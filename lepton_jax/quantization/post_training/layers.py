@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
+from lepton_jax.core.finite import check_finite
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.formats import Format
@@ -115,7 +116,7 @@ def quantize_layers(
     apply: Apply,
     variables: PyTree,
     batches: Iterable[Any] | CalibratedLayers,
-    fmt: Format | Mapping[Path, Format],
+    fmt: Format | str | Mapping[Path, Format | str],
     method: Method,
     *,
     select: Select | None = None,
@@ -257,6 +258,7 @@ def _outer(a: Array, b: Array) -> Array:
 
 def _formats(found: Layers, fmt: Any) -> dict[Path, Format]:
     """Return the format of every layer, placed by the axes of its leaf."""
+    check_finite("post-training quantization", found.leaves)
     formats = formats_of(fmt, found.uses)
     with collect("post-training quantization: every selected leaf must have a format that fits it") as problems:
         for path, layout in found.layouts.items():
