@@ -16,7 +16,7 @@ from jax._src.interpreters import mlir
 from jax._src.lib import _jax
 from jax._src.lib.mlir import ir
 
-from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.errors import ArtifactError, one_line
 
 _BYTECODE = b"ML\xefR"
 _DIALECTS = ("builtin", "func", "sdy", "stablehlo")
@@ -117,7 +117,10 @@ def check_module(module: bytes) -> None:
         except Exception as error:  # whatever the reader of foreign bytes raises
             raise ArtifactError(f"the program cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
         for operation in _operations(parsed.operation):
-            problem = _problem(operation)
+            try:
+                problem = _problem(operation)
+            except (RuntimeError, ValueError) as error:  # of names that are no text
+                raise ArtifactError(f"the program cannot be read: {one_line(error)}") from error
             if problem:
                 raise ArtifactError(f"the program {problem}")
 

@@ -205,3 +205,11 @@ def test_only_programs_of_others_are_read_apart(monkeypatch, tmp_path):
     again = load(tmp_path / "m.lepton")(x)
     assert len(seen) == 1
     np.testing.assert_array_equal(own, again)
+
+
+def test_names_that_are_no_text_are_refused():
+    """Found among the hostile files: a damaged letter of the name of what is called."""
+    module = exported().mlir_module_serialized
+    assert b"lapack_spotrf_ffi" in module
+    with pytest.raises(ArtifactError, match=r"the program (cannot be read|calls)"):
+        check_module(module.replace(b"lapack_spotrf_ffi", b"lapack_\xff\xfeotrf_ffi"))
