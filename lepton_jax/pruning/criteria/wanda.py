@@ -22,7 +22,8 @@ class Wanda(Gathered):
 
     `x_i` is the layer's input feature i over all rows (examples and positions) of the calibration batches. Dense kernels
     (inputs, outputs) of any rank, and convolutions as dense layers on patches: each kernel entry has the norm of the inputs
-    that it meets, padding as zeros. Computed once, in `init_all`, from the layers' inputs in the unpruned model.
+    that it meets, padding as zeros. Each matrix that a leaf stacks (layers of a scan, groups, experts) is scored by itself.
+    Computed once, in `init_all`, from the layers' inputs in the unpruned model.
 
     Args:
       apply: ``apply(params, *inputs)`` on the tree that is pruned, in evaluation mode. Whatever else the model holds (batch
@@ -33,7 +34,7 @@ class Wanda(Gathered):
         whole; else to within one). For ``scope="layer"``. "leaf": the product itself.
 
     Raises:
-      ValueError: in `init_all`, for selected leaves that are no weights of dots or ungrouped convolutions.
+      ValueError: in `init_all`, for selected leaves that are no weights of dots or convolutions.
 
     Example:
       >>> params = {"w": jnp.array([[1.0, 2.0], [-3.0, 0.5]])}
