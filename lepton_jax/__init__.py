@@ -58,6 +58,8 @@ _PACKAGES = (
 )
 """What is imported when it is first asked for."""
 
+__version__ = "0.1.0"
+
 _moved.forward()
 
 

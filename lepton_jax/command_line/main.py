@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+import lepton_jax
 from lepton_jax.artifact import ArtifactError
 from lepton_jax.command_line.console import DIFFERENT, INTERRUPTED, WRONG_USAGE, Command
 from lepton_jax.command_line.convert import Convert
@@ -48,8 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       >>> main(["unpack", "weights.pt", "weights.npz"])
       2
     """
+    words = sys.argv[1:] if argv is None else argv
+    if list(words) == ["--version"]:
+        print(f"lepton_jax {lepton_jax.__version__}")
+        return 0
     try:
-        command = _parse(sys.argv[1:] if argv is None else argv)
+        command = _parse(words)
         if argv is None and not isinstance(command, Run):
             jax.config.update("jax_platforms", "cpu")  # only running needs a device: leave it to others
         return command()

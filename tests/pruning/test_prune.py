@@ -145,9 +145,9 @@ def test_where_a_schedule_arrives_the_count_is_exact(target: float) -> None:
 
 def test_global_scope_and_score_scale() -> None:
     params = {"a": jnp.array([[1.0, 2.0, 3.0]]), "b": jnp.array([[10.0, 20.0, 30.0]])}
-    both = prune(0.5, scope="global").init(params)[1].masks  # all three of a are below the threshold; its best stays
+    both = prune(0.5, scope="global", select="*").init(params)[1].masks  # a is below the threshold; its best stays
     assert {path: mask.tolist() for path, mask in both.items()} == {"a": [[False, False, True]], "b": [[True] * 3]}
-    scaled = prune(0.5, scope="global", score_scale={"a": 15.0}).init(params)[1].masks
+    scaled = prune(0.5, scope="global", score_scale={"a": 15.0}, select="*").init(params)[1].masks
     assert {path: mask.tolist() for path, mask in scaled.items()} == {"a": [[False, True, True]], "b": [[False, False, True]]}
 
 
