@@ -15,7 +15,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.core.arguments import checked
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_fraction, check_whole, is_traced
 from lepton_jax.core.typing import Array, Step
 
@@ -188,7 +188,7 @@ class periodic:
         return jnp.where(on, _float32(self.target), jnp.float32(0))
 
 
-@checked
+@checked_but("sparsity")
 def as_schedule(sparsity: float | Array | SparsitySchedule) -> SparsitySchedule:
     """Read a number as a constant schedule; a traced one too.
 

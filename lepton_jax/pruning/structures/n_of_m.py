@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole, collect, is_traced
@@ -24,8 +24,8 @@ class NofM(Structure):
 
     Args:
       n, m: whole numbers, 1 <= n <= m.
-      axis: along which groups lie; "in": the inputs, over which a product sums, as sparse hardware needs it: by the use of the
-        leaf where the selector knows it (see `lepton_jax.graph.weights`), or else -2, where Flax has them.
+      axis: along which groups lie. -2 is the inputs of a Flax kernel, over which a product sums: what sparse hardware needs. If
+        the selector knows the use of a leaf (see `lepton_jax.graph.weights`), -2 is the inputs in any layout.
       pad: allow an axis that `m` does not divide; its last group, of ``r < m``, keeps ``min(n, r)``, and the leaf then keeps a
         little more than ``n / m``.
 
@@ -44,29 +44,22 @@ class NofM(Structure):
 
     n: int
     m: int
-    axis: int | Literal["in"] = "in"
+    axis: int = -2
     pad: bool = False
     local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole("NofM: m", self.m, 1)
         check_whole("NofM: n", self.n, 1, self.m)
-        if self.axis != "in" and (isinstance(self.axis, bool) or not isinstance(self.axis, int)):
-            raise TypeError(f"NofM: axis must be a whole number or 'in'; got {self.axis!r}.")
-
-    @property
-    def along(self) -> int:
-        """The axis along which groups lie, unless the leaf's use says otherwise."""
-        return -2 if self.axis == "in" else self.axis
 
     def at(self, axes: WeightAxes | None) -> Structure:
-        if axes is None or self.axis != "in":
+        if axes is None or self.axis != -2:
             return self
         return dataclasses.replace(self, axis=(axes.inputs or axes.spatial)[-1])
 
     def check(self, shapes: Mapping[Path, Shape], sparsity: float | Array) -> None:
         wanted = 1 - self.n / self.m
-        with collect(f"NofM(n={self.n}, m={self.m}, axis={self.along}, pad={self.pad})") as problems:
+        with collect(f"NofM(n={self.n}, m={self.m}, axis={self.axis}, pad={self.pad})") as problems:
             if not is_traced(sparsity) and not math.isclose(float(sparsity), wanted, abs_tol=1e-6):
                 problems.append(
                     f"{self.n} of {self.m} is a sparsity of 1 - {self.n}/{self.m} = {wanted:.6g}; got {sparsity}. "
@@ -75,7 +68,7 @@ class NofM(Structure):
             problems.extend(complaints(shapes, self._fits))
 
     def mask(self, scores: Array, sparsity: float | Array) -> Array:
-        return n_of_m(scores, keep_count(self.m, sparsity), self.m, self.along, pad=self.pad)
+        return n_of_m(scores, keep_count(self.m, sparsity), self.m, self.axis, pad=self.pad)
 
     def _fits(self, shape: Shape) -> None:
-        check_groups(self.m, self.along, shape, self.pad)
+        check_groups(self.m, self.axis, shape, self.pad)
