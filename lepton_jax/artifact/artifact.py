@@ -13,7 +13,7 @@ import jax
 
 from lepton_jax.artifact import container, leaves, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
-from lepton_jax.artifact.inputs import Axes, check_inputs, example_inputs, names_of, plain
+from lepton_jax.artifact.inputs import Axes, check_inputs, example_inputs, inputs_of, names_of, plain
 from lepton_jax.artifact.reading import read_manifest, read_tensors
 from lepton_jax.coding.sparse_index import Hints
 from lepton_jax.core import paths
@@ -115,6 +115,11 @@ class Artifact:
     def example_inputs(self) -> tuple[Any, ...]:
         """Shapes and dtypes of inputs that the program takes; named axes with some length."""
         return example_inputs(self._exported, self._manifest.get("axes", {}))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the program takes: ``{"0": "float32[batch,64]"}``, by the path of each array in the inputs."""
+        return inputs_of(self._exported)
 
     @property
     def axes(self) -> tuple[dict[int, str], ...]:

@@ -129,6 +129,17 @@ def _problem(shape: tuple[int, ...], axis: Any, name: Any, sizes: dict[str, int]
     return None
 
 
+def wide(dtype: Any) -> str:
+    """What to do to have numbers of 64 bits in jax; nothing for others, or where it has them.
+
+    Example:
+      >>> wide(jnp.dtype("float32")), wide(jnp.dtype("float64"))
+      ('', "jax has float64 only after jax.config.update('jax_enable_x64', True)")
+    """
+    missing = jnp.dtype(dtype).name in ("float64", "int64", "uint64", "complex128") and not jax.config.read("jax_enable_x64")
+    return f"jax has {jnp.dtype(dtype).name} only after jax.config.update('jax_enable_x64', True)" if missing else ""
+
+
 def _expected(exported: export.Exported) -> tuple[Any, ...]:
     (_, *inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     return tuple(inputs)
@@ -138,6 +149,11 @@ def names_of(exported: export.Exported) -> tuple[dict[int, str], ...]:
     """The axes of each input array that may have any length, and their names."""
     leaves = jax.tree.leaves(_expected(exported))
     return tuple({axis: str(n) for axis, n in enumerate(leaf.shape) if not isinstance(n, int)} for leaf in leaves)
+
+
+def inputs_of(exported: export.Exported) -> dict[str, str]:
+    """Dtype and shape of each input array, by its path."""
+    return {path: leaf.str_short() for path, leaf in paths.flatten(_expected(exported)).items()}
 
 
 def example_inputs(exported: export.Exported, lengths: Mapping[str, Any]) -> PyTree:
@@ -182,4 +198,5 @@ def check_inputs(exported: export.Exported, inputs: tuple[Any, ...], constraints
                 for n, m in zip(needed.shape, shape)
             )
             if not fits or dtype != needed.dtype:
-                problems.append(f"{path}: needs {needed.str_short()}; got {dtype}{list(shape)}; reshape it or convert it")
+                remedy = wide(needed.dtype) or "reshape it or convert it"
+                problems.append(f"{path}: needs {needed.str_short()}; got {dtype}{list(shape)}; {remedy}")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import export
 
 from lepton_jax.artifact import foreign_program
-from lepton_jax.artifact.inputs import Axes, Restored, guessed, named, names_of, plain
+from lepton_jax.artifact.inputs import Axes, Restored, guessed, named, names_of, plain, wide
 from lepton_jax.artifact.leaves import is_key
 from lepton_jax.artifact.read_apart import read_apart
 from lepton_jax.core.errors import ArtifactError, collect, one_line
@@ -220,9 +220,8 @@ def check_weights(exported: export.Exported, weights: Mapping[str, Any]) -> None
         for (path, weight), needed in zip(weights.items(), expected):
             if (weight.shape, weight.dtype) != (needed.shape, needed.dtype):
                 got = f"{weight.dtype}{list(weight.shape)}"
-                problems.append(
-                    f"{path}: needs {needed.str_short()}; got {got}; the shapes are those of the file's `variables`"
-                )
+                remedy = wide(needed.dtype) or "the shapes are those of the file's `variables`"
+                problems.append(f"{path}: needs {needed.str_short()}; got {got}; {remedy}")
 
 
 def runner(exported: export.Exported) -> Callable[..., Any]:

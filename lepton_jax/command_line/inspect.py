@@ -6,9 +6,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from lepton_jax.artifact import account, container
+from lepton_jax.artifact import ArtifactError, account, container, load
 from lepton_jax.artifact.reading import read_manifest
 from lepton_jax.command_line.console import Answer, Command
+from lepton_jax.core.errors import one_line
 from lepton_jax.core.foreign_text import shown
 
 _LONGEST = 2000
@@ -16,7 +17,7 @@ _LONGEST = 2000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(Command):
-    """Show where a file's bytes went.
+    """Show where a file's bytes went, and what its program takes.
 
     Per tensor and in total, with all ratios; and what the file says about itself.
 
@@ -37,9 +38,18 @@ class Inspect(Command):
         about: dict[str, Any] = {"version": ".".join(map(str, parsed.version)), "batch": "symbolic", "bits": "exact"}
         about |= {name: value for name, value in manifest.items() if name != "tree"}
         about["native"] = "native" in manifest  # there, it is a place in the file
+        about["inputs"] = _inputs(self.file)
         tensors = [_figures(tensor) for tensor in figures.tensors]
         text = "\n".join([str(figures), *(f"{shown(name)}: {shown(value, _LONGEST)}" for name, value in about.items())])
         return Answer(_figures(figures) | {"tensors": tensors, "about": about}, text)
+
+
+def _inputs(file: Path) -> dict[str, str] | str:
+    """What the program takes, or why nobody knows."""
+    try:
+        return load(file).inputs
+    except ArtifactError as error:
+        return f"unknown: {one_line(error)}"
 
 
 def _figures(value: Any) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       2
     """
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr) if argv is None else ():
+        if isinstance(stream, io.TextIOWrapper):  # a console that has not all letters shows how they are written
+            stream.reconfigure(errors="backslashreplace")
     if list(words) == ["--version"]:
         print(f"lepton_jax {lepton_jax.__version__}")
         return 0
