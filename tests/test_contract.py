@@ -136,7 +136,7 @@ def test_every_factorization_has_a_row() -> None:
 
 def test_every_number_format_has_a_row() -> None:
     annotation = typing.get_type_hints(fake_quant)["format"]
-    short = {type(None), int}  # no format, and the bits of a uniform one
+    short = {type(None), int, str}  # no format, the bits of a uniform one, and a short name
     assert set(typing.get_args(annotation)) - short == {Format, Codebook}
     assert subclasses(Format) | {Codebook} == FORMATS.keys()
 

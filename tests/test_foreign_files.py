@@ -359,7 +359,7 @@ def test_a_model_of_many_slow_streams_is_saved_so_that_it_loads_at_once(tmp_path
     rng = np.random.default_rng(0)
     sparse = {str(i): np.where(rng.random((128, 128)) < 0.02, rng.integers(-7, 8, (128, 128)), 0) for i in range(14)}
     packed = {name: quantize(jnp.asarray(w, jnp.float32), Uniform(bits=4)) for name, w in sparse.items()}
-    save(tmp_path / "m.lepton", lambda v, x: x + v["3"], packed, jnp.ones((1, 128)))
+    save(tmp_path / "m.lepton", lambda v, x: x + v["3"], packed, jnp.ones((1, 128)), axes={})
     begin = time.process_time()
     found = load(tmp_path / "m.lepton")
     assert time.process_time() - begin < 1

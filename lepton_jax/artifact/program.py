@@ -35,7 +35,7 @@ class FixedBatchWarning(UserWarning):
       >>> import tempfile, warnings, jax.numpy as jnp
       >>> from lepton_jax import save
       >>> with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True, action="always") as found:
-      ...     save(f"{folder}/m.lepton", lambda v, x: x.reshape(2, -1) * v, jnp.ones(1), jnp.ones((4, 3)))
+      ...     save(f"{folder}/m.lepton", lambda v, x: x.reshape(2, -1) * v, jnp.ones(()), jnp.ones((4, 3)))
       >>> [one.category.__name__ for one in found]
       ['FixedBatchWarning']
     """
@@ -52,7 +52,7 @@ class Program(NamedTuple):
         ``jax.jit(apply)`` bit for bit, and else within rounding.
 
     Example:
-      >>> export_program(lambda v, x: x * v, jnp.ones(2), (jnp.ones((3, 2)),))[1:]
+      >>> export_program(lambda v, x: x * v, jnp.ones(()), (jnp.ones((3, 2)),))[1:]
       (True, {}, True)
     """
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import jax
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.typing import PyTree, Select
@@ -121,7 +122,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not _is_flag(value)
+    return (isinstance(value, Real) and not _is_flag(value)) or is_symbolic_dim(value)
 
 
 def _selects(value: Any) -> bool:

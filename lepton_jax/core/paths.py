@@ -73,14 +73,16 @@ _NO_WEIGHTS = frozenset(
 """Words in the name of a leaf that is no weight, whatever its shape."""
 _WEIGHTS = frozenset(["kernel", "kernels", "k", "weight", "weights", "w", "embedding", "embeddings", "u", "v"])
 """Words in the name of a leaf that is one though it has only one long axis."""
+_SHORT_NO_WEIGHTS = frozenset({"b", "hidden", "token", "state"})
+"""Words in the name of a leaf (1, C) that is no matrix: a bias, a running sum."""
 
 
 def matrices(path: Path, leaf: Any) -> bool:
     """Select kernels and embeddings by shape and name: floating leaves of two axes or more. The usual default.
 
     Not what is called bias, scale, offset, mean, var, average, pos_embedding, cls and the like, and not what has one long axis
-    only, (1, 1, 1, C), unless it is called kernel, weight or so. Names and shapes can mislead: where there is a function, use
-    `lepton_jax.graph.weights`, which looks at what it does with each leaf.
+    only, (1, 1, 1, C), unless it is called kernel, weight or so, or is the matrix of one input or output, (1, C). Names and
+    shapes can mislead: where there is a function, use `lepton_jax.graph.weights`, which looks at what it does with each leaf.
 
     Example:
       >>> [matrices(path, jnp.ones((4, 8))) for path in ("query/kernel", "query/bias", "norm/scale", "w")]
@@ -93,7 +95,9 @@ def matrices(path: Path, leaf: Any) -> bool:
     words = [set(re.split("[^a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", name).lower())) for name in path.split("/")]
     if words[-1] & _NO_WEIGHTS:
         return False
-    return sum(size != 1 for size in leaf.shape) > 1 or any(own & _WEIGHTS for own in words)
+    if sum(size != 1 for size in leaf.shape) > 1 or any(own & _WEIGHTS for own in words):
+        return True
+    return leaf.ndim == 2 and not words[-1] & _SHORT_NO_WEIGHTS
 
 
 def floating(path: Path, leaf: Any) -> bool:

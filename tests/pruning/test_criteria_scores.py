@@ -143,12 +143,12 @@ def test_lamp_within_a_leaf_is_magnitude_ties_included(sparsity):
     np.testing.assert_array_equal(top(Lamp().scores(w, ()), sparsity), top(jnp.abs(w), sparsity))
 
 
-def test_lamp_leaves_every_leaf_a_weight_where_global_magnitude_does_not():
+def test_lamp_leaves_every_leaf_weights_where_global_magnitude_leaves_the_one_that_is_always_kept():
     params = {"large": 100.0 + jnp.arange(16.0).reshape(4, 4), "small": jnp.full((4, 4), 0.01)}
     kept = lambda c: {p: int(m.sum()) for p, m in prune(0.5, criterion=c, scope="global").init(params)[1].masks.items()}  # noqa: E731
-    assert kept(Magnitude()) == {"large": 16, "small": 0}
-    assert min(kept(Lamp()).values()) > 0
-    assert kept(LayerNormalized())["small"] > 0
+    assert kept(Magnitude()) == {"large": 16, "small": 1}
+    assert min(kept(Lamp()).values()) > 1
+    assert kept(LayerNormalized())["small"] > 1
 
 
 # ---------------------------------------------------------------------------------------------------------- random and given

@@ -84,7 +84,7 @@ def test_misuse():
     with pytest.raises(ValueError, match="takes a transform that keeps each weight"):
         transform.view(params, state)
     with pytest.raises(TypeError, match="stochastic_quant: format must be a Uniform"):
-        stochastic_quant("int4", jax.random.key(0))
+        stochastic_quant("nf4", jax.random.key(0))
 
 
 # --------------------------------------------------------------------------------------------------- stochastic rounding
