@@ -155,7 +155,9 @@ class LearnedStep:
 
     def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
         step = site["step"]
-        factor = step_gradient_factor(x.size / max(x.shape[0] if x.ndim else 1, 1) / step.size, self.format)
+        # The features of one example; lengths without a number, in a program that takes any, have no gradient to scale.
+        features = math.prod(size for size in x.shape[1:] if isinstance(size, int))
+        factor = step_gradient_factor(features / step.size, self.format)
         offset = site.get("offset", jnp.zeros_like(step))
         return learned_round(x, scaled_gradient(step, factor), scaled_gradient(offset, factor), self.format)
 
