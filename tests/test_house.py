@@ -90,7 +90,6 @@ MODULES = {
 }
 LONG_MODULES = {
     "lepton_jax/graph/_compat.py",  # the only file that touches what is internal to jax
-    "lepton_jax/artifact/artifact.py",
 }
 """Those that may be longer than others."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -64,7 +64,7 @@ class Artifact:
     def _weights(self) -> list[jax.Array]:
         # Not from `variables`: jax sorts the keys of a mapping, and the program's order is the file's.
         with jax.ensure_compile_time_eval():
-            return program.plain_weights(dense(list(_in_order(self.packed))))
+            return program.plain_weights(dense(list(structure.in_order(self.packed))))
 
     @cached_property
     def _run(self) -> Callable[..., Any]:
@@ -109,7 +109,7 @@ class Artifact:
 
     def account(self) -> Account:
         """Count the bytes of the file that this was read from, without reading it again."""
-        return count(self._parts, list(_in_order(self.packed)))
+        return count(self._parts, list(structure.in_order(self.packed)))
 
     @property
     def example_inputs(self) -> tuple[Any, ...]:
@@ -144,7 +144,7 @@ class Artifact:
           ValueError: if `variables` or the inputs are not like the file's; names each leaf.
         """
         try:
-            leaves = list(_in_order(unpack(variables), self.packed))
+            leaves = list(structure.in_order(unpack(variables), self.packed))
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
                 f"apply: needs variables of the file's structure, as `Artifact.variables` has; {error} is missing."
@@ -153,7 +153,7 @@ class Artifact:
 
         def check() -> None:
             names = {path: path for path in paths.flatten(self.packed, is_packed)}
-            in_file = _in_order(paths.replace(self.packed, names, is_packed), self.packed)
+            in_file = structure.in_order(paths.replace(self.packed, names, is_packed), self.packed)
             program.check_weights(exported, dict(zip(in_file, weights)))
             check_inputs(exported, given, self.constraints)
 
@@ -173,7 +173,7 @@ class Artifact:
         """
         from lepton_jax.native import UnpackedWarning  # not needed to read a file
 
-        in_file = list(_in_order(self.packed))
+        in_file = list(structure.in_order(self.packed))
         if self._native_code:
             exported = program.deserialize(self._native_code)
             return self._bound(exported, jax.jit(program.runner(exported)), program.native_weights(in_file))
@@ -196,24 +196,6 @@ class Artifact:
             return self._checked(call, exported, weights, inputs)
 
         return native
-
-
-def _in_order(tree: Any, like: Any = None) -> Iterator[Any]:
-    """The leaves in the order of the file, which is not jax's where a node of another type kept an order of its own.
-
-    Args:
-      tree: dicts, lists, tuples and leaves.
-      like: the tree whose order counts; None: `tree` itself.
-    """
-    like = tree if like is None else like
-    if isinstance(like, dict):
-        for key, child in like.items():
-            yield from _in_order(tree[key], child) if child is not None else ()
-    elif isinstance(like, (list, tuple)):
-        for index, child in enumerate(like):
-            yield from _in_order(tree[index], child) if child is not None else ()
-    elif tree is not None:
-        yield tree
 
 
 @checked_but("packed")

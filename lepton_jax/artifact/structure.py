@@ -151,3 +151,21 @@ def _children(node: Any, path: str) -> list[tuple[Any, Any]]:
 
 def _is_shape(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 32 and all(type(length) is int and length >= 0 for length in value)
+
+
+def in_order(tree: Any, like: Any = None) -> Iterator[Any]:
+    """The leaves in the order of the file, which is not jax's where a node of another type kept an order of its own.
+
+    Args:
+      tree: dicts, lists, tuples and leaves.
+      like: the tree whose order counts; None: `tree` itself.
+    """
+    like = tree if like is None else like
+    if isinstance(like, dict):
+        for key, child in like.items():
+            yield from in_order(tree[key], child) if child is not None else ()
+    elif isinstance(like, (list, tuple)):
+        for index, child in enumerate(like):
+            yield from in_order(tree[index], child) if child is not None else ()
+    elif tree is not None:
+        yield tree

@@ -166,9 +166,11 @@ def test_starved_layers_are_named_with_the_remedy(call) -> None:
 
 def test_what_was_asked_for_leaf_by_leaf_does_not_warn() -> None:
     v = uneven()
-    prune(0.96).init(v | {"w_one": jnp.ones((1, 1))})
-    prune(0.7, allocation=erk).init(v)
-    prune(0.675, allocation=Explicit(sparsities={"first": 0.98, "last": 0.37})).init(v)
-    prune(0.5, scope="global").init(v)  # about 10 % are left of the first
-    prune_model(Model(lambda v, x: x, v), sparsity=0.96)
-    prune(schedules.polynomial(0.7, begin=0, end=9), scope="global").init(v)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        prune(0.96).init(v | {"w_one": jnp.ones((1, 1))})
+        prune(0.7, allocation=erk).init(v)
+        prune(0.675, allocation=Explicit(sparsities={"first": 0.98, "last": 0.37})).init(v)
+        prune(0.5, scope="global").init(v)  # about 10 % are left of the first
+        prune_model(Model(lambda v, x: x, v), sparsity=0.96)
+        prune(schedules.polynomial(0.7, begin=0, end=9), scope="global").init(v)
+    assert [str(one.message) for one in caught] == []
