@@ -11,7 +11,7 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.typing import Path, PyTree, Select
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.graph.layout import Layout, Use
-from lepton_jax.graph.roles import Weights, weights
+from lepton_jax.graph.roles import Weights, roles_of
 from lepton_jax.graph.trace import Apply, Traced, trace
 from lepton_jax.graph.weights import uses_and_rest, weight_uses
 
@@ -76,7 +76,8 @@ def layers(apply: Apply, variables: PyTree, *inputs: Any, select: Select | None 
       >>> found.layouts["w"].matrix(jnp.ones((3, 2))).shape, found.axes("w").outputs, list(found.left)
       ((2, 3), (0,), [])
     """
-    known, traced = weights(apply, variables, *inputs), trace(apply, variables, *inputs)
+    traced = trace(apply, variables, *inputs)
+    known = Weights(roles_of(traced, isinstance(variables, Mapping) and "params" in variables))
     held = paths.flatten(variables)
     if select is not None:
         chosen = paths.select(variables, select)

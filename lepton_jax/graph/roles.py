@@ -17,7 +17,7 @@ from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.graph.reads import Kind, Read, reads
-from lepton_jax.graph.trace import Apply, trace
+from lepton_jax.graph.trace import Apply, Traced, trace
 
 
 @checked
@@ -112,10 +112,23 @@ def roles(apply: Apply, variables: PyTree, *inputs: Any, **static: Any) -> Roles
       shift   (1, 5)  bias                            add
     """
     dense = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables, is_leaf=is_packed)
-    traced = trace(apply, dense, *inputs, **static)
+    return roles_of(trace(apply, dense, *inputs, **static), isinstance(variables, Mapping) and "params" in variables)
+
+
+def roles_of(traced: Traced, parted: bool) -> Roles:
+    """Return what every leaf of a graph is; see `roles`.
+
+    Args:
+      traced: the graph.
+      parted: whether only the leaves under "params" are trained.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> roles_of(trace(lambda v, x: x @ v["w"], {"w": jnp.ones((3, 2))}, jnp.ones((5, 3))), parted=False)["w"].kind
+      'weight'
+    """
     found, shapes = reads(traced), {path: tuple(aval.shape) for path, aval in zip(traced.variables, traced.in_avals)}
-    whole = not isinstance(variables, Mapping) or "params" not in variables  # all of it is trained
-    each = {path: _role(found.get(path, []), whole or path.startswith("params/")) for path in traced.variables}
+    each = {p: _role(found.get(p, []), not parted or p.startswith("params/")) for p in traced.variables}
     return Roles(each, shapes)
 
 
