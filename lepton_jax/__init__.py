@@ -43,6 +43,7 @@ __all__ = [
 ]
 _PACKAGES = (
     "data",
+    "deploy",
     "distillation",
     "formats",
     "graph",

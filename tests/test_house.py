@@ -16,6 +16,7 @@ FLOORS = (
     ("artifact", "lowrank", "precision", "pruning", "quantization"),
     ("data", "interchange", "training"),
     ("distillation", "models"),
+    ("deploy",),
     ("simple",),
     ("command_line",),
     ("_moved",),

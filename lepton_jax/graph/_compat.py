@@ -251,12 +251,14 @@ def literal_value(atom: Any) -> Any:
     return atom.val
 
 
-def concrete(dim: Any) -> int:
-    """The length of an axis; for a symbolic one (`jax.export.symbolic_shape`) a stand-in, alike for equal expressions."""
+def concrete(dim: Any, length: int = 96) -> int:
+    """The length of an axis; for a symbolic one (`jax.export.symbolic_shape`) a stand-in, alike for equal expressions.
+
+    Its names are so long; by default divisible by much, so that an axis which the program may halve can be halved here.
+    """
     if isinstance(dim, int | np.integer):
         return int(dim)
-    # Divisible by much, so that an axis which the program may halve can be halved here.
-    return int(dim._evaluate(dict.fromkeys(dim.get_vars(), 96)))
+    return int(dim._evaluate(dict.fromkeys(dim.get_vars(), length)))
 
 
 def scope_of(eqn: JaxprEqn) -> str:

@@ -1,0 +1,85 @@
+"""A model as a file that other engines run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lepton_jax.artifact.inputs import Axes
+from lepton_jax.core.arguments import checked_but
+from lepton_jax.core.files import write_atomic
+from lepton_jax.deploy.models import deployable, folded, traced_for
+
+EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy"}
+"""The extra that installs each module."""
+
+
+def require(name: str, *modules: str) -> None:
+    """Raise unless modules are installed.
+
+    Args:
+      name: of the function that needs them.
+      *modules: theirs.
+
+    Raises:
+      ImportError: with the extra that installs them.
+
+    Example:
+      >>> require("save", "json")
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        extra = EXTRAS.get(missing[0], "deploy")
+        raise ImportError(f"{name} needs {' and '.join(missing)}: pip install 'lepton-jax[{extra}]'.")
+
+
+@checked_but("model", "example")
+def save(
+    model: Any,
+    path: str | os.PathLike[str],
+    *example: Any,
+    axes: Axes | None = None,
+    constraints: Sequence[str] = (),
+) -> None:
+    """Write a model as an ONNX file, as it is: with float or packed weights.
+
+    Inputs are called ``input_0, input_1, ...`` and outputs ``output_0, output_1, ...``, in the order of `jax.tree.leaves`. What
+    depends on variables alone is computed now, and batch norms are folded into float weights. Packed weights stay small: codes
+    with their scales (those in groups of 4 or 8 bits are multiplied as codes), indices with their table, factors as thin
+    products; the numbers are those of ``unpack(variables)`` within rounding.
+
+    Args:
+      model: a `lepton_jax.Model`, or a loaded `.lepton` file.
+      path: of the file, ``.onnx``; replaced in one step if it is there, and left as it is if anything fails.
+      *example: inputs, or their shapes, if the model has none.
+      axes: which axes may have any length, and their names, as in `lepton_jax.save`; None: the batch, where the model can be
+        traced so.
+      constraints: on the named lengths, such as ``"time <= 512"``.
+
+    Raises:
+      ImportError: if onnx is not installed; says how to.
+      ValueError: for operations that have no form in ONNX, with all of them and where they are; for another kind of file.
+      ArtifactError: if the file cannot be written.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp, numpy as np, onnxruntime
+      >>> from lepton_jax import Model
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.eye(2)}, (jnp.ones((1, 2)),))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save(model, f"{folder}/m.onnx")
+      ...     session = onnxruntime.InferenceSession(f"{folder}/m.onnx")
+      >>> session.run(None, {"input_0": np.array([[3, 4], [5, 6]], np.float32)})[0].tolist()
+      [[3.0, 4.0], [5.0, 6.0]]
+    """
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix != ".onnx":
+        raise ValueError(f"deploy.save: path must end in .onnx; got {os.fspath(path)!r}.")
+    require("deploy.save", "onnx")
+    from lepton_jax.deploy.to_onnx import write
+
+    given = deployable("deploy.save", model, example)
+    found, traced = traced_for([folded(given), given], axes, constraints)
+    made = write.model_of(traced, write.entering(found.variables), name="deploy.save")
+    write_atomic(path, write.bytes_of(made, os.fspath(path)))
