@@ -47,10 +47,11 @@ class RewireState(NamedTuple):
 def rewire(
     masks: Mapping[K, Array], weights: Mapping[K, Array], growth: Mapping[K, Array], fraction: float | Array
 ) -> tuple[dict[K, Array], Array]:
-    """Exchange a fraction of each leaf's kept weights: drop those of least ``|w|``, grow the highest scores among the pruned.
+    """Exchange a fraction of each leaf's kept weights: drop those of least ``|w|``, grow the highest scores among all others.
 
-    ``k = min(round(fraction * kept), pruned)`` weights of a leaf are dropped and as many grown, so its count stays. What is
-    dropped here cannot grow here. Ties go to the lower flat index; NaN comes last. All leaves are searched together.
+    ``k = round(fraction * kept)`` weights of a leaf are dropped and as many grown, so its count stays. What is dropped can
+    grow again at once, as the papers have it: then it was never gone. Ties go to the lower flat index; NaN comes last. All
+    leaves are searched together.
 
     Args:
       masks: by path; boolean, True where the weight is kept.
@@ -63,22 +64,22 @@ def rewire(
 
     Example:
       >>> masks, weights = {"w": jnp.array([True, True, False, False])}, {"w": jnp.array([0.1, -2.0, 0.0, 0.0])}
-      >>> new, not_finite = rewire(masks, weights, {"w": jnp.array([9.0, 9.0, 1.0, 3.0])}, 0.5)
+      >>> new, not_finite = rewire(masks, weights, {"w": jnp.array([2.0, 9.0, 1.0, 3.0])}, 0.5)
       >>> new["w"].tolist(), not_finite.tolist()
       ([False, True, False, True], [0])
+      >>> rewire(masks, weights, {"w": jnp.array([4.0, 9.0, 1.0, 3.0])}, 0.5)[0]["w"].tolist()
+      [True, True, False, False]
     """
     order: list[K] = sorted(masks)  # type: ignore[type-var]
     kept = jnp.stack([jnp.sum(masks[path], dtype=jnp.int32) for path in order])
-    sizes = jnp.array([masks[path].size for path in order], jnp.int32)
-    count = jnp.minimum(jnp.round(fraction * kept).astype(jnp.int32), sizes - kept)
-    found = top_of_groups(
-        [*(jnp.abs(weights[path]) for path in order), *(growth[path] for path in order)],
-        jnp.concatenate([kept - count, count]),
-        groups=tuple(range(2 * len(order))),
-        allowed=[*(masks[path] for path in order), *(~masks[path] for path in order)],
+    count = jnp.round(fraction * kept).astype(jnp.int32)
+    groups = tuple(range(len(order)))
+    stays = top_of_groups(
+        [jnp.abs(weights[path]) for path in order], kept - count, groups=groups, allowed=[masks[path] for path in order]
     )
-    stays, grows = found.masks[: len(order)], found.masks[len(order) :]
-    return {path: s | g for path, s, g in zip(order, stays, grows)}, jnp.sum(found.not_finite.reshape(2, -1), axis=0)
+    grows = top_of_groups([growth[path] for path in order], count, groups=groups, allowed=[~stay for stay in stays.masks])
+    new = {path: stay | grow for path, stay, grow in zip(order, stays.masks, grows.masks)}
+    return new, stays.not_finite + grows.not_finite
 
 
 def exchange_schedule(name: str, fraction: float | Schedule, end: int, *, decay: bool) -> Schedule:

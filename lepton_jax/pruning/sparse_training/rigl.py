@@ -30,7 +30,8 @@ def rigl(
     """Train a sparse network from random masks, and move weights to where the gradient is largest.
 
     Every `interval` steps up to `end`, in each leaf, ``k = f(t) * kept`` weights of least ``|w|`` are dropped, and the k
-    pruned ones of largest ``|dL/dw|`` grow, from zero; ``f(t) = fraction / 2 * (1 + cos(pi * t / end))``. The view gives
+    of largest ``|dL/dw|`` among all others grow, from zero; what was just dropped may grow again, and then keeps its value;
+    ``f(t) = fraction / 2 * (1 + cos(pi * t / end))``. The view gives
     pruned weights the gradient of the zeros that stand for them; train with ``masked_moments(tx)``, so that the optimiser
     does not gather it. The count of every leaf stays what it is at the start, ``n - round(s * n)``.
 
@@ -56,9 +57,8 @@ def rigl(
       8
 
     Source: Evci et al. 2020, "Rigging the lottery: making all tickets winners", section 3 and algorithm 1. Deviations: the k
-    is rounded, not cut off; it is at most the pruned weights there are; what was just dropped cannot grow in the same update
-    (there it can, and in their code keeps its value); the optimiser's step is taken before an update too (there the update
-    takes its place); no update at step 0.
+    is rounded, not cut off; what is dropped and grown in one update keeps its value, as in their code; the optimiser's step
+    is taken before an update too (there the update takes its place); no update at step 0.
     """
     return rewiring(
         "rigl",

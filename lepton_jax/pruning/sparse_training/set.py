@@ -29,8 +29,9 @@ def set_(
     """Train a sparse network from random masks, and move weights to random places.
 
     Every `interval` steps up to `end`, in each leaf, a fraction of the kept weights, those of least ``|w|``, are dropped, and
-    as many random pruned ones grow, from zero. The count of every leaf stays what it is at the start, ``n - round(s * n)``.
-    Train with ``masked_moments(tx)``, so that grown weights start with fresh moments.
+    as many random ones of all others grow, from zero; what was just dropped may grow again, and then keeps its value. The
+    count of every leaf stays what it is at the start, ``n - round(s * n)``. Train with ``masked_moments(tx)``, so that grown
+    weights start with fresh moments.
 
     Args:
       sparsity: fraction of the selected weights removed, [0, 1).
@@ -56,9 +57,8 @@ def set_(
 
     Source: Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
     network science", algorithm 1, zeta = `fraction`. Deviations: least ``|w|``, where the paper drops the smallest positive
-    and the largest negative weights by count of their own; new weights start from zero, there from a random value; what was
-    just dropped cannot grow in the same update, there it can; exact counts, where the paper's first masks are drawn weight by
-    weight.
+    and the largest negative weights by count of their own; new weights start from zero, there from a random value; exact
+    counts, where the paper's first masks are drawn weight by weight.
     """
     return rewiring(
         "set_",

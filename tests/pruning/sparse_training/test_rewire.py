@@ -41,24 +41,35 @@ def counts(state: RewireState) -> dict[str, int]:
     return {path: int(mask.sum()) for path, mask in state.masks.items()}
 
 
+def rewired(mask: np.ndarray, weight: np.ndarray, score: np.ndarray, fraction: float) -> np.ndarray:
+    """One leaf of `rewire`, by sorting: algorithm 1 of Evci et al. 2020, whose candidates for growth are all but what stays."""
+    k = int(np.round(np.float32(fraction) * np.float32(mask.sum())))
+    stays = sorted(np.flatnonzero(mask), key=lambda i: -abs(weight[i]))[: mask.sum() - k]
+    others = [i for i in range(mask.size) if i not in set(stays)]
+    new = np.zeros(mask.size, bool)
+    new[[*stays, *sorted(others, key=lambda i: -score[i])[:k]]] = True
+    return new
+
+
 def test_rigl_by_hand() -> None:
-    """Eight weights, five kept; f = 0.4 exchanges two: -0.1 and 0.2 go, the pruned of gradients -9 and 5 come."""
+    """Eight weights, five kept; f = 0.4 drops -0.1 and 0.2; the gradients -9 and 8 grow, of which 8 was dropped just now."""
     transform = rigl(0.375, jax.random.key(0), end=100, interval=10, fraction=lambda step: 0.4, select="w")
     mask = mask_of(1, 1, 0, 1, 0, 1, 0, 1)
     params = {"w": jnp.array([3.0, -0.1, 7.0, 0.2, 7.0, -2.0, 7.0, 1.0])}
-    grads = {"w": jnp.array([0.0, 90.0, -9.0, 90.0, 4.0, 0.0, 5.0, 0.0])}  # what is dropped would win, but cannot
+    grads = {"w": jnp.array([90.0, 8.0, -9.0, 1.0, 4.0, 0.0, 5.0, 0.0])}  # 90 is of a weight that stays
     for step, moves in ((0, False), (9, False), (10, True), (100, False), (110, False)):
         new, state = transform.update(params, state_of(mask), grads, step)
         if moves:
-            assert state.masks["w"].tolist() == [True, False, True, False, False, True, True, True]
-            assert new["w"].tolist() == [3.0, 0.0, 0.0, 0.0, 0.0, -2.0, 0.0, 1.0]  # grown from zero, not from 7
+            assert state.masks["w"].tolist() == [True, True, True, False, False, True, False, True]
+            # Grown from zero, not from 7; what was never gone keeps its value.
+            assert new["w"].tolist() == [3.0, pytest.approx(-0.1), 0.0, 0.0, 0.0, -2.0, 0.0, 1.0]
         else:
             np.testing.assert_array_equal(state.masks["w"], mask)
             assert new["w"].tolist() == [3.0, pytest.approx(-0.1), 0.0, pytest.approx(0.2), 0.0, -2.0, 0.0, 1.0]
 
 
 def test_set_by_hand() -> None:
-    """The two smallest go; two of the three pruned come, by the draw of the key and step that the state and call give."""
+    """The two smallest go; two of all five others come, by the draw of the key and step that the state and call give."""
     transform = set_(0.375, jax.random.key(0), end=100, interval=10, fraction=0.4, select="w")
     mask = mask_of(1, 1, 0, 1, 0, 1, 0, 1)
     params = {"w": jnp.array([3.0, -0.1, 7.0, 0.2, 7.0, -2.0, 7.0, 1.0])}
@@ -67,20 +78,21 @@ def test_set_by_hand() -> None:
     for step in range(10, 100, 10):
         new, state = transform.update(params, state_of(mask), grads, step)
         (key,) = jax.random.split(jax.random.fold_in(jax.random.key(0), step), 1)
-        loser = min((2, 4, 6), key=lambda i, d=jax.random.uniform(key, (8,)): d[i])
-        expected = [i in (0, 5, 7, 2, 4, 6) and i != loser for i in range(8)]
-        assert state.masks["w"].tolist() == expected
-        assert new["w"].tolist() == [3.0, 0.0, 0.0, 0.0, 0.0, -2.0, 0.0, 1.0]
-        seen.add(loser)
+        drawn = np.asarray(jax.random.uniform(key, (8,)))
+        grown = sorted((1, 2, 3, 4, 6), key=lambda i, d=drawn: -d[i])[:2]
+        assert state.masks["w"].tolist() == [i in (0, 5, 7, *grown) for i in range(8)]
+        kept = {0: 3.0, 5: -2.0, 7: 1.0, **{i: w for i, w in ((1, np.float32(-0.1)), (3, np.float32(0.2))) if i in grown}}
+        assert new["w"].tolist() == [kept.get(i, 0.0) for i in range(8)]
+        seen.add(tuple(grown))
     assert len(seen) > 1  # another step, another draw
 
 
 def test_the_fraction_decays_by_the_cosine() -> None:
-    """Of 100 kept weights round(0.15 (1 + cos(pi t / 40))) each are exchanged."""
+    """Of 100 kept weights round(100 * 0.15 (1 + cos(pi t / 40))) each are exchanged, where all others have more gradient."""
     transform = rigl(0.5, jax.random.key(3), end=40, interval=10, fraction=0.3, select="w")
     params, state = transform.init({"w": draw(0, 200)})
     for step in (10, 20, 30):
-        _, after = transform.update(params, state, {"w": draw(step, 200)}, step)
+        _, after = transform.update(params, state, {"w": jnp.where(state.masks["w"], 0.0, 1 + draw(step, 200) ** 2)}, step)
         moved = int(jnp.sum(state.masks["w"] & ~after.masks["w"]))
         assert moved == round(100 * 0.15 * (1 + np.cos(np.pi * step / 40)))
 
@@ -93,14 +105,32 @@ def test_counts_are_exact_under_ties(equal: str) -> None:
         mask = jax.random.permutation(jax.random.key(kept), jnp.arange(40) < kept)
         for fraction in (0.0, 0.3, 1.0):
             after, not_finite = rewire({"w": mask}, {"w": weight}, {"w": jnp.abs(grad)}, fraction)
-            after = after["w"]
-            assert not_finite.tolist() == [40 if equal == "nan" else 0]
-            exchanged = min(round(fraction * kept), 40 - kept)
-            assert int(after.sum()) == kept
-            assert int((mask & ~after).sum()) == exchanged
+            dropped = round(fraction * kept)  # ranked twice: as weights, and as candidates for growth
+            assert not_finite.tolist() == [40 + dropped if equal == "nan" else 0]
+            assert int(after["w"].sum()) == kept
+            if equal != "nan":
+                expected = rewired(np.asarray(mask), np.asarray(weight), np.asarray(jnp.abs(grad)), fraction)
+                np.testing.assert_array_equal(after["w"], expected)
     ones = {"w": jnp.ones(8)}
-    after, _ = rewire({"w": jnp.arange(8) < 4}, ones, ones, 0.5)  # ties: the lower index stays and grows
+    after, _ = rewire({"w": jnp.arange(8) >= 4}, ones, ones, 0.5)  # ties: the lower index stays and grows
     assert after["w"].tolist() == [True, True, False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_are_those_of_the_papers_algorithm(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    leaves = {name: rng.normal(size=(3, size)).astype(np.float32) for name, size in (("a", 23), ("b", 60), ("c", 1))}
+    masks = {name: rng.random(rows.shape[1]) < rng.random() for name, rows in leaves.items()}
+    fraction = float(rng.random())
+    new, not_finite = jax.jit(rewire)(
+        masks,
+        {name: rows[0] for name, rows in leaves.items()},
+        {name: np.abs(rows[1]) for name, rows in leaves.items()},
+        fraction,
+    )
+    assert not_finite.tolist() == [0, 0, 0]
+    for name, rows in leaves.items():
+        np.testing.assert_array_equal(new[name], rewired(masks[name], rows[0], np.abs(rows[1]), fraction))
 
 
 @pytest.mark.parametrize(("name", "where"), [("rigl", "gradient"), ("rigl", "weight"), ("set_", "weight")])
