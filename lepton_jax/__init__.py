@@ -12,7 +12,16 @@ from lepton_jax.lowrank import low_rank
 from lepton_jax.precision import cast
 from lepton_jax.pruning import prune
 from lepton_jax.quantization import fake_quant
-from lepton_jax.simple import Model, compress_model, distill_model, load_model, prune_model, quantize_model, save_model
+from lepton_jax.simple import (
+    Model,
+    compress_model,
+    distill_model,
+    factorize_model,
+    load_model,
+    prune_model,
+    quantize_model,
+    save_model,
+)
 
 __all__ = [
     "Account",
@@ -25,6 +34,7 @@ __all__ = [
     "chain",
     "compress_model",
     "distill_model",
+    "factorize_model",
     "fake_quant",
     "freeze",
     "identity",

@@ -335,7 +335,7 @@ ROWS = [
     ("prune_model net", lambda: lepton.prune_model(net, sparsity=0.5), "prune_model: model must be a Model; got"),
     (
         "prune_model threshold",
-        lambda: lepton.prune_model(model, -1.0),
+        lambda: lepton.prune_model(model, threshold=-1.0),
         "prune_model: threshold must be 0 or more, a magnitude; got",
     ),
     (
@@ -348,7 +348,7 @@ ROWS = [
         lambda: lepton.quantize_model(model, precision=0),
         "Uniform: bits must be a whole number from 2 to 8; got",
     ),
-    ("compress_model", lambda: lepton.compress_model(model, 0), "compress_model: rank must be a whole number from 1, or a"),
+    ("compress_model", lambda: lepton.compress_model(model, 0), "factorize_model: rank must be a whole number from 1, or a"),
     ("Model net", lambda: lepton.Model(net, V), "Model: apply must be a pure function apply(variables, *inputs); got"),
     ("Model 3", lambda: lepton.Model(3, V), "Model: apply must be a pure function apply(variables, *inputs); got"),
     ("Model example", lambda: lepton.Model(apply, W, X), "Model: example must be a tuple of inputs, (x,); got"),

@@ -14,7 +14,7 @@ from lepton_jax.coding.streams import CATEGORIES, Reader
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.foreign_text import shown
-from lepton_jax.core.packed import Composite
+from lepton_jax.core.packed import Composite, stored_as
 from lepton_jax.core.tables import table
 from lepton_jax.leaves.figures import Figures, figures
 from lepton_jax.leaves.stored import Spec
@@ -28,6 +28,8 @@ class TensorAccount:
       path: where it is in the variables.
       kind: array, codebook, quantized, sparse or key.
       size: elements.
+      shape: of the dense array.
+      stored_as: its number format, "int4", or dtype.
       figures: its non-zeros, the entropy bound, and its bytes as papers count them.
       bytes: by category: values, positions, codebook, scales, tables.
       coders: the coders that were chosen, in the order of the stream.
@@ -43,6 +45,8 @@ class TensorAccount:
     size: int
     figures: Figures
     bytes: dict[str, int]
+    shape: tuple[int, ...] = ()
+    stored_as: str = ""
     coders: tuple[str, ...] = ()
 
     @property
@@ -142,15 +146,16 @@ class Account:
 
     def __str__(self) -> str:
         rows: list[tuple[Any, ...]] = [
-            ("tensor", "kind", "weights", "non-zeros", "bits/weight", *CATEGORIES, "bytes", "entropy")
+            ("tensor", "stored as", "shape", "weights", "non-zeros", "bits/weight", *CATEGORIES, "bytes in file", "entropy")
         ]
         for tensor in self.tensors:
             parts, entropy = [tensor.bytes.get(name, 0) for name in CATEGORIES], f"{tensor.figures.entropy_bytes:.0f}"
             counts = (tensor.size, tensor.nonzeros, f"{tensor.bits_per_weight:.3f}")
-            rows.append((shown(tensor.path), tensor.kind, *counts, *parts, tensor.total, entropy))
+            shape = "x".join(map(str, tensor.shape)) or "-"
+            rows.append((shown(tensor.path), tensor.stored_as or tensor.kind, shape, *counts, *parts, tensor.total, entropy))
         parts = [self.categories[name] for name in CATEGORIES]
         counts = (self.parameters, self.nonzeros, f"{self.bits_per_weight:.3f}")
-        rows.append(("all tensors", "", *counts, *parts, sum(parts), f"{self.entropy_bytes:.0f}"))
+        rows.append(("all tensors", "", "", *counts, *parts, sum(parts), f"{self.entropy_bytes:.0f}"))
         blank = ("",) * (len(rows[0]) - 3)
         rows += [(name, *blank, self.categories[name], "") for name in ("program", "manifest", "head")]
         rows.append(("file", *blank, self.total, ""))
@@ -160,7 +165,7 @@ class Account:
             f"file_ratio {self.file_ratio:.1f}x (all bytes)",
             f"ratio {self.ratio:.1f}x (all bytes but the program's)",
         )
-        lines = table(rows).splitlines()
+        lines = table(rows, left=(0, 1, 2)).splitlines()
         return "\n".join([*(line.ljust(len(lines[0])) for line in lines), "  ".join(ratios)])
 
 
@@ -210,7 +215,16 @@ def count(parts: Parts, leaves: Sequence[Any]) -> Account:
     """
     coded = [leaf for whole in leaves for leaf in _parts(whole)]
     tensors = tuple(
-        TensorAccount(path=path, kind=spec.kind_name, size=spec.size, figures=figures(leaf), bytes=used, coders=coders)
+        TensorAccount(
+            path=path,
+            kind=spec.kind_name,
+            size=spec.size,
+            shape=spec.shape,
+            stored_as=stored_as(leaf),
+            figures=figures(leaf),
+            bytes=used,
+            coders=coders,
+        )
         for (path, spec, used, coders), leaf in zip(parts.tensors, coded, strict=True)
     )
     dense = sum(leaf.size if hasattr(leaf, "size") else np.size(leaf) for leaf in leaves)

@@ -71,8 +71,8 @@ def _wrapped(function: Callable[..., Any], name: str, own: tuple[str, ...]) -> C
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            takes = ", ".join(key for key in signature.parameters if key != "self") or "nothing"
-            raise TypeError(f"{name}: {error}; it takes {takes}.") from None
+            takes = ", ".join(_shown(key, parameter.kind) for key, parameter in signature.parameters.items() if key != "self")
+            raise TypeError(f"{name}: {error}; it takes {takes or 'nothing'}.") from None
         wrong = [(key, kinds[key], said) for key in given if key in kinds and (said := kinds[key].wrong(given[key]))]
         if wrong:
             text = "; ".join(f"{key} must be {kind.words}; got {said}" for key, kind, said in wrong)
@@ -80,6 +80,11 @@ def _wrapped(function: Callable[..., Any], name: str, own: tuple[str, ...]) -> C
         return function(*args, **kwargs)
 
     return call
+
+
+def _shown(name: str, kind: Any) -> str:
+    """A parameter as a caller has to write it: by place, or only by name."""
+    return f"{name}=" if kind == inspect.Parameter.KEYWORD_ONLY else name
 
 
 def _kinds(function: Callable[..., Any], signature: inspect.Signature) -> dict[str, Kind]:

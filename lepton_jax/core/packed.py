@@ -260,6 +260,16 @@ def is_packed(leaf: Any) -> bool:
     return isinstance(leaf, Packed)
 
 
+def stored_as(leaf: Any) -> str:
+    """Return what a leaf is, in a few words for tables: its number format, or the dtype of an array.
+
+    Example:
+      >>> stored_as(jnp.ones(2))
+      'float32'
+    """
+    return leaf.stored_as if is_packed(leaf) else str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
+
+
 def is_coded(leaf: Any) -> bool:
     """True for packed leaves that store one code an element.
 

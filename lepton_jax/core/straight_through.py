@@ -25,6 +25,22 @@ def straight_through(x: Array, y: Array) -> Array:
     return y
 
 
+def slope_where(passes: Array, x: Array) -> Array:
+    """Return `x`, with its derivative only where it `passes`, else 0: what a clipping has.
+
+    Args:
+      passes: boolean, broadcasts against x.
+      x: any array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([0.5, 3.0])
+      >>> jax.grad(lambda x: jnp.sum(slope_where(x < 1, x) ** 2))(x).tolist()
+      [1.0, 0.0]
+    """
+    return jax.lax.select(jax.numpy.broadcast_to(passes, x.shape), x, jax.lax.stop_gradient(x))
+
+
 @straight_through.defjvp
 def _straight_through_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     return primals[1], tangents[0]

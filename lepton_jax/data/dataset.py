@@ -44,6 +44,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images of {'x'.join(map(str, self.images.shape[1:]))})"
+
     def take(self, indices: np.ndarray) -> "Split":
         """Return the images and labels at `indices`, in that order."""
         return Split(images=self.images[indices], labels=self.labels[indices])
@@ -67,8 +70,8 @@ class Dataset:
     Example:
       >>> split = Split(images=np.zeros((2, 8, 8, 1), np.float32), labels=np.array([0, 1], np.int32))
       >>> dataset = Dataset(name="mine", num_classes=2, train=split, validation=split, test=split)
-      >>> len(dataset.train)
-      2
+      >>> len(dataset.train), dataset
+      (2, Dataset('mine', 2 classes, images of 8x8x1: 2 train, 2 validation, 2 test))
     """
 
     name: str
@@ -80,6 +83,11 @@ class Dataset:
     def __post_init__(self) -> None:
         for where in ("train", "validation", "test"):
             check_labels(getattr(self, where).labels, self.num_classes, where=f"{self.name}/{where}")
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.train.images.shape[1:]))
+        parts = ", ".join(f"{len(getattr(self, part))} {part}" for part in ("train", "validation", "test"))
+        return f"Dataset({self.name!r}, {self.num_classes} classes, images of {shape}: {parts})"
 
 
 @checked

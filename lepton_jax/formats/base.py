@@ -146,6 +146,13 @@ class Format(layout.Granular):
         """Return the values of codes, float32, given the expanded scale and zero point; by default ``qvalue * scale``."""
         return qvalue.astype(jnp.float32) * scale.astype(jnp.float32)
 
+    def covers(self, x: Array, scale: Array, zero_point: Array) -> Array:
+        """Return which values lie within the range of the levels, boolean, given the expanded scale and zero point.
+
+        What does not is clipped. NaN lies in no range.
+        """
+        return jnp.abs(in_steps(x, scale)) <= self.largest
+
     def zero_code(self, zero_point: Array) -> Array:
         """Return the code of 0."""
         raise TypeError(f"{type(self).__name__} does not say how zero is coded")

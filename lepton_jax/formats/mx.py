@@ -74,6 +74,10 @@ class MX(Format):
         return 4 if self.element == _FLOAT4 else 8
 
     @property
+    def largest(self) -> float:
+        return _FLOAT4_VALUES[7] if self.element == _FLOAT4 else float(jnp.finfo(self.element).max)
+
+    @property
     def name(self) -> str:
         return "mxfp4" if self.element == _FLOAT4 else f"mxfp8 {self.element.removeprefix('float8_').removesuffix('fn')}"
 

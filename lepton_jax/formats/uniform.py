@@ -130,6 +130,11 @@ class Uniform(Format):
     def from_codes(self, qvalue: Array, scale: Array, zero_point: Array) -> Array:
         return (qvalue.astype(jnp.int32) - zero_point).astype(jnp.float32) * scale.astype(jnp.float32)
 
+    def covers(self, x: Array, scale: Array, zero_point: Array) -> Array:
+        """Return which values are at most half a step beyond the lowest and highest level."""
+        place, (low, high) = in_steps(x, scale) + zero_point, self.q_range
+        return (low - 0.5 <= place) & (place <= high + 0.5)
+
     def zero_code(self, zero_point: Array) -> Array:
         return zero_point.astype(self.q_dtype)
 

@@ -157,8 +157,8 @@ class Quantizing(PackedInterpreter):
         if isinstance(value, Quantized) or quantizer is None:
             return value
         kept = site.get(operand.argument, {})
-        straight = self.native and getattr(quantizer, "is_straight", False)
-        return replace(_codes(quantizer.quantized(value, kept)), seen=value if straight else quantizer(value, kept))
+        slope = getattr(quantizer, "slope", quantizer) if self.native else quantizer
+        return replace(_codes(quantizer.quantized(value, kept)), seen=slope(value, kept))
 
     def _multiplied(self, eqn: Equation, lhs: Quantized, rhs: Quantized) -> Any:
         if self.native and self.derivative == "unrounded":

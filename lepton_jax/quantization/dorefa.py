@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
-from lepton_jax.core.straight_through import straight_through
+from lepton_jax.core.straight_through import slope_where, straight_through
 from lepton_jax.core.transform import Transform, named
 from lepton_jax.core.typing import Array, Select
 from lepton_jax.formats import Uniform
@@ -111,9 +111,7 @@ class DoReFa:
 
     def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
         scale, zero_point = self._grid(x)
-        inside = (x > 0) & (x < 1)
-        clipped = jnp.where(inside, x, jax.lax.stop_gradient(jnp.clip(x, 0, 1)))
-        return straight_through(clipped, fake(jax.lax.stop_gradient(x), self.format, scale, zero_point))
+        return fake(slope_where((x > 0) & (x < 1), x), self.format, scale, zero_point)
 
     def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
         """Return the codes, which are read back as what calling shows."""

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.arguments import checked_but
+from lepton_jax.core.straight_through import slope_where
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.formats import Format, Uniform, layout
 from lepton_jax.formats.ranges import Calibration
@@ -17,6 +18,7 @@ from lepton_jax.leaves.quantized import Quantized
 from lepton_jax.leaves.rounding import fake
 
 _INT8 = Uniform(8)
+Slope = Literal["clipped", "straight_through"]
 
 
 class ActivationQuantizer(Protocol):
@@ -24,7 +26,8 @@ class ActivationQuantizer(Protocol):
 
     What it keeps for one operand, a *site*, is a tree of float arrays: nothing if ranges are found anew each time, a scale if
     they are calibrated, a step if it is learned. An attribute `calibration` says how ranges are calibrated; `MinMax` if there
-    is none. A true attribute `is_straight` says that the derivative is that of x itself: native execution needs no simulation.
+    is none. A method ``slope(x, site)``, if there is one, returns x as it is with the derivative of calling: then native
+    execution needs no simulation.
     """
 
     @property
@@ -52,6 +55,7 @@ class Dynamic:
       format: the number format.
       calibration: finds the range; None: the format's own.
       axes: which axes one range spans; None: as the format says. See `Rule.free_axes`.
+      gradient: "clipped": none for values that a calibrated range clips; "straight_through": of all values.
 
     Raises:
       TypeError: for what is no number format, or no calibration.
@@ -61,21 +65,25 @@ class Dynamic:
       [0.0, 3.0]
     """
 
-    is_straight: ClassVar[bool] = True
-
     format: Format = _INT8
     calibration: Calibration | None = None
     axes: tuple[int, ...] | None = None
+    gradient: Slope = "clipped"
 
     def __post_init__(self) -> None:
-        check("Dynamic", self.format, self.calibration)
+        check("Dynamic", self.format, self.calibration, self.gradient)
 
     def init(self, low: Array, high: Array) -> dict[str, Array]:
         """Return the empty site."""
         return {}
 
     def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
-        return fake(x, self.format, *self._grid(x))
+        return fake(self.slope(x, site), self.format, *self._grid(x))
+
+    def slope(self, x: Array, site: Mapping[str, Array]) -> Array:
+        """Return x, with the derivative of calling."""
+        # The format's own range clips nothing.
+        return x if self.calibration is None or self.gradient != "clipped" else clipped(x, self.format, *self._grid(x))
 
     def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
         """Return the codes, which are read back as what calling shows."""
@@ -105,11 +113,12 @@ def _magnitudes(x: Array, axes: tuple[int, ...]) -> Range:
 class Static:
     """Round with a calibrated range; the site has ``scale`` and, in an affine format, ``zero_point`` (whole numbers).
 
-    Neither is trained. Values beyond the range are clipped.
+    Neither is trained. Values beyond the range are clipped, and get no gradient; the others get it straight through.
 
     Args:
       format: the number format.
       calibration: finds the range over batches; None: everything (`MinMax`).
+      gradient: "clipped", or "straight_through": values beyond the range get it, too.
 
     Raises:
       TypeError: for what is no number format, or no calibration.
@@ -121,13 +130,12 @@ class Static:
       ([3.0], [0.0, 3.0])
     """
 
-    is_straight: ClassVar[bool] = True
-
     format: Format = _INT8
     calibration: Calibration | None = None
+    gradient: Slope = "clipped"
 
     def __post_init__(self) -> None:
-        check("Static", self.format, self.calibration)
+        check("Static", self.format, self.calibration, self.gradient)
 
     def init(self, low: Array, high: Array) -> dict[str, Array]:
         """Return the site for a calibrated range."""
@@ -135,7 +143,11 @@ class Static:
         return {"scale": scale} if self.format.symmetric else {"scale": scale, "zero_point": zero_point}
 
     def __call__(self, x: Array, site: Mapping[str, Array]) -> Array:
-        return fake(x, self.format, *self._grid(site))
+        return fake(self.slope(x, site), self.format, *self._grid(site))
+
+    def slope(self, x: Array, site: Mapping[str, Array]) -> Array:
+        """Return x, with the derivative of calling."""
+        return clipped(x, self.format, *self._grid(site)) if self.gradient == "clipped" else x
 
     def quantized(self, x: Array, site: Mapping[str, Array]) -> Quantized:
         """Return the codes, which are read back as what calling shows."""
@@ -148,15 +160,35 @@ class Static:
         return scale, jax.lax.stop_gradient(site["zero_point"]).astype(jnp.int32)
 
 
-def check(name: str, fmt: Any, calibration: Any) -> None:
-    """Raise unless a format is a number format and a calibration, if there is one, is one.
+def check(name: str, fmt: Any, calibration: Any, gradient: Any) -> None:
+    """Raise unless a format is a number format, a calibration, if there is one, is one, and the gradient is one of two.
 
     Example:
-      >>> check("Dynamic", Uniform(4), None)
+      >>> check("Dynamic", Uniform(4), None, "clipped")
     """
     if not isinstance(fmt, Format):
         raise TypeError(f"{name}: format must be a number format, e.g. Uniform(bits=8); got {fmt!r}.")
     check_calibration(name, calibration)
+    if gradient not in get_args(Slope):
+        raise ValueError(f'{name}: gradient must be "clipped" or "straight_through"; got {gradient!r}.')
+
+
+def clipped(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
+    """Return x, with a derivative only where the format covers it.
+
+    Args:
+      x: floating array.
+      fmt: the number format.
+      scale: in its layout, or of any that broadcasts if it has no groups.
+      zero_point: likewise.
+
+    Example:
+      >>> jax.grad(lambda x: jnp.sum(clipped(x, Uniform(2), jnp.ones(1), jnp.zeros(1))))(jnp.array([-3.0, 0.2, 1.4])).tolist()
+      [0.0, 1.0, 1.0]
+    """
+    held = jax.lax.stop_gradient(x).astype(jnp.float32)
+    wide = (layout.expand(jax.lax.stop_gradient(part), x.shape, fmt) for part in (scale.astype(jnp.float32), zero_point))
+    return slope_where(fmt.covers(held, *wide), x)
 
 
 def coded(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Quantized:

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from lepton_jax.core import paths
-from lepton_jax.core.packed import is_packed, unpack
+from lepton_jax.core.packed import is_packed, stored_as, unpack
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import PyTree
 
-_HEAD = ("leaf", "stored as", "shape", "weights", "non-zeros", "bytes", "smaller")
+_HEAD = ("leaf", "stored as", "shape", "weights", "non-zeros", "bytes in memory", "smaller")
 
 
 def report(variables: PyTree, applied: Sequence[str]) -> str:
@@ -29,12 +29,12 @@ def report(variables: PyTree, applied: Sequence[str]) -> str:
     Example:
       >>> import jax.numpy as jnp
       >>> print(report({"w": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "b": jnp.ones(2)}, ["prune(sparsity=0.5)"]))
-      leaf   stored as  shape  weights  non-zeros   bytes  smaller
-      ------------------------------------------------------------
-      b      float32    2            2  2  100.0 %      8     1.0x
-      w      float32    2x2          4  2   50.0 %     16     1.0x
-      ------------------------------------------------------------
-      total                          6  4   66.7 %     24     1.0x
+      leaf   stored as  shape  weights  non-zeros   bytes in memory  smaller
+      ----------------------------------------------------------------------
+      b      float32    2            2  2  100.0 %                8     1.0x
+      w      float32    2x2          4  2   50.0 %               16     1.0x
+      ----------------------------------------------------------------------
+      total                          6  4   66.7 %               24     1.0x
       applied: prune(sparsity=0.5)
     """
     rows, totals = [], np.zeros(4, np.int64)
@@ -44,7 +44,7 @@ def report(variables: PyTree, applied: Sequence[str]) -> str:
         dense = _plain(unpacked[path])
         counts = np.array([dense.size, np.count_nonzero(dense), nbytes(leaf), dense.nbytes], np.int64)
         totals += counts
-        rows.append((path, _stored_as(leaf), "x".join(map(str, dense.shape)) or "-", counts))
+        rows.append((path, stored_as(leaf), "x".join(map(str, dense.shape)) or "-", counts))
     rows.append(("total", "", "", totals))
     wide = max(len(f"{counts[1]:,}") for *_, counts in rows)
     cells = [(*names, *_figures(wide, *counts)) for *names, counts in rows]
@@ -73,9 +73,3 @@ def _figures(wide: int, size: int, nonzeros: int, stored: int, dense: int) -> tu
     """Cells of a row; the counts of non-zeros are `wide`."""
     share = 100 * nonzeros / max(size, 1)
     return f"{size:,}", f"{nonzeros:>{wide},}  {share:>5.1f} %", f"{stored:,}", f"{dense / max(stored, 1):.1f}x"
-
-
-def _stored_as(leaf: Any) -> str:
-    if is_packed(leaf):
-        return leaf.stored_as
-    return str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__

@@ -34,9 +34,9 @@ from lepton_jax.simple.model import Applied, Model, check_model
 @checked_but("model")
 def prune_model(
     model: Model,
-    threshold: float | None = None,
     *,
     sparsity: float | None = None,
+    threshold: float | None = None,
     select: Select | None = None,
     **options: Any,
 ) -> Model:
@@ -48,8 +48,8 @@ def prune_model(
 
     Args:
       model: any; not changed.
-      threshold: 0 or more.
       sparsity: fraction removed, [0, 1).
+      threshold: 0 or more, a magnitude.
       select: which leaves; by default the weights of the function, see `weights_of`.
       **options: of `lepton_jax.prune`, with a sparsity: ``scope="global"``, ``criterion=...``, ``structure=...``.
 
@@ -112,7 +112,13 @@ _WEIGHTS: Mapping[str, Format] = {"w8a8": PRESETS["int8"], "w4a8": PRESETS["int4
 
 
 @checked_but("model")
-def quantize_model(model: Model, precision: int | Format | Codebook | str = 8, *, select: Select | None = None) -> Model:
+def quantize_model(
+    model: Model,
+    format: int | Format | Codebook | str = 8,
+    *,
+    select: Select | None = None,
+    precision: int | Format | Codebook | str | None = None,
+) -> Model:
     """Return the model with its weights in few bits.
 
     A number of bits is a symmetric format with one scale for each output channel, of each weight that a leaf stacks. Zero is
@@ -121,10 +127,11 @@ def quantize_model(model: Model, precision: int | Format | Codebook | str = 8, *
 
     Args:
       model: any; not changed.
-      precision: bits, 2 to 8 or 16; or any number format, or a codebook; or a short name: "int4_g128", "nf4", and others of
+      format: bits, 2 to 8 or 16; or any number format, or a codebook; or a short name: "int4_g128", "nf4", and others of
         `lepton_jax.formats.presets`. "w8a8" and "w4a8" round activations to eight bits too, with ranges found as the model
         runs.
       select: which leaves; by default the weights of the function, see `weights_of`.
+      precision: the older name of `format`, in place of it.
 
     Raises:
       ValueError: for bits out of range, a name that there is not, a selector that matches nothing, weights that are not
@@ -133,12 +140,13 @@ def quantize_model(model: Model, precision: int | Format | Codebook | str = 8, *
 
     Example:
       >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.0], [1.0], [-2.0]])})
-      >>> packed = quantize_model(model, precision=2).variables["w"]
+      >>> packed = quantize_model(model, 2).variables["w"]
       >>> packed.qvalue.tolist(), packed.unpack().tolist()
       ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
     """
     check_model("quantize_model: model", model)
-    named = preset("quantize_model: precision", precision, {**PRESETS, **_WEIGHTS})
+    format = format if precision is None else precision
+    named = preset("quantize_model: format", format, {**PRESETS, **_WEIGHTS})
     fmt = named if isinstance(named, (Format, Codebook)) else Uniform(bits=named, channel_axis="out")
     select = weights_of(model, select)
     transform = fake_quant(fmt, select=select)
@@ -156,14 +164,53 @@ def quantize_model(model: Model, precision: int | Format | Codebook | str = 8, *
     chosen = _compiled(quantized, model.variables)
     text = "codebook" if isinstance(fmt, Codebook) else fmt.name
     made = _changed(model, chosen, f"quantize({fmt.bits} bits{'' if isinstance(fmt, Uniform) else f', {text}'})")
-    if not (isinstance(precision, str) and precision in _WEIGHTS):
+    if not (isinstance(format, str) and format in _WEIGHTS):
         return made
-    applied = (*made.applied, Applied(f"quantize_activations({precision})"))
-    return dataclasses.replace(made, apply=quantize_activations(made.apply, precision), applied=applied)
+    applied = (*made.applied, Applied(f"quantize_activations({format})"))
+    return dataclasses.replace(made, apply=quantize_activations(made.apply, format), applied=applied)
 
 
 @checked_but("model")
-def compress_model(model: Model, rank: float, *, select: Select | None = None) -> Model:
+def compress_model(
+    model: Model,
+    rank: float | None = None,
+    *,
+    sparsity: float | None = None,
+    format: int | Format | Codebook | str | None = None,
+    select: Select | None = None,
+) -> Model:
+    """Return the model after those of the three techniques that are asked for, in the order in which they combine.
+
+    Its matrices become products of thin ones (`factorize_model`), then small weights, also of the factors, zero
+    (`prune_model`), then what is left is written in few bits (`quantize_model`).
+
+    Args:
+      model: any; not changed.
+      rank: a whole number from 1, or a fraction of each matrix's smaller side, in (0, 1).
+      sparsity: fraction removed, [0, 1).
+      format: bits, or a number format, a codebook, or a short name.
+      select: which leaves; by default the weights of the function, see `weights_of`.
+
+    Raises:
+      TypeError: if nothing is asked for.
+      ValueError: as the three do.
+
+    Example:
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.outer(jnp.arange(8.0), jnp.ones(6))})
+      >>> small = compress_model(model, rank=1, sparsity=0.5, format=8)
+      >>> small.variables["w"].u.format.bits, [step.text for step in small.applied]
+      (8, ['factorize(rank=1)', 'prune(sparsity=0.5)', 'quantize(8 bits)'])
+    """
+    check_model("compress_model: model", model)
+    if rank is None and sparsity is None and format is None:
+        raise TypeError("compress_model: give at least one of rank=0.25, sparsity=0.9 and format=4; got none.")
+    made = model if rank is None else factorize_model(model, rank, select=select)
+    made = made if sparsity is None else prune_model(made, sparsity=sparsity, select=select)
+    return made if format is None else quantize_model(made, format, select=select)
+
+
+@checked_but("model")
+def factorize_model(model: Model, rank: float, *, select: Select | None = None) -> Model:
     """Return the model with its matrices as products of two thin ones, by the singular value decomposition.
 
     A leaf of m rows and n columns becomes ``u v`` of (m + n) r numbers, where that is fewer than m n; other leaves stay as they
@@ -181,15 +228,15 @@ def compress_model(model: Model, rank: float, *, select: Select | None = None) -
 
     Example:
       >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.outer(jnp.arange(8.0), jnp.ones(6))})
-      >>> leaf = compress_model(model, rank=1).variables["w"]
+      >>> leaf = factorize_model(model, rank=1).variables["w"]
       >>> leaf.u.shape, leaf.v.shape, leaf.unpack().shape
       ((8, 1), (1, 6), (8, 6))
 
     Source: Eckart and Young 1936; Denil et al. 2013.
     """
-    check_model("compress_model: model", model)
+    check_model("factorize_model: model", model)
     if isinstance(rank, bool) or not (0 < rank < 1 or (rank >= 1 and rank == int(rank))):
-        raise ValueError(f"compress_model: rank must be a whole number from 1, or a fraction in (0, 1); got {rank!r}.")
+        raise ValueError(f"factorize_model: rank must be a whole number from 1, or a fraction in (0, 1); got {rank!r}.")
     whole = paths.flatten(model.variables, is_packed)
     select = weights_of(model, select)
     seen = paths.select(jax.eval_shape(unpack_coded, model.variables), select)
@@ -199,15 +246,17 @@ def compress_model(model: Model, rank: float, *, select: Select | None = None) -
     ranks = {path: int(rank) if rank >= 1 else max(1, round(rank * most[path])) for path in usable}
     ranks = {path: r for path, r in ranks.items() if method.at(path).parameters(seen[path].shape, r) < seen[path].size}
     if not ranks:
-        raise ValueError(f"compress_model: rank={rank:g} makes no selected leaf smaller: {_shapes(seen)}. Choose a lower rank.")
-    with collect("compress_model: some leaves cannot be factorized") as problems:
+        raise ValueError(
+            f"factorize_model: rank={rank:g} makes no selected leaf smaller: {_shapes(seen)}. Choose a lower rank."
+        )
+    with collect("factorize_model: some leaves cannot be factorized") as problems:
         for path in ranks:
             if path not in whole:
                 problems.append(f"{path}: is a factor already; begin with the dense model, or deselect it")
             elif is_coded(whole[path]) and not isinstance(whole[path], QArray):
                 problems.append(f"{path}: is a {type(whole[path]).__name__}; factorize first, then quantize, or deselect it")
 
-    check_finite("compress_model", {path: unpack(whole[path]) for path in ranks})
+    check_finite("factorize_model", {path: unpack(whole[path]) for path in ranks})
 
     def factorized(leaves: dict[Path, Any]) -> dict[Path, Any]:
         return {
@@ -216,7 +265,7 @@ def compress_model(model: Model, rank: float, *, select: Select | None = None) -
         }
 
     made = _compiled(factorized, {path: whole[path] for path in ranks})
-    return _changed(model, made, f"compress(rank={rank:g})")
+    return _changed(model, made, f"factorize(rank={rank:g})")
 
 
 def weights_of(model: Model, select: Select | None) -> Select:

@@ -129,7 +129,7 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "sparsity list": (lambda: prune([0.5, 0.6]), "prune: sparsity must be a number"),
     "format name": (lambda: fake_quant("int9"), r"fake_quant: format must be one of 'int2', .*; got 'int9'"),
     "format kind": (lambda: fake_quant(Percentile), "fake_quant: format must be a Format or a Codebook"),
-    "quantize_model": (lambda: quantize_model(Model(apply, W), "w2a2"), "precision must be one of .*'w8a8'.*; got 'w2a2'"),
+    "quantize_model": (lambda: quantize_model(Model(apply, W), "w2a2"), "format must be one of .*'w8a8'.*; got 'w2a2'"),
     "quantize_layers": (lambda: quantize_layers(apply, W, [X], "q4", Nearest(), progress=False), "format of w must be one of"),
     "format of layers": (
         lambda: quantize_layers(apply, W, [X], 4, Nearest(), progress=False),

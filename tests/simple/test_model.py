@@ -94,10 +94,13 @@ def test_low_rank_is_the_best_of_its_rank_and_its_factors_can_be_pruned_and_quan
     assert isinstance(compress_model(dense, 4).variables["params"]["Dense_1"]["kernel"], jax.Array)  # would be larger
     assert compress_model(dense, 0.5).variables["params"]["Dense_0"]["kernel"].rank == 5
     small = quantize_model(prune_model(low, sparsity=0.5), 8)
+    for same in (compress_model(dense, 3, sparsity=0.5, format=8), quantize_model(prune_model(low, sparsity=0.5), precision=8)):
+        assert same.applied == small.applied
+        jax.tree.map(np.testing.assert_array_equal, same.variables, small.variables)
     leaf = small.variables["params"]["Dense_0"]["kernel"]
     assert isinstance(leaf.u, QArray)
     assert np.count_nonzero(leaf.u.unpack()) <= 15
-    assert [step.text for step in small.applied] == ["compress(rank=3)", "prune(sparsity=0.5)", "quantize(8 bits)"]
+    assert [step.text for step in small.applied] == ["factorize(rank=3)", "prune(sparsity=0.5)", "quantize(8 bits)"]
 
 
 def test_low_rank_of_a_quantized_leaf_is_quantized_and_of_a_codebook_refused():
@@ -201,11 +204,17 @@ def test_the_report_counts_what_is_there():
     ("call", "kind", "message"),
     [
         (lambda m: prune_model(m), TypeError, "give either threshold=0.1 or sparsity=0.9; got neither"),
-        (lambda m: prune_model(m, 0.1, sparsity=0.5), TypeError, "got both"),
-        (lambda m: prune_model(m, -0.1), ValueError, "threshold must be 0 or more"),
-        (lambda m: prune_model(m, float("nan")), ValueError, "threshold must be 0 or more"),
-        (lambda m: prune_model(m, 9.0), ValueError, r"params/Dense_0/kernel: its largest magnitude is 0\."),
-        (lambda m: prune_model(m, 0.1, scope="global"), TypeError, "scope goes with sparsity="),
+        (lambda m: prune_model(m, threshold=0.1, sparsity=0.5), TypeError, "got both"),
+        (
+            lambda m: prune_model(m, 0.9),
+            TypeError,
+            "too many positional arguments; it takes model, sparsity=, threshold=, select=",
+        ),
+        (lambda m: compress_model(m), TypeError, "give at least one of rank=0.25, sparsity=0.9 and format=4; got none"),
+        (lambda m: prune_model(m, threshold=-0.1), ValueError, "threshold must be 0 or more"),
+        (lambda m: prune_model(m, threshold=float("nan")), ValueError, "threshold must be 0 or more"),
+        (lambda m: prune_model(m, threshold=9.0), ValueError, r"params/Dense_0/kernel: its largest magnitude is 0\."),
+        (lambda m: prune_model(m, threshold=0.1, scope="global"), TypeError, "scope goes with sparsity="),
         (lambda m: prune_model(m, sparsity=1.5), ValueError, "sparsity must be in"),
         (lambda m: quantize_model(m, 17), ValueError, "bits must be a whole number from 2 to 8; got 17"),
         (lambda m: quantize_model(m, select="no*"), ValueError, "matches no floating leaf"),
