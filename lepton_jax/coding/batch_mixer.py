@@ -27,9 +27,10 @@ class BatchMixer:
     """
 
     def __init__(self, sizes: tuple[int, ...], rate: int = 4, limit: int = 400):
-        self._p = [np.full(size, _ONE >> 1, np.int64) for size in sizes]
-        self._n = [np.zeros(size, np.int64) for size in sizes]
-        self._weights = [_ONE * 5 // (4 * (len(sizes) - 1))] * (len(sizes) - 1)
+        # The tables of all contexts are one, so that one operation looks into all of them.
+        self._begin = np.cumsum([0, *sizes[:-1]], dtype=np.int64)[:, None]
+        self._p, self._n = np.full(sum(sizes), _ONE >> 1, np.int64), np.zeros(sum(sizes), np.int64)
+        self._weights = np.full((len(sizes) - 1, 1), _ONE * 5 // (4 * (len(sizes) - 1)), np.int64)
         self._stretch = np.array(stretch_table(), np.int64)
         self._squash = np.array(squash_table(), np.int64)
         self._limit, self._rate = limit, rate
@@ -45,29 +46,26 @@ class BatchMixer:
         Returns:
           The bits, int64.
         """
-        base, *others = contexts
-        s0 = self._stretch[self._p[0] >> 4][base]
-        total, inputs = np.zeros(base.size, np.int64), []
-        for context, weight, p, n in zip(others, self._weights, self._p[1:], self._n[1:]):
-            x = (self._stretch[p[context] >> 4] - s0) * ((n[context] << 8) // (n[context] + 2)) >> 8
-            inputs.append(x)
-            total += x * weight
-        p1 = self._squash[np.clip(s0 + (total >> 16), -STRETCH_LIMIT, STRETCH_LIMIT) + STRETCH_LIMIT]
+        places = np.stack(contexts) + self._begin
+        stretched = self._stretch[self._p[places] >> 4]
+        counts = self._n[places[1:]]
+        inputs = (stretched[1:] - stretched[0]) * ((counts << 8) // (counts + 2)) >> 8
+        total = stretched[0] + ((inputs * self._weights).sum(0) >> 16)
+        p1 = self._squash[np.clip(total, -STRETCH_LIMIT, STRETCH_LIMIT) + STRETCH_LIMIT]
         bits = np.array(coder.code_all([] if bits is None else bits.tolist(), p1.tolist()), np.int64)
         # A large batch's gradients are scaled down, lest the weights overshoot.
         error = ((bits << PROBABILITY_BITS) - p1) * self._rate * _BATCH // max(bits.size, _BATCH)
-        for i, x in enumerate(inputs):
-            self._weights[i] += int((x * error >> 18).sum())
-        start = int(self._p[0][base[0]]) if base.size else 0
-        for context, p, n in zip(contexts, self._p, self._n):
-            self._learn(p, n, context, bits, start)
+        self._weights += (inputs * error >> 18).sum(1, keepdims=True)
+        self._learn(places, bits)
         return bits
 
-    def _learn(self, p: np.ndarray, n: np.ndarray, context: np.ndarray, bits: np.ndarray, start: int) -> None:
-        seen = np.bincount(context, minlength=p.size)
-        ones = np.bincount(context[bits != 0], minlength=p.size)
+    def _learn(self, places: np.ndarray, bits: np.ndarray) -> None:
+        if not bits.size:
+            return
+        seen = np.bincount(places.reshape(-1), minlength=self._p.size)
+        ones = np.bincount(places[:, bits != 0].reshape(-1), minlength=self._p.size)
         touched = np.flatnonzero(seen)
-        m, k, count = seen[touched], ones[touched], n[touched]
-        before = np.where(count == 0, start, p[touched])
-        p[touched] = (before * (2 * count + 3) + k * (2 * _ONE - 2)) // (2 * count + 3 + 2 * m)
-        n[touched] = np.minimum(count + m, self._limit)
+        m, k, count = seen[touched], ones[touched], self._n[touched]
+        before = np.where(count == 0, self._p[places[0, 0]], self._p[touched])
+        self._p[touched] = (before * (2 * count + 3) + k * (2 * _ONE - 2)) // (2 * count + 3 + 2 * m)
+        self._n[touched] = np.minimum(count + m, self._limit)

@@ -3,6 +3,8 @@
 It differs from `mask_bits` in that a row's density is told beforehand, as a class, in place of being learned along the row.
 """
 
+from functools import cache
+
 import numpy as np
 
 from lepton_jax.coding.batch_mixer import BatchMixer
@@ -10,10 +12,22 @@ from lepton_jax.coding.mask_bits import code_line, nearness
 from lepton_jax.coding.rangecoder import Coder
 
 _CLASS_BITS = 6
+_KNOWN = 1 << 17
 
 
 def log_classes(values: np.ndarray) -> np.ndarray:
     """`log_class` of every element, below 64 for values below 2**31."""
+    if values.size and values.max() < _KNOWN and values.min() >= 0:
+        return _table()[values]
+    return _log_classes(values)
+
+
+@cache
+def _table() -> np.ndarray:
+    return _log_classes(np.arange(_KNOWN))
+
+
+def _log_classes(values: np.ndarray) -> np.ndarray:
     low = np.maximum(values, 1)
     # The exponent of a double is exact, whatever the platform.
     length = np.frexp(low.astype(np.float64))[1].astype(np.int64)

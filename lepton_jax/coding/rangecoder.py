@@ -20,6 +20,8 @@ T = TypeVar("T")
 PROBABILITY_BITS = 16
 _ONE = 1 << PROBABILITY_BITS
 _MASK = (1 << 32) - 1
+_ALIKE = 1 << 24
+"""Below it two numbers begin with the same byte."""
 STRETCH_LIMIT = 2047
 _FRACTION = 60
 
@@ -54,7 +56,7 @@ class Encoder(Coder):
                 high = middle
             else:
                 low = middle + 1
-            while not (low ^ high) & 0xFF000000:
+            while (low ^ high) < _ALIKE:
                 out.append(high >> 24)
                 low, high = low << 8 & _MASK, high << 8 & _MASK | 255
         self._low, self._high = low, high
@@ -89,7 +91,7 @@ class Decoder(Coder):
             else:
                 low = middle + 1
                 out.append(0)
-            while not (low ^ high) & 0xFF000000:
+            while (low ^ high) < _ALIKE:
                 low, high = low << 8 & _MASK, high << 8 & _MASK | 255
                 value = value << 8 & _MASK | (data[position] if position < len(data) else 0)
                 position += 1

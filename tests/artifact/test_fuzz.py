@@ -71,6 +71,11 @@ BOMBS = {
         positions("rows", b"\1", varint(3000), bytes(3000)),
         "turns of slow decoding in all",
     ),
+    "rows_of_a_mask_that_takes_over_a_second": (
+        "s 1100,1100",
+        positions("rows", b"\1", varint(3000), bytes(3000)),
+        "turns of slow decoding in all",
+    ),
     "a_far_neighbour": (f"s 1,{LONG}", positions("rows", b"\1\0", lag=4096), "a neighbour 4096 rows before"),
     "gaps": (f"s 4,{LONG // 4}", positions("gaps", varint(LONG), b"\0", CONSTANT), "turns of slow decoding in all, more than"),
     "more_gaps_than_places": ("s 4,4", positions("gaps", varint(10**9), b"\0", CONSTANT), "1000000000 distances declared"),
