@@ -39,13 +39,22 @@ class Exporter(Interpreter):
       traced: the graph, of dense leaves.
       rules: how each operation is written: ``rule(exporter, eqn, values)`` gives its results, or None if it is not its own.
       fused: results that one node makes of several operations; see `fusions`.
+      rounds_activations: whether an engine may round what meets codes of four bits to eight.
 
     Attributes:
       missing: the operations that cannot be written, and where they are.
     """
 
-    def __init__(self, traced: Traced, rules: Mapping[str, Any], fused: Mapping[CallPath, Fusion] | None = None):
+    def __init__(
+        self,
+        traced: Traced,
+        rules: Mapping[str, Any],
+        fused: Mapping[CallPath, Fusion] | None = None,
+        *,
+        rounds_activations: bool = False,
+    ):
         super().__init__(traced)
+        self.rounds_activations = rounds_activations
         self.rules, self.fused = rules, dict(fused or {})
         self.file = File()
         self.missing: dict[str, list[str]] = {}
@@ -99,7 +108,7 @@ class Exporter(Interpreter):
             return list(outs)
         if any(isinstance(value, Native) for value in values):
             outs = self.natively(eqn, values)
-            return self.handle(eqn, [self.dense(value) for value in values]) if outs is None else outs
+            return self._written(eqn, [self.plain(value) for value in values]) if outs is None else outs
         raise Unsupported("" if rule is None else "in this form")
 
     def _without(self, eqn: Equation, reason: str) -> list[Any]:

@@ -68,15 +68,28 @@ def opened(to: Exporter, value: Native) -> Any:
     value = value.opened() if not isinstance(value, _CODES) else value
     if isinstance(value, Looked):
         return _looked_up(to, value)
-    if isinstance(value, Quantized) and value.is_linear and not value.is_float8 and isinstance(value.seen, tuple):
-        return _scaled(to, value)
+    if isinstance(value, Quantized) and isinstance(value.seen, tuple):
+        if value.is_linear:
+            return _scaled(to, value)
+        if (table := _levels(value)) is not None:
+            return _scaled(to, value, table)
     return np.asarray(value.dense()) if isinstance(value, Native) else np.asarray(value)
+
+
+def _levels(value: Quantized) -> np.ndarray | None:
+    """What the codes of a format stand for before they are scaled; None if they are no places in a table of 16."""
+    codes, scale = np.asarray(value.qvalue), np.asarray(value.expanded(value.scale), np.float32)
+    if codes.dtype != np.uint8 or codes.max(initial=0) > 15 or not isinstance(value.zero_point, tuple):
+        return None
+    one, none = jnp.ones(16, jnp.float32), jnp.zeros(16, jnp.int32)
+    table = np.asarray(value.format.from_codes(jnp.arange(16, dtype=jnp.uint8), one, none), np.float32)
+    return table if np.array_equal(table[codes] * scale, np.asarray(value.dense(), np.float32)) else None
 
 
 def codes_of(value: Quantized) -> np.ndarray:
     """The codes in the narrowest type that the file has for them."""
-    codes, bits = np.asarray(value.qvalue), value.format.bits  # type: ignore[attr-defined]
-    if bits > 4:
+    codes = np.asarray(value.qvalue)
+    if value.is_float8 or value.format.bits > 4:  # type: ignore[attr-defined]
         return codes
     return codes.astype(ml_dtypes.uint4 if codes.dtype == np.uint8 else ml_dtypes.int4)
 
@@ -91,19 +104,27 @@ def _looked_up(to: Exporter, value: Looked) -> Tensor:
     return Tensor(name, value.shape, table.dtype)
 
 
-def _scaled(to: Exporter, value: Quantized) -> Tensor:
-    """Codes times scales: sessions compute it once, when they are made."""
+def _scaled(to: Exporter, value: Quantized, table: np.ndarray | None = None) -> Tensor:
+    """Codes, or what a table has for them, times scales: sessions compute it once, when they are made."""
     codes, scale = codes_of(value), np.asarray(value.scale, np.float32)
     zero = None if isinstance(value.zero_point, tuple) else np.asarray(value.zero_point)
     shape, group = value.shape, value.group
-    with to.file.outside():
-        name = to.file.cast(to.file.const(codes), np.float32)
+
+    def write() -> str:
+        if table is None:
+            name = to.file.cast(to.file.const(codes), np.float32)
+        else:
+            name = to.file.op("Gather", to.file.const(table), to.file.cast(to.file.const(codes), np.int32), axis=0)
         if zero is not None and np.any(zero):
             part = zero.astype(np.int16 if np.abs(zero).max() > 127 else np.int8)
             name = to.file.op("Sub", name, _repeated(to, part, shape, group))
         name = to.file.op("Mul", name, _repeated(to, scale, shape, group))
-        if value.dtype != "float32":
-            name = to.file.cast(name, value.dtype)
+        return name if value.dtype == "float32" else to.file.cast(name, value.dtype)
+
+    with to.file.outside():
+        parts = (codes, scale, table, zero)
+        key = tuple((part.shape, part.tobytes()) for part in parts if part is not None)
+        name = to.file.once(("scaled", *key, value.dtype), write)
     return Tensor(name, shape, np.dtype(value.dtype))
 
 
@@ -136,7 +157,7 @@ def dot(to: Exporter, eqn: Equation, values: Sequence[Any], free: Sequence[Seque
     group = matrix.group
     fits = matrix.is_linear and not matrix.is_float8 and group >= 16 and group & (group - 1) == 0
     fits = fits and matrix.scale.shape == (rows, -(-length // group)) and x.dtype == np.float32
-    if not fits or matrix.format.bits not in (4, 8):  # type: ignore[attr-defined]
+    if not fits or matrix.format.bits != 4:  # type: ignore[attr-defined]
         return _dense(to, eqn, values)
     from lepton_jax.deploy.to_onnx.rules.products import arranged
 
@@ -144,9 +165,10 @@ def dot(to: Exporter, eqn: Equation, values: Sequence[Any], free: Sequence[Seque
     codes, scale, zero = _blocks(matrix)
     given = [to.file.const(codes), to.file.const(scale.reshape(-1))]
     given += [] if zero is None else [to.file.const(zero.reshape(-1))]
-    # accuracy_level=1: products of floats, since by default activations are rounded to eight bits.
+    # 1: products of floats; 4, which ONNX Runtime takes if nothing is said: activations are rounded to eight bits.
     bits = matrix.format.bits  # type: ignore[attr-defined]
-    attributes = {"K": length, "N": rows, "bits": bits, "block_size": group, "accuracy_level": 1}
+    level = 4 if to.rounds_activations else 1
+    attributes = {"K": length, "N": rows, "bits": bits, "block_size": group, "accuracy_level": level}
     out = to.file.op("MatMulNBits", name, *given, domain=MICROSOFT, **attributes)
     return [to.result(eqn, out)]
 

@@ -33,9 +33,13 @@ def _entering(leaf: Any, path: str) -> Any:
     if not is_packed(leaf):
         return leaf if is_key(leaf) else np.asarray(leaf)
     form = leaf.native(path)
-    if isinstance(form, Words):
-        form = form.opened()
-    return np.asarray(leaf.dense()) if form is None else form
+    if form is None:
+        return np.asarray(leaf.dense())
+    return jax.tree.map(lambda part: part.opened() if isinstance(part, Words) else part, form, is_leaf=_are_words)
+
+
+def _are_words(part: Any) -> bool:
+    return isinstance(part, Words)
 
 
 def is_key(leaf: Any) -> bool:
