@@ -72,7 +72,7 @@ BOMBS = {
         "turns of slow decoding in all",
     ),
     "rows_of_a_mask_that_takes_over_a_second": (
-        "s 1100,1100",
+        "s 1250,1250",
         positions("rows", b"\1", varint(3000), bytes(3000)),
         "turns of slow decoding in all",
     ),
