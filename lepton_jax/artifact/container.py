@@ -19,7 +19,7 @@ from lepton_jax.coding.streams import read_varint, varint
 from lepton_jax.core.files import ArtifactError, open_file, write_atomic
 
 MAGIC = b"\x93LPN"
-MAJOR, MINOR = 1, 3
+MAJOR, MINOR = 1, 4
 SECTIONS = ("manifest", "program", "tensors")
 # JSON takes some twenty times its bytes when read; this is room for a hundred thousand tensors.
 _MAX_MANIFEST = 1 << 22

@@ -8,6 +8,7 @@ from typing import Any
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.formats.base import Format
 from lepton_jax.formats.layout import ChannelAxis
+from lepton_jax.formats.uniform import Uniform
 
 NO_AXIS = 99
 """Axes count from either end; this many says that there is none."""
@@ -24,7 +25,7 @@ def numbers_of(fmt: Format) -> tuple[int, ...]:
     Example:
       >>> from lepton_jax.formats import NormalFloat4, Uniform
       >>> numbers_of(NormalFloat4()), numbers_of(Uniform(bits=4, group_size=32))
-      ((4, 99, 64, 99, 0), (0, 99, 32, 99, 0, 4, 1, 1))
+      ((4, 99, 64, 99, 0), (0, 99, 32, 99, 0, 4, 1, 1, 0))
 
     Raises:
       ArtifactError: for a format that has no number.
@@ -50,6 +51,8 @@ def format_of(numbers: tuple[int, ...]) -> Format:
             raise ValueError("a negative number")
         [cls] = [kind for kind in Format.__subclasses__() if vars(kind).get("number") == number]
         fields = _own_fields(cls)
+        if cls is Uniform and len(own) == len(fields) - 1:  # as versions before 1.4 wrote it, without the full range
+            own = [*own, all(own[1:])]
         common: tuple[Any, ...] = (_axes(channel), size or None, _axis(group), _DTYPES[scale])
         values = [
             _DTYPES[value] if fields[name] is str else fields[name](value) for name, value in zip(fields, own, strict=True)

@@ -54,7 +54,7 @@ class QArray(Coded):
     shape: tuple[int, ...]
     output_dtype: str
 
-    # q: what version 1.1 of the file had, at most 8 bits, no groups; g: any format.
+    # q: what version 1.1 of the file had, at most 8 bits, affine or in a narrow range, no groups; g: any format.
     letters: ClassVar[Mapping[str, str]] = {"q": "quantized", "g": "quantized"}
 
     @classmethod
@@ -116,7 +116,7 @@ class QArray(Coded):
         codes, fmt, zero_point = _codes(self), self.format, np.asarray(self.zero_point)
         plain = isinstance(fmt, Uniform) and fmt.bits <= 8 and zero_point.shape == self.scale.shape
         channel: Any = -1 if fmt.channel_axis == "out" else fmt.channel_axis
-        plain = plain and fmt == Uniform(bits=fmt.bits, symmetric=fmt.symmetric, channel_axis=fmt.channel_axis)
+        plain = plain and fmt == Uniform(fmt.bits, fmt.symmetric, fmt.channel_axis, narrow_range=fmt.symmetric)
         plain = plain and not isinstance(channel, tuple)
         none = zero_point.shape == (1,) * self.ndim and zero_point.dtype == np.int32 and not zero_point.any()
         put_array(writer, self.scale, hints)
@@ -146,7 +146,7 @@ class QArray(Coded):
             fmt = format_of(spec.numbers)
         else:
             width, symmetric, channel = spec.numbers
-            fmt = Uniform(bits=width, symmetric=bool(symmetric), channel_axis=None if channel == NO_AXIS else channel)
+            fmt = Uniform(width, bool(symmetric), None if channel == NO_AXIS else channel, narrow_range=bool(symmetric))
         ndim, scale = len(spec.shape), take_array(reader, limit, hints, "scales")
         given = spec.kind == "q" or reader.take(1)[0]
         zero_point = take_array(reader, limit, hints, "scales") if given else jnp.zeros((1,) * ndim, jnp.int32)

@@ -46,8 +46,8 @@ def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select
       >>> transform.view(params, state)["kernel"].tolist()
       [[0.0, -1.0], [1.0, 0.0]]
 
-    Source: Zhou et al. 2016, "DoReFa-Net", equation 9. Deviation: ``2^(k-1) - 1`` levels on each side and one for 0; the
-    paper's ``2^k`` levels have none, so that no pruned weight would stay. `scale` "kept" is not the paper's.
+    Source: Zhou et al. 2016, "DoReFa-Net", equation 9. Deviation: ``2^k`` levels of which one is 0, ``2^(k-1)`` below and one
+    fewer above; the paper's have none, so that no pruned weight would stay. `scale` "kept" is not the paper's.
     """
     fmt = Uniform(bits)
     if scale not in ("unit", "kept"):
@@ -62,7 +62,7 @@ def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select
         top = largest(jnp.abs(bent))
         size = largest(jnp.abs(wide)) if scale == "kept" else jnp.ones_like(top)
         size = jax.lax.stop_gradient(jnp.where(top > 0, size, 1))
-        step = jnp.maximum(size * (1 / fmt.q_range[1]), jnp.finfo(jnp.float32).tiny)
+        step = jnp.maximum(size * (1 / fmt.steps), jnp.finfo(jnp.float32).tiny)
         return bent / jnp.where(top > 0, top, 1) * size, step, jnp.zeros(step.shape, jnp.int32)
 
     def seen(w: Array, fmt: Uniform, *_: Any) -> Array:
@@ -119,7 +119,7 @@ class DoReFa:
 
     def _grid(self, x: Array) -> tuple[Array, Array]:
         shape = (1,) * x.ndim
-        return jnp.full(shape, 1 / self.format.q_range[1], jnp.float32), jnp.zeros(shape, jnp.int32)
+        return jnp.full(shape, 1 / self.format.steps, jnp.float32), jnp.zeros(shape, jnp.int32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -74,8 +74,8 @@ def learned_round(x: Array, step: Array, offset: Array, fmt: Uniform) -> Array:
       [-0.25]
 
     Source: Esser et al. 2020, "Learned step size quantization", equations 1 to 3 and 5; Bhalgat et al. 2020, "LSQ+",
-    equations 3 to 6. Deviations: the offset is used rounded to whole steps, since else 0 would not be exact; signed integers
-    are symmetric, -1 to 1 at two bits where the papers have -2 to 1; see `grid`.
+    equations 3 to 6. Deviations: the offset is used rounded to whole steps, since else 0 would not be exact; see
+    `grid`.
     """
     return fake(x, fmt, *grid(step, offset, fmt))
 

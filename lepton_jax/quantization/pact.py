@@ -74,7 +74,7 @@ class Pact:
         return coded(x, self.format, *self._grid(jax.lax.stop_gradient(site)))
 
     def _grid(self, site: Mapping[str, Array]) -> tuple[Array, Array]:
-        scale = jnp.maximum(site["alpha"].astype(jnp.float32) * (1 / self.format.q_range[1]), jnp.finfo(jnp.float32).tiny)
+        scale = jnp.maximum(site["alpha"].astype(jnp.float32) * (1 / self.format.steps), jnp.finfo(jnp.float32).tiny)
         return scale, jnp.zeros(scale.shape, jnp.int32)
 
 

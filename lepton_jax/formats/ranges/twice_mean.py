@@ -24,7 +24,7 @@ class TwiceMeanState(NamedTuple):
 class TwiceMean:
     """Cover what the step ``2 mean|x| / sqrt(Q_p)`` covers, the mean over values that are not zero: LSQ's first step.
 
-    The range is ``[-h, h]`` with ``h = 2 mean|x| sqrt(Q_p)``.
+    The range is ``[-h, h]`` with ``h = 2 mean|x| / sqrt(Q_p)`` times `Uniform.steps`.
 
     Raises:
       TypeError: when used with a format that is not uniform and symmetric.
@@ -54,7 +54,7 @@ class TwiceMean:
         fmt = format_of("TwiceMean", fmt)
         if not isinstance(fmt, Uniform) or not fmt.symmetric:
             raise TypeError(f"TwiceMean: takes a symmetric uniform format, e.g. Uniform(4); got {fmt}. Take Mse or MinMax.")
-        high = 2 * state.total / jnp.maximum(state.number, 1) * fmt.q_range[1] ** 0.5
+        high = 2 * state.total / jnp.maximum(state.number, 1) * (fmt.steps / fmt.q_range[1] ** 0.5)
         return -high, high
 
 
