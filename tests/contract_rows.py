@@ -118,7 +118,7 @@ def loss(params: dict, batch: jax.Array) -> jax.Array:
 UNIFORM_FORMATS = [
     Uniform(bits=bits, symmetric=symmetric, channel_axis=axis)
     for bits, symmetric, axis in [(2, True, None), (3, False, -1), (5, True, 0), (8, False, None)]
-] + [Uniform(4, group_size=3, group_axis=0, scale_dtype="float16")]
+] + [Uniform(4, group_size=3, group_axis=0, scale_dtype="float16"), Uniform(3, narrow_range=True, channel_axis=-1)]
 FORMATS = {
     Binary: [Binary()],
     Codebook: [Codebook(bits=1), Codebook(bits=3)],
@@ -164,7 +164,10 @@ CALIBRATIONS = {
 }
 QUANTIZERS = {
     DoReFa: [DoReFa(3)],
-    Dynamic: [Dynamic(Uniform(4, False)), Dynamic(Uniform(8), Percentile(q=90), axes=(1,))],
+    Dynamic: [
+        Dynamic(Uniform(4, False)),
+        *(Dynamic(Uniform(8, narrow_range=narrow), Percentile(q=90), axes=(1,)) for narrow in (False, True)),
+    ],
     LearnedStep: [LearnedStep(Uniform(3)), LearnedStep(Uniform(4, False))],
     Pact: [Pact(2), Pact(4, signed=True)],
     Static: [Static(Uniform(8)), Static(Uniform(5, False, channel_axis=1), MovingAverage())],

@@ -50,7 +50,7 @@ from lepton_jax import ArtifactError, Transform, chain, fake_quant, graph, load,
 from lepton_jax.core import paths, schedules
 from lepton_jax.core.packed import Coded, Composite, Packed, dense, is_packed
 from lepton_jax.core.packed import kinds as packed_kinds
-from lepton_jax.leaves import Ready
+from lepton_jax.leaves import QArray, Ready
 from lepton_jax.lowrank import Method, TrainMatrixSvd
 from lepton_jax.lowrank.method import Refused
 from lepton_jax.lowrank.svd import TwoFactors
@@ -64,10 +64,12 @@ from lepton_jax.pruning.structures.base import Blockwise
 from lepton_jax.quantization import (
     ActivationQuantizer,
     Codebook,
+    Dynamic,
     Format,
     MinMax,
     Uniform,
     dequantize,
+    fake,
     quantize,
 )
 
@@ -196,11 +198,13 @@ def assert_sound(name: str, params: object, state: object) -> None:
     for path, mask in masks_of(state).items():
         assert path not in shown or not np.asarray(shown[path])[~np.asarray(mask)].any()
 
-    # Idempotent: what is shown, shown again, is the same. Two roundings to different grids are not, by their nature.
+    # Idempotent: what is shown, shown again, is the same. Two roundings to different grids are not, by their nature; nor is one
+    # that finds its range anew where the ends of a range are no levels.
+    anew = not name.startswith("lsq") and any(map(_has_no_level_at_its_ends, quantized(pack(transform, params, state))))
     roundings = sum(kind in name for kind in ("int4", "affine3", "cast"))
     roundings += 2 * ("TwiceMean" in name)  # a mean of what was rounded is another one
     squashed = name.startswith("dorefa")  # by tanh, and by more the second time
-    if roundings <= 1 and not squashed and jax.tree.structure(params) == jax.tree.structure(seen):
+    if roundings <= 1 and not squashed and not anew and jax.tree.structure(params) == jax.tree.structure(seen):
         again = transform.view(seen, state)
         for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(seen)):
             assert a.dtype == b.dtype
@@ -209,6 +213,16 @@ def assert_sound(name: str, params: object, state: object) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- one run for each
+
+
+def quantized(tree: object) -> list[QArray]:
+    """All leaves in a number format, also those within others."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, QArray))
+    return [leaf for leaf in leaves if isinstance(leaf, QArray)]
+
+
+def _has_no_level_at_its_ends(leaf: QArray) -> bool:
+    return isinstance(leaf.format, Uniform) and leaf.format.steps % 1 != 0
 
 
 @pytest.mark.parametrize("name", SINGLES | TRIPLES)
@@ -330,9 +344,11 @@ def test_any_container(container: str, kind: str) -> None:
 
 @pytest.mark.parametrize("fmt", UNIFORM_FORMATS, ids=repr)
 def test_quantize_of_dequantized_is_a_fixpoint(fmt: Uniform) -> None:
+    """With a range of its own, if both ends of a range are levels; with the range of the first time in any case."""
     x = weights(3)["a"]["kernel"]
     once = quantize(x, fmt)
-    twice = quantize(dequantize(once), fmt)
+    assert_same(fake(dequantize(once), fmt, once.scale, once.zero_point), once.unpack())
+    twice = once.retrained(once.trained()) if fmt.steps % 1 else quantize(dequantize(once), fmt)
     assert_same(twice.qvalue, once.qvalue)
     assert_same(twice.zero_point, once.zero_point)
     np.testing.assert_allclose(twice.scale, once.scale, rtol=1e-6)
@@ -361,7 +377,8 @@ def test_quantizers_of_activations(quantizer: ActivationQuantizer) -> None:
     assert_same((codes.dense() if hasattr(codes, "dense") else codes.unpack()) + 0.0, shown + 0.0)
     grads = jax.grad(lambda x, site: jnp.sum(quantizer(x, site) ** 2), (0, 1))(x, site)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
-    np.testing.assert_allclose(quantizer(shown, site), shown, rtol=1e-6)
+    if not (isinstance(quantizer, Dynamic) and quantizer.format.steps % 1):  # a range found anew, whose ends are no levels
+        np.testing.assert_allclose(quantizer(shown, site), shown, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", [*itertools.chain(*FACTORIZATIONS.values())], ids=lambda method: repr(method)[:60])

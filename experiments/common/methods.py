@@ -83,7 +83,7 @@ class LearnedStepSize:
     """Uniform quantization whose step is trained; weights go on choosing their levels (Esser et al. 2020)."""
 
     bits: int = 3
-    """2 to 8: ``2**bits - 1`` levels, symmetric about zero."""
+    """2 to 8: ``2**bits`` levels, one more below zero than above."""
     select: tuple[str, ...] = KERNELS
     """Glob patterns of the leaves."""
 

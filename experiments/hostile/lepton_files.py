@@ -44,6 +44,7 @@ _PROGRAM = bytes(range(64)) * 4
 _FORMATS = (
     Uniform(4, False, None, 4, scale_dtype="float16"),
     Uniform(16),
+    Uniform(5, channel_axis=-1, narrow_range=True),
     *(Binary(channel_axis=1), Ternary(), Float8(), NormalFloat4(), mxfp4(), mxfp8("float8_e5m2")),
 )
 _NUMBERS: tuple[Any, ...] = (None, True, -1, 0, 3, 1 << 70, 1.5, float("nan"), float("inf"))
@@ -59,6 +60,9 @@ _TEXTS = (
     "c8 9,9",
     "q4,1,99 6,4",
     "q3,0,7 6,4",
+    "g0,99,0,99,0,4,1,1,0 6,4",
+    "g0,99,0,99,0,4,1,1,0,0 6,4",
+    "g0,99,0,99,0,4,0,0,1 6,4",
     "s 12,16",
     "k -",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from lepton_jax.core.errors import ArtifactError
@@ -26,6 +27,8 @@ def numbers_of(fmt: Format) -> tuple[int, ...]:
       >>> from lepton_jax.formats import NormalFloat4, Uniform
       >>> numbers_of(NormalFloat4()), numbers_of(Uniform(bits=4, group_size=32))
       ((4, 99, 64, 99, 0), (0, 99, 32, 99, 0, 4, 1, 1, 0))
+      >>> numbers_of(Uniform(bits=4, narrow_range=True))  # as before version 1.4 of the file, which had no other range
+      (0, 99, 0, 99, 0, 4, 1, 1)
 
     Raises:
       ArtifactError: for a format that has no number.
@@ -35,7 +38,9 @@ def numbers_of(fmt: Format) -> tuple[int, ...]:
         raise ArtifactError(f"arrays in the format {fmt} cannot be stored by this version; unpack them first")
     channel, group = (_number(axis) for axis in (fmt.channel_axis, fmt.group_axis))
     own = (getattr(fmt, field) for field in _own_fields(type(fmt)))
-    numbers = (_DTYPES.index(value) if isinstance(value, str) else int(value) for value in own)
+    numbers = [_DTYPES.index(value) if isinstance(value, str) else int(value) for value in own]
+    if isinstance(fmt, Uniform) and numbers[-1] == _narrow(numbers[:-1]):
+        del numbers[-1]  # what versions before 1.4 had, too, is written as they wrote it
     return (number, channel, fmt.group_size or 0, group, _DTYPES.index(fmt.scale_dtype), *numbers)
 
 
@@ -51,8 +56,8 @@ def format_of(numbers: tuple[int, ...]) -> Format:
             raise ValueError("a negative number")
         [cls] = [kind for kind in Format.__subclasses__() if vars(kind).get("number") == number]
         fields = _own_fields(cls)
-        if cls is Uniform and len(own) == len(fields) - 1:  # as versions before 1.4 wrote it, without the full range
-            own = [*own, all(own[1:])]
+        if cls is Uniform and len(own) == len(fields) - 1:
+            own = [*own, _narrow(own)]
         common: tuple[Any, ...] = (_axes(channel), size or None, _axis(group), _DTYPES[scale])
         values = [
             _DTYPES[value] if fields[name] is str else fields[name](value) for name, value in zip(fields, own, strict=True)
@@ -60,6 +65,12 @@ def format_of(numbers: tuple[int, ...]) -> Format:
         return cls(**dict(zip(_COMMON, common)), **dict(zip(fields, values)))
     except (ValueError, TypeError, IndexError) as error:
         raise ArtifactError(f"{numbers} describe no number format") from error
+
+
+def _narrow(own: Sequence[int]) -> int:
+    """Whether a `Uniform` without a number for its range is narrow: that of versions before 1.4 was if signed and symmetric."""
+    _, symmetric, signed = own
+    return int(symmetric and signed)
 
 
 def _number(axis: ChannelAxis) -> int:

@@ -19,7 +19,7 @@ from lepton_jax.core.errors import is_traced
 from lepton_jax.core.packed import Coded, register_packed
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.formats import Uniform, layout
-from lepton_jax.formats.base import Format, rounded
+from lepton_jax.formats.base import Format, rounded, storable
 from lepton_jax.formats.numbers import NO_AXIS, format_of, numbers_of
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.leaves.figures import Figures, histogram, of_codes
@@ -106,7 +106,14 @@ class QArray(Coded):
         return _packed(jnp.where(mask, self.qvalue, zero), self.scale, self.zero_point, self.format, self.dtype)
 
     def retrained(self, array: Array) -> QArray:
-        return QArray.rounded(array, self.format)
+        """Return the array rounded to its own range; where no level is at the ends, the largest keeps the level it has here."""
+        fmt = self.format
+        scale, zero_point = calibrated(array, fmt)
+        if isinstance(fmt, Uniform) and fmt.steps != fmt.reach:
+            wide = replace(fmt, scale_dtype="float32")
+            (own, _), (largest, _) = (calibrated(x, wide) for x in (array, self.qvalue.astype(jnp.float32)))
+            scale = storable(own / largest, fmt.scale_dtype, fmt.reach)
+        return _packed(codes_of(array, scale, zero_point, fmt), scale, zero_point, fmt, array.dtype)
 
     def native(self, path: Path) -> Words:
         zero_point = () if self.format.symmetric else self.zero_point

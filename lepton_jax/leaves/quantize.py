@@ -68,7 +68,7 @@ def dequantize(q: QArray | CodebookArray) -> Array:
 
     Example:
       >>> from lepton_jax.formats import Uniform
-      >>> dequantize(quantize(jnp.array([-1.0, 1.0]), Uniform(bits=8))).tolist()
-      [-1.0, 1.0]
+      >>> dequantize(quantize(jnp.array([-1.2, 127.5]), Uniform(bits=8))).tolist()  # the scale is 1
+      [-1.0, 127.0]
     """
     return q.unpack()

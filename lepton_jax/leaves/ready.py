@@ -30,9 +30,9 @@ class Ready(Packed):
     Example:
       >>> from lepton_jax.formats import Uniform
       >>> from lepton_jax.leaves import quantize
-      >>> q = quantize(jnp.array([2.9, -7.0]), Uniform(4))
+      >>> q = quantize(jnp.array([2.9, -7.5]), Uniform(4))
       >>> Ready(q.qvalue, q.scale, q.zero_point, q.format, "float32").unpack().tolist()
-      [3.0, -7.0]
+      [3.0, -8.0]
     """
 
     qvalue: Array
@@ -70,9 +70,9 @@ def ready(tree: PyTree) -> PyTree:
     Example:
       >>> from lepton_jax.formats import Uniform
       >>> from lepton_jax.leaves import quantize
-      >>> leaf = ready({"kernel": quantize(jnp.array([[2.9, -7.0]]), Uniform(4))})["kernel"]
+      >>> leaf = ready({"kernel": quantize(jnp.array([[2.9, -7.5]]), Uniform(4))})["kernel"]
       >>> leaf.qvalue.tolist(), leaf.unpack().tolist()
-      ([[3, -7]], [[3.0, -7.0]])
+      ([[3, -8]], [[3.0, -8.0]])
     """
 
     def made(leaf: Any) -> Any:

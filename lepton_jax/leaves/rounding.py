@@ -33,17 +33,16 @@ def calibrated(x: Array, fmt: Format, calibration: Calibration | None = None) ->
       ValueError: if the array has not the axes that the format names, or an axis is shorter than a group.
 
     Example:
-      >>> x = jnp.array([[1.0, 2.0, 7.0, 14.0, 21.0]])
+      >>> x = jnp.array([[1.0, 1.5, 7.0, 15.0, 21.0]])
       >>> calibrated(x, Uniform(bits=2, group_size=2, group_axis=1))[0].tolist()
-      [[2.0, 14.0, 21.0]]
+      [[1.0, 10.0, 14.0]]
     """
     return _calibrated(x, fmt) if calibration is None else _covering(x, fmt, calibration)
 
 
 def _covering(x: Array, fmt: Format, calibration: Calibration | None) -> tuple[Array, Array]:
-    ranges = [
-        tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration)) for part in layout.parts(_finite(x), fmt)
-    ]
+    parts = layout.parts(_finite(x, fmt), fmt)
+    ranges = [tuple(bound.reshape(part.shape) for bound in _range(part, fmt, calibration)) for part in parts]
     if len(ranges) == 1:
         return fmt.scale_and_zero_point(*ranges[0])
     axis = layout.grouped_axis(x.shape, fmt)
@@ -62,9 +61,14 @@ def _range(part: layout.Part, fmt: Format, calibration: Calibration | None) -> t
     return calibration(part.values, part.axes, fmt)
 
 
-def _finite(x: Array) -> Array:
-    """Return `x` in float32, infinities as the largest number of its own dtype; NaN is left to the calibration."""
+def _finite(x: Array, fmt: Format) -> Array:
+    """Return `x` in float32, infinities as the largest number of its own dtype; NaN is left to the calibration.
+
+    Where the lowest level lies beyond the range, as the largest number for which that level is a number of the dtype, too.
+    """
     largest = float(jnp.finfo(x.dtype).max)
+    if isinstance(fmt, Uniform):
+        largest *= min(fmt.steps / fmt.reach, 1)
     return jnp.clip(x, -largest, largest).astype(jnp.float32)
 
 

@@ -59,7 +59,7 @@ def qlora(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> transform = qlora(1, jax.random.key(0))
-      >>> params, state = transform.init({"kernel": jnp.array([[7.0, 0.4], [-2.2, 7.0]])})
+      >>> params, state = transform.init({"kernel": jnp.array([[7.5, 0.4], [-2.2, 7.5]])})
       >>> state.base["kernel"].words.size, transform.view(params, state)["kernel"].tolist()
       (2, [[7.0, 0.0], [-2.0, 7.0]])
 

@@ -74,8 +74,8 @@ def quantize_activations(
     Example:
       >>> from lepton_jax.quantization import Dynamic, Uniform
       >>> rounded = quantize_activations(lambda v, x: x @ v["kernel"], Rule(quantizer=Dynamic(Uniform(2))))
-      >>> jax.jit(rounded)({"kernel": jnp.eye(2)}, jnp.array([[0.9, 3.0]])).tolist()
-      [[0.0, 3.0]]
+      >>> jax.jit(rounded)({"kernel": jnp.eye(2)}, jnp.array([[0.4, 1.5]])).tolist()
+      [[0.0, 1.0]]
 
     Source: Jacob et al. 2018, "Quantization and training of neural networks", sections 2 and 3.
     """

@@ -96,13 +96,13 @@ def scheduled_quant(
 
     Example:
       >>> transform = scheduled_quant(BitSchedule(begin=(1, 2), bits=(8, 2)))
-      >>> params, state = transform.init({"kernel": jnp.array([127.0, 3.25])[None]})
+      >>> params, state = transform.init({"kernel": jnp.array([127.5, 3.25])[None]})
       >>> for step in range(3):
       ...     print(transform.view(params, state)["kernel"].tolist())
       ...     params, state = transform.update(params, state, params, step)
-      [[127.0, 3.25]]
+      [[127.5, 3.25]]
       [[127.0, 3.0]]
-      [[127.0, 0.0]]
+      [[85.0, 0.0]]
 
     Source: Jacob et al. 2018, section 3.1 (delayed start: "quantization is disabled at the start of training"); fewer bits step
     by step: Zhuang et al. 2018, "Towards effective low-bitwidth convolutional neural networks", section 3.2.
@@ -154,9 +154,9 @@ def delayed(transform: Transform, begin: int) -> Transform:
     Example:
       >>> from lepton_jax import fake_quant
       >>> transform = delayed(fake_quant(2), begin=1)
-      >>> params, state = transform.init({"kernel": jnp.array([[1.0, 0.25]])})
+      >>> params, state = transform.init({"kernel": jnp.array([[1.5, 0.25]])})
       >>> transform.view(params, state)["kernel"].tolist()
-      [[1.0, 0.25]]
+      [[1.5, 0.25]]
       >>> params, state = transform.update(params, state, params, 0)
       >>> transform.view(params, state)["kernel"].tolist()
       [[1.0, 0.0]]

@@ -43,8 +43,8 @@ def dorefa(bits: int, *, scale: Literal["unit", "kept"] = "unit", select: Select
     Example:
       >>> transform = dorefa(2)
       >>> params, state = transform.init({"kernel": jnp.array([[0.1, -0.4], [0.3, 0.0]])})
-      >>> transform.view(params, state)["kernel"].tolist()
-      [[0.0, -1.0], [1.0, 0.0]]
+      >>> (1.5 * transform.view(params, state)["kernel"]).tolist()  # in steps of 2/3
+      [[0.0, -2.0], [1.0, 0.0]]
 
     Source: Zhou et al. 2016, "DoReFa-Net", equation 9. Deviation: ``2^k`` levels of which one is 0, ``2^(k-1)`` below and one
     fewer above; the paper's have none, so that no pruned weight would stay. `scale` "kept" is not the paper's.

@@ -1,5 +1,6 @@
 """Training for size: the coded bits of quantized weights as a term of the loss."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, PyTree, Select
-from lepton_jax.formats import Uniform, expand
+from lepton_jax.formats import Format, Uniform, expand
 from lepton_jax.formats.ranges import Calibration, MinMax
 from lepton_jax.leaves.rounding import calibrated
 
 # Half a count for every level (Krichevsky and Trofimov): what an adaptive coder assumes of a level it has not met, so that
 # the way to an empty level has a finite slope.
 _PRIOR = 0.5
+_WHOLE = 1e-3
+"""How far from a level a weight may lie that was rounded to it, in steps, beside what its dtype rounds."""
 
 
 @checked
@@ -28,7 +31,8 @@ def entropy_bits(
 
         bits = sum_k c_k log2(n / c_k),
 
-    summed over the leaves, each with its own table. On quantized weights this is exactly n times the empirical entropy.
+    summed over the leaves, each with its own table. On quantized weights this is exactly n times the empirical entropy: where
+    all weights of a symmetric scale lie on levels of the format already, their step is the scale, and nothing is calibrated.
     The derivative is that of the expected code length under additive uniform noise of one step,
 
         d bits / d w_i = (L(u_i + 1/2) - L(u_i - 1/2)) / scale,    L(k) = -log2((c_k + 1/2) / (n + K / 2)),
@@ -54,7 +58,7 @@ def entropy_bits(
       ValueError: for a selector that matches nothing.
 
     Example:
-      >>> weights = {"kernel": jnp.array([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 3.0, -1.0]])}
+      >>> weights = {"kernel": jnp.array([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 3.0, -1.0]])}  # on levels, with the scale 1
       >>> entropy_bits(weights, Uniform(bits=3)).item()  # 4 of 8 take one bit, 2 of 8 two, and two take three
       14.0
 
@@ -66,12 +70,40 @@ def entropy_bits(
     total = jnp.float32(0)
     for weights in paths.select(params, select).values():
         if weights.size:
-            found = calibrated(jax.lax.stop_gradient(weights), format, calibration)
+            known = _Known(calibration=calibration, dtype=weights.dtype.name)
+            found = calibrated(jax.lax.stop_gradient(weights), format, known)
             scale, zero_point = (expand(one.astype(jnp.float32), weights.shape, format) for one in found)
             low, high = format.q_range
             place = weights.astype(jnp.float32) / scale + (zero_point - low)
             total += level_bits(high - low + 1, place)
     return total
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Known(MinMax):
+    """The range of weights that lie on levels of a symmetric format: that of these levels; of others, the calibration's.
+
+    The largest magnitude is then at one end of the levels, whichever leaves all others whole. The range that gave the levels is
+    not that of what was rounded to them, in which the ends are not half a step off.
+    """
+
+    calibration: Calibration
+    dtype: str
+
+    def __call__(self, x: Array, axes: tuple[int, ...], fmt: Format | None = None) -> tuple[Array, Array]:
+        low, high = self.calibration(x, axes, fmt)
+        if not (isinstance(fmt, Uniform) and fmt.symmetric and fmt.signed):
+            return low, high
+        largest = jnp.max(jnp.abs(jnp.nan_to_num(x)), axes, keepdims=True, initial=0.0)
+        bounds = fmt.q_range
+        for end in (bounds[1], -bounds[0]):  # of both, the lowest level: half a step is rounded to it
+            step = largest / end
+            places = x / jnp.where(step > 0, step, 1)
+            whole = jnp.round(places)
+            near = jnp.abs(places - whole) < _WHOLE + end * jnp.finfo(self.dtype).eps
+            on = jnp.all(near & (whole >= bounds[0]) & (whole <= bounds[1]), axes, keepdims=True)
+            low, high = (jnp.where(on, sign * step * fmt.steps, bound) for sign, bound in ((-1, low), (1, high)))
+        return low, high
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

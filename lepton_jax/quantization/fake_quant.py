@@ -53,9 +53,9 @@ def fake_quant(
     Example:
       >>> import jax.numpy as jnp
       >>> transform = fake_quant(bits=2)
-      >>> params, state = transform.init({"kernel": jnp.array([[1.0, -4.0], [3.0, 0.5]])})
+      >>> params, state = transform.init({"kernel": jnp.array([[1.0, -6.0], [5.0, 0.5]])})
       >>> transform.view(params, state)["kernel"].tolist()
-      [[0.0, -4.0], [4.0, 0.0]]
+      [[0.0, -8.0], [4.0, 0.0]]
 
     Source: Jacob et al. 2018, section 3 (uniform); Han, Mao, Dally 2016, section 3 (codebook).
     """

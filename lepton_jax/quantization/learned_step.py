@@ -69,13 +69,12 @@ def learned_round(x: Array, step: Array, offset: Array, fmt: Uniform) -> Array:
     Example:
       >>> x, step, none = jnp.array([0.25, 0.9, -3.0]), jnp.ones(1), jnp.zeros(1)
       >>> learned_round(x, step, none, Uniform(2)).tolist()
-      [0.0, 1.0, -1.0]
+      [0.0, 1.0, -2.0]
       >>> jax.grad(lambda s: jnp.sum(learned_round(x[:1], s, none, Uniform(2))))(step).tolist()
       [-0.25]
 
     Source: Esser et al. 2020, "Learned step size quantization", equations 1 to 3 and 5; Bhalgat et al. 2020, "LSQ+",
-    equations 3 to 6. Deviations: the offset is used rounded to whole steps, since else 0 would not be exact; see
-    `grid`.
+    equations 3 to 6. Deviation: the offset is used rounded to whole steps, since else 0 would not be exact; see `grid`.
     """
     return fake(x, fmt, *grid(step, offset, fmt))
 

@@ -61,8 +61,8 @@ class Dynamic:
       TypeError: for what is no number format, or no calibration.
 
     Example:
-      >>> Dynamic(Uniform(2))(jnp.array([0.9, 3.0]), {}).tolist()
-      [0.0, 3.0]
+      >>> Dynamic(Uniform(2))(jnp.array([0.4, 1.5]), {}).tolist()
+      [0.0, 1.0]
     """
 
     format: Format = _INT8
@@ -125,9 +125,9 @@ class Static:
 
     Example:
       >>> quantizer = Static(Uniform(2))
-      >>> site = quantizer.init(jnp.array([0.0]), jnp.array([3.0]))
-      >>> site["scale"].tolist(), quantizer(jnp.array([0.9, 9.0]), site).tolist()
-      ([3.0], [0.0, 3.0])
+      >>> site = quantizer.init(jnp.array([0.0]), jnp.array([1.5]))
+      >>> site["scale"].tolist(), quantizer(jnp.array([0.4, 9.0]), site).tolist()
+      ([1.0], [0.0, 1.0])
     """
 
     format: Format = _INT8

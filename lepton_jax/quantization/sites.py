@@ -140,7 +140,7 @@ def calibrate_activations(
     Example:
       >>> from lepton_jax.quantization import Static, Uniform
       >>> rule = Rule(quantizer=Static(Uniform(8)))
-      >>> batches = [jnp.array([[1.0, 63.5]]), jnp.array([[127.0, -1.0]])]
+      >>> batches = [jnp.array([[1.0, 63.75]]), jnp.array([[127.5, -1.0]])]
       >>> sites = calibrate_activations(lambda v, x: x @ v, rule, jnp.eye(2), batches)
       >>> sites["dot_general"]["lhs"]["scale"].tolist()
       [[1.0]]

@@ -1,5 +1,6 @@
 """Stochastic rounding of weights: up or down by chance, right on average."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -60,8 +61,9 @@ def stochastic_quant(
 ) -> Transform:
     """Show weights rounded up or down by chance, right on average: ``E[view] = w`` within the range.
 
-    The range is that of the weights as they are at each step; the gradient goes straight through. Each update draws anew; until
-    then, and in `pack`, the draws are the same.
+    The range is that of the weights as they are at each step, and both its ends are levels, as in a narrow range: what lay
+    beyond the last level would be too small on average. The gradient goes straight through. Each update draws anew; until then,
+    and in `pack`, the draws are the same.
 
     Args:
       format: uniform, with any scale layout; or its bits, or its short name, "int4".
@@ -87,7 +89,8 @@ def stochastic_quant(
 
     def drawn(w: Array, fmt: Uniform, state: StochasticState, place: int) -> tuple[Array, Array, Array]:
         """The values at their levels, scale and zero point."""
-        scale, zero_point = calibrated(w, fmt, calibration)
+        symmetric = bool(fmt.symmetric and fmt.signed)
+        scale, zero_point = calibrated(w, dataclasses.replace(fmt, narrow_range=symmetric), calibration)
         levels = stochastic_levels(w, scale, jax.random.fold_in(state.key, place), fmt)
         return jax.lax.stop_gradient(levels), scale, zero_point
 

@@ -33,10 +33,10 @@ class Masters:
 
     Example:
       >>> from lepton_jax.quantization import Uniform, quantize
-      >>> params = {"w": quantize(jnp.array([1.0, -0.5, 0.0]), Uniform(bits=2))}
+      >>> params = {"w": quantize(jnp.array([1.0, -1.5, 0.0]), Uniform(bits=2))}
       >>> masters, state = Masters(pruned=frozenset()).init(params)
       >>> Masters(pruned=frozenset()).pack({"w": 2 * masters["w"]}, state)["w"].unpack().tolist()
-      [2.0, 0.0, 0.0]
+      [2.0, -4.0, 0.0]
     """
 
     pruned: frozenset[Path]

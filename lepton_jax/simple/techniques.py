@@ -139,10 +139,10 @@ def quantize_model(
       TypeError: for what is no `Model`.
 
     Example:
-      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.0], [1.0], [-2.0]])})
+      >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.array([[0.0], [1.0], [-1.5]])})
       >>> packed = quantize_model(model, 2).variables["w"]
       >>> packed.qvalue.tolist(), packed.unpack().tolist()
-      ([[0], [0], [-1]], [[0.0], [0.0], [-2.0]])
+      ([[0], [1], [-2]], [[0.0], [1.0], [-2.0]])
     """
     check_model("quantize_model: model", model)
     format = format if precision is None else precision

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from uniform_by_hand import rounded
 
 from lepton_jax import Model, cast, compress_model, distill_model, fake_quant, prune, prune_model, quantize_model, save_model
 from lepton_jax.core.presets import preset
@@ -103,8 +104,7 @@ def test_dtypes_by_their_short_names(name: str, dtype: str) -> None:
 
 def int8(x: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
     """Rounded to symmetric integers with a scale for each index of the other axis, in float64."""
-    scale = np.abs(x).max(axis=axis, keepdims=True) / (2 ** (bits - 1) - 1)
-    return np.round(x / scale) * scale
+    return rounded(x, Uniform(bits), (axis,))
 
 
 @pytest.mark.parametrize(("name", "bits"), [("w8a8", 8), ("w4a8", 4)])

@@ -14,6 +14,8 @@ from lepton_jax.quantization import MX, Float8, QArray, Uniform, quantize
         (lambda: Uniform(17), "Uniform: bits must be a whole number from 2 to 8; got 17. 16 may be written, too"),
         (lambda: Uniform(group_size=0), "Uniform: group_size must be a whole number from 1 up; got 0"),
         (lambda: Uniform(group_axis=1), "Uniform: group_axis=1 needs a group_size"),
+        (lambda: Uniform(4, symmetric=False, narrow_range=True), "Uniform: narrow_range=True is for signed symmetric levels"),
+        (lambda: Uniform(4, signed=False, narrow_range=True), "Uniform: narrow_range=True is for signed symmetric levels"),
         (lambda: Uniform(scale_dtype="int8"), "Uniform: scale_dtype must be one of float32, float16, bfloat16; got 'int8'"),
         (lambda: MX("float8_e4m3"), "MX: element must be one of float4_e2m1fn, float8_e4m3fn, float8_e5m2"),
         (lambda: MX(group_size=None), "MX: group_size must be a whole number"),

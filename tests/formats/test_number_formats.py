@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from uniform_by_hand import codes_of, ends, scale_of
 
 from lepton_jax import chain, fake_quant, pack, prune, unpack
 from lepton_jax.core.schedules import polynomial
@@ -34,6 +35,8 @@ FORMATS = {
     "int4 groups": Uniform(4, True, None, 8, scale_dtype="float16"),
     "uint4 groups": Uniform(4, False, None, 8, scale_dtype="bfloat16"),
     "int8 groups along the last": Uniform(8, True, None, 3, group_axis=-1),
+    "int4 narrow groups": Uniform(4, True, None, 8, scale_dtype="float16", narrow_range=True),
+    "int2": Uniform(2, channel_axis=-1),
     "int3 affine": Uniform(3, False, signed=True),
     "uint2 symmetric": Uniform(2, True, -1, signed=False),
     "int16": Uniform(16),
@@ -117,19 +120,15 @@ def reference_scale(x: np.ndarray, fmt: Format) -> float:
     if isinstance(fmt, Ternary):
         return np.abs(x)[np.abs(x) > 0.7 * np.abs(x).mean()].mean()
     if isinstance(fmt, Uniform):
-        low, high = min(x.min(), 0), max(x.max(), 0)
-        if not fmt.symmetric:
-            return (high - low) / (2**fmt.bits - 1)
-        return largest / (2 ** (fmt.bits - 1) - 1) if fmt.signed else high / (2**fmt.bits - 1)
+        return float(scale_of(x.min(), x.max(), fmt))
     return largest / levels(fmt).max()
 
 
 def nearest(x: np.ndarray, scale: float, fmt: Format) -> np.ndarray:
     """The values of one group, float64, under a scale."""
     if isinstance(fmt, Uniform):
-        low, high = fmt.q_range
-        zero = 0.0 if fmt.symmetric else np.round(-min(x.min(), 0) / scale) + low
-        return (np.clip(np.round(x / scale) + zero, low, high) - zero) * scale
+        zero = 0.0 if fmt.symmetric else np.round(-min(x.min(), 0) / scale) + ends(fmt)[0]
+        return (codes_of(x, scale, zero, fmt) - zero) * scale
     table = levels(fmt) * scale
     return table[np.abs(x[:, None] - table).argmin(1)]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from uniform_by_hand import rounded
 
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.native import packed
@@ -38,16 +39,6 @@ def draw(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def rounded(x: np.ndarray, fmt: Uniform, axes: tuple, low: object = None, high: object = None) -> np.ndarray:
-    """Float64: quantize and dequantize with a range of its own, or a given one."""
-    low = np.minimum(x.min(axes, keepdims=True), 0) if low is None else low
-    high = np.maximum(x.max(axes, keepdims=True), 0) if high is None else high
-    q_low, q_high = fmt.q_range
-    scale = np.maximum(-low, high) / q_high if fmt.symmetric else (high - low) / (q_high - q_low)
-    zero = 0 if fmt.symmetric else np.clip(np.round(-low / scale) + q_low, q_low, q_high)
-    return (np.clip(np.round(x / scale) + zero, q_low, q_high) - zero) * scale
-
-
 def assert_close(actual: object, expected: object, tolerance: float = 1e-6) -> None:
     """Within a tolerance relative to the largest value."""
     expected = np.asarray(expected)
@@ -58,7 +49,7 @@ def dense(v: dict, x: jax.Array) -> jax.Array:
     return x @ v["w"].T
 
 
-@pytest.mark.parametrize("fmt", [Uniform(8), Uniform(4, False)])
+@pytest.mark.parametrize("fmt", [Uniform(8), Uniform(3, narrow_range=True), Uniform(4, False)], ids=str)
 def test_dynamic_values_against_float64(fmt: Uniform) -> None:
     w, x = draw(0, 5, 7), draw(1, 3, 7)
     wide_w, wide_x = np.asarray(w, np.float64), np.asarray(x, np.float64)
@@ -114,7 +105,7 @@ def tower_variables() -> dict:
     return {name: draw(seed, *shape) for seed, (name, shape) in enumerate(shapes.items())}
 
 
-@pytest.mark.parametrize("fmt", [Uniform(8), Uniform(8, False)])
+@pytest.mark.parametrize("fmt", [Uniform(8), Uniform(8, narrow_range=True), Uniform(8, False)], ids=str)
 def test_integers_are_the_simulation(fmt: Uniform) -> None:
     v, x = tower_variables(), draw(9, 5, 6)
     rules = [Rule(quantizer=Static(fmt, Percentile(q=99))), WEIGHTS]
@@ -167,11 +158,12 @@ def test_gradients_go_straight_through_and_to_learned_steps() -> None:
     grads, dx = jax.jit(jax.grad(loss, (0, 1)))(with_sites({"w": w}, sites), x)
     step = np.asarray(sites["dot_general"]["lhs"]["step"], np.float64)
     place = np.asarray(x, np.float64) / step
-    qx, qw = np.clip(np.round(place), -7, 7) * step, rounded(np.asarray(w, np.float64), Uniform(4), (0, 1))
+    qx, qw = np.clip(np.round(place), -8, 7) * step, rounded(np.asarray(w, np.float64), Uniform(4), (0, 1))
     out = 2 * (qx @ qw.T)
     assert_close(grads["w"], out.T @ qx, 1e-5)
-    assert_close(dx, np.where(np.abs(place) < 7, out @ qw, 0), 1e-5)
-    slope = np.where(np.abs(place) < 7, np.round(place) - place, np.sign(place) * 7)
+    inside = (place > -8) & (place < 7)
+    assert_close(dx, np.where(inside, out @ qw, 0), 1e-5)
+    slope = np.where(inside, np.round(place) - place, np.clip(place, -8, 7))
     factor = 1 / np.sqrt(7 * 7)  # 7 features share the step, whose highest integer is 7
     assert_close(grads["quantization"]["dot_general"]["lhs"]["step"], factor * np.sum((out @ qw) * slope).reshape(1, 1), 1e-4)
 
@@ -305,7 +297,7 @@ def test_with_bfloat16_low_rank_and_scans_in_scans() -> None:
     sites = calibrate_activations(half, rules, v, [x])
     [scale] = [site["lhs"]["scale"] for site in sites.values()]
     assert scale.shape == (2, 3, 1, 1)
-    assert_close(scale[0, 0], np.abs(x.astype(jnp.bfloat16)).max().astype(jnp.float32).reshape(1, 1) / 127)
+    assert_close(scale[0, 0], np.abs(x.astype(jnp.bfloat16)).max().astype(jnp.float32).reshape(1, 1) / 127.5)
     out = quantize_activations(half, rules)(with_sites(v, sites), x)
     assert_close(out, half(v, x), 0.1)
 

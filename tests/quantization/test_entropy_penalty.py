@@ -19,14 +19,41 @@ def tree(values) -> dict:
 
 def test_four_weights_by_hand():
     # 2 bits, symmetric: levels -1, 0, 1 with scale 2. Two zeros, one of each other: 2 * 1 + 2 * 2 bits.
-    weights, fmt = tree([0.0, 0.0, 2.0, -2.0]), Uniform(bits=2)
-    assert entropy_bits(weights, fmt).item() == 6.0
-    # Lengths with half a count for each of 3 levels, of 4 + 1.5: log2(5.5 / 2.5) and log2(5.5 / 1.5).
-    zero, one = math.log2(5.5 / 2.5), math.log2(5.5 / 1.5)
-    slopes = jax.grad(lambda p: entropy_bits(p, fmt))(weights)["kernel"].reshape(-1)
-    # A zero lies between two equal levels; from the ends there is half a step inwards.
-    expected = [0.0, 0.0, 0.5 * (one - zero) / 2, -0.5 * (one - zero) / 2]
-    np.testing.assert_allclose(slopes, expected, rtol=1e-5, atol=1e-6)
+    weights = tree([0.0, 0.0, 2.0, -2.0])
+    for fmt, levels in ((Uniform(bits=2, narrow_range=True), 3), (Uniform(bits=2), 4)):
+        assert entropy_bits(weights, fmt).item() == 6.0
+        # Lengths with half a count for each level.
+        total = 4 + 0.5 * levels
+        none, one, zero = (math.log2(total / (count + 0.5)) for count in (0, 1, 2))
+        slopes = jax.grad(lambda p, f=fmt: entropy_bits(p, f))(weights)["kernel"].reshape(-1)
+        # A zero lies between two equal levels; from the ends there is half a step inwards; below -1 may be an empty level.
+        below = (zero - one) / 2 if levels == 3 else (zero - none) / 2
+        expected = [0.0, 0.0, (one - zero) / 2 / 2, below / 2]
+        np.testing.assert_allclose(slopes, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_on_levels_are_read_on_these_levels_and_others_are_calibrated():
+    # 3 bits, one leaf a case: the codes, and at which the largest magnitude is.
+    step = 0.37
+    for codes in ([-4, -2, 0, 1, 1, 3], [3, 3, -1, 0, 0, 2], [-3, 1, 1, 0, 2, 2], [0, 0, 0, 0, 0, 0]):
+        for fmt in (Uniform(bits=3), Uniform(bits=3, group_size=2, group_axis=0), Uniform(3, channel_axis=-1)):
+            weights = np.float32(np.array(codes) * step).reshape(6, 1)
+            _, counts = np.unique(weights, return_counts=True)
+            expected = (counts * np.log2(6 / counts)).sum()
+            found = entropy_bits({"w": jnp.asarray(weights)}, fmt).item()
+            # In groups the largest may be at either end of a few levels; codes of one tensor are what they were.
+            assert fmt.group_size or found == pytest.approx(expected, abs=1e-3)
+            for dtype in ("bfloat16", "float16"):
+                again = entropy_bits({"w": jnp.asarray(weights, dtype)}, fmt).item()
+                assert again == pytest.approx(found, abs=0.3)
+    off = jnp.asarray(np.random.default_rng(0).normal(size=(40, 1)), jnp.float32)
+    scale = float(jnp.abs(off).max()) / 3.5
+    place = np.clip(np.asarray(off, np.float64).reshape(-1) / scale + 4, 0, 7)
+    counts, below = np.zeros(8), np.minimum(np.floor(place), 6).astype(int)
+    np.add.at(counts, below, 1 - (place - below))
+    np.add.at(counts, below + 1, place - below)
+    expected = sum(c * math.log2(40 / c) for c in counts if c > 0)
+    assert entropy_bits({"w": off}, Uniform(3)).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_bits_are_those_of_the_histogram():

@@ -78,10 +78,14 @@ def test_values_and_gradients_are_the_papers(fmt):
 
 
 def test_four_elements_and_both_ends():
-    x, step, none = jnp.array([0.3, 1.0, -1.0, 5.0]), jnp.ones(1), jnp.zeros(1)
+    x, step, none = jnp.array([0.3, 1.0, -1.0, -2.0, 5.0]), jnp.ones(1), jnp.zeros(1)
     slopes = jax.jacobian(lambda x, s: learned_round(x, s, none, Uniform(2)), argnums=(0, 1))(x, step)
-    assert jnp.diag(slopes[0]).tolist() == [1.0, 0.0, 0.0, 0.0]  # at an end, as beyond it
-    np.testing.assert_allclose(slopes[1][:, 0], [-0.3, 1.0, -1.0, 1.0], rtol=1e-6)
+    assert jnp.diag(slopes[0]).tolist() == [1.0, 0.0, 1.0, 0.0, 0.0]  # at an end, -2 or 1, as beyond it
+    np.testing.assert_allclose(slopes[1][:, 0], [-0.3, 1.0, 0.0, -2.0, 1.0], rtol=1e-6)
+    narrow = Uniform(2, narrow_range=True)
+    slopes = jax.jacobian(lambda x, s: learned_round(x, s, none, narrow), argnums=(0, 1))(x, step)
+    assert jnp.diag(slopes[0]).tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    np.testing.assert_allclose(slopes[1][:, 0], [-0.3, 1.0, -1.0, -1.0, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 1e-45])
@@ -148,7 +152,7 @@ def test_training_brings_a_bad_step_near_the_best():
     for _ in range(80):
         params = {"k": params["k"].__class__(w, params["k"].step - 2 * slope(params)["k"].step, ())}
     steps = np.linspace(0.1, 3, 300)
-    best = min(float(np.mean((np.clip(np.round(w / s), -1, 1) * s - w) ** 2)) for s in steps)
+    best = min(float(np.mean((np.clip(np.round(w / s), -2, 1) * s - w) ** 2)) for s in steps)
     assert best <= error(params) * 1.001 < 1.5 * best < begun
 
 

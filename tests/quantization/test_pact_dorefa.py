@@ -39,9 +39,9 @@ def test_pact_by_hand():
 def test_pact_rounds_to_even_levels_of_its_height(signed):
     x, alpha = draw(0, 200), 1.3
     y = Pact(4, signed=signed)(x, {"alpha": jnp.float32(alpha)})
-    levels = 7 if signed else 15
-    wide = np.clip(np.asarray(x, np.float64), -alpha if signed else 0, alpha)
-    np.testing.assert_allclose(y, np.round(wide * levels / alpha) * alpha / levels, rtol=1e-5, atol=1e-6)
+    levels, ends = (7.5, (-8, 7)) if signed else (15, (0, 15))
+    wide = np.asarray(x, np.float64)
+    np.testing.assert_allclose(y, np.clip(np.round(wide * levels / alpha), *ends) * alpha / levels, rtol=1e-5, atol=1e-6)
 
 
 def test_pact_and_dorefa_in_a_network():
@@ -88,7 +88,8 @@ def test_dorefa_weights(scale):
     wide = np.tanh(np.asarray(w, np.float64))
     size = np.abs(np.asarray(w)).max() if scale == "kept" else 1.0
     bent = wide / np.abs(wide).max()
-    np.testing.assert_allclose(transform.view(params, state)["k"], np.round(bent * 7) / 7 * size, rtol=1e-5, atol=1e-6)
+    seen = transform.view(params, state)["k"]
+    np.testing.assert_allclose(seen, np.clip(np.round(bent * 7.5), -8, 7) / 7.5 * size, rtol=1e-5, atol=1e-6)
     # The gradient is that of what is rounded, the maximum included; its size is a constant.
     got = jax.grad(lambda p: jnp.sum(slope * transform.view(p, state)["k"]))(params)["k"]
     smooth = jax.grad(lambda w: jnp.sum(slope * size * jnp.tanh(w) / jnp.max(jnp.abs(jnp.tanh(w)))))(w)

@@ -161,7 +161,7 @@ def test_calibration_that_fails_names_the_operand() -> None:
 
     with pytest.raises(ValueError, match=r"dot_general/lhs: never ran on these batches"):
         calibrate_activations(branching, rule, jnp.eye(3), [X, 2 * X])
-    sites = calibrate_activations(branching, rule, jnp.eye(3), [X, 63.5 * X, 2 * X])
+    sites = calibrate_activations(branching, rule, jnp.eye(3), [X, 63.75 * X, 2 * X])
     assert sites["dot_general"]["lhs"]["scale"].item() == 0.5
     quantizer = Static(Uniform(8, scale_dtype="float16"))
     extreme = calibrate_activations(mlp, Rule(operation="layer_a", quantizer=quantizer), V, [X * 1e30])
@@ -192,5 +192,7 @@ def test_constant_and_empty_ranges_have_scales() -> None:
     sites = calibrate_activations(mlp, rule, V, [0 * X])
     assert sites["layer_a/dot_general"]["lhs"]["scale"].item() == 1.0
     leaves = {name: {"kernel": quantize(v["kernel"], Uniform(8))} for name, v in V.items()}
-    assert calibrate_activations(mlp, rule, leaves, [X])["layer_a/dot_general"]["lhs"]["scale"].item() == pytest.approx(1 / 127)
+    assert calibrate_activations(mlp, rule, leaves, [X])["layer_a/dot_general"]["lhs"]["scale"].item() == pytest.approx(
+        1 / 127.5
+    )
     assert calibrate_activations(mlp, Rule(quantizer=EIGHT), V, [X]) == {}

@@ -31,7 +31,7 @@ class TwiceMean:
 
     Example:
       >>> TwiceMean()(jnp.array([1.0, -3.0, 0.0]), (0,), Uniform(3))[1].round(4)
-      Array([6.9282], dtype=float32)
+      Array([8.0829], dtype=float32)
 
     Source: Esser et al. 2020, "Learned step size quantization", section 2.1. Deviation: zeros do not count, so that a pruned
     tensor begins at the step of its weights.

@@ -44,13 +44,13 @@ def awq(
 
     Example:
       >>> from lepton_jax.quantization import Uniform
-      >>> w, x = jnp.array([[0.3], [1.0]]), jnp.array([[10.0, 0.1]])
+      >>> w, x = jnp.array([[0.4], [1.2]]), jnp.array([[10.0, 0.1]])
       >>> q, s = awq(w, x, Uniform(bits=2))
       >>> (
       ...     bool(jnp.abs((x / s[None, :]) @ q.unpack() - x @ w)[0, 0] < 0.2),
       ...     round(float((x @ quantize(w, Uniform(bits=2)).unpack() - x @ w)[0, 0]), 1),
       ... )
-      (True, -3.0)
+      (True, -4.0)
 
     Source: Lin, Tang, Tang, Yang, Dang, Han 2024, "AWQ: Activation-aware weight quantization", equations 4 and 5.
     """

@@ -57,7 +57,7 @@ def gptq(
 
     Example:
       >>> from lepton_jax.quantization import Uniform
-      >>> w, x = jnp.array([[0.5], [0.4], [1.0]]), jnp.array([[1.0, 1.0, 0.0], [1.0, 1.1, 0.0], [0.0, 0.0, 1.0]])
+      >>> w, x = jnp.array([[0.5], [0.4], [1.5]]), jnp.array([[1.0, 1.0, 0.0], [1.0, 1.1, 0.0], [0.0, 0.0, 1.0]])
       >>> gptq(w, x, Uniform(bits=2), damping=1e-4).qvalue.tolist()  # to nearest: 0, 0, 1
       [[0], [1], [1]]
 

@@ -83,9 +83,9 @@ def search_grid(
     Example:
       >>> from lepton_jax.quantization import Uniform
       >>> layout = Layout(shape=(3, 1), index=np.arange(3).reshape(3, 1))
-      >>> leaf, hessian = jnp.array([[1.0], [1.1], [3.0]]), jnp.diag(jnp.array([1.0, 1.0, 1e-3]))
+      >>> leaf, hessian = jnp.array([[1.0], [1.1], [3.75]]), jnp.diag(jnp.array([1.0, 1.0, 1e-3]))
       >>> search_grid(leaf, hessian, layout, Uniform(bits=2), factors=(1.0, 0.4)).scale
-      Array([[1.2]], dtype=float32)
+      Array([[1.]], dtype=float32)
     """
     if not factors:
         return Grid(*calibrated(leaf, fmt, calibration))

@@ -165,12 +165,12 @@ def quantize_layers(
 
     Example:
       >>> from lepton_jax.quantization import Uniform
-      >>> variables = {"w": jnp.array([[0.4], [1.0]])}
+      >>> variables = {"w": jnp.array([[0.4], [1.5]])}
       >>> new, reports = quantize_layers(
       ...     lambda v, x: x @ v["w"], variables, [jnp.eye(2)], Uniform(bits=2), Nearest(), progress=False
       ... )
       >>> new["w"].qvalue.tolist(), round(reports["w"].error, 3)
-      ([[0], [1]], 0.138)
+      ([[0], [1]], 0.17)
 
     Source: sequential calibration: Frantar et al. 2023, "GPTQ", section 4; following the float model: Nagel et al. 2020,
     "Up or down?", equation 25; Li et al. 2025, "GPTAQ".

@@ -184,8 +184,8 @@ def test_the_range_with_the_least_output_error():
     grid = search_grid(w, x.T @ x, layout, fmt, factors=factors)
     for output in range(5):
         column = np.asarray(w, np.float64)[:, output]
-        scales = [np.abs(column).max() * factor for factor in factors]
-        errors = [output_error(x, column[:, None], (np.clip(np.round(column / s), -1, 1) * s)[:, None]) for s in scales]
+        scales = [np.abs(column).max() * factor / 1.5 for factor in factors]
+        errors = [output_error(x, column[:, None], (np.clip(np.round(column / s), -2, 1) * s)[:, None]) for s in scales]
         np.testing.assert_allclose(grid.scale[0, output], scales[int(np.argmin(errors))], rtol=1e-5)
 
 
