@@ -6,6 +6,7 @@ Command: python -m experiments.distillation --config configs/distillation_fashio
 Time: 3 minutes on 2 CPU cores.
 Result, mean of 3 seeds: labels alone 87.07 %, T = 1, 2, 4, 8: 87.02, 87.11, 86.83, 86.65; DKD 86.59, FitNets 87.79, attention
 transfer 87.42, RKD 86.68; at 4 bits 86.36, and 85.64, 86.47, 85.85, 86.14; teacher 88.59 %.
+Not run again since symmetric integers use all their levels: these figures are of the narrow range (`narrow_range=True`).
 """
 
 from functools import partial

@@ -6,6 +6,7 @@ Command: python -m experiments.distillation --config configs/distillation_mnist.
 Time: 4 minutes on 2 CPU cores that other work shared.
 Result, mean of 3 seeds: labels alone 96.69 %, T = 1, 2, 4, 8: 96.67, 96.62, 96.77, 96.76; DKD 96.55, FitNets 96.95, attention
 transfer 96.75, RKD 96.86; at 4 bits 96.34, and 96.02, 96.32, 96.11, 96.60; teacher 98.11 %.
+Not run again since symmetric integers use all their levels: these figures are of the narrow range (`narrow_range=True`).
 """
 
 from functools import partial
