@@ -28,6 +28,7 @@ from lepton_jax.pruning.balance import warn_if_uneven
 from lepton_jax.pruning.prune import apply_mask, prune
 from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.quantization import Codebook, Format, Uniform, fake_quant, quantize, quantize_activations
+from lepton_jax.quantization.rules import rules_of
 from lepton_jax.simple.model import Applied, Model, check_model
 
 
@@ -167,7 +168,9 @@ def quantize_model(
     if not (isinstance(format, str) and format in _WEIGHTS):
         return made
     applied = (*made.applied, Applied(f"quantize_activations({format})"))
-    return dataclasses.replace(made, apply=quantize_activations(made.apply, format), applied=applied)
+    # Weights are rounded already: once more, where they are seen dense and have a range of their own, they would move.
+    rules = [dataclasses.replace(rule, argument="activation") for rule in rules_of(format) if rule.argument != "weight"]
+    return dataclasses.replace(made, apply=quantize_activations(made.apply, rules), applied=applied)
 
 
 @checked_but("model")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from uniform_by_hand import rounded
+from uniform_by_hand import codes_of, rounded
 
 from lepton_jax.leaves.low_rank import LowRank
 from lepton_jax.native import packed
@@ -107,7 +107,7 @@ def tower_variables() -> dict:
 
 @pytest.mark.parametrize("fmt", [Uniform(8), Uniform(8, narrow_range=True), Uniform(8, False)], ids=str)
 def test_integers_are_the_simulation(fmt: Uniform) -> None:
-    v, x = tower_variables(), draw(9, 5, 6)
+    v, x = tower_variables(), draw(10, 5, 6)
     rules = [Rule(quantizer=Static(fmt, Percentile(q=99))), WEIGHTS]
     sites = calibrate_activations(tower, rules, v, [x])
     assert sorted(site["lhs"]["scale"].shape for site in sites.values()) == [(1, 1), (1, 1), (1, 1), (2, 1, 1)]
@@ -158,12 +158,13 @@ def test_gradients_go_straight_through_and_to_learned_steps() -> None:
     grads, dx = jax.jit(jax.grad(loss, (0, 1)))(with_sites({"w": w}, sites), x)
     step = np.asarray(sites["dot_general"]["lhs"]["step"], np.float64)
     place = np.asarray(x, np.float64) / step
-    qx, qw = np.clip(np.round(place), -8, 7) * step, rounded(np.asarray(w, np.float64), Uniform(4), (0, 1))
+    codes = codes_of(np.asarray(x, np.float64), step, 0, Uniform(4))
+    qx, qw = codes * step, rounded(np.asarray(w, np.float64), Uniform(4), (0, 1))
     out = 2 * (qx @ qw.T)
     assert_close(grads["w"], out.T @ qx, 1e-5)
     inside = (place > -8) & (place < 7)
     assert_close(dx, np.where(inside, out @ qw, 0), 1e-5)
-    slope = np.where(inside, np.round(place) - place, np.clip(place, -8, 7))
+    slope = np.where(inside, codes - place, np.clip(place, -8, 7))
     factor = 1 / np.sqrt(7 * 7)  # 7 features share the step, whose highest integer is 7
     assert_close(grads["quantization"]["dot_general"]["lhs"]["step"], factor * np.sum((out @ qw) * slope).reshape(1, 1), 1e-4)
 

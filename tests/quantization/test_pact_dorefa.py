@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from uniform_by_hand import codes_of, scale_of
 
 from lepton_jax import chain, pack, prune, unpack
 from lepton_jax.quantization import (
@@ -89,7 +90,9 @@ def test_dorefa_weights(scale):
     size = np.abs(np.asarray(w)).max() if scale == "kept" else 1.0
     bent = wide / np.abs(wide).max()
     seen = transform.view(params, state)["k"]
-    np.testing.assert_allclose(seen, np.clip(np.round(bent * 7.5), -8, 7) / 7.5 * size, rtol=1e-5, atol=1e-6)
+    steps = scale_of(-size, size, Uniform(4))
+    np.testing.assert_allclose(steps, size / 7.5, rtol=1e-6)
+    np.testing.assert_allclose(seen, codes_of(bent * size, steps, 0, Uniform(4)) * steps, rtol=1e-5, atol=1e-6)
     # The gradient is that of what is rounded, the maximum included; its size is a constant.
     got = jax.grad(lambda p: jnp.sum(slope * transform.view(p, state)["k"]))(params)["k"]
     smooth = jax.grad(lambda w: jnp.sum(slope * size * jnp.tanh(w) / jnp.max(jnp.abs(jnp.tanh(w)))))(w)
