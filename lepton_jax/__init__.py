@@ -65,6 +65,7 @@ _PACKAGES = (
     "precision",
     "pruning",
     "quantization",
+    "stages",
     "training",
 )
 """What is imported when it is first asked for."""

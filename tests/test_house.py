@@ -16,7 +16,7 @@ FLOORS = (
     ("artifact", "lowrank", "precision", "pruning", "quantization"),
     ("data", "interchange", "training"),
     ("distillation", "models"),
-    ("deploy",),
+    ("deploy", "stages"),
     ("simple",),
     ("command_line",),
     ("_moved",),
