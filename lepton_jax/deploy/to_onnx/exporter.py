@@ -85,7 +85,7 @@ class Exporter(Interpreter):
 
     def _as_one(self, eqn: Equation, fusion: Fusion) -> Any:
         x, *vectors = (self._read[key] for key in fusion.reads)
-        names = [self.name_of(x), *map(self.name_of, vectors)]
+        names = [self.name_of(x), *(self.file.const(np.reshape(self.dense(one), -1)) for one in vectors)]
         return self.result(eqn, self.file.op(fusion.kind, *names, **fusion.attributes))
 
     def _written(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any]:
@@ -141,6 +141,10 @@ class Exporter(Interpreter):
         if isinstance(value, Native):
             return np.asarray(value.dense())
         return value.whole() if isinstance(value, Spread) and all(map(is_int, value.shape)) else value
+
+    def shown(self) -> list[tuple[str, Dims]]:
+        """Names and shapes of further outputs, to look at."""
+        return []
 
     # What rules need.
 

@@ -129,7 +129,7 @@ def _regions(equations: Sequence[Equation], place: int, path: CallPath, known: O
             maker = makers.get(var)
             if maker is not None and maker.primitive in _INSIDE:
                 queue += [v for v in maker.invars if not _compat.is_literal(v)]
-        for x in seen:
+        for x in reversed(seen):
             if getattr(x.aval, "shape", None) == shape and not is_variable.get(x, False) and x is not out:
                 region = _between(x, end, makers, is_variable)
                 if region is not None and equations[place] in region.equations:
@@ -149,7 +149,7 @@ def _between(x: Any, end: Equation, makers: Mapping[Any, Equation], is_variable:
         for var in eqn.invars:
             if _compat.is_literal(var) or var is x:
                 continue
-            if is_variable.get(var, False) and len(var.aval.shape) == 1:
+            if is_variable.get(var, False) and all(n == 1 for n in var.aval.shape[:-1]) and var.aval.shape:
                 vectors.extend([] if var in vectors else [var])
             elif var not in makers or not visit(makers[var]):
                 return False

@@ -82,6 +82,9 @@ def model_of(
     for index, (out, aval) in enumerate(zip(outs, traced.out_avals)):
         to.file.finish(to.name_of(out), f"output_{index}")
         out_infos.append(info(f"output_{index}", aval.shape, aval.dtype))
+    for number, (name, shape) in enumerate(to.shown()):
+        to.file.finish(name, f"codes_{number}")
+        out_infos.append(info(f"codes_{number}", shape, np.uint8))
     return to.file.model(infos, out_infos, facts or {})
 
 

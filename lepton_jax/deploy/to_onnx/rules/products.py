@@ -12,6 +12,7 @@ from lepton_jax.deploy.to_onnx.exporter import Exporter, Unsupported, array_of
 from lepton_jax.deploy.to_onnx.rules.elementwise import Rule, dtype_of
 from lepton_jax.deploy.to_onnx.rules.shapes import padded
 from lepton_jax.deploy.to_onnx.tensors import Spread, Tensor, inverse
+from lepton_jax.deploy.weights import Weight
 from lepton_jax.graph.trace import Equation
 from lepton_jax.leaves.form import Native
 from lepton_jax.leaves.quantized import Quantized
@@ -20,6 +21,8 @@ from lepton_jax.leaves.quantized import Quantized
 def arranged(to: Exporter, value: Any, axes: Sequence[int], dtype: Any) -> str:
     """The name of a value with its axes in this order and every element there."""
     order = inverse(tuple(axes))
+    if isinstance(value, Weight):  # of a convolution: outputs first
+        return to.weight(value, axes, [value.shape[axis] for axis in axes], 0)  # type: ignore[attr-defined]
     if isinstance(value, Native):
         value = to.opened(value)
     if isinstance(value, Tensor):
@@ -106,7 +109,7 @@ def _conv(to: Exporter, eqn: Equation, values: Sequence[Any]) -> list[Any] | Non
     window: dict[str, Any] = {"strides": list(params["window_strides"]), "dilations": list(params["rhs_dilation"])}
     padding, spread = list(params["padding"]), params["lhs_dilation"]
     order = inverse(tuple(numbers.lhs_spec))
-    array = None if isinstance(kernel, Native) else array_of(kernel)
+    array = None if isinstance(kernel, Native | Weight) else array_of(kernel)
     simple = params["feature_group_count"] == 1 and all(s == 1 for s in window["strides"]) and any(d != 1 for d in spread)
     if array is not None and simple and (pads := _transposed_pads(eqn, array)) is not None:
         # A convolution of what is spread apart is a transposed convolution, which skips the zeros.

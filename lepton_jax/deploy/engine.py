@@ -1,0 +1,60 @@
+"""Files run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lepton_jax.core.errors import ArtifactError, one_line
+from lepton_jax.deploy.save import require
+
+
+def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Any:
+    """Return ONNX Runtime's session of a file, on the CPU.
+
+    Args:
+      file: its path, or its bytes.
+      threads: how many it takes; they do not spin, so that processor time is the work's.
+      name: of the function that asks, for errors.
+
+    Raises:
+      ImportError: if onnxruntime is not installed.
+      ArtifactError: if the engine does not take the file.
+    """
+    require(name, "onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    given = file if isinstance(file, bytes) else os.fspath(file)
+    try:
+        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # whatever the engine raises
+        shown = "the file" if isinstance(file, bytes) else os.fspath(file)
+        raise ArtifactError(f"{name}: ONNX Runtime does not take {shown}: {one_line(error)}") from error
+
+
+def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Callable[..., list[np.ndarray]]:
+    """Return a file as a function of its inputs, that gives the list of its outputs.
+
+    Args, Raises: as `session`.
+    """
+    made = session(file, threads=threads, name=name)
+    names = [one.name for one in made.get_inputs()]
+
+    def run(*inputs: Any) -> list[np.ndarray]:
+        return made.run(None, dict(zip(names, flat(inputs), strict=True)))
+
+    return run
+
+
+def flat(inputs: Sequence[Any]) -> list[np.ndarray]:
+    """Inputs as an engine takes them: the arrays of their trees, in the types of jax."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tuple(inputs))]
+    return [leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False) for leaf in leaves]
