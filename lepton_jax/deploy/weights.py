@@ -45,7 +45,7 @@ def outputs_of(eqn: Equation) -> tuple[int, ...]:
 
 
 def in_codes(eqn: Equation, weight: Any, largest: int = 127) -> Weight:
-    """Round a product's weight to eight bits, symmetric, with a scale for each output.
+    """Round a product's weight to eight bits, symmetric, with a scale for each output; what is in such codes keeps them.
 
     Args:
       eqn: the product.
@@ -55,10 +55,18 @@ def in_codes(eqn: Equation, weight: Any, largest: int = 127) -> Weight:
     dense = np.asarray(weight, np.float32)
     summed = tuple(axis for axis in range(dense.ndim) if axis not in outputs_of(eqn))
     top = np.abs(dense).max(summed, keepdims=True, initial=0)
-    scale = np.where(top > 0, top / np.float32(largest), np.float32(1)).astype(np.float32)
+    ends = np.where(_from_the_lowest(dense, top, summed), np.float32(128), np.float32(largest)) if largest == 127 else largest
+    scale = np.where(top > 0, top / np.float32(ends), np.float32(1)).astype(np.float32)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
-    codes = np.clip(np.rint(dense / scale), -largest, largest).astype(np.int8)
+    codes = np.clip(np.rint(dense / scale), -ends, largest).astype(np.int8)
     return Weight(codes, scale, dense)
+
+
+def _from_the_lowest(dense: np.ndarray, top: np.ndarray, summed: tuple[int, ...]) -> np.ndarray:
+    """Which outputs are on the levels -128 to 127 already, -128 among them: they keep these codes."""
+    places = dense / np.where(top > 0, top, 1) * 128
+    whole = np.rint(places)
+    return np.all((np.abs(places - whole) < 1e-3) & (whole <= 127), summed, keepdims=True)
 
 
 def bias_codes(bias: np.ndarray, scale: np.ndarray) -> np.ndarray:
