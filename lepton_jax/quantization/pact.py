@@ -23,7 +23,8 @@ class Pact:
     """Activations clipped at a trained height ``a`` and rounded to even levels.
 
     ``y = clip(x, 0, a)``, rounded to ``round(y (2^k - 1) / a) a / (2^k - 1)``; ``dy/da = 1`` where ``x >= a``, else 0, and
-    ``dy/dx = 1`` where ``0 < x < a``, else 0. `signed` clips to ``[-a, a]``, with ``dy/da = -1`` below.
+    ``dy/dx = 1`` where ``0 < x < a``, else 0. `signed` clips to ``[-a, a]``, in steps of ``a / (2^(k-1) - 1/2)``, with
+    ``dy/da = -1`` below.
 
     The paper adds an L2 penalty on ``a`` to the loss; the site's ``alpha`` is a parameter like any other, so decay it so.
 
