@@ -170,10 +170,32 @@ def place(
     given = deployable("deploy.place", model, _example(model) or several[0])
     _check_like(given.example, several)
     apply, variables = _thin(given)
-    whole = folded(Deployable(apply, variables, shapes_of(given.example)))
+    whole = _folded_for_any_batch(Deployable(apply, variables, shapes_of(given.example)))
     whole = whole._replace(apply=inlined(whole.apply))
     sites, grids = calibrated(whole.apply, whole.variables, several, calibration or MinMax())
     return Placed(model=whole, sites=sites, grids=grids, target=target, largest=63 if reduce_range else 127)
+
+
+def _folded_for_any_batch(model: Deployable) -> Deployable:
+    """A model with batch norms folded; as it is, if it then serves fewer batch sizes."""
+    found = folded(model)
+    for length in (1, 2, 3):
+        shapes = jax.tree.map(partial(_of_length, length), model.example)
+        if _serves(model, shapes) and not _serves(found, shapes):
+            return model
+    return found
+
+
+def _of_length(length: int, leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((length, *leaf.shape[1:])[: len(leaf.shape)], leaf.dtype)
+
+
+def _serves(model: Deployable, shapes: tuple[Any, ...]) -> bool:
+    try:
+        trace(model.apply, model.variables, *shapes)
+    except Exception:  # whatever the traced operations raise
+        return False
+    return True
 
 
 def _example(model: Any) -> tuple[Any, ...]:
