@@ -5,7 +5,8 @@
 are multiplied by, as the matrices of a `layout`), `flat` (all operations in one list), `axes` (which indices go together).
 `layers` are the weights to be treated one after the other: `passage` goes from one to the next, `statistics` looks at what they
 are fed. What is evaluated otherwise is an `interpret.Interpreter`, one file a rewrite: `capture`, `fold` (with the values of
-`affine`), `moments`. `cost` and `summary` count; `scaling` finds scales that cancel, by `scaling_rules`. `primitives` names
+`affine`), `moments`. `lowering` has the fastest
+form of each operation. `cost` and `summary` count; `scaling` finds scales that cancel, by `scaling_rules`. `primitives` names
 operations by kind, `matching` by patterns; `_compat` alone touches what jax may change.
 """
 
@@ -16,6 +17,7 @@ from lepton_jax.graph.cost import Cost, OperationCost, ParameterCost, cost
 from lepton_jax.graph.fold import fold_batch_norm
 from lepton_jax.graph.interpret import Interpreter, rewrite
 from lepton_jax.graph.layout import Layout, Use, input_rows
+from lepton_jax.graph.lowering import explain_lowering, fast_lowering, measure_lowerings
 from lepton_jax.graph.origins import origins
 from lepton_jax.graph.roles import Role, Roles, Weights, roles
 from lepton_jax.graph.summary import summary
@@ -39,8 +41,11 @@ __all__ = [
     "Weights",
     "capture",
     "cost",
+    "explain_lowering",
+    "fast_lowering",
     "fold_batch_norm",
     "input_rows",
+    "measure_lowerings",
     "origins",
     "rewrite",
     "roles",
