@@ -52,15 +52,14 @@ def convolution(seed: int, kind: str) -> tuple[Callable[..., Any], tuple[np.ndar
 def pool(seed: int) -> tuple[Callable[..., Any], tuple[np.ndarray, ...], str]:
     """A random pool and its derivative."""
     rng = np.random.default_rng([seed, 99])
-    nd = int(rng.integers(1, 3))
-    image, kernel = rng.integers(1, 8, nd), rng.integers(1, 4, nd)
+    nd, largest = 1 + seed // 2 % 2, bool(seed % 2)
+    image, kernel = rng.integers(1, 8, nd), rng.integers(2 if seed % 3 else 1, 4, nd)
     strides = kernel if rng.random() < 0.4 else rng.integers(1, 4, nd)
     if rng.random() < 0.5:
         image = -(-image // kernel) * kernel
     padding = [tuple(map(int, rng.integers(0, k, 2))) for k in kernel] if rng.random() < 0.5 else [(0, 0)] * nd
     padding = [(low, max(high, int(k - n - low))) for (low, high), k, n in zip(padding, kernel, image)]
     first = rng.random() < 0.5
-    largest = bool(rng.random() < 0.6)
     shape = (2, *map(int, image), 3) if not first else (2, 3, *map(int, image))
     x = rng.integers(-2, 3, shape).astype(float) if rng.random() < 0.5 else rng.standard_normal(shape)  # ties
     ends = [(0, 0), *padding, (0, 0)] if not first else [(0, 0), (0, 0), *padding]

