@@ -27,6 +27,12 @@ class Lowered:
       form: the name of the rule that does it, or "direct".
       why: in words.
       gain: what is expected, in words; empty for none.
+
+    Example:
+      >>> import flax.linen as nn, jax.numpy as jnp
+      >>> [pool] = explain_lowering(lambda x: nn.max_pool(x, (2, 2), (2, 2)), jnp.ones((1, 4, 4, 1))).operations
+      >>> pool.form, pool.gain
+      ('max pool', '1.5x-2.5x')
     """
 
     name: str
