@@ -16,8 +16,10 @@ import tyro
 
 import lepton_jax
 from lepton_jax.artifact import ArtifactError
+from lepton_jax.command_line.bench import Bench
 from lepton_jax.command_line.console import DIFFERENT, INTERRUPTED, WRONG_USAGE, Command
 from lepton_jax.command_line.convert import Convert
+from lepton_jax.command_line.deploy import Deploy
 from lepton_jax.command_line.diff import Diff
 from lepton_jax.command_line.inspect import Inspect
 from lepton_jax.command_line.run import Run
@@ -26,13 +28,13 @@ from lepton_jax.command_line.verify import Verify
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.foreign_text import shown
 
-_DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert and run them.
+_DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert, run, deploy and measure them.
 
 Exit codes: 0 all is well; 1 files differ or a file is damaged; 2 wrong usage, or a file cannot be found or written.
 Results go to the output stream, progress and errors to the error stream. `lepton COMMAND --help` shows examples."""
 
 _LONGEST_LINE = 4000
-_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert)}
+_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Bench)}
 
 
 @checked
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(words)
-        if argv is None and not isinstance(command, Run):
+        if argv is None and not isinstance(command, Run | Bench):
             jax.config.update("jax_platforms", "cpu")  # only running needs a device: leave it to others
         return command()
     except SystemExit as stop:  # --help
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ArtifactError as error:
         return _fail(str(error), WRONG_USAGE if isinstance(error.__cause__, OSError) else DIFFERENT)
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
         return _fail(str(error), WRONG_USAGE)
 
 

@@ -1,0 +1,173 @@
+"""A folder with a model and an example in each language that runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from lepton_jax.core.arguments import checked_but
+from lepton_jax.core.errors import check_option
+from lepton_jax.core.files import write_atomic, write_text
+from lepton_jax.deploy.models import deployable
+from lepton_jax.deploy.place import place
+from lepton_jax.deploy.save import require, save
+
+To = Literal["onnx", "html"]
+_EXAMPLES = {
+    "onnx": ("run.py", "run.cpp", "Run.java", "run.mjs", "package.json", "README.md"),
+    "html": ("index.html", "package.json", "README.md"),
+}
+
+
+class Kind(NamedTuple):
+    """What a type of elements is called in each language; and its number in ONNX."""
+
+    number: int
+    cpp: str
+    java: str
+    node: str
+    array: str
+
+
+_KINDS = {
+    "float32": Kind(1, "float", "JAVA_FLOAT", "float32", "Float32Array"),
+    "uint8": Kind(2, "uint8_t", "JAVA_BYTE", "uint8", "Uint8Array"),
+    "int8": Kind(3, "int8_t", "JAVA_BYTE", "int8", "Int8Array"),
+    "int32": Kind(6, "int32_t", "JAVA_INT", "int32", "Int32Array"),
+    "int64": Kind(7, "int64_t", "JAVA_LONG", "int64", "BigInt64Array"),
+    "bool": Kind(9, "uint8_t", "JAVA_BYTE", "bool", "Uint8Array"),
+    "float64": Kind(11, "double", "JAVA_DOUBLE", "float64", "Float64Array"),
+}
+
+
+@checked_but("model", "batches")
+def write_folder(
+    model: Any, folder: str | os.PathLike[str], to: To = "onnx", *, batches: Sequence[Any] = (), title: str = "A deployed model"
+) -> tuple[str, ...]:
+    """Write a model and examples that run it: in Python, C++, Java and Node, or as a web page.
+
+    Every example reads ``input_0.bin``, which is there too, and prints the numbers of ``output_0``.
+
+    Args:
+      model: a `lepton_jax.Model`, or a loaded `.lepton` file.
+      folder: made if it is not there; files of these names in it are replaced. Nothing is written if the model cannot be.
+      to: "onnx" or "html".
+      batches: to calibrate on, as for `place`: then ``model.onnx`` is in eight bits, and ``float.onnx`` beside it.
+      title: of the page.
+
+    Returns:
+      the names of the files.
+
+    Raises:
+      As `save` and `place`.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> from lepton_jax import Model
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_folder(Model(lambda v, x: x @ v, jnp.eye(2), (jnp.ones((1, 2)),)), folder)
+      ('model.onnx', 'input_0.bin', 'run.py', 'run.cpp', 'Run.java', 'run.mjs', 'package.json', 'README.md')
+    """
+    check_option("write_folder: to", to, To)
+    require("write_folder", "onnx")
+    import onnx
+
+    target = Path(folder)
+    made = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    names = ["model.onnx"]
+    try:
+        if batches:
+            place(model, batches).save(target / "model.onnx")
+            save(model, target / "float.onnx")
+            names.append("float.onnx")
+        else:
+            save(model, target / "model.onnx")
+        graph = onnx.load(target / "model.onnx", load_external_data=False).graph
+        inputs = _inputs(graph, model, batches)
+        output = _kind("output_0", onnx.helper.tensor_dtype_to_np_dtype(graph.output[0].type.tensor_type.elem_type))
+    except BaseException:
+        if made and not any(target.iterdir()):
+            target.rmdir()
+        raise
+    for name, array in inputs.items():
+        write_atomic(target / f"{name}.bin", array.tobytes())
+        names.append(f"{name}.bin")
+    filled = _words(inputs, output, title, {Path(name).stem: name for name in names if name.endswith(".onnx")})
+    for name in _EXAMPLES[to]:
+        text = files("lepton_jax.deploy").joinpath("examples", f"{name}.txt").read_text()
+        for word, value in filled.items():
+            text = text.replace(f"@{word}@", value)
+        write_text(target / name, text)
+        names.append(name)
+    return tuple(names)
+
+
+def _kind(name: str, dtype: Any) -> Kind:
+    kind = _KINDS.get(np.dtype(dtype).name)
+    if kind is None:
+        known, got = ", ".join(_KINDS), np.dtype(dtype).name
+        raise ValueError(f"write_folder: examples have {known}; {name} is {got}. Convert it in the model.")
+    return kind
+
+
+def _inputs(graph: Any, model: Any, batches: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Numbers for each input: one example, other named axes as long as in the model's own."""
+    import onnx
+
+    first = tuple(batches[:1][0] if batches and isinstance(batches[0], tuple) else batches[:1])
+    example = jax.tree.leaves(deployable("write_folder", model, () if _has_example(model) else first).example)
+    lengths: dict[str, int] = {}
+    random = np.random.default_rng(0)
+    found = {}
+    for value, leaf in zip(graph.input, example, strict=True):
+        tensor = value.type.tensor_type
+        shape = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            known = dim.dim_value if dim.HasField("dim_value") else 0
+            shape.append(known or lengths.setdefault(dim.dim_param, np.shape(leaf)[axis] if axis else 1))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        _kind(value.name, dtype)
+        floating = np.issubdtype(dtype, np.floating)
+        # Of whole numbers 0 and 1: whatever they index, these are there.
+        found[value.name] = (random.normal(size=shape) if floating else random.integers(0, 2, shape)).astype(dtype)
+    return found
+
+
+def _has_example(model: Any) -> bool:
+    return bool(getattr(model, "example", ()) or getattr(model, "example_inputs", ()))
+
+
+def _words(inputs: dict[str, np.ndarray], output: Kind, title: str, models: dict[str, str]) -> dict[str, str]:
+    """What stands in the examples for this model."""
+    kinds = {name: _kind(name, array.dtype) for name, array in inputs.items()}
+
+    def each(line: Any, between: str = ", ") -> str:
+        return between.join(line(name, array, kinds[name]) for name, array in inputs.items())
+
+    def dims(array: np.ndarray) -> str:
+        return ", ".join(map(str, array.shape))
+
+    first = next(iter(inputs.values()))
+    is_image = first.ndim == 4 and first.shape[-1] in (1, 3) and first.dtype == np.float32
+    kind = "image" if is_image else "text" if first.dtype.kind == "i" else "numbers"
+    page = {"kind": kind, "type": next(iter(kinds.values())).node, "shape": list(first.shape), "vocabulary": 256}
+    return {
+        "TITLE": title,
+        "TAKES": each(lambda name, array, kind: f"`{name}`, {array.dtype.name}[{dims(array)}]"),
+        "PYTHON_INPUTS": each(lambda name, array, kind: f'"{name}": ("{array.dtype.name}", {array.shape})'),
+        "CPP_INPUTS": each(lambda n, a, k: f'{{"{n}", "{n}.bin", {k.number}, {{{dims(a)}}}, {a.nbytes}}}'),
+        "CPP_TYPE": output.cpp,
+        "JAVA_INPUTS": each(lambda n, a, k: f'new Input("{n}", {k.number}, new long[] {{{dims(a)}}})'),
+        "JAVA_TYPE": output.java,
+        "NODE_INPUTS": each(lambda n, a, k: f'{n}: {{ type: "{k.node}", array: {k.array}, shape: [{dims(a)}] }}'),
+        "WEB_INPUT": json.dumps(page),
+        "WEB_FILES": json.dumps(models),
+    }
