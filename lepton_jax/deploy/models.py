@@ -64,12 +64,32 @@ def deployable(name: str, model: Any, example: Sequence[Any] = ()) -> Deployable
     else:
         got = described(model)
         raise TypeError(f"{name}: model must be a Model, Model(apply, variables, (x,)), or a loaded .lepton file; got {got}.")
-    found = found._replace(apply=expanded(found.apply), example=tuple(example) or found.example)
+    found = _without_keys(found._replace(apply=expanded(found.apply), example=tuple(example) or found.example))
     if not found.example:
         raise ValueError(
             f"{name}: needs example inputs, of whose shapes and dtypes the file will be: Model(apply, variables, (x,))."
         )
     return found
+
+
+def _without_keys(model: Deployable) -> Deployable:
+    """The same with random keys, which evaluation does not draw from, no variables but constants."""
+    leaves, tree = jax.tree.flatten(model.variables, is_leaf=is_packed)
+    keys = {place: leaf for place, leaf in enumerate(leaves) if _is_key(leaf)}
+    if not keys:
+        return model
+
+    @wraps(model.apply)
+    def apply(arrays: Any, *inputs: Any) -> Any:
+        left = iter(arrays)
+        whole = [keys[place] if place in keys else next(left) for place in range(len(leaves))]
+        return model.apply(jax.tree.unflatten(tree, whole), *inputs)
+
+    return Deployable(apply, [leaf for place, leaf in enumerate(leaves) if place not in keys], model.example)
+
+
+def _is_key(leaf: Any) -> bool:
+    return not is_packed(leaf) and jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 def folded(model: Deployable) -> Deployable:
@@ -78,7 +98,7 @@ def folded(model: Deployable) -> Deployable:
     As it was, if leaves are packed: their numbers are to stay; or if it cannot be folded, which only costs time.
     """
     leaves = jax.tree.leaves(model.variables, is_leaf=is_packed)
-    if any(is_packed(leaf) or jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) for leaf in leaves):
+    if any(map(is_packed, leaves)):
         return model
     try:
         apply, variables = fold_batch_norm(model.apply, model.variables, *shapes_of(model.example))

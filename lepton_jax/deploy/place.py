@@ -9,6 +9,7 @@ from functools import cached_property, partial, wraps
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.artifact.inputs import Axes
@@ -16,6 +17,7 @@ from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.files import write_atomic
 from lepton_jax.core.packed import Coded, is_packed
+from lepton_jax.core.paths import flatten
 from lepton_jax.core.tables import table
 from lepton_jax.deploy.calibrate import calibrated
 from lepton_jax.deploy.inlined import inlined
@@ -172,8 +174,18 @@ def place(
     apply, variables = _thin(given)
     whole = _folded_for_any_batch(Deployable(apply, variables, shapes_of(given.example)))
     whole = whole._replace(apply=inlined(whole.apply))
+    _check_finite(whole.variables)
     sites, grids = calibrated(whole.apply, whole.variables, several, calibration or MinMax())
     return Placed(model=whole, sites=sites, grids=grids, target=target, largest=63 if reduce_range else 127)
+
+
+def _check_finite(variables: Any) -> None:
+    """Raise unless all that is multiplied or added is finite, with the names of all that is not."""
+    floats = {path: np.asarray(leaf) for path, leaf in flatten(variables).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    bad = [path or "the variables" for path, leaf in floats.items() if not np.isfinite(leaf.astype(np.float32)).all()]
+    if bad:
+        named = ", ".join(bad[:9])
+        raise ValueError(f"deploy.place: variables must be finite; these are not: {named}. Find out why, and train anew.")
 
 
 def _folded_for_any_batch(model: Deployable) -> Deployable:

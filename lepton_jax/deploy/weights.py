@@ -51,8 +51,14 @@ def in_codes(eqn: Equation, weight: Any, largest: int = 127) -> Weight:
       eqn: the product.
       weight: float32.
       largest: of the codes: 63 for engines on processors that add pairs of products in 16 bits.
+
+    Raises:
+      ValueError: for weights that are not finite.
     """
     dense = np.asarray(weight, np.float32)
+    if not np.isfinite(dense).all():
+        where = eqn.scope or "the top"
+        raise ValueError(f"place: weights must be finite; that of {eqn.primitive} at {where}, of shape {dense.shape}, is not.")
     summed = tuple(axis for axis in range(dense.ndim) if axis not in outputs_of(eqn))
     top = np.abs(dense).max(summed, keepdims=True, initial=0)
     ends = np.where(_from_the_lowest(dense, top, summed), np.float32(128), np.float32(largest)) if largest == 127 else largest

@@ -178,6 +178,39 @@ class Model:
         recipe = {"applied": [step.text for step in self.applied]} if self.applied else None
         save(path, self.apply, self.variables, *example, recipe=recipe, native=native, axes=axes, constraints=constraints)
 
+    def deploy(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        target: str = "onnxruntime",
+        batches: Sequence[Any] = (),
+        axes: Axes | None = None,
+    ) -> Any:
+        """Write the model as a file that another engine runs; see `lepton_jax.deploy`.
+
+        Args:
+          path: of the file, ``.onnx``.
+          target: the engine.
+          batches: inputs to find ranges on, each an array or a tuple of arrays: weights and activations are put into eight
+            bits. Without them the file has the model's own numbers.
+          axes: which axes of the inputs may have any length, as in `save`.
+
+        Returns:
+          of a model in eight bits what `lepton_jax.deploy.place` gives, whose ``simulate(*inputs)`` are the file's numbers;
+          else None.
+
+        Raises:
+          ImportError: if the engine's packages are not installed; says how.
+          ValueError: for operations that the engine does not have, with all of them.
+        """
+        from lepton_jax.deploy import place, save  # packages that not everybody has
+
+        if not batches:
+            return save(self, path, axes=axes)
+        placed = place(self, batches, target)  # type: ignore[arg-type]
+        placed.save(path, axes=axes)
+        return placed
+
     def report(self) -> str:
         """Return a table of what is in the model: each leaf's parameters, non-zeros and bytes, and what was applied."""
         return report(self.variables, [step.text for step in self.applied])

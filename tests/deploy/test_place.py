@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 import lepton_jax as lepton
 from lepton_jax import Model, deploy
@@ -151,6 +152,28 @@ def test_additions_of_codes_are_those_of_the_engine():
         assert np.array_equal(got.reshape(256, 256), table)
 
 
+def test_random_keys_among_the_variables_and_a_recurrent_net(tmp_path):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.norm = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+            self.drop, self.head = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(64, 3, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.max_pool(nnx.relu(self.norm(self.conv(x))), (4, 4), (4, 4))
+            return self.head(self.drop(x.reshape(x.shape[0], -1)))
+
+    net, x = Net(nnx.Rngs(0)), images(0, 5)
+    net.eval()
+    placed = deploy.place(Model.from_nnx(net, x[:1]), [x])
+    placed.save(tmp_path / "m.onnx")
+    assert np.array_equal(run(tmp_path / "m.onnx", x)[0], jax.jit(placed.simulate)(x))
+    cell = nn.RNN(nn.OptimizedLSTMCell(8))
+    x = rows(0, 12, 6).reshape(3, 4, 6)
+    placed = deploy.place(Model(cell.apply, cell.init(jax.random.key(0), x)), [x])
+    placed.save(tmp_path / "m.onnx")
+    np.testing.assert_allclose(run(tmp_path / "m.onnx", x)[0], placed.simulate(x), atol=0.02)
+
+
 def test_a_residual_block_is_fused_whole(tmp_path):
     model, inputs = made("residual")
     placed = deploy.place(model, [inputs(1, 8)])
@@ -232,6 +255,15 @@ def test_zeros_stay_zeros_and_seven_bits_are_seven_bits(tmp_path):
     assert np.array_equal(run(tmp_path / "m.onnx", x)[0], placed.simulate(x))
 
 
+def test_five_lines_from_a_float_model_to_a_verified_file(tmp_path):
+    model, inputs = made("dense")
+    placed = model.deploy(tmp_path / "int8.onnx", batches=[inputs(1, 8)])
+    assert deploy.verify(tmp_path / "int8.onnx", placed, inputs(2, 5)).equal
+    assert model.deploy(tmp_path / "float.onnx") is None
+    verified = deploy.verify(tmp_path / "float.onnx", model, inputs(2, 5))
+    assert verified.largest < 1e-5 * max(verified.scale, 1)
+
+
 def test_it_says_what_it_rounds(tmp_path):
     model, inputs = made("convolutional")
     placed = deploy.place(model, [inputs(1, 4)])
@@ -252,6 +284,8 @@ def test_bad_calls_are_refused_in_one_line(tmp_path):
         ValueError, match=r"batch 1 must be like the model's inputs \(float32\[any, 20\]\); got float32\[any, 7\]"
     ):
         deploy.place(model, [inputs(0, 2), rows(0, 2, 7)])
+    with pytest.raises(ValueError, match=r"variables must be finite; these are not: .*kernel"):
+        deploy.place(Model(model.apply, jax.tree.map(lambda leaf: leaf * jnp.nan, model.variables)), [inputs(0, 2)])
     with pytest.raises(ValueError, match="ranges must be finite"):
         deploy.place(model, [inputs(0, 2) * np.float32(np.inf)])
     with pytest.raises(ValueError, match=r"must end in \.onnx"):

@@ -11,7 +11,7 @@ import numpy as np
 from lepton_jax.deploy.to_onnx.exporter import Exporter, Unsupported, array_of
 from lepton_jax.deploy.to_onnx.rules.elementwise import Rule, dtype_of
 from lepton_jax.deploy.to_onnx.rules.shapes import padded
-from lepton_jax.deploy.to_onnx.tensors import Spread, Tensor, inverse
+from lepton_jax.deploy.to_onnx.tensors import Tensor, inverse
 from lepton_jax.deploy.weights import Weight
 from lepton_jax.graph.trace import Equation
 from lepton_jax.leaves.form import Native
@@ -23,13 +23,11 @@ def arranged(to: Exporter, value: Any, axes: Sequence[int], dtype: Any) -> str:
     order = inverse(tuple(axes))
     if isinstance(value, Weight):  # of a convolution: outputs first
         return to.weight(value, axes, [value.shape[axis] for axis in axes], 0)  # type: ignore[attr-defined]
-    if isinstance(value, Native):
-        value = to.opened(value)
+    value = to.opened(value) if isinstance(value, Native) else value
+    value = value if isinstance(value, Tensor) and value.is_full else to.whole(value)
     if isinstance(value, Tensor):
-        value = value if value.is_full else to.whole(value)
         return to.physical(to.cast(value, dtype), order)
-    array = np.asarray(to.whole(value) if isinstance(value, Spread) else value)
-    return to.file.const(array.transpose(axes).astype(dtype))
+    return to.file.const(np.asarray(value).transpose(axes).astype(dtype))
 
 
 def _work(to: Exporter, eqn: Equation, values: Sequence[Any]) -> np.dtype:
