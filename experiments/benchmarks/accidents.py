@@ -142,7 +142,12 @@ def go_on(kills: int, seed: int, kept: Path) -> None:
         expected = results(whole)
 
         def tried(row: dict[str, Any], number: int) -> None:
-            keep(kept, {**row, "number": number, "same": results(folder / "run") == expected})
+            found = results(folder / "run")
+            differ = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+            keep(kept, {**row, "number": number, "same": not differ, "differ": differ})
+            if differ:  # to be looked at
+                for side in ("run", "whole"):
+                    shutil.copytree(folder / side, kept.parent / f"{row.get('phase', 'killed')} {number}" / side)
             shutil.rmtree(folder / "run")
 
         done = rows(kept)

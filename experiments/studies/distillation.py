@@ -60,7 +60,7 @@ class Row(study.Row):
     @property
     def transform(self) -> Transform:
         """The view of the student that it is trained under."""
-        return identity() if self.bits is None else fake_quant(bits=self.bits)
+        return identity() if self.bits is None else fake_quant(Uniform(self.bits))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Runner(TrainingRunner[EntropyTraining]):
         return self.trained(self.study.optimizer, self.study.dense_epochs, "dense")
 
     def _transform(self, row: Row) -> Transform:
-        quantized = fake_quant(bits=row.bits)
+        quantized = fake_quant(Uniform(row.bits))
         if not row.sparsity:
             return quantized
         rise = schedules.polynomial(row.sparsity, *stretch(0, 0.5, self._steps))

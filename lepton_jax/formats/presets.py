@@ -1,5 +1,6 @@
 """Short names of number formats: ``fake_quant("int4_g128")``."""
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,17 +29,24 @@ PRESETS: Mapping[str, Format] = {
 
 @checked
 def named_format(name: str, given: Any) -> Any:
-    """Return the number format that a short name stands for; what is no text is returned as it is.
+    """Return the number format that a short name stands for, or a number of bits: ``4`` is "int4".
+
+    So a number of bits means the same wherever it stands for a format of weights: symmetric integers, one scale for each output
+    channel. What is neither is returned as it is.
 
     Args:
       name: of the setting, for the error.
-      given: a short name, or a format.
+      given: a short name, bits, or a format.
 
     Raises:
-      ValueError: for a name that there is not; lists those that there are.
+      ValueError: for a name that there is not; lists those that there are. For bits out of range.
 
     Example:
       >>> named_format("fake_quant: format", "int4_g128").group_size, named_format("fake_quant: format", Uniform(4)).bits
       (128, 4)
+      >>> named_format("fake_quant: format", 4) == PRESETS["int4"]
+      True
     """
+    if isinstance(given, numbers.Integral) and not isinstance(given, bool):
+        return Uniform(int(given), channel_axis="out")
     return preset(name, given, PRESETS)

@@ -26,7 +26,7 @@ def qlora(
     rank: int,
     key: Array,
     *,
-    format: Format | str = Uniform(bits=4, channel_axis="out"),
+    format: Format | int | str = Uniform(bits=4, channel_axis="out"),
     calibration: Calibration = MinMax(),
     rounds: int = 0,
     scale: float = 1.0,

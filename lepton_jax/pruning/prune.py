@@ -159,7 +159,7 @@ class _Pruning:
     ) -> PruneState:
         """Make the masks of a step; if a score is not finite, keep those there are, and note it."""
         progress, goals = self._progress(step), state.goals
-        scores = self.criterion.score_all(weights, state.criterion, params)
+        scores = self._apart(weights, self.criterion.score_all(weights, state.criterion, params))
         for pattern, factor in self.score_scale.items():
             scores |= {p: factor * scores[p] for p in paths.select(dict(weights), pattern)}
         held = self.gradient == "masked" and not first
@@ -178,6 +178,16 @@ class _Pruning:
         masks, sparsity, thresholds = jax.tree.map(lambda a, b: jnp.where(failed, a, b), old, new)
         failure = first_failure(state.failure, not_finite, step)
         return state._replace(masks=masks, sparsity=sparsity, thresholds=thresholds, failure=failure)
+
+    def _apart(self, weights: Mapping[Path, Array], scores: dict[Path, Array]) -> dict[Path, Array]:
+        """The scores, where a criterion compares within a leaf, compared within each weight that the leaf stacks."""
+        if type(self.criterion).apart is Criterion.apart:
+            return scores
+        stacks = Stacks(self.select, weights)
+        for path in [path for path, shape in stacks.shapes.items() if shape.times > 1]:
+            pairs = zip(stacks.split(path, weights[path]), stacks.split(path, scores[path]))
+            scores[path] = stacks.join(path, [self.criterion.apart(*pair) for pair in pairs], weights[path].shape)
+        return scores
 
     def _thresholded(
         self, scores: Mapping[Path, Array], state: PruneState, progress: Array, first: bool, held: bool

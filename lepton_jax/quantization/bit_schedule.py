@@ -75,7 +75,7 @@ def scheduled_quant(
     schedule: BitSchedule,
     *,
     symmetric: bool = True,
-    channel_axis: ChannelAxis = None,
+    channel_axis: ChannelAxis = "out",
     calibration: Calibration | None = None,
     select: Select = paths.matrices,
 ) -> Transform:
@@ -87,7 +87,7 @@ def scheduled_quant(
     Args:
       schedule: when which bits.
       symmetric: of the formats.
-      channel_axis: of the formats.
+      channel_axis: of the formats; None: one scale a leaf.
       calibration: finds the range; by default that of all weights.
       select: which leaves; by default those with two axes or more.
 
@@ -96,13 +96,13 @@ def scheduled_quant(
 
     Example:
       >>> transform = scheduled_quant(BitSchedule(begin=(1, 2), bits=(8, 2)))
-      >>> params, state = transform.init({"kernel": jnp.array([127.5, 3.25])[None]})
+      >>> params, state = transform.init({"kernel": jnp.array([[127.5], [3.25]])})
       >>> for step in range(3):
       ...     print(transform.view(params, state)["kernel"].tolist())
       ...     params, state = transform.update(params, state, params, step)
-      [[127.5, 3.25]]
-      [[127.0, 3.0]]
-      [[85.0, 0.0]]
+      [[127.5], [3.25]]
+      [[127.0], [3.0]]
+      [[85.0], [0.0]]
 
     Source: Jacob et al. 2018, section 3.1 (delayed start: "quantization is disabled at the start of training"); fewer bits step
     by step: Zhuang et al. 2018, "Towards effective low-bitwidth convolutional neural networks", section 3.2.
@@ -154,12 +154,12 @@ def delayed(transform: Transform, begin: int) -> Transform:
     Example:
       >>> from lepton_jax import fake_quant
       >>> transform = delayed(fake_quant(2), begin=1)
-      >>> params, state = transform.init({"kernel": jnp.array([[1.5, 0.25]])})
+      >>> params, state = transform.init({"kernel": jnp.array([[1.5], [0.25]])})
       >>> transform.view(params, state)["kernel"].tolist()
-      [[1.5, 0.25]]
+      [[1.5], [0.25]]
       >>> params, state = transform.update(params, state, params, 0)
       >>> transform.view(params, state)["kernel"].tolist()
-      [[1.0, 0.0]]
+      [[1.0], [0.0]]
 
     Source: Jacob et al. 2018, section 3.1.
     """

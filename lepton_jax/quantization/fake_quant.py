@@ -39,11 +39,12 @@ def fake_quant(
 
     Args:
       format: any `Format` (`Uniform`, `Float8`, ...) or `Codebook`, or a short name of `lepton_jax.formats.presets`:
-        ``fake_quant("int4_g128")``; or leave it out and give Uniform's own arguments: ``fake_quant(bits=4)``, of which the
-        first, the bits, may stand here: ``fake_quant(4)``.
+        ``fake_quant("int4_g128")``; or a number of bits, ``fake_quant(4)``: symmetric integers with a scale for each
+        output channel; or leave it out and give Uniform's own arguments: ``fake_quant(bits=4, symmetric=False)``.
       calibration: finds the range to cover; None: the format's own, see `calibrated`.
       select: which leaves; by default those with two axes or more.
-      **uniform: arguments of `Uniform`, in place of `format`.
+      **uniform: arguments of `Uniform`, in place of `format`; a scale for each output channel, too, unless they say otherwise
+        (`channel_axis`, `group_size`).
 
     Raises:
       ValueError: for a selector that matches nothing, bits out of range, axes that a leaf has not or that are shorter than a
@@ -53,9 +54,9 @@ def fake_quant(
     Example:
       >>> import jax.numpy as jnp
       >>> transform = fake_quant(bits=2)
-      >>> params, state = transform.init({"kernel": jnp.array([[1.0, -6.0], [5.0, 0.5]])})
+      >>> params, state = transform.init({"kernel": jnp.array([[6.0, 0.5], [1.0, -3.0]])})
       >>> transform.view(params, state)["kernel"].tolist()
-      [[0.0, -8.0], [4.0, 0.0]]
+      [[4.0, 0.0], [0.0, -4.0]]
 
     Source: Jacob et al. 2018, section 3 (uniform); Han, Mao, Dally 2016, section 3 (codebook).
     """
@@ -63,7 +64,8 @@ def fake_quant(
         format, uniform = None, {"bits": format, **uniform}
     if format is not None and uniform:
         raise TypeError(f"fake_quant: give either a format or a uniform format's arguments; got {format} and {uniform}.")
-    fmt = Uniform(**uniform) if format is None else named_format("fake_quant: format", format)
+    granular = {} if uniform.get("group_size") else {"channel_axis": "out"}
+    fmt = Uniform(**{**granular, **uniform}) if format is None else named_format("fake_quant: format", format)
     check_calibration("fake_quant", calibration)
     if isinstance(fmt, Codebook):
         if calibration is not None:

@@ -177,7 +177,7 @@ def uniform_of(name: str, fmt: Any) -> Uniform:
       >>> uniform_of("lsq", Uniform(4)).bits, uniform_of("lsq", 3).bits, uniform_of("lsq", "int4_g128").group_size
       (4, 3, 128)
     """
-    fmt = Uniform(fmt) if isinstance(fmt, int) and not isinstance(fmt, bool) else named_format(f"{name}: format", fmt)
+    fmt = named_format(f"{name}: format", fmt)
     if not isinstance(fmt, Uniform):
         raise TypeError(f"{name}: format must be a Uniform, e.g. Uniform(bits=4), whose step can be trained; got {fmt!r}.")
     return fmt

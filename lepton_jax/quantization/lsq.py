@@ -53,7 +53,7 @@ class LsqState(NamedTuple):
 @checked
 @named
 def lsq(
-    format: Uniform | int | str = Uniform(8), *, calibration: Calibration | None = None, select: Select = paths.matrices
+    format: Uniform | int | str = 8, *, calibration: Calibration | None = None, select: Select = paths.matrices
 ) -> Transform:
     """Show weights rounded to a grid whose step is trained with them (LSQ); in an affine format its offset too (LSQ+).
 
@@ -61,7 +61,7 @@ def lsq(
     of weights that share a step. The leaf becomes a `LearnedWeight`. 0 is exact, so pruned weights stay pruned.
 
     Args:
-      format: uniform, with any scale layout; or its bits, or its short name, "int4".
+      format: uniform, with any scale layout; or its bits, or its short name, "int4": with a step for each output channel.
       calibration: finds the range that the first step covers; by default `TwiceMean` (the paper's) in a symmetric format,
         and the whole range in an affine one.
       select: which leaves; by default those with two axes or more.
@@ -75,7 +75,7 @@ def lsq(
       >>> transform = lsq(2)
       >>> params, state = transform.init({"kernel": jnp.array([[1.0, -1.0], [2.0, -4.0]])})
       >>> transform.view(params, state)["kernel"].tolist()
-      [[0.0, 0.0], [0.0, -4.0]]
+      [[0.0, 0.0], [3.0, -5.0]]
 
     Source: Esser et al. 2020, "Learned step size quantization"; Bhalgat et al. 2020, "LSQ+". Deviations as for
     `learned_round`.

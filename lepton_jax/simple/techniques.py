@@ -18,7 +18,7 @@ from lepton_jax.core.presets import preset
 from lepton_jax.core.transform import check_state
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.core.weight_axes import WeightAxes, axes_of
-from lepton_jax.formats.presets import PRESETS
+from lepton_jax.formats.presets import PRESETS, named_format
 from lepton_jax.graph.roles import weights
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.leaves.sparse import Sparse
@@ -148,7 +148,7 @@ def quantize_model(
     check_model("quantize_model: model", model)
     format = format if precision is None else precision
     named = preset("quantize_model: format", format, {**PRESETS, **_WEIGHTS})
-    fmt = named if isinstance(named, (Format, Codebook)) else Uniform(bits=named, channel_axis="out")
+    fmt = named if isinstance(named, (Format, Codebook)) else named_format("quantize_model: format", named)
     select = weights_of(model, select)
     transform = fake_quant(fmt, select=select)
 

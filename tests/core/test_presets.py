@@ -60,6 +60,32 @@ EXPECTED = {
 }
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_number_of_bits_is_the_same_format_wherever_it_is_given(bits: int) -> None:
+    """Signed symmetric integers with a scale for each output channel, against float64."""
+    expected = rounded(np.asarray(W["w"], np.float64), Uniform(bits), axes=(0,))
+    once = BitSchedule(begin=(0,), bits=(bits,))
+    transforms = {
+        "fake_quant": fake_quant(bits),
+        "fake_quant, by name": fake_quant(bits=bits),
+        "scheduled_quant": scheduled_quant(once),
+        "a short name": fake_quant(f"int{bits}"),
+    }
+    for name, transform in transforms.items():
+        np.testing.assert_allclose(transform.view(*transform.init(W))["w"], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    packed = {
+        "quantize_model": quantize_model(Model(apply, W), bits).variables["w"],
+        "quantize_layers": quantize_layers(apply, W, [X], bits, Nearest(), progress=False)[0]["w"],
+        "lsq": lsq(bits).pack(*lsq(bits).init(W))["w"],
+        "stochastic_quant": stochastic_quant(bits, KEY).pack(*stochastic_quant(bits, KEY).init(W))["w"],
+        "qlora": qlora(1, KEY, format=bits).init(W)[1].base["w"],
+    }
+    for name, leaf in packed.items():
+        assert leaf.format == Uniform(bits, channel_axis=-1), name
+    assert fake_quant(bits=bits, channel_axis=None).pack(*fake_quant(bits=bits, channel_axis=None).init(W))["w"].scale.size == 1
+    assert fake_quant(bits=bits, group_size=32).pack(*fake_quant(bits=bits, group_size=32).init(W))["w"].scale.shape == (8, 8)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_short_name_is_the_format_wherever_it_is_given(name: str) -> None:
     fmt = PRESETS[name]
@@ -132,11 +158,11 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "quantize_model": (lambda: quantize_model(Model(apply, W), "w2a2"), "format must be one of .*'w8a8'.*; got 'w2a2'"),
     "quantize_layers": (lambda: quantize_layers(apply, W, [X], "q4", Nearest(), progress=False), "format of w must be one of"),
     "format of layers": (
-        lambda: quantize_layers(apply, W, [X], 4, Nearest(), progress=False),
+        lambda: quantize_layers(apply, W, [X], Nearest(), Nearest(), progress=False),
         "quantize_layers: fmt must be a Format",
     ),
     "lsq": (lambda: lsq("fp8"), "lsq: format must be a Uniform"),
-    "qlora": (lambda: qlora(1, KEY, format=4), "qlora: format must be a Format"),
+    "qlora": (lambda: qlora(1, KEY, format=Nearest()), "qlora: format must be a Format"),
     "rules": (lambda: quantize_activations(apply, "w8"), "rules must be one of 'w8a8', 'w4a8'"),
     "rules kind": (lambda: quantize_activations(apply, 8), "rules must be of the class Rule"),
     "dtype": (lambda: cast("bf8"), "cast: compute_dtype must be a floating dtype, e.g. 'bfloat16'; got 'bf8'"),

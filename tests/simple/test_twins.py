@@ -16,6 +16,7 @@ from lepton_jax.formats import Uniform
 from lepton_jax.graph.roles import weights
 from lepton_jax.lowrank import Fraction, choose_ranks, dora, lora, qlora
 from lepton_jax.pruning import erk, uniform
+from lepton_jax.pruning.criteria import Lamp, LayerNormalized
 from lepton_jax.pruning.sparse_training import dynamic_surgery, rigl, soft_threshold
 from lepton_jax.pruning.structures import Filters, NofM
 from lepton_jax.quantization import dorefa, lsq
@@ -28,6 +29,8 @@ ONE_CALL = {
     "filters": partial(prune_model, sparsity=0.25, structure=Filters()),
     "erk": partial(prune_model, sparsity=0.7, allocation=erk),
     "global": partial(prune_model, sparsity=0.5, scope="global"),
+    "lamp": partial(prune_model, sparsity=0.5, scope="global", criterion=Lamp()),
+    "layer normalized": partial(prune_model, sparsity=0.5, scope="global", criterion=LayerNormalized()),
     "4 bits": partial(quantize_model, precision=4),
     "groups": partial(quantize_model, precision=Uniform(4, group_size=4)),
     "a tensor": partial(quantize_model, precision=Uniform(8)),
@@ -45,7 +48,8 @@ TRANSFORMS = {
     "2:4, 4 bits": lambda w: chain(
         prune(0.5, structure=NofM(n=2, m=4), select=w), fake_quant(Uniform(4, channel_axis="out"), select=w)
     ),
-    "a tensor": lambda w: fake_quant(4, select=w),
+    "a tensor": lambda w: fake_quant(Uniform(4), select=w),
+    "bits": lambda w: fake_quant(4, select=w),
     "lsq": lambda w: lsq(OUT, select=w),
     "dorefa": lambda w: dorefa(4, scale="kept", select=w),
     "low rank": lambda w: low_rank(Fraction(fraction=0.5), select=w),

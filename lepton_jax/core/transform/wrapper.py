@@ -40,9 +40,9 @@ def wrapper(
       ...     return {"net": params}, state
       >>> nested = wrapper(lambda params: (params, inner.init(params["net"])[1]), see, move)
       >>> import jax.numpy as jnp
-      >>> params, state = nested.init({"net": {"w": jnp.array([[1.5, 0.25]])}})
+      >>> params, state = nested.init({"net": {"w": jnp.array([[1.5], [0.25]])}})
       >>> nested.view(params, state)["net"]["w"].tolist(), type(nested.pack(params, state)["net"]["w"]).__name__
-      ([[1.0, 0.0]], 'QArray')
+      ([[1.0], [0.0]], 'QArray')
     """
     shown: dict[str, Any] = {part: partial(see, part) for part in ("view", "pack", "view_leaves")}
     moved: dict[str, Any] = {part: partial(move, part) for part in ("update", "frozen_update")}

@@ -80,6 +80,18 @@ class Criterion:
         del params
         return {path: self.scores(weight, states[path]) for path, weight in weights.items()}
 
+    def apart(self, weight: Array, scores: Array) -> Array:
+        """Return the scores of one of the weights that a leaf stacks (layers of a scan, experts).
+
+        A criterion that compares a score with the others of its leaf compares it with those of the same weight here.
+
+        Args:
+          weight: one of them.
+          scores: its part of the leaf's scores.
+        """
+        del weight
+        return scores
+
 
 class Gathered(Criterion):
     """Base of criteria whose scores are their state: made at the start by `init_all`, or gathered step by step.

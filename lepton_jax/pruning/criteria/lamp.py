@@ -26,6 +26,9 @@ class Lamp(Criterion):
     Source: Lee, Park, Mo, Ahn, Shin 2021, "Layer-adaptive sparsity for the magnitude-based pruning", equation 1.
     """
 
+    def apart(self, weight: Array, scores: Array) -> Array:
+        return self.scores(weight, ())
+
     def scores(self, weight: Array, state: Any) -> Array:
         del state
         size = jnp.abs(wide(weight)).reshape(-1)

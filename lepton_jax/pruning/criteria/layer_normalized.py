@@ -55,3 +55,6 @@ class LayerNormalized(Criterion):
 
     def score_all(self, weights: Mapping[Path, Array], states: Mapping[Path, Any], params: PyTree) -> dict[Path, Array]:
         return {path: normalized(scores) for path, scores in self.criterion.score_all(weights, states, params).items()}
+
+    def apart(self, weight: Array, scores: Array) -> Array:
+        return normalized(self.criterion.apart(weight, scores))

@@ -66,7 +66,7 @@ def awq_scale(
     apply: Apply,
     variables: PyTree,
     batches: Iterable[Any],
-    fmt: Format | str | Mapping[Path, Format | str],
+    fmt: Format | int | str | Mapping[Path, Format | int | str],
     *,
     select: Select | None = None,
     candidates: int = 20,

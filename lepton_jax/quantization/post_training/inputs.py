@@ -182,7 +182,7 @@ def first_batch(batches: Iterable[Any]) -> tuple[Any, ...]:
     raise ValueError("post-training quantization needs at least one calibration batch; got none.")
 
 
-def formats_of(fmt: Format | str | Mapping[Path, Format | str], layers: Iterable[Path]) -> dict[Path, Format]:
+def formats_of(fmt: Format | int | str | Mapping[Path, Format | int | str], layers: Iterable[Path]) -> dict[Path, Format]:
     """Return formats by path, of which one may stand for all layers; each may be a short name.
 
     Raises:

@@ -116,7 +116,7 @@ def quantize_layers(
     apply: Apply,
     variables: PyTree,
     batches: Iterable[Any] | CalibratedLayers,
-    fmt: Format | str | Mapping[Path, Format | str],
+    fmt: Format | int | str | Mapping[Path, Format | int | str],
     method: Method,
     *,
     select: Select | None = None,
