@@ -32,12 +32,12 @@ def scale_of(low: Any, high: Any, fmt: Uniform) -> np.ndarray:
 def codes_of(x: np.ndarray, scale: Any, zero: Any, fmt: Uniform) -> np.ndarray:
     """The nearest integers, float64.
 
-    The lowest value of a symmetric range lies half-way between two levels: there, and only there, the float32 product decides.
+    The lowest value of a full symmetric range lies half-way between two levels: it is the lower one.
     """
-    place, short = x / scale, np.float32(x) * (1 / np.float32(scale))
-    at_end = np.abs(np.abs(place) - steps(fmt)) < 1e-5 * steps(fmt)
-    low, high = ends(fmt)
-    return np.clip(np.round(np.where(at_end & fmt.symmetric, short, place)) + zero, low, high)
+    place, (low, high) = x / scale, ends(fmt)
+    full = fmt.symmetric and fmt.signed and not fmt.narrow_range
+    place = np.where(full & (place <= -steps(fmt) * (1 - 2.0**-20)), low, place)
+    return np.clip(np.round(place) + zero, low, high)
 
 
 def rounded(x: np.ndarray, fmt: Uniform, axes: Any = None, low: Any = None, high: Any = None) -> np.ndarray:

@@ -13,6 +13,9 @@ from lepton_jax.core.typing import Array
 from lepton_jax.formats.base import Format, in_steps, storable
 from lepton_jax.formats.layout import ChannelAxis
 
+_NEAR = 2.0**-20
+"""What lies so near to the end of a range, relative to it, is the end."""
+
 
 @checked_but("bits")
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +31,11 @@ class Uniform(Format):
     =====================  ============================================  ====================================
 
     Signed symmetric levels cover ``[-a, a]`` with the scale ``a / (2**(b-1) - 1/2)``: all ``2**b`` levels are used, and both
-    ends are half a step off. The narrow range has the scale ``a / (2**(b-1) - 1)``: both ends are exact, one level is never
-    used, and the error of Gaussian weights is larger: 1.39 times at 2 bits, 1.16 at 3 and 1.06 at 4, with a scale for each 128.
-    At 8 bits both have the same; in groups of 32, of which one value each is half a step off, 0.97 times. What is on levels of
-    the narrow range already is found on them again; the full range of what is on its levels is another one.
+    ends are half a step off: ``-a`` is the lowest level, ``a`` the highest. The narrow range has the scale ``a / (2**(b-1) -
+    1)``: both ends are exact, one level is never used, and the error of Gaussian weights is larger: 1.39 times at 2 bits, 1.16
+    at 3 and 1.06 at 4, with a scale for each 128. At 8 bits both have the same; in groups of 32, of which one value each is
+    half a step off, 0.97 times. What is on levels of the narrow range already is found on them again; the full range of what is
+    on its levels is another one.
 
     0 is exact in all of them. A range of zero width has scale 1, and all its values are 0; NaN is passed over and becomes 0; an
     infinity stretches the range to the largest float32.
@@ -94,7 +98,12 @@ class Uniform(Format):
         low, high = self.q_range
         if not self.symmetric:
             return high - low
-        return high + 0.5 if self.signed and not self.narrow_range else high
+        return high + 0.5 if self.is_full else high
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these are signed symmetric levels with the lowest one."""
+        return bool(self.symmetric and self.signed and not self.narrow_range)
 
     @property
     def reach(self) -> int:
@@ -148,7 +157,10 @@ class Uniform(Format):
     def to_codes(self, x: Array, scale: Array, zero_point: Array) -> Array:
         """Return ``clip(round(x / scale) + zero_point)``; halves round to even, NaN becomes the zero point; see `in_steps`."""
         # Few operations, none of them a call: this is most of what a quantized training step has to compile.
-        steps = jax.lax.round(in_steps(x, scale), jax.lax.RoundingMethod.TO_NEAREST_EVEN)
+        steps = in_steps(x, scale)
+        if self.is_full:  # the end of the range is half-way between two levels: last bits must not choose
+            steps = jax.lax.select(steps <= -self.steps * (1 - _NEAR), jnp.full_like(steps, self.q_range[0]), steps)
+        steps = jax.lax.round(steps, jax.lax.RoundingMethod.TO_NEAREST_EVEN)
         steps = jax.lax.select(steps == steps, steps, jnp.zeros_like(steps))
         steps = steps if self.symmetric else steps + zero_point
         low, high = (jnp.float32(bound) for bound in self.q_range)
@@ -161,7 +173,7 @@ class Uniform(Format):
         """Return which values are at most half a step beyond the lowest and highest level."""
         place, (low, high) = in_steps(x, scale) + zero_point, self.q_range
         # The end of a full range is half a step beyond a level: it is covered, however the product is rounded.
-        half = 0.5 if self.steps == self.reach else 0.5 + self.reach * 2.0**-21
+        half = 0.5 + self.reach * _NEAR if self.is_full else 0.5
         return (low - half <= place) & (place <= high + half)
 
     def zero_code(self, zero_point: Array) -> Array:

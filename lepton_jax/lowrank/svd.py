@@ -104,13 +104,17 @@ class Svd(TwoFactors):
 def halves(matrix: Array, rank: int) -> tuple[Array, Array]:
     """Return ``U_r sqrt(S_r)`` and ``sqrt(S_r) V_r^T`` of a matrix, or of each of a stack.
 
+    A pair of singular vectors may be negated; of both, that is taken whose ``sum u**3 + sum v**3`` is not negative: so factors
+    that are rounded later do not depend on how a stack, or a transposed matrix, happens to be decomposed.
+
     Example:
       >>> [half.shape for half in halves(jnp.ones((3, 2)), 1)]
       [(3, 1), (1, 2)]
     """
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    root = jnp.sqrt(values[..., :rank])
-    return left[..., :rank] * root[..., None, :], root[..., :, None] * right[..., :rank, :]
+    left, right, root = left[..., :rank], right[..., :rank, :], jnp.sqrt(values[..., :rank])
+    sign = jnp.where(jnp.sum(left**3, -2) + jnp.sum(right**3, -1) < 0, -1, 1).astype(root.dtype)
+    return left * (sign * root)[..., None, :], (sign * root)[..., :, None] * right
 
 
 @checked

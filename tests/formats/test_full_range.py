@@ -159,7 +159,7 @@ def test_the_first_learned_step_is_the_papers(bits, narrow):
 
 def test_chance_is_right_on_average_up_to_both_ends():
     w = jnp.array([[1.0, -1.0, 0.9, -0.95, 0.1]])
-    transform = stochastic_quant(2, jax.random.key(1))
+    transform = stochastic_quant(Uniform(2), jax.random.key(1))
     params, state = transform.init({"k": w})
     keys = jax.random.split(jax.random.key(2), 4000)
     found = jax.jit(jax.vmap(lambda key: transform.view(params, state._replace(key=key))["k"]))(keys)
@@ -198,7 +198,7 @@ def test_a_signed_height_and_fewer_bits_step_by_step():
     site = {"alpha": jnp.float32(3.5)}
     np.testing.assert_array_equal(quantizer(x, site), np.clip(np.round(np.asarray(x)), -4, 3))
     schedule = BitSchedule(begin=(0, 1), bits=(8, 2))
-    transform = scheduled_quant(schedule)
+    transform = scheduled_quant(schedule, channel_axis=None)
     params, state = transform.init({"k": jnp.array([[1.5, -1.5, 0.6]])})
     np.testing.assert_array_equal(transform.view(params, state)["k"], quantize(params["k"], Uniform(8)).unpack())
     _, state = transform.update(params, state, params, 0)

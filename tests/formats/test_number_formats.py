@@ -200,7 +200,8 @@ def test_special_arrays(name: str) -> None:
     zeros = np.asarray(UNPACK(PACK(jnp.zeros((21, 7)), fmt)))
     assert zeros.tobytes() == bytes(zeros.nbytes)  # and none is -0
     constant = np.asarray(UNPACK(PACK(jnp.full((21, 7), 0.7), fmt)))
-    np.testing.assert_allclose(constant, 0.7, rtol=0.17)  # of mxfp4: 0.75
+    # The end of a full range is half a step off: at two bits a third. Of mxfp4 it is 0.75.
+    np.testing.assert_allclose(constant, 0.7, rtol=1.0001 / 3 if name == "int2" else 0.17)
     assert len(np.unique(constant)) == 1
     x[:, 2] = 0
     seen = np.asarray(UNPACK(PACK(jnp.asarray(x), fmt)))

@@ -97,7 +97,7 @@ def by_hand(params, stats, x, bits=3):
 
 def test_the_folded_network_and_its_gradients_are_those_written_out():
     params, stats = variables(Net())
-    folded = FoldedTraining(linen_apply(Net()), params, stats, X, fake_quant(3, select="*/kernel"))
+    folded = FoldedTraining(linen_apply(Net()), params, stats, X, fake_quant(Uniform(3), select="*/kernel"))
     ours, same = folded(params, stats, X, train=False, key=None)
     assert same is stats
     np.testing.assert_allclose(ours, by_hand(params, stats, X), rtol=1e-5, atol=1e-5)

@@ -40,7 +40,7 @@ def test_eight_then_four_then_three_bits():
         views, (params, state), slopes = shown(transform, {"k": w}, 7)
         for number, view in enumerate(views):
             bits = [None, None, 8, 4, 4, 3, 3][number]
-            expected = w if bits is None else quantize(w, Uniform(bits, **options)).unpack()
+            expected = w if bits is None else quantize(w, Uniform(bits, **{"channel_axis": -1, **options})).unpack()
             assert view.tobytes() == np.asarray(expected).tobytes(), number
         assert (slopes["k"] == 1).all()
         leaf = pack(transform, params, state)["k"]

@@ -112,7 +112,7 @@ def test_close_to_what_the_file_takes(tmp_path):
     """Independent codes have no contexts: the file needs what the estimate says, and its own tables."""
     rng = np.random.default_rng(2)
     weights = tree(rng.laplace(size=40_000) * 0.05)
-    for transform in (fake_quant(bits=4), chain(prune(0.7), fake_quant(bits=4))):
+    for transform in (fake_quant(Uniform(4)), chain(prune(0.7), fake_quant(Uniform(4)))):
         params, state = transform.init(weights)
         estimate = entropy_bits(transform.view(params, state), Uniform(bits=4)).item() / 8
         save(tmp_path / "m", lambda v, x: x @ v["kernel"], pack(transform, params, state), jnp.ones((1, 2)))
@@ -125,7 +125,7 @@ def test_training_with_it_makes_codes_cheaper():
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(size=(64, 16)), jnp.float32)
     y = x @ jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
-    transform, traces = chain(prune(0.25), fake_quant(bits=4)), []
+    transform, traces = chain(prune(0.25), fake_quant(Uniform(4))), []
     start, tstate = transform.init({"kernel": jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)})
 
     def run(rate: float) -> tuple[float, float]:

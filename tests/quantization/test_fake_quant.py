@@ -38,7 +38,7 @@ def test_the_gradient_goes_straight_through() -> None:
 
 
 def test_format_and_arguments_are_two_ways_to_say_the_same() -> None:
-    one, two = fake_quant(Uniform(bits=5, symmetric=False)), fake_quant(bits=5, symmetric=False)
+    one, two = fake_quant(Uniform(bits=5, symmetric=False, channel_axis="out")), fake_quant(bits=5, symmetric=False)
     assert bits_of(one.view(PARAMS, ())["b"]["kernel"]) == bits_of(two.view(PARAMS, ())["b"]["kernel"])
 
 
@@ -106,7 +106,11 @@ def test_misuse() -> None:
 
 
 def test_bits_may_stand_first() -> None:
-    short, long, other = fake_quant(3, symmetric=False), fake_quant(Uniform(bits=3, symmetric=False)), fake_quant(3)
+    short, long, other = (
+        fake_quant(3, symmetric=False),
+        fake_quant(Uniform(3, symmetric=False, channel_axis="out")),
+        fake_quant(3),
+    )
     views = [bits_of(transform.view(*transform.init(PARAMS))["a"]["kernel"]) for transform in (short, long, other)]
     assert views[0] == views[1] != views[2]
     with pytest.raises(TypeError, match="give either"):

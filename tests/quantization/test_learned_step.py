@@ -123,7 +123,7 @@ def test_gradients_of_steps_are_scaled():
 
 def test_the_first_step_is_the_papers():
     w = np.where(np.random.default_rng(0).random((9, 4)) < 0.5, 0, np.random.default_rng(1).normal(size=(9, 4)))
-    params, _ = lsq(4).init({"k": jnp.asarray(w, jnp.float32)})
+    params, _ = lsq(Uniform(4)).init({"k": jnp.asarray(w, jnp.float32)})
     np.testing.assert_allclose(params["k"].step, [2 * np.abs(w[w != 0]).mean() / np.sqrt(7)], rtol=1e-5)
     # Over batches, as at once.
     fmt, x = Uniform(4, signed=False), jnp.asarray(w, jnp.float32)
@@ -190,7 +190,7 @@ def test_both_factors_of_a_low_rank_weight():
     slopes = jax.grad(lambda p: jnp.sum(transform.view(p, state)["k"] ** 2))(params)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(slopes))
     leaf = pack(transform, params, state)["k"]
-    assert (leaf.u.format, leaf.v.format) == (Uniform(4), Uniform(4))
+    assert (leaf.u.format, leaf.v.format) == (Uniform(4, channel_axis=-1), Uniform(4, channel_axis=-1))
 
 
 @pytest.mark.parametrize("later", [lsq(4), low_rank(2), fake_quant(Codebook(bits=2))], ids=["lsq", "low_rank", "codebook"])

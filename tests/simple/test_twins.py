@@ -1,6 +1,5 @@
 """A technique makes the same function of a model, however it is written: unrolled or scanned, in either layout of weights."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -36,10 +35,7 @@ ONE_CALL = {
     "a tensor": partial(quantize_model, precision=Uniform(8)),
     "rank 4": partial(compress_model, rank=4),
     "half the rank": partial(compress_model, rank=0.5),
-    # Factors differ in their signs and last bits; the largest is a level in the narrow range alone, else half-way between two.
-    "rank, then bits": lambda model: quantize_model(
-        compress_model(model, rank=3), Uniform(8, channel_axis="out", narrow_range=True)
-    ),
+    "rank, then bits": lambda model: quantize_model(compress_model(model, rank=3), 8),
 }
 
 OUT = Uniform(4, channel_axis="out")
@@ -53,7 +49,7 @@ TRANSFORMS = {
     "lsq": lambda w: lsq(OUT, select=w),
     "dorefa": lambda w: dorefa(4, scale="kept", select=w),
     "low rank": lambda w: low_rank(Fraction(fraction=0.5), select=w),
-    "factors in 4 bits": lambda w: chain(low_rank(3, select=w), fake_quant(replace(OUT, narrow_range=True), select=w)),
+    "factors in 4 bits": lambda w: chain(low_rank(3, select=w), fake_quant(OUT, select=w)),
     "lora": lambda w: lora(2, jax.random.key(0), select=w),
     "qlora": lambda w: qlora(2, jax.random.key(0), select=w),
     "loftq": lambda w: qlora(2, jax.random.key(0), rounds=2, select=w),

@@ -1,7 +1,6 @@
 """What works layer by layer makes the same of a model, however it is written: unrolled or scanned, in either layout."""
 
 import warnings
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -75,8 +74,7 @@ def factored(apply, v, x):
 
 
 EXACT = {
-    # In the narrow range the largest of a group is a level; else it is half-way between two, and last bits choose among them.
-    "awq": partial(scaled, lambda apply, v, x: awq_scale(apply, v, [x], replace(GROUPS, narrow_range=True), candidates=4)),
+    "awq": partial(scaled, lambda apply, v, x: awq_scale(apply, v, [x], GROUPS, candidates=4)),
     "smooth": partial(scaled, lambda apply, v, x: smooth_quant(apply, v, [x])),
     "nearest": partial(quantized, Nearest(), OUT),
     "corrected": partial(corrected, OUT),
