@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError, one_line
 from lepton_jax.deploy.save import require
 
@@ -40,10 +41,27 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str
         raise ArtifactError(f"{name}: ONNX Runtime does not take {shown}: {one_line(error)}") from error
 
 
+@checked
 def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Callable[..., list[np.ndarray]]:
     """Return a file as a function of its inputs, that gives the list of its outputs.
 
-    Args, Raises: as `session`.
+    Args:
+      file: its path, or its bytes.
+      threads: how many ONNX Runtime takes.
+      name: of the function that asks, for errors.
+
+    Raises:
+      ImportError: if onnxruntime is not installed.
+      ArtifactError: if the engine does not take the file.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> from lepton_jax import Model, deploy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     deploy.save(Model(lambda v, x: x @ v, jnp.eye(2), (jnp.ones((1, 2)),)), f"{folder}/m.onnx")
+      ...     run = deploy.runner(f"{folder}/m.onnx")
+      >>> run(jnp.array([[3.0, 4.0]]))[0].tolist()
+      [[3.0, 4.0]]
     """
     made = session(file, threads=threads, name=name)
     names = [one.name for one in made.get_inputs()]

@@ -47,7 +47,7 @@ _KINDS = {
 }
 
 
-@checked_but("model", "batches")
+@checked_but("model")
 def write_folder(
     model: Any, folder: str | os.PathLike[str], to: To = "onnx", *, batches: Sequence[Any] = (), title: str = "A deployed model"
 ) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ Ratio = tuple[float, float, float]
 """The first's time over another's, and the ends of the interval that holds it in 95 of 100 cases."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """What `gate` measured.

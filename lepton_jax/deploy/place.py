@@ -131,7 +131,7 @@ class Placed:
         return partial(RoundedExporter, sites=self.sites, grids=self.grids, largest=self.largest, show=codes)
 
 
-@checked_but("model", "batches", "calibration")
+@checked_but("model", "calibration")
 def place(
     model: Any,
     batches: Iterable[Any],

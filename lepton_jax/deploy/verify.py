@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from lepton_jax.core.arguments import checked_but
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.packed import unpack
 from lepton_jax.deploy.engine import runner
 from lepton_jax.deploy.models import deployable
 from lepton_jax.deploy.place import Placed
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """How a file's outputs differ from its model's.
