@@ -22,7 +22,7 @@ def test_known_ratios_are_found():
     assert found.is_trusted
     assert found.ratios["one"] == (1.0, 1.0, 1.0)
     ratio, low, high = found.ratios["half"]
-    assert 1.7 < low <= ratio <= high < 2.4
+    assert 1.6 < low <= ratio <= high < 2.5
     assert "half" in found.kept
     assert "same" not in found.kept
     assert 0.6 < found.ratios["asleep"][0] < 1.2  # what a function waits for is no work
