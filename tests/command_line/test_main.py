@@ -53,11 +53,17 @@ def test_inspect_prints_the_account(lepton, folder):
     assert (code, err) == (0, "")
     assert out.startswith(str(figures))
     assert "recipe: {'applied': ['prune(sparsity=0.7)', 'quantize(4 bits)']}" in out
+    assert "bytes in file" in out.splitlines()[0]
+    assert [line.split()[:4] for line in out.splitlines()[1:3]] == [
+        ["params/b", "float32", "10", "10"],
+        ["params/w", "int4", "20x10", "200"],
+    ]
     code, out, _ = lepton("inspect", "small.lepton", "--json")
     found = json.loads(out)
     assert code == 0
     assert found["total"] == figures.total == (folder / "small.lepton").stat().st_size == sum(found["categories"].values())
     assert [(t["path"], t["size"], t["nonzeros"]) for t in found["tensors"]] == [("params/b", 10, 10), ("params/w", 200, 60)]
+    assert [(t["shape"], t["stored_as"]) for t in found["tensors"]] == [([10], "float32"), ([20, 10], "int4")]
     assert found["about"]["native"] is True
     assert found["file_ratio"] == figures.file_ratio
 
