@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -120,7 +121,9 @@ class Checkpoints:
             self._saved = time.monotonic()
             return
         arrays = to_arrays(state)
-        about = {"run": self.run, "leaves": describe(arrays), "sums": _sums(arrays), "extra": dict(extra or {})}
+        # Written in the background, while the caller goes on with what it gave.
+        facts = copy.deepcopy(dict(extra or {}))
+        about = {"run": self.run, "leaves": describe(arrays), "sums": _sums(arrays), "extra": facts}
         # Orbax stores no empty arrays; their description says all there is to know about them.
         some = {path: leaf for path, leaf in arrays.items() if leaf.size}
         args = self._ocp.args

@@ -153,3 +153,23 @@ def test_arrays_are_copies_and_need_paths_of_their_own(key):
 def test_not_finite():
     tree = {"a": jnp.array([1.0, np.inf]), "b": {"c": jnp.array([np.nan], jnp.bfloat16), "d": jnp.ones(3, jnp.int32)}}
     assert not_finite({**tree, "fine": jnp.zeros(2)}) == ["a", "b/c"]
+
+
+def test_facts_are_those_of_the_moment_of_saving(tmp_path, monkeypatch):
+    """They are written in the background, while the loop goes on to fill and empty its window of losses."""
+    window, asked = [{"loss": 0.1}], []
+    with Checkpoints(tmp_path, run="a") as checkpoints:
+        save = checkpoints._manager.save
+
+        def late(step, *, args, **options):
+            asked.append(step)
+            window.append({"loss": 0.2})  # as the loop does before the writer comes to it
+            return save(step, args=args, **options)
+
+        monkeypatch.setattr(checkpoints._manager, "save", late)
+        checkpoints.save(1, {"w": jnp.ones(2)}, {"window": window})
+        window.clear()
+        checkpoints.wait()
+        _, extra = checkpoints.restore({"w": jnp.zeros(2)})
+    assert asked == [1]
+    assert extra == {"window": [{"loss": 0.1}]}
