@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, ModelApply, PyTree
+from lepton_jax.graph.lowering import fast_lowering
 from lepton_jax.training.classification import cross_entropy
 from lepton_jax.training.state import TrainState
 
@@ -17,7 +18,7 @@ Evaluate = Callable[[TrainState], dict[str, float]]
 
 
 @checked
-def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any]) -> Evaluate:
+def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any], *, lowering: bool = True) -> Evaluate:
     """Make a function that measures a classifier on fixed batches, and the sparsity of its parameters.
 
     The batches are put on the device once and kept there. Padding (mask False) is not counted.
@@ -26,6 +27,7 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
       apply: the model, called with ``train=False``.
       transform: the view to evaluate under.
       batches: `images`, `labels` and `mask` of one shape each, e.g. ``eval_batches(split, 1000)``.
+      lowering: as in `make_train_step`.
 
     Returns:
       ``evaluate(state) -> {"error": ..., "loss": ..., "sparsity": ...}``: the fraction of wrong answers, the mean cross
@@ -59,17 +61,18 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params, sparsity = view(state.params, state.tstate)
-        parts = jax.device_get([_totals(apply, params, state.model_state, batch) for batch in held])
+        parts = jax.device_get([_totals(apply, lowering, params, state.model_state, batch) for batch in held])
         wrong, loss = (sum(float(part) for part in column) for column in zip(*parts))
         return {"error": wrong / count, "loss": loss / count, "sparsity": float(sparsity)}
 
     return evaluate
 
 
-@functools.partial(jax.jit, static_argnums=0)  # at module level: compiled once for all the transforms of a model
-def _totals(apply: ModelApply, params: PyTree, model_state: PyTree, batch: Any) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1))  # at module level: compiled once for all the transforms of a model
+def _totals(apply: ModelApply, lowering: bool, params: PyTree, model_state: PyTree, batch: Any) -> tuple[Array, Array]:
     """Return how many answers are wrong, and the sum of the losses."""
-    logits, _ = apply(params, model_state, batch.images, train=False, key=None)
+    run = fast_lowering(apply) if lowering else apply
+    logits, _ = run(params, model_state, batch.images, train=False, key=None)
     wrong = jnp.argmax(logits, axis=-1) != batch.labels
     losses = cross_entropy(logits, batch.labels)
     return jnp.sum(wrong & batch.mask), jnp.sum(jnp.where(batch.mask, losses, 0))

@@ -10,6 +10,7 @@ import optax
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.graph.lowering import fast_lowering
 from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale, all_finite, keep_unless, scaled, unscaled
 from lepton_jax.training.state import TrainState
@@ -22,7 +23,12 @@ TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 @checked
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, transform: Transform, *, loss_scale: LossScale | None = None
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    transform: Transform,
+    *,
+    loss_scale: LossScale | None = None,
+    lowering: bool = True,
 ) -> TrainStep:
     """Make the jitted training step.
 
@@ -41,6 +47,8 @@ def make_train_step(
       transform: the view to train under.
       loss_scale: a `lepton_jax.precision.DynamicScale`, `StaticScale` or `NoScale`, which `create` must have been given too;
         None neither scales nor skips, and costs nothing.
+      lowering: compute what XLA on CPU is slow at in other forms, by `lepton_jax.graph.fast_lowering`; a step without such
+        operations is what it is without. False leaves all as it was written.
 
     Returns:
       ``step(state, batch) -> (state, metrics)``; metrics has the loss (unscaled) under "loss" and, with loss scaling, the
@@ -58,7 +66,8 @@ def make_train_step(
       >>> state.params["w"].tolist(), metrics["loss"].item(), int(state.step)
       ([1.0, 2.0], 20.0, 1)
     """
-    return jax.jit(step_function(loss_fn, tx, transform, loss_scale), donate_argnums=0)
+    step = step_function(loss_fn, tx, transform, loss_scale)
+    return jax.jit(fast_lowering(step) if lowering else step, donate_argnums=0)
 
 
 @checked

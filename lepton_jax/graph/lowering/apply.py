@@ -96,7 +96,13 @@ def traced_call(
         args, kwargs = jax.tree.unflatten(tree, leaves)
         return function(*args, **kwargs)
 
-    traced = trace(call, arrays)
+    try:
+        traced = trace(call, arrays)
+    except (TypeError, ValueError) as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, jax.errors.JAXTypeError):
+            raise
+        raise cause from None  # what the function itself raised
     return traced, traced.flatten(arrays, (), {})
 
 
