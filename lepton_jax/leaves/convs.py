@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ from lepton_jax.leaves.dots import alike, castable, decoded, differentiated, fre
 if TYPE_CHECKING:  # which is built on this
     from lepton_jax.leaves.quantized import Quantized
 
+_VECTOR = 32
+"""XLA's own convolution of int8 is fast for features that are a multiple of this."""
+_FEW_CHANNELS = 8
 _MOST_TAPS = 16
 """Patches are as many times the input as the kernel has elements in space."""
 
@@ -100,17 +103,41 @@ def _sums(x: Quantized, kernel: Quantized, params: Mapping[str, Any]) -> Array:
 
 
 def _integers(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
-    """The convolution of int8 with int8, int32; on CPU as a dot of patches, the same integers in half the time."""
-    taps = math.prod(kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:])
+    """The convolution of int8 with int8, int32; on CPU in the form that is fastest there, of the same integers.
+
+    XLA's own is, where features come in whole vectors or channels are few; else dots are, one a row of the kernel, whose
+    patches are small. For a kernel larger than its image XLA has plain loops, and one dot of all patches is fastest. A large
+    kernel of few channels is fastest in float32, which has all sums below ``2**24`` exactly.
+    """
+    numbers = params["dimension_numbers"]
+    taps = math.prod(kernel.shape[axis] for axis in numbers.rhs_spec[2:])
+    image = [x.shape[axis] for axis in numbers.lhs_spec[2:]]
+    small = all(isinstance(n, int) for n in image) and taps > math.prod(image)
+    channels = x.shape[numbers.lhs_spec[1]]
+    direct = kernel.shape[numbers.rhs_spec[0]] % _VECTOR == 0 or channels < _FEW_CHANNELS
     grouped = params["feature_group_count"] != 1 or params["batch_group_count"] != 1
-    if grouped or taps > _MOST_TAPS or any(step != 1 for step in params["lhs_dilation"]):
+    if grouped or any(step != 1 for step in params["lhs_dilation"]):
         return _bound(x, kernel, params)
+    if taps > _MOST_TAPS:
+        if channels >= _FEW_CHANNELS or taps * channels * 2**14 >= 2**24:
+            return _bound(x, kernel, params)
+        cpu = partial(_in_float32, params=params)
+    elif direct and not small:
+        return _bound(x, kernel, params)
+    else:
+        cpu = partial(_as_dots, params=params, rows=not small)
     # The compiler takes one of them, by the platform that it compiles for.
-    cpu, default = partial(_as_dot, params=params), partial(_bound, params=params)
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=partial(_bound, params=params))
 
 
-def _as_dot(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
+def _in_float32(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
+    """The same integers, as floats."""
+    wide = {**params, "preferred_element_type": np.dtype(np.float32)}
+    return _bound(x.astype(jnp.float32), kernel.astype(jnp.float32), wide).astype(jnp.int32)
+
+
+def _as_dots(x: Array, kernel: Array, params: Mapping[str, Any], rows: bool) -> Array:
+    """Dots of patches: one of all taps, or one for each row of the kernel, added up."""
     numbers = params["dimension_numbers"]
     x = jnp.transpose(x, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]))
     kernel = jnp.transpose(kernel, (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]))
@@ -118,14 +145,23 @@ def _as_dot(x: Array, kernel: Array, params: Mapping[str, Any]) -> Array:
     strides, dilations, sizes = params["window_strides"], params["rhs_dilation"], kernel.shape[:-2]
     spans = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations)]
     counts = [(length - span) // stride + 1 for length, span, stride in zip(x.shape[1:-1], spans, strides)]
-    parts = []
-    for tap in np.ndindex(*sizes):
+    last = (((x.ndim - 1,), (0,)), ((), ()))
+
+    def product(taps: Sequence[tuple[int, ...]], weights: Array) -> Array:
+        patches = [patch(tap) for tap in taps]
+        joined = jnp.concatenate(patches, axis=-1) if len(patches) > 1 else patches[0]
+        return jax.lax.dot_general(joined, weights.reshape(-1, weights.shape[-1]), last, preferred_element_type=jnp.int32)
+
+    def patch(tap: Sequence[int]) -> Array:
         start = [place * dilation for place, dilation in zip(tap, dilations)]
         stop = [first + (count - 1) * stride + 1 for first, count, stride in zip(start, counts, strides)]
         limits = (x.shape[0], *stop, x.shape[-1])
-        parts.append(jax.lax.slice(x, (0, *start, 0), limits, (1, *strides, 1)))
-    patches = jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-    last = (((patches.ndim - 1,), (0,)), ((), ()))
-    out = jax.lax.dot_general(patches, kernel.reshape(-1, kernel.shape[-1]), last, preferred_element_type=jnp.int32)
+        return jax.lax.slice(x, (0, *start, 0), limits, (1, *strides, 1))
+
+    taps = list(np.ndindex(*sizes))
+    if rows and len(sizes) > 1:
+        out = sum(product([t for t in taps if t[0] == row], kernel[row]) for row in range(sizes[0]))
+    else:
+        out = product(taps, kernel)
     order = np.argsort((numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1]))
     return jnp.transpose(out, tuple(int(axis) for axis in order))

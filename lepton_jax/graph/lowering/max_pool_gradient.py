@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from lepton_jax.core.typing import Array
 from lepton_jax.graph.lowering.filling import filled
@@ -33,6 +34,31 @@ def form(site: Site, source: Array, operand: Array) -> Array:
     filled in around is never taken. Cotangents of overlapping windows are added in XLA's order: the same bits.
     """
     sizes, strides, padding = (site.params[name] for name in ("window_dimensions", "window_strides", "padding"))
+    taps = list(np.ndindex(*sizes))
+
+    def found(source: Array, operand: Array) -> list[Array]:
+        chosen = _chosen(site, source, operand)
+        return [jnp.where(chosen == number, source, jnp.zeros((), source.dtype)) for number in range(len(taps))]
+
+    if tuple(sizes) == tuple(strides) and not any(map(any, padding)) and _whole(operand.shape, sizes):
+        return _interleaved(found(source, operand), sizes, operand.shape)
+    with set_xla_metadata(inlineable="false"):  # fused into the placing, they would be found anew for every tap
+        parts = jax.jit(found)(source, operand)
+    total = None
+    lengths = [n + low + high for n, (low, high) in zip(operand.shape, padding)]
+    spans = [(n - 1) * step + 1 for n, step in zip(source.shape, strides)]
+    for tap, part in reversed(list(zip(taps, parts))):
+        ends = [n - t - span for n, t, span in zip(lengths, tap, spans)]
+        placed = jax.lax.pad(part, jnp.zeros((), part.dtype), [(t, e, s - 1) for t, e, s in zip(tap, ends, strides)])
+        total = placed if total is None else total + placed
+    starts = [low for low, _ in padding]
+    assert total is not None
+    return jax.lax.slice(total, starts, [s + n for s, n in zip(starts, operand.shape)])
+
+
+def _chosen(site: Site, source: Array, operand: Array) -> Array:
+    """The number of the tap that each window takes."""
+    sizes, strides, padding = (site.params[name] for name in ("window_dimensions", "window_strides", "padding"))
     lowest = -jnp.inf if jnp.issubdtype(operand.dtype, jnp.floating) else jnp.iinfo(operand.dtype).min
     around = [(low, high, 0) for low, high in padding]
     padded = filled(operand, jnp.asarray(lowest, operand.dtype), around)
@@ -50,17 +76,7 @@ def form(site: Site, source: Array, operand: Array) -> Array:
         take = take if inside is True else take & inside
         held, chosen = jnp.where(take, value, held), jnp.where(take, jnp.uint8(number), chosen)
         started = True if started is True or inside is True else started | inside
-    parts = [jnp.where(chosen == number, source, jnp.zeros((), source.dtype)) for number in range(len(taps))]
-    if tuple(sizes) == tuple(strides) and not any(map(any, padding)) and _whole(operand.shape, sizes):
-        return _interleaved(parts, sizes, operand.shape)
-    total = None
-    for tap, part in reversed(list(zip(taps, parts))):
-        ends = [n - t - span for n, t, span in zip(padded.shape, tap, spans)]
-        placed = jax.lax.pad(part, jnp.zeros((), part.dtype), [(t, e, s - 1) for t, e, s in zip(tap, ends, strides)])
-        total = placed if total is None else total + placed
-    starts = [low for low, _ in padding]
-    assert total is not None
-    return jax.lax.slice(total, starts, [s + n for s, n in zip(starts, operand.shape)])
+    return chosen
 
 
 def _inside(
