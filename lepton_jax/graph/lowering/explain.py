@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_jax.core.arguments import checked_but
+from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.tables import table as as_table
 from lepton_jax.graph.lowering.apply import is_ours, traced_call
 from lepton_jax.graph.lowering.choose import DIRECT, choose, rules_of, site_of
@@ -17,6 +17,7 @@ from lepton_jax.graph.lowering.table import Table, forms_of
 from lepton_jax.graph.trace import Equation, Traced, equations_of
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
     """One operation, and what becomes of it.
@@ -42,6 +43,7 @@ class Lowered:
     gain: str
 
 
+@checked
 @dataclass(frozen=True)
 class Explanation:
     """All convolutions and pools of a function; printed, a table.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.graph.lowering.site import Site
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """Another form of some operations: the same function, up to the order of its sums.

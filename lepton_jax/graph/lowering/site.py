@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
 from lepton_jax.graph import _compat
 from lepton_jax.graph.lowering.filling import filled
 from lepton_jax.graph.trace import Equation
 
 
+@checked
 @dataclass(frozen=True)
 class Site:
     """An operation as rules see it. Sites of one primitive, one set of parameters and the same shapes are equal.
