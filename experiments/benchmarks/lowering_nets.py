@@ -125,7 +125,9 @@ def made(name: str) -> tuple[Any, Any, Pure, Pure]:
 
     def step(variables: Any, x: Any) -> Any:
         def loss(params: Any) -> Any:
-            options = {} if tokens or isinstance(net, LeNet5) else {"train": True}
+            options: dict[str, Any] = {} if tokens or isinstance(net, LeNet5) else {"train": True}
+            out: Any
+            state: Any
             if "batch_stats" not in variables:
                 out, state = net.apply({"params": params}, x, **options), {}
             else:

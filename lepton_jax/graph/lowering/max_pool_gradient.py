@@ -83,7 +83,7 @@ def _inside(
     tap: Sequence[int], shape: Sequence[Any], strides: Sequence[int], padding: Sequence[Any], limits: Sequence[Any]
 ) -> Any:
     """Where a tap meets the operand and not what is filled in; True if everywhere."""
-    inside = True
+    inside: Any = True
     for axis, (t, n, step, (low, _), limit) in enumerate(zip(tap, shape, strides, padding, limits)):
         if not isinstance(n, int):
             continue

@@ -96,16 +96,16 @@ class Site:
 
 
 class Meeting(NamedTuple):
-    """Along one axis of space, where a tap of the kernel meets the image: `count` times, in an arithmetic sequence.
+    """Along one axis of space, where a tap of the kernel meets the image: `times` times, in an arithmetic sequence.
 
-    Result ``out + q * out_step`` gets the tap's product with input ``at + q * step``, for ``0 <= q < count``.
+    Result ``out + q * out_step`` gets the tap's product with input ``at + q * step``, for ``0 <= q < times``.
     """
 
     out: int
     out_step: int
     at: int
     step: int
-    count: int
+    times: int
 
 
 class Convolution:
@@ -122,7 +122,7 @@ class Convolution:
       >>> [eqn] = trace(conv, jnp.ones((3, 3, 4, 8)), jnp.ones((1, 2, 2, 4))).equations()
       >>> site = Site.of(eqn).convolution
       >>> site.image, site.kernel, site.out, site.channels, site.features, site.meetings((0, 1))[0]
-      ((2, 2), (3, 3), (2, 2), 4, 8, Meeting(out=1, out_step=1, at=0, step=1, count=1))
+      ((2, 2), (3, 3), (2, 2), 4, 8, Meeting(out=1, out_step=1, at=0, step=1, times=1))
     """
 
     def __init__(self, site: Site, numbers: Any, x: Sequence[int], kernel: Sequence[int], out: Sequence[int]):

@@ -46,8 +46,8 @@ def form(site: Site, x: Array, kernel: Array) -> Array:
         part = x
         config = [(0, 0, 0)] * x.ndim
         for axis, out_axis, n, m in zip(conv.space, conv.out_axes[2:], conv.out, meetings):
-            part = jax.lax.slice_in_dim(part, m.at, m.at + (m.count - 1) * m.step + 1, m.step, axis)
-            config[place_of[out_axis]] = (m.out, n - 1 - m.out - (m.count - 1) * m.out_step, m.out_step - 1)
+            part = jax.lax.slice_in_dim(part, m.at, m.at + (m.times - 1) * m.step + 1, m.step, axis)
+            config[place_of[out_axis]] = (m.out, n - 1 - m.out - (m.times - 1) * m.out_step, m.out_step - 1)
         product = conv.dot(part, conv.at_tap(kernel, tap), numbers)
         placed = filled(product, jnp.zeros((), product.dtype), config)
         total = placed if total is None else total + placed
