@@ -70,8 +70,8 @@ def test_distillation_on_digits_beside_pruning_and_quantization(digits, tmp_path
         )
     assert seen[0]["error"] == evaluate(state)["error"] < 0.3
     kernels = [leaf["kernel"] for leaf in transform.view(state.params, state.tstate).values()]
-    for kernel in kernels:
-        assert len(np.unique(np.asarray(kernel))) <= 16
+    for kernel in kernels:  # 16 levels for each output
+        assert max(len(np.unique(column)) for column in np.asarray(kernel).T) <= 16
         assert np.mean(np.asarray(kernel) == 0) >= 0.49
     assert jax.tree.map(jnp.shape, state.params) == jax.tree.map(jnp.shape, params)
     assert error(apply, state, data.test, transform) < 0.3

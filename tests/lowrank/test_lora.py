@@ -237,7 +237,7 @@ def test_linen_nnx_bfloat16_vmap_and_a_chain() -> None:
     masters, state = each.init(stack)
     assert masters["kernel"].u.shape == (2, 6, 2)
     assert each.view(masters, state)["kernel"].shape == (2, 6, 4)
-    rounded = chain(transform, fake_quant(bits=4))
+    rounded = chain(transform, fake_quant(Uniform(bits=4)))
     seen = rounded.view(*rounded.init(linen))
     np.testing.assert_array_equal(seen["kernel"], dequantize(quantize(linen["kernel"], Uniform(bits=4))))
 

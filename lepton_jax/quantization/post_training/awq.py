@@ -1,5 +1,6 @@
 """AWQ: scale up the weights of the inputs that matter before rounding, and those inputs down."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.formats import Format
+from lepton_jax.formats import Format, Uniform
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.layout import Layout
 from lepton_jax.graph.trace import Apply
@@ -27,7 +28,9 @@ def awq(
 ) -> tuple[QArray, Array]:
     """Quantize one layer ``y = x w`` as ``(x / s) quantize(s w)``.
 
-    ``s_j = mean|x_j|^a``, with the a in [0, 1) of least output error; a = 0 is rounding to nearest.
+    ``s_j = mean|x_j|^a``, with the a in [0, 1) of least output error; a = 0 is rounding to nearest. What is scaled up is often
+    the largest of those that share a scale, which the full range of symmetric integers shows half a step off: so for each a
+    the scale with which the largest is a level is tried, too, in the same format.
 
     Args:
       w: (inputs, outputs); floating.
@@ -56,9 +59,11 @@ def awq(
     """
     layout, rows, hessian = one_layer("awq", w, hessian_inputs)
     sizes = _candidates(jnp.mean(jnp.abs(rows), axis=0), candidates)
-    each = [_error(factors, hessian, w, layout, fmt, calibration) for factors in sizes]
-    factors = sizes[int(np.argmin(each))]
-    return quantize((w.astype(jnp.float32) * factors[:, None]).astype(w.dtype), fmt, calibration), factors
+    tried = [(factors, inside) for inside in _insides(fmt) for factors in sizes]
+    each = [_error(factors, hessian, w, layout, inside, calibration) for factors, inside in tried]
+    factors, inside = tried[int(np.argmin(each))]
+    found = quantize((w.astype(jnp.float32) * factors[:, None]).astype(w.dtype), inside, calibration)
+    return QArray.from_qvalue(found.qvalue, found.scale, found.zero_point, fmt, w.dtype), factors
 
 
 @checked
@@ -85,6 +90,9 @@ def awq_scale(
       select: which layers; None: all.
       candidates: see `awq`.
       calibration: see `awq`.
+
+    Give `Uniform(..., narrow_range=True)` here and to `quantize_layers` where a few channels stand out: the largest of those that
+    share a scale, which is often what AWQ protects, is exact there, and half a step off in the full range.
 
     Returns:
       (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled, or leaf that
@@ -128,6 +136,11 @@ def awq_scale(
         factors = jnp.stack([sizes[place][layer] for layer, place in enumerate(best)])
         variables = scaling.apply(variables, 1 / factors.reshape(-1))
     return variables, left
+
+
+def _insides(fmt: Format) -> tuple[Format, ...]:
+    """The format, and of a full range the narrow one inside of it, whose codes are codes of the format."""
+    return (fmt, dataclasses.replace(fmt, narrow_range=True)) if isinstance(fmt, Uniform) and fmt.is_full else (fmt,)
 
 
 def _candidates(size: Array, count: int) -> list[Array]:

@@ -167,13 +167,22 @@ def test_awq_is_better_than_nearest_where_some_inputs_are_large(seed):
     rng = np.random.default_rng(seed)
     w = jnp.asarray(rng.normal(size=(16, 6)), jnp.float32)
     x = jnp.asarray(rng.normal(size=(50, 16)) * np.where(np.arange(16) < 2, 20, 1), jnp.float32)
-    fmt = Uniform(4, group_size=8)
+    fmt, narrow = Uniform(4, group_size=8), Uniform(4, group_size=8, narrow_range=True)
     q, s = awq(w, x, fmt)
+    assert q.format == fmt
     assert output_error(x, w, q.unpack() / s[:, None]) < 0.8 * output_error(x, w, quantize(w, fmt).unpack())
     assert float(s[0]) > float(s[5])
+    # The full range has the narrow one's levels, and is no worse.
+    inside, t = awq(w, x, narrow)
+    assert output_error(x, w, q.unpack() / s[:, None]) <= output_error(x, w, inside.unpack() / t[:, None]) * 1.0001
     # Inputs of one size leave nothing to gain, and nothing is lost.
+    q, s = awq(w, jnp.eye(16), narrow)
+    np.testing.assert_array_equal(q.unpack() / s[:, None], quantize(w, narrow).unpack())
     q, s = awq(w, jnp.eye(16), fmt)
-    np.testing.assert_array_equal(q.unpack() / s[:, None], quantize(w, fmt).unpack())
+    assert (
+        output_error(jnp.eye(16), w, q.unpack() / s[:, None])
+        <= output_error(jnp.eye(16), w, quantize(w, fmt).unpack()) * 1.0001
+    )
 
 
 def test_the_range_with_the_least_output_error():
