@@ -91,8 +91,8 @@ def awq_scale(
       candidates: see `awq`.
       calibration: see `awq`.
 
-    Give `Uniform(..., narrow_range=True)` here and to `quantize_layers` where a few channels stand out: the largest of those that
-    share a scale, which is often what AWQ protects, is exact there, and half a step off in the full range.
+    Give `Uniform(..., narrow_range=True)` here and to `quantize_layers` where a few channels stand out: the largest of those
+    that share a scale, which is often what AWQ protects, is exact there, and half a step off in the full range.
 
     Returns:
       (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled, or leaf that
