@@ -17,7 +17,6 @@ from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.graph.cost import dense_shapes
 from lepton_jax.graph.trace import Apply, Equation
 from lepton_jax.stages.cuts import crossing_bytes, find_cuts, penalties_of
 from lepton_jax.stages.program import Program, flat_program, shapes_of, variables_of, work
@@ -204,7 +203,8 @@ def plan(apply: Apply, variables: PyTree, *inputs: Any, count: int, balance: Bal
 
     Args:
       apply: a pure function ``apply(variables, *inputs)``; nothing in it needs to say where it may be cut.
-      variables: its variables, or their shapes; packed leaves are read as the arrays that they hold.
+      variables: its variables, or their shapes; of packed leaves (for a function that takes them, as `native.packed` makes one)
+        the arrays that they hold are the variables.
       *inputs: arrays or their shapes, of the usual number of examples.
       count: how many stages, from 1.
       balance: what a stage costs: "macs", its multiply-accumulates; "bytes", those of its variables; or a function of an
@@ -257,7 +257,7 @@ def plan(apply: Apply, variables: PyTree, *inputs: Any, count: int, balance: Bal
         stages_of=tuple(stages),
         unread=tuple(path for path in program.traced.variables if path not in used),
         fingerprint=program.fingerprint,
-        structure=Structure.of_trees(dense_shapes(variables), tuple(inputs)),
+        structure=Structure.of_trees(variables, tuple(inputs)),
     )
 
 

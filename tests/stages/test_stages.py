@@ -13,10 +13,11 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from lepton_jax import stages
+from lepton_jax import Model, quantize_model, stages
 from lepton_jax.artifact import ArtifactError
 from lepton_jax.core import paths
 from lepton_jax.models import LeNet5, ResNetCifar, Transformer
+from lepton_jax.native import packed
 from lepton_jax.stages.cuts import bottleneck, find_cuts
 
 KEY = jax.random.key(0)
@@ -138,6 +139,22 @@ def test_stages_give_the_bits_of_the_whole(name):
         merged = made.merge(parts, v)
         assert jax.tree.structure(merged) == jax.tree.structure(v)
         assert bits(merged) == bits(v)
+
+
+def test_a_quantized_model_is_split_with_its_packed_leaves():
+    apply, v, inputs = MODELS["lenet"]()
+    small = quantize_model(Model(apply, v, inputs), 4)
+    run = packed(small.apply)
+    made = stages.plan(run, small.variables, *inputs, count=3)
+    assert "params/Conv_1/kernel/words" in made.stages_of[1].leaves + made.stages_of[0].leaves
+    assert stages.verify(made, run, small.variables, *inputs).bits_differ == 0
+    assert made.merge(made.split(small.variables), small.variables)["params"]["Dense_0"]["kernel"].format.bits == 4
+
+
+def test_shapes_are_enough_for_a_plan():
+    apply, v, inputs = MODELS["resnet"]()
+    shapes = jax.eval_shape(lambda: (v, inputs))
+    assert stages.plan(apply, shapes[0], *shapes[1], count=3) == stages.plan(apply, v, *inputs, count=3)
 
 
 def test_gradients_by_stage_are_those_of_the_whole_and_tied_ones_are_summed():
