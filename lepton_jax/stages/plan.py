@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.trace import Apply, Equation
 from lepton_jax.stages.cuts import crossing_bytes, find_cuts, penalties_of
+from lepton_jax.stages.picture import draw
 from lepton_jax.stages.program import Program, flat_program, shapes_of, variables_of, work
 from lepton_jax.stages.structure import Structure
 from lepton_jax.stages.unit import Unit, Units
@@ -136,6 +138,14 @@ class Plan:
         """
         units = Units(self, apply)
         return tuple(Unit(units, place) for place in range(len(self)))
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw the stages: their shares of work and parameters, and the bytes between them.
+
+        Args:
+          path: of a picture, .png, .svg or .pdf.
+        """
+        draw(self, path)
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

@@ -276,6 +276,14 @@ def test_wrong_calls_say_what_to_do():
             call()
 
 
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_plan_is_drawn(kind, tmp_path):
+    apply, v, inputs = MODELS["odd"]()
+    made = stages.plan(apply, v, *inputs, count=2)
+    made.draw(tmp_path / f"plan.{kind}")
+    assert (tmp_path / f"plan.{kind}").stat().st_size > 5000
+
+
 def test_a_plan_prints_and_linen_names_are_the_models():
     class Net(nn.Module):
         @nn.compact
