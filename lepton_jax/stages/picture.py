@@ -27,19 +27,20 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> None:
 
     facts = plan.stages_of
     macs, parameters = (_shares([getattr(one, name) for one in facts]) for name in ("macs", "parameters"))
+    top = max(*macs, *parameters) or 1.0
     figure, axes = pyplot.subplots(figsize=(1.9 * len(facts) + 2, 3.4))
     try:
         for number, one in enumerate(facts):
             axes.bar(number - 0.17, macs[number], 0.3, color="#0072B2", label="multiply-accumulates" if number == 0 else None)
             axes.bar(number + 0.17, parameters[number], 0.3, color="#E69F00", label="parameters" if number == 0 else None)
             into = "inputs" if number == 0 else ""
-            axes.annotate(f"{into} {short(one.bytes_in)}B →", (number - 0.5, 104), ha="center", fontsize=8)
-        axes.annotate(f"→ {short(facts[-1].bytes_out)}B", (len(facts) - 0.5, 104), ha="center", fontsize=8)
-        names = [
-            f"{n}: {shown(one.first.split('/')[-2] if '/' in one.first else one.first, 18)}" for n, one in enumerate(facts)
-        ]
-        axes.set_xticks(range(len(facts)), names, fontsize=8)
-        axes.set(ylim=(0, 112), xlim=(-0.8, len(facts) - 0.2), ylabel="% of the model", title="Stages, and bytes between them")
+            axes.annotate(f"{into} {short(one.bytes_in)}B →", (number - 0.5, 1.08 * top), ha="center", fontsize=8)
+        axes.annotate(f"→ {short(facts[-1].bytes_out)}B", (len(facts) - 0.5, 1.08 * top), ha="center", fontsize=8)
+        scopes = ["/".join(one.first.split("/")[-3:-1]) or one.first for one in facts]
+        axes.set_xticks(range(len(facts)), [f"{n}: {shown(scope, 26)}" for n, scope in enumerate(scopes)], fontsize=8)
+        axes.set(
+            ylim=(0, 1.2 * top), xlim=(-0.8, len(facts) - 0.2), ylabel="% of the model", title="Stages, and bytes between them"
+        )
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, bbox_inches="tight", dpi=150)
