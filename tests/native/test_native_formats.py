@@ -198,7 +198,9 @@ def test_compiled_programs_multiply_int8_into_int32():
     variables = {"x": x, "w": w, "images": images, "kernel": kernel}
     traced = jax.jit(packed(apply)).trace(variables)
     found = compiled_products(traced.lower().compile().as_text())
-    assert found == [("s32", ["s8", "s8"])] * 2, "on CPU the convolution is a dot of patches"
+    # On CPU the convolution is one dot of patches, or one for each row of the kernel, by its shape.
+    assert len(found) in (2, 1 + kernel.shape[0])
+    assert found == [("s32", ["s8", "s8"])] * len(found)
     assert int_dot_types(traced.lower(lowering_platforms=("tpu",)).as_text()) == [["i8", "i8", "i32"]] * 2
     assert "stablehlo.convolution" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
