@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from experiments.benchmarks.pruning_step import MLP
 from lepton_jax.models import LeNet5, ResNet, ResNetCifar, Transformer
 
 
@@ -70,17 +71,6 @@ class ThreeConvolutions(nn.Module):
         return nn.Dense(10)(nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1))))
 
 
-class Perceptron(nn.Module):
-    """Dense layers alone."""
-
-    @nn.compact
-    def __call__(self, x: Any, train: bool = False) -> Any:
-        x = x.reshape(x.shape[0], -1)
-        for _ in range(4):
-            x = nn.relu(nn.Dense(1024)(x))
-        return nn.Dense(10)(x)
-
-
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet-18, 64 px, batch 32": (ResNet, (32, 64, 64, 3)),
     "MobileNet, 64 px, batch 32": (MobileNet, (32, 64, 64, 3)),
@@ -90,7 +80,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet-5, batch 32": (LeNet5, (32, 28, 28, 1)),
     "ResNet-20, batch 32": (lambda: ResNetCifar(depth=20), (32, 32, 32, 3)),
     "ResNet-18, 224 px, batch 1": (ResNet, (1, 224, 224, 3)),
-    "perceptron, batch 128": (Perceptron, (128, 28, 28, 1)),
+    "perceptron, batch 128": (MLP, (128, 28, 28, 1)),
     "transformer, batch 8": (lambda: Transformer(vocabulary=256), (8, 128)),
 }
 """What is measured: a module, and the shape of its input."""

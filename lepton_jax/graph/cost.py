@@ -199,7 +199,7 @@ def _operation(
         # Several leaves in one weight (a direction and a norm): the largest is the one multiplied.
         if nonzeros is not None and size == max(stored[p].size for p in used):
             kept = nonzeros / size if size else 0.0
-    written = sum(_nbytes(aval) for aval in eqn.out_avals)
+    written = sum(nbytes(aval) for aval in eqn.out_avals)
     return OperationCost(
         name=traced.names[eqn.path],
         primitive=eqn.primitive,
@@ -228,7 +228,7 @@ def _stored(path: Path, leaf: Any) -> ParameterCost:
         shape=tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape),
         size=math.prod(leaf.shape) if hasattr(leaf, "shape") else 1,
         nonzeros=_nonzeros(leaf) if known and parts else None,
-        bytes=sum(_nbytes(part) for part in parts),
+        bytes=sum(nbytes(part) for part in parts),
         macs=0,
         nonzero_macs=0,
     )
@@ -240,7 +240,8 @@ def _nonzeros(leaf: Any) -> int:
     return leaf.size if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else int(jnp.count_nonzero(leaf))
 
 
-def _nbytes(value: Any) -> int:
+def nbytes(value: Any) -> int:
+    """Bytes of an array, or of a shape and dtype."""
     if not hasattr(value, "dtype"):
         return 4
     size, dtype = math.prod(value.shape), value.dtype

@@ -186,9 +186,7 @@ def clipped(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Array:
       >>> jax.grad(lambda x: jnp.sum(clipped(x, Uniform(2), jnp.ones(1), jnp.zeros(1))))(jnp.array([-3.0, 0.2, 1.4])).tolist()
       [0.0, 1.0, 1.0]
     """
-    held = jax.lax.stop_gradient(x).astype(jnp.float32)
-    wide = (layout.expand(jax.lax.stop_gradient(part), x.shape, fmt) for part in (scale.astype(jnp.float32), zero_point))
-    return slope_where(fmt.covers(held, *wide), x)
+    return slope_where(fmt.covers(*_held(x, fmt, *jax.lax.stop_gradient((scale, zero_point)))), x)
 
 
 def coded(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Quantized:
@@ -201,10 +199,14 @@ def coded(x: Array, fmt: Format, scale: Array, zero_point: Array) -> Quantized:
       zero_point: likewise.
     """
     scale = scale.astype(fmt.scale_dtype)
-    held = jax.lax.stop_gradient(x).astype(jnp.float32)
-    wide = (layout.expand(part, x.shape, fmt) for part in (scale.astype(jnp.float32), zero_point))
     kept = () if fmt.symmetric else zero_point.astype(jnp.int32)
-    return Quantized(fmt.to_codes(held, *wide), scale, kept, fmt, x.dtype.name)
+    return Quantized(fmt.to_codes(*_held(x, fmt, scale, zero_point)), scale, kept, fmt, x.dtype.name)
+
+
+def _held(x: Array, fmt: Format, scale: Array, zero_point: Array) -> tuple[Array, Array, Array]:
+    """The values as constants, and the scale and zero point of each, as formats take them."""
+    wide_scale, wide_zero = (layout.expand(part, x.shape, fmt) for part in (scale.astype(jnp.float32), zero_point))
+    return jax.lax.stop_gradient(x).astype(jnp.float32), wide_scale, wide_zero
 
 
 def spans(x: Array, fmt: Format, axes: tuple[int, ...] | None) -> tuple[layout.Part, ...]:

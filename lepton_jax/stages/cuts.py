@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jax.graph.cost import _nbytes as nbytes
+from lepton_jax.graph.cost import nbytes
 from lepton_jax.stages.program import Program, Var, variables_of
 
 _SLACK = 1.15

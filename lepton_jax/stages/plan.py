@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core import paths
@@ -18,6 +17,7 @@ from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Array, Path, PyTree
+from lepton_jax.graph.cost import nbytes
 from lepton_jax.graph.trace import Apply, Equation
 from lepton_jax.stages.cuts import crossing_bytes, find_cuts, penalties_of
 from lepton_jax.stages.picture import draw
@@ -71,6 +71,7 @@ class Plan:
       structure: of the variables and inputs.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> net = lambda v, x: jnp.tanh(jnp.tanh(x @ v["a"]) @ v["b"])
       >>> variables, x = {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 4))}, jnp.ones((2, 4))
       >>> split = plan(net, variables, x, count=2)
@@ -225,6 +226,7 @@ def plan(apply: Apply, variables: PyTree, *inputs: Any, count: int, balance: Bal
       TypeError: for another balance, or a function that cannot be traced.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> net = lambda v, x: jnp.tanh(jnp.tanh(x @ v["a"]) @ v["b"])
       >>> made = plan(net, {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 4))}, jnp.ones((2, 4)), count=2)
       >>> [(facts.first, facts.last, facts.macs, facts.bytes_out) for facts in made.stages_of]
@@ -301,6 +303,4 @@ def _facts(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[tuple[tuple[int, ...
 
 
 def _bytes(shapes: Sequence[jax.ShapeDtypeStruct]) -> int:
-    return sum(
-        int(np.prod(s.shape)) * (8 if jnp.issubdtype(s.dtype, jax.dtypes.prng_key) else s.dtype.itemsize) for s in shapes
-    )
+    return sum(map(nbytes, shapes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -196,7 +196,3 @@ def run_part(program: Program, begin: int, end: int, part: Mapping[Path, Array],
 def shapes_of(values: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
     """Shapes and dtypes of values of a jaxpr."""
     return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in values]
-
-
-Balance = Callable[[Equation], float]
-"""What an operation costs."""
