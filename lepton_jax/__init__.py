@@ -8,6 +8,7 @@ from lepton_jax.artifact import Account, Artifact, ArtifactError, account, load,
 from lepton_jax.core import paths, schedules
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.transform import Transform, chain, freeze, identity, pack
+from lepton_jax.interchange import load_model
 from lepton_jax.lowrank import low_rank
 from lepton_jax.precision import cast
 from lepton_jax.pruning import prune
@@ -17,7 +18,6 @@ from lepton_jax.simple import (
     compress_model,
     distill_model,
     factorize_model,
-    load_model,
     prune_model,
     quantize_model,
     save_model,

@@ -16,6 +16,7 @@ _MOVED = {
     "lowrank.adapted": "lowrank",
     "lowrank.guard": "lowrank",
     "lowrank.ranks.options": "lowrank.ranks.knapsack",
+    "models.torch_import": "interchange.torch_resnet",
     "packed": "leaves",
     "packed_blocks": "leaves.block_sparse",
     "packed_sum": "leaves.adapted",

@@ -24,9 +24,16 @@ from lepton_jax.coding.streams import Writer
 from lepton_jax.command_line import main
 from lepton_jax.core.limits import most_turns
 from lepton_jax.data.compressed import open_dataset, write_dataset
-from lepton_jax.interchange import load_npz, load_orbax, load_safetensors, load_variables, save_npz, save_safetensors
+from lepton_jax.interchange import (
+    load_npz,
+    load_orbax,
+    load_resnet20,
+    load_safetensors,
+    load_variables,
+    save_npz,
+    save_safetensors,
+)
 from lepton_jax.leaves import Sparse, TensorTrain
-from lepton_jax.models import load_resnet20
 from lepton_jax.quantization import Uniform, quantize
 from lepton_jax.training import Checkpoints
 

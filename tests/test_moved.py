@@ -18,6 +18,7 @@ OLD_NAMES = {
     "lowrank.adapted": "Directed Held",
     "lowrank.guard": "RankChoice RankReport choose_ranks keep_faster Guarded",
     "lowrank.ranks.options": "Option hull solve steepest exact uniform",
+    "models.torch_import": "load_resnet20 load_torch_resnet torch_names",
     "packed": "CodebookArray LowRank Sparse is_coded is_packed pack_bits register_packed unpack unpack_bits unpack_coded",
     "packed_blocks": "BlockSparse",
     "packed_sum": "Adapted",

@@ -29,7 +29,7 @@ from lepton_jax.core.files import write_text
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.typing import PyTree
 from lepton_jax.formats import layout
-from lepton_jax.models import load_resnet20
+from lepton_jax.interchange import load_resnet20
 from lepton_jax.quantization import Binary, Float8, Format, NormalFloat4, Ternary, Uniform, mxfp4, mxfp8, quantize
 
 FORMATS: tuple[Format, ...] = (

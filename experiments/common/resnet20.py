@@ -14,7 +14,8 @@ import optax
 
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Batch, Split, load_cifar10_jpeg, load_cifar10_subset, standardize
-from lepton_jax.models import ResNetCifar, load_torch_resnet
+from lepton_jax.interchange import load_torch_resnet
+from lepton_jax.models import ResNetCifar
 from lepton_jax.training import batch_source
 
 MODEL = ResNetCifar(depth=20, shortcut="pad")

@@ -17,8 +17,8 @@ from experiments.hostile.judged import MOST_SECONDS, Outcome, judged
 from lepton_jax.artifact import Artifact, ArtifactError, load
 from lepton_jax.core.packed import is_coded, is_packed
 from lepton_jax.data.compressed import open_dataset
-from lepton_jax.interchange import load_npz, load_orbax, load_safetensors
-from lepton_jax.models import ResNetCifar, load_torch_resnet
+from lepton_jax.interchange import load_npz, load_orbax, load_safetensors, load_torch_resnet
+from lepton_jax.models import ResNetCifar
 
 _PLACE = re.compile(r"offsets? \d|tensor |the manifest")
 _RUN = 10.0

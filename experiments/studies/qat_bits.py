@@ -36,7 +36,8 @@ from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation import by_part
 from lepton_jax.graph import trace, weight_uses
-from lepton_jax.models import ResNet, ResNetCifar, load_torch_resnet
+from lepton_jax.interchange import load_torch_resnet
+from lepton_jax.models import ResNet, ResNetCifar
 from lepton_jax.training import ModelApply, TrainState, classification_loss, create, make_train_step, stacked
 
 PLAIN = "float32"

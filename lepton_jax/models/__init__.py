@@ -1,5 +1,7 @@
 """Reference models in Flax Linen: plain, readable, with configurable widths."""
 
+from typing import Any
+
 from lepton_jax.models.bag_of_embeddings import BagOfEmbeddings
 from lepton_jax.models.cnn import CNN
 from lepton_jax.models.lenet5 import LeNet5
@@ -8,7 +10,6 @@ from lepton_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from lepton_jax.models.resnet_cifar import ResNetCifar
 from lepton_jax.models.text_classifier import TextClassifier
 from lepton_jax.models.tokens import as_tokens, mean_of_words
-from lepton_jax.models.torch_import import load_resnet20, load_torch_resnet
 from lepton_jax.models.transformer import Block, Transformer, attend, rotate
 
 __all__ = [
@@ -25,8 +26,15 @@ __all__ = [
     "Transformer",
     "as_tokens",
     "attend",
-    "load_resnet20",
-    "load_torch_resnet",
     "mean_of_words",
     "rotate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Reading the weights of others has a package of its own; its names stay here too."""
+    if name in ("load_resnet20", "load_torch_resnet"):
+        from lepton_jax import interchange
+
+        return getattr(interchange, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

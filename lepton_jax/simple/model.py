@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.artifact import load, save
+from lepton_jax.artifact import save
 from lepton_jax.artifact.inputs import Axes
 from lepton_jax.core import paths
-from lepton_jax.core.arguments import checked, checked_but
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.kinds import described, wrong_leaf
 from lepton_jax.core.packed import dense
 from lepton_jax.core.typing import Path, PyTree
@@ -302,41 +302,14 @@ def save_model(
       the model.
 
     Example:
-      >>> import tempfile, jax.numpy as jnp
+      >>> import tempfile, jax.numpy as jnp, lepton_jax
       >>> model = Model(lambda v, x: x @ v["w"], {"w": jnp.eye(2)}, (jnp.ones((1, 2)),))
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     save_model(model, f"{folder}/m.lepton")
-      ...     load_model(f"{folder}/m.lepton")(jnp.array([[3.0, 4.0]])).tolist()
+      ...     lepton_jax.load_model(f"{folder}/m.lepton")(jnp.array([[3.0, 4.0]])).tolist()
       Model(<lambda>, 1 leaves)
       [[3.0, 4.0]]
     """
     check_model("save_model: model", model)
     model.save(path, *example, native=native, axes=axes, constraints=constraints)
     return model
-
-
-@checked
-def load_model(path: str | os.PathLike[str]) -> Model:
-    """Read a `.lepton` file as a model, without the model's code.
-
-    Techniques that need no gradient work on it; it can be a teacher. A program has no derivative, so it cannot be trained.
-
-    Args:
-      path: the file.
-
-    Raises:
-      ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.
-
-    Example:
-      >>> import tempfile, jax.numpy as jnp
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     Model(lambda v, x: x @ v["w"], {"w": jnp.eye(2)}).save(f"{folder}/m.lepton", jnp.ones((1, 2)))
-      ...     model = load_model(f"{folder}/m.lepton")
-      >>> model(jnp.array([[3.0, 4.0]])).tolist()
-      [[3.0, 4.0]]
-    """
-    artifact = load(path)
-    recipe = artifact.manifest.get("recipe", {})
-    applied = recipe.get("applied", []) if isinstance(recipe, dict) else []
-    texts = tuple(Applied(str(text)) for text in applied) if isinstance(applied, list) else ()
-    return Model(artifact.apply, artifact.packed, artifact.example_inputs, texts)

@@ -13,8 +13,8 @@ from experiments import deep_compression
 from experiments.common.config import Tfds
 from lepton_jax.core import paths
 from lepton_jax.data import from_arrays
+from lepton_jax.interchange.torch_resnet import torch_names
 from lepton_jax.models import ResNetCifar
-from lepton_jax.models.torch_import import torch_names
 
 TINY = """
 from experiments.common.config import Adam, Config, Digits, Phase

@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 from lepton_jax.core import paths
 from lepton_jax.data import eval_batches, load_cifar10_subset, standardize
-from lepton_jax.models import BasicBlock, Bottleneck, ResNet, ResNetCifar, load_resnet20, load_torch_resnet
-from lepton_jax.models.torch_import import torch_names
+from lepton_jax.interchange import load_resnet20, load_torch_resnet
+from lepton_jax.interchange.torch_resnet import torch_names
+from lepton_jax.models import BasicBlock, Bottleneck, ResNet, ResNetCifar
 
 # Counted from the published state dicts of torchvision (num_batches_tracked left out) and of ResNet-20 for CIFAR-10.
 PUBLISHED = {
