@@ -21,8 +21,8 @@ from lepton_jax.quantization import (
     smooth_quant,
 )
 
-CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
-"""Parts of the range of the weights that are tried."""
+CLIPPED = (3.5 / 3, 7.5 / 7, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+"""Multiples of the range of the weights that are tried: at 3 and 4 bits, the first and the second make the largest exact."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Recipe(Checked):
     """What chooses the levels."""
     calibration: Calibration | None = None
     """Of the weights' ranges."""
-    factors: tuple[float, ...] = ()
-    """Parts of the range to try by the layer's output error."""
+    factors: tuple[float, ...] | None = None
+    """Multiples of the range to try by the layer's output error; None: both ends of symmetric integers; none: one range."""
     sequential: bool = True
     """Each layer sees what the quantized layers before it give, and aims at the float model's outputs."""
     centred: bool = False

@@ -1,8 +1,7 @@
 """AWQ: scale up the weights of the inputs that matter before rounding, and those inputs down."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +10,15 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array, Path, PyTree, Select
-from lepton_jax.formats import Format, Uniform
+from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.layout import Layout
 from lepton_jax.graph.trace import Apply
 from lepton_jax.leaves.qarray import QArray
-from lepton_jax.leaves.quantize import quantize
-from lepton_jax.quantization.post_training.grid import output_error
+from lepton_jax.quantization.post_training.grid import Grid, output_error, search_grid, snap
 from lepton_jax.quantization.post_training.inputs import formats_of, one_layer
 from lepton_jax.quantization.post_training.smooth_quant import per_channel, row_channels, scalings_of
+from lepton_jax.quantization.weights import packed_levels
 
 
 @checked
@@ -30,7 +29,7 @@ def awq(
 
     ``s_j = mean|x_j|^a``, with the a in [0, 1) of least output error; a = 0 is rounding to nearest. What is scaled up is often
     the largest of those that share a scale, which the full range of symmetric integers shows half a step off: so for each a
-    the scale with which the largest is a level is tried, too, in the same format.
+    both ends are tried, see `quantize_layers`.
 
     Args:
       w: (inputs, outputs); floating.
@@ -46,7 +45,7 @@ def awq(
       ValueError: for shapes that do not fit.
 
     Example:
-      >>> from lepton_jax.quantization import Uniform
+      >>> from lepton_jax.quantization import Uniform, quantize
       >>> w, x = jnp.array([[0.4], [1.2]]), jnp.array([[10.0, 0.1]])
       >>> q, s = awq(w, x, Uniform(bits=2))
       >>> (
@@ -59,11 +58,9 @@ def awq(
     """
     layout, rows, hessian = one_layer("awq", w, hessian_inputs)
     sizes = _candidates(jnp.mean(jnp.abs(rows), axis=0), candidates)
-    tried = [(factors, inside) for inside in _insides(fmt) for factors in sizes]
-    each = [_error(factors, hessian, w, layout, inside, calibration) for factors, inside in tried]
-    factors, inside = tried[int(np.argmin(each))]
-    found = quantize((w.astype(jnp.float32) * factors[:, None]).astype(w.dtype), inside, calibration)
-    return QArray.from_qvalue(found.qvalue, found.scale, found.zero_point, fmt, w.dtype), factors
+    tried = [_scaled(factors, hessian, w, layout, fmt, calibration) for factors in sizes]
+    best = int(np.argmin([jnp.sum(one.error) for one in tried]))
+    return packed_levels(tried[best].levels, *tried[best].grid, fmt, w.dtype), sizes[best]
 
 
 @checked
@@ -80,7 +77,8 @@ def awq_scale(
     """Scale a model's weights as `awq` does, and what makes their inputs by the inverse; the function stays as it is.
 
     The layers that share an input (query, key and value) share the factors; each layer of a scan has its own. Afterwards
-    quantize the result by `quantize_layers`, with `Nearest` or any other method.
+    quantize the result by `quantize_layers`, with `Nearest` or any other method: with inputs (``sequential=True``, or factors),
+    so that the largest of those that share a scale, which is often what AWQ protects, may be exact.
 
     Args:
       apply: ``apply(variables, *inputs)``, in evaluation mode.
@@ -90,9 +88,6 @@ def awq_scale(
       select: which layers; None: all.
       candidates: see `awq`.
       calibration: see `awq`.
-
-    Give `Uniform(..., narrow_range=True)` here and to `quantize_layers` where a few channels stand out: the largest of those
-    that share a scale, which is often what AWQ protects, is exact there, and half a step off in the full range.
 
     Returns:
       (variables, left): dense variables, and why by path, for every selected layer whose input cannot be scaled, or leaf that
@@ -130,17 +125,12 @@ def awq_scale(
             )
             weight = paths.flatten(variables)[path]
             rows = [factors.reshape(-1)[channels] for factors in sizes]
-            each = [_error(row, inputs.second, weight, inputs.layout, placed, calibration) for row in rows]
+            each = [_scaled(row, inputs.second, weight, inputs.layout, placed, calibration).error for row in rows]
             total += np.stack([np.asarray(error).reshape(scaling.layers, -1).sum(1) for error in each])
         best = np.argmin(total, axis=0)
         factors = jnp.stack([sizes[place][layer] for layer, place in enumerate(best)])
         variables = scaling.apply(variables, 1 / factors.reshape(-1))
     return variables, left
-
-
-def _insides(fmt: Format) -> tuple[Format, ...]:
-    """The format, and of a full range the narrow one inside of it, whose codes are codes of the format."""
-    return (fmt, dataclasses.replace(fmt, narrow_range=True)) if isinstance(fmt, Uniform) and fmt.is_full else (fmt,)
 
 
 def _candidates(size: Array, count: int) -> list[Array]:
@@ -153,10 +143,20 @@ def _candidates(size: Array, count: int) -> list[Array]:
     return found
 
 
-def _error(
+class _Scaled(NamedTuple):
+    levels: Array
+    """Of the scaled weight, in the leaf's layout."""
+    grid: Grid
+    error: Array
+    """Of the outputs of each matrix, once its inputs are scaled back."""
+
+
+def _scaled(
     factors: Array, hessian: Array, weight: Array, layout: Layout, fmt: Format, calibration: Calibration | None
-) -> Array:
-    """Return the output error of each matrix of a weight that is scaled by its inputs' factors, rounded, and scaled back."""
-    matrix = layout.matrix(weight.astype(jnp.float32))
-    scaled = quantize(layout.leaf(matrix * factors[..., None]), fmt, calibration).unpack()
-    return jnp.sum(output_error(layout.matrix(scaled) / factors[..., None] - matrix, hessian), axis=(-1, -2))
+) -> _Scaled:
+    """Scale a weight by its inputs' factors, and round it."""
+    matrix = layout.matrix(weight.astype(jnp.float32)) * factors[..., None]
+    inside = hessian / (factors[..., :, None] * factors[..., None, :])
+    grid = search_grid(layout.leaf(matrix), inside, layout, fmt, calibration)
+    levels = snap(matrix, grid.matrix(fmt, layout), fmt)
+    return _Scaled(layout.leaf(levels), grid, jnp.sum(output_error(levels - matrix, inside), axis=(-1, -2)))

@@ -27,7 +27,7 @@ def gptq(
     fmt: Format,
     *,
     calibration: Calibration | None = None,
-    factors: Sequence[float] = (),
+    factors: Sequence[float] | None = (),
     activation_order: bool = False,
     damping: float = 0.01,
     block_size: int = 128,
@@ -44,7 +44,7 @@ def gptq(
       hessian_inputs: what the layer is fed, (..., inputs): calibration inputs, not their Hessian.
       fmt: the number format.
       calibration: finds the range; None: the format's own.
-      factors: multiples of that range to try, see `search_grid`.
+      factors: multiples of that range to try; None: as `quantize_layers` does by default; see `search_grid`.
       activation_order: inputs with the largest ``H_ii`` first, while there are others left to make up.
       damping: see `inverse_cholesky`; raised tenfold as often as needed.
       block_size: inputs whose effect on those after the block is summed before it is applied.

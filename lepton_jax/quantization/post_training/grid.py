@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core.typing import Array
-from lepton_jax.formats import Format, expand
+from lepton_jax.formats import Format, Uniform, expand
 from lepton_jax.formats.ranges import Calibration
 from lepton_jax.graph.layout import Layout
 from lepton_jax.leaves.rounding import calibrated
@@ -65,12 +65,13 @@ def search_grid(
     layout: Layout,
     fmt: Format,
     calibration: Calibration | None = None,
-    factors: Sequence[float] = (),
+    factors: Sequence[float] | None = None,
 ) -> Grid:
     """Return the grid of a leaf: that of the calibration, or for each scale the best of several multiples of its range.
 
     The best one is that which, with all weights rounded to nearest, has the least part in the layer's output error
-    ``tr(dW' H dW)``. With one scale an output this is that output's error itself.
+    ``tr(dW' H dW)``; with one scale an output this is that output's error itself. Where several scales share an output, and one
+    multiple for all of them leaves less, that one is taken: no output is worse than by any one multiple.
 
     Args:
       leaf: the weight, in its own layout.
@@ -78,7 +79,8 @@ def search_grid(
       layout: the leaf as a matrix.
       fmt: the format.
       calibration: gives the range; None: the format's own.
-      factors: what the range may be multiplied by; none: the calibration's range.
+      factors: what the range may be multiplied by; none, ``()``: the range as it is. None: where there is a Hessian and no
+        calibration, `both_ends` of the format.
 
     Example:
       >>> from lepton_jax.quantization import Uniform
@@ -87,21 +89,47 @@ def search_grid(
       >>> search_grid(leaf, hessian, layout, Uniform(bits=2), factors=(1.0, 0.4)).scale
       Array([[1.]], dtype=float32)
     """
+    if factors is None:
+        factors = both_ends(fmt) if hessian is not None and calibration is None else ()
     if not factors:
         return Grid(*calibrated(leaf, fmt, calibration))
+    grids = [Grid(*calibrated(leaf * factor, fmt, calibration)) for factor in factors]
     matrix = layout.matrix(leaf.astype(jnp.float32))
-    best: tuple[Array, Grid] | None = None
-    for factor in factors:
-        grid = Grid(*calibrated(leaf * factor, fmt, calibration))
+
+    def errors(grid: Grid) -> tuple[Array, Array]:
+        """For each scale: the parts of what shares it, and the whole errors of the outputs that it has a part in."""
         parts = output_error(snap(matrix, grid.matrix(fmt, layout), fmt) - matrix, hessian)
-        error = _per_scale(layout.leaf(parts), grid.scale.shape, fmt)
-        if best is not None:
-            better = error < best[0]
-            error = jnp.minimum(error, best[0])
-            grid = Grid(*(jnp.where(better, new, old) for new, old in zip(grid, best[1])))
-        best = (error, grid)
-    assert best is not None
-    return best[1]
+        whole = jnp.broadcast_to(jnp.sum(parts, axis=-2, keepdims=True), parts.shape)
+        own, every = (_per_scale(layout.leaf(each), grid.scale.shape, fmt) for each in (parts, whole))
+        return own, every
+
+    own, every = zip(*map(errors, grids))
+    mixed = _least(grids, own)
+    return _least([mixed, *grids], [errors(mixed)[1], *every])
+
+
+def _least(grids: Sequence[Grid], errors: Sequence[Array]) -> Grid:
+    """Return for each scale that of the first grid with the least error."""
+    place = jnp.argmin(jnp.stack(list(errors)), axis=0)[None]
+
+    def choose(*parts: Array) -> Array:
+        return jnp.take_along_axis(jnp.stack(parts), place, axis=0)[0] if parts[0].shape == place.shape[1:] else parts[0]
+
+    return Grid(*(choose(*parts) for parts in zip(*grids)))  # of one zero point for all scales, that one
+
+
+def both_ends(fmt: Format) -> tuple[float, ...]:
+    """Return what the range of a format is multiplied by so that its largest weight is a level, beside 1.
+
+    In the full range of symmetric integers both ends are half a step off, which is best for most weights, and worst for one
+    large weight that matters: AWQ makes such weights. With ``(2**(b-1) - 1/2) / (2**(b-1) - 1)`` the largest is exact.
+
+    Example:
+      >>> from lepton_jax.quantization import Uniform
+      >>> both_ends(Uniform(bits=2)), both_ends(Uniform(bits=2, narrow_range=True))
+      ((1.0, 1.5), ())
+    """
+    return (1.0, fmt.steps / fmt.q_range[1]) if isinstance(fmt, Uniform) and fmt.is_full else ()
 
 
 def _per_scale(parts: Array, shape: tuple[int, ...], fmt: Format) -> Array:

@@ -124,7 +124,7 @@ def quantize_layers(
     follow_float: bool = True,
     centred: bool = False,
     calibration: Calibration | None = None,
-    factors: Sequence[float] = (),
+    factors: Sequence[float] | None = None,
     progress: bool = True,
 ) -> tuple[PyTree, Reports]:
     """Quantize a model's weights from calibration batches, layer by layer in the order in which they run.
@@ -152,7 +152,9 @@ def quantize_layers(
       centred: leave out of the error what a bias can make up for: use the covariance of the inputs instead of ``X' X``. For
         layers whose biases, or batch-norm statistics, are corrected afterwards.
       calibration: finds the range; None: the format's own.
-      factors: multiples of that range to try, see `search_grid`.
+      factors: multiples of that range to try by the output error, see `search_grid`; none, ``()``: that range alone. None:
+        where inputs are collected and no calibration is given, symmetric integers try both ends: with the largest weight half
+        a step off, and exact.
       progress: show a bar.
 
     Returns:
@@ -170,7 +172,7 @@ def quantize_layers(
       ...     lambda v, x: x @ v["w"], variables, [jnp.eye(2)], Uniform(bits=2), Nearest(), progress=False
       ... )
       >>> new["w"].qvalue.tolist(), round(reports["w"].error, 3)
-      ([[0], [1]], 0.17)
+      ([[0], [1]], 0.066)
 
     Source: sequential calibration: Frantar et al. 2023, "GPTQ", section 4; following the float model: Nagel et al. 2020,
     "Up or down?", equation 25; Li et al. 2025, "GPTAQ".
@@ -209,7 +211,7 @@ def quantize_leaf(
     *,
     centred: bool = False,
     calibration: Calibration | None = None,
-    factors: Sequence[float] = (),
+    factors: Sequence[float] | None = None,
 ) -> tuple[QArray, LayerReport]:
     """Quantize one leaf, from the statistics of its inputs; see `quantize_layers`."""
     weight = layout.matrix(leaf.astype(jnp.float32))
@@ -227,7 +229,7 @@ def quantize_leaf(
     levels, damping = each_matrix(lambda matrix: method(matrix, fmt), matrices, layout)
     if not all(bool(jnp.isfinite(part).all()) for part in (levels, weight, *(() if hessian is None else (hessian,)))):
         raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")
-    plain = search_grid(leaf, hessian, layout, fmt, calibration).matrix(fmt, layout)
+    plain = search_grid(leaf, hessian, layout, fmt, calibration, ()).matrix(fmt, layout)
     whole = jnp.sum(output_error(weight, hessian))
     error, nearest = (
         float(jnp.sum(output_error(new - target, hessian)) / jnp.where(whole > 0, whole, 1))
