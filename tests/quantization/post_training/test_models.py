@@ -47,7 +47,7 @@ def test_every_use_of_a_leaf(name):
     assert isinstance(new["w"], QArray)
     assert (new["w"].shape, new["w"].format) == (shape, fmt)
     if name != "einsum":  # whose channels are two axes of the leaf
-        expected = gptq(matrix(variables["w"]), rows, Uniform(3, channel_axis=-1))
+        expected = gptq(matrix(variables["w"]), rows, Uniform(3, channel_axis=-1), factors=None)
         np.testing.assert_array_equal(matrix(new["w"].qvalue), expected.qvalue)
     plain = np.asarray(matrix(quantize(variables["w"], fmt).unpack()), np.float64)
     exact = np.asarray(matrix(variables["w"]), np.float64)
@@ -73,7 +73,7 @@ def test_layers_stacked_in_one_leaf():
     new, _ = quantize_layers(apply, variables, [X[:15], X[15:]], fmt, Gptq(), sequential=False, progress=False)
     state = X
     for layer in range(3):
-        expected = gptq(variables["w"][layer], state, fmt)
+        expected = gptq(variables["w"][layer], state, fmt, factors=None)
         np.testing.assert_array_equal(new["w"].qvalue[layer], expected.qvalue)
         state = jnp.tanh(state @ variables["w"][layer])
 
