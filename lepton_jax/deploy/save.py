@@ -18,12 +18,13 @@ EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy"}
 """The extra that installs each module."""
 
 
-def require(name: str, *modules: str) -> None:
+def require(name: str, *modules: str, extra: str | None = None) -> None:
     """Raise unless modules are installed.
 
     Args:
       name: of the function that needs them.
       *modules: theirs.
+      extra: which installs them, if it is not that of deployment.
 
     Raises:
       ImportError: with the extra that installs them.
@@ -33,7 +34,7 @@ def require(name: str, *modules: str) -> None:
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        extra = EXTRAS.get(missing[0], "deploy")
+        extra = extra or EXTRAS.get(missing[0], "deploy")
         raise ImportError(f"{name} needs {' and '.join(missing)}: pip install 'lepton-jax[{extra}]'.")
 
 

@@ -1,0 +1,77 @@
+"""A model from an ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import jax.numpy as jnp
+
+from lepton_jax.core.arguments import checked
+from lepton_jax.deploy.save import require
+from lepton_jax.interchange.names import nested
+from lepton_jax.interchange.onnx.examples import example_of
+from lepton_jax.interchange.onnx.function import Imported
+from lepton_jax.interchange.onnx.read import read
+from lepton_jax.interchange.onnx.simplify import folded, pruned, read_leaves
+from lepton_jax.interchange.onnx.site import Budget
+from lepton_jax.interchange.onnx.weights import with_leaves
+from lepton_jax.leaves.qarray import QArray
+from lepton_jax.simple.model import Model
+
+
+@checked
+def from_onnx(path: str | os.PathLike[str], *example: Any) -> Model:
+    """Read an ONNX file as a model: a differentiable function and named variables, on which every technique works.
+
+    The graph is evaluated by rules of our own on jax arrays. Its floating tensors of more than one element are variables,
+    under "params", running statistics of batch norms under "state"; integers that the file scales
+    (`DequantizeLinear`, `QLinearConv`, ...) are packed leaves. Shapes, axes and integer tables are constants. Kernels are kept
+    with output channels last, (height, width, in, out) and (in, out); activations stay as the file has them, (batch, channels,
+    height, width). ``model.apply.leaves`` says how each variable is called in the file.
+
+    Args:
+      path: of the file; tensors in files beside it are read too.
+      *example: inputs, if those that are found for lengths which the file leaves open will not do.
+
+    Returns:
+      the model: it takes the file's inputs in order, and returns its output, or a tuple of several. 64-bit integers are 32-bit
+      ones unless jax has 64.
+
+    Raises:
+      ImportError: if onnx is not installed; says how to.
+      ArtifactError: for a file that is no ONNX file, is damaged, asks for more memory than its bytes justify, or has operators
+        that there is no rule for: all of them, and where they are.
+
+    Example:
+      >>> import tempfile, jax
+      >>> from lepton_jax import Model, deploy
+      >>> first = Model(lambda v, x: jnp.tanh(x @ v["w"]), {"w": jnp.eye(2)}, (jnp.ones((3, 2)),))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     deploy.save(first, f"{folder}/m.onnx")
+      ...     model = from_onnx(f"{folder}/m.onnx")
+      >>> (
+      ...     bool((model(jnp.ones((5, 2))) == first(jnp.ones((5, 2)))).all()),
+      ...     [leaf.shape for leaf in jax.tree.leaves(model.variables)],
+      ... )
+      (True, [(2, 2)])
+    """
+    require("from_onnx", "onnx", extra="onnx")
+    name = os.fspath(path)
+    parsed = read(path)
+    budget = Budget(parsed.stored)
+    graph, leaves = with_leaves(parsed.graph)
+    graph = pruned(folded(graph, budget))
+    left = read_leaves(graph)
+    kept = {leaf.path: leaf for leaf in leaves if leaf.path in left}
+    records = {path: dataclasses.replace(leaf, value=None) for path, leaf in kept.items()}
+    function = Imported(graph=graph, leaves=records, proto=parsed.proto, stored=parsed.stored, name=os.path.basename(name))
+    tree: dict[str, Any] = {"params": {}}
+    tree |= nested({path: _variable(leaf.value) for path, leaf in kept.items()})
+    shown = example or example_of(function, tree)
+    return Model(function, tree, tuple(shown))
+
+
+def _variable(value: Any) -> Any:
+    return value if isinstance(value, QArray) else jnp.asarray(value)
