@@ -121,6 +121,11 @@ def aval(atom: Any) -> Any:
     return atom.aval
 
 
+def with_params(eqn: JaxprEqn, **changed: Any) -> JaxprEqn:
+    """The equation with some of its parameters changed."""
+    return eqn.replace(params={**eqn.params, **changed})
+
+
 def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
     """The numbers of a scan's constants and of its carries."""
     if "num_consts" in eqn.params:

@@ -1,7 +1,24 @@
 """A model split into stages: planned on its graph, each a pure function with variables of its own."""
 
 from lepton_jax.stages.files import SavedStages, load, save
-from lepton_jax.stages.plan import Plan, plan
+from lepton_jax.stages.find import plan
+from lepton_jax.stages.pipeline import GPipe, OneFOneB, pipeline, pipeline_step
+from lepton_jax.stages.plan import Plan
+from lepton_jax.stages.seconds import stage_seconds
 from lepton_jax.stages.verify import Verified, join, verify
 
-__all__ = ["Plan", "SavedStages", "Verified", "join", "load", "plan", "save", "verify"]
+__all__ = [
+    "GPipe",
+    "OneFOneB",
+    "Plan",
+    "SavedStages",
+    "Verified",
+    "join",
+    "load",
+    "pipeline",
+    "pipeline_step",
+    "plan",
+    "save",
+    "stage_seconds",
+    "verify",
+]

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 
 from lepton_jax.graph.cost import nbytes
+from lepton_jax.graph.primitives import names
 from lepton_jax.stages.program import Program, Var, variables_of
 
 _SLACK = 1.15
 """A stage may cost so much more than the best bottleneck, where that saves bytes."""
 _PRODUCTS = frozenset(("mul", "div", "integer_pow", "square", "dot_general", "conv_general_dilated"))
-_SUMS = frozenset(("add", "sub", "add_any"))
+_SUMS = frozenset(("add", "sub", "add_any", "reduce_sum"))
+_WRITTEN = names(
+    "dot_general conv_general_dilated reduce_sum reduce_max reduce_min reduce_prod argmax argmin sort scan while cond cumsum "
+    "cumprod reduce_window_max reduce_window_sum fft scatter-add top_k"
+)
+"""Operations that are never computed anew where their results are read."""
 _SHAPES = frozenset(("broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "copy", "rev", "slice"))
 _FUSED = 1e15
 """A cut that may change last bits counts as so many bytes."""
@@ -30,30 +36,37 @@ def crossing_bytes(program: Program) -> np.ndarray:
 
 
 def fused_cuts(program: Program) -> np.ndarray:
-    """How many values cross each cut whose last bits may depend on it: a product on its way into a sum, or two casts.
+    """How many values cross each cut on which last bits may depend: a product on its way into a sum, two casts, a summed value.
 
-    A compiler that sees both makes one rounding of two: a multiply-add, or a cast to fewer bits and back that it leaves out.
+    A compiler that sees both sides makes one rounding of two: a multiply-add, or a cast to fewer bits and back that it leaves
+    out; and it sums a value that it computes on the way in another order than one that lies in memory.
     """
     products: set[Var] = set()
     narrowed: set[Var] = set()
+    passing: set[Var] = set()
     sums: dict[Var, int] = {}
     widened: dict[Var, int] = {}
+    reduced: dict[Var, int] = {}
     for eqn in program.operations:
         [first, *_] = [*variables_of(eqn.invars), None]
         if eqn.primitive in _PRODUCTS or (eqn.primitive in _SHAPES and first in products):
             products.update(eqn.outvars)
         if _step(eqn) < 0 or (eqn.primitive in _SHAPES and first in narrowed):
             narrowed.update(eqn.outvars)
+        if eqn.primitive not in _WRITTEN:
+            passing.update(eqn.outvars)
     for place in range(len(program.operations) - 1, -1, -1):
         eqn = program.operations[place]
+        shapes = eqn.primitive in _SHAPES
         for v in variables_of(eqn.invars):
-            passes = eqn.primitive in _SHAPES
-            if eqn.primitive in _SUMS or (passes and eqn.outvars[0] in sums):
+            if eqn.primitive in _SUMS or (shapes and eqn.outvars[0] in sums):
                 sums[v] = max(place, sums.get(v, 0))
-            if _step(eqn) > 0 or (passes and eqn.outvars[0] in widened):
+            if _step(eqn) > 0 or (shapes and eqn.outvars[0] in widened):
                 widened[v] = max(place, widened.get(v, 0))
+            if eqn.primitive == "reduce_sum" or (shapes and eqn.outvars[0] in reduced):
+                reduced[v] = max(place, reduced.get(v, 0))
     count = np.zeros(len(program.operations) + 2)
-    for made, read in ((products, sums), (narrowed, widened)):
+    for made, read in ((products, sums), (narrowed, widened), (passing, reduced)):
         for v in made & read.keys() & program.born.keys():
             count[program.born[v]] += 1
             count[read[v] + 1] -= 1

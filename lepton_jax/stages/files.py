@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,7 +20,9 @@ from lepton_jax.core.files import read_json, write_json
 from lepton_jax.core.foreign_text import shown
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply
+from lepton_jax.stages.part import Part
 from lepton_jax.stages.plan import Plan
+from lepton_jax.stages.unit import Unit
 
 MANIFEST = "stages.json"
 _NAME = re.compile(r"stage_\d{1,4}\.lepton")
@@ -61,7 +64,9 @@ def save(folder: str | os.PathLike[str], plan: Plan, apply: Apply, variables: Py
     carried, rows = inputs, []
     for number, (unit, part) in enumerate(zip(plan.stages(apply), plan.split(variables))):
         name = f"stage_{number}.lepton"
-        save_file(place / name, unit, part, *carried, recipe={"stage": number, "of": len(plan)})
+        save_file(
+            place / name, partial(_plain, unit, part.tree), dict(part), *carried, recipe={"stage": number, "of": len(plan)}
+        )
         data = (place / name).read_bytes()
         rows.append({"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "takes": _shapes(carried)})
         carried = jax.eval_shape(unit, part, *carried)
@@ -131,6 +136,11 @@ class SavedStages:
         for unit in self.units[:-1]:
             carried = unit(*carried)
         return self.units[-1](*carried)
+
+
+def _plain(unit: Unit, tree: Any, part: Mapping[str, Any], *carried: Any) -> Any:
+    """A stage as a function of a plain dict."""
+    return unit(Part(part, tree), *carried)
 
 
 def _shapes(values: Any) -> list[str]:

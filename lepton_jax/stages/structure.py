@@ -21,18 +21,20 @@ Shape = tuple[tuple[int, ...], str]
 class Structure:
     """Shapes and dtypes of variables and inputs, and their trees.
 
-    Trees of dicts, lists and tuples are written into JSON; of others only the paths are, and the tree is learned when the
-    first variables or inputs are seen.
+    Trees of dicts, lists and tuples are written into JSON; of others only the paths are, and the tree is taken from the
+    variables that are split and the inputs that the first stage is given.
 
     Attributes:
       variables: path, shape and dtype of each leaf, in the tree's order.
       inputs: likewise.
-      trees: what is known of the two trees; not part of what makes structures equal.
+      variables_tree, inputs_tree: None of a plan that was read from JSON, if JSON could not hold them; not part of what makes
+        structures equal.
     """
 
     variables: tuple[tuple[Path, Shape], ...]
     inputs: tuple[tuple[Path, Shape], ...]
-    trees: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    variables_tree: Any = dataclasses.field(default=None, compare=False, repr=False)
+    inputs_tree: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_trees(cls, variables: PyTree, inputs: tuple[Any, ...]) -> Structure:
@@ -42,8 +44,8 @@ class Structure:
           >>> Structure.of_trees({"w": jnp.ones(2)}, (jnp.ones((3, 2)),)).inputs
           (('0', ((3, 2), 'float32')),)
         """
-        trees = {"variables": jax.tree.structure(variables), "inputs": jax.tree.structure(inputs)}
-        return cls(variables=_shapes(variables), inputs=_shapes(inputs), trees=trees)
+        trees = {"variables_tree": jax.tree.structure(variables), "inputs_tree": jax.tree.structure(inputs)}
+        return cls(variables=_shapes(variables), inputs=_shapes(inputs), **trees)
 
     def leaves_of(self, variables: PyTree) -> dict[Path, Any]:
         """Return the leaves of a tree by path, if it is one of these.
@@ -58,29 +60,35 @@ class Structure:
                     problems.append(f"{path}: missing")
                 elif tuple(jnp.shape(leaves[path])) != shape:
                     problems.append(f"{path}: shape {tuple(jnp.shape(leaves[path]))}, planned {shape}")
-        self.trees.setdefault("variables", jax.tree.structure(variables))
         return leaves
 
-    def learn_inputs(self, inputs: Sequence[Any]) -> None:
-        """Take the inputs' tree from inputs."""
-        self.trees.setdefault("inputs", jax.tree.structure(tuple(inputs)))
+    def variable_shapes(self, tree: Any = None) -> PyTree:
+        """Return the tree of the variables' shapes.
 
-    def variable_shapes(self) -> PyTree:
-        """Return the variables' tree of shapes.
+        Args:
+          tree: the structure of the variables, if the plan does not know it.
 
         Raises:
           ValueError: if the tree is not known.
         """
-        return _tree(self.trees.get("variables"), [_struct(shape) for _, shape in self.variables], "variables", "Plan.split")
+        shapes = [_struct(shape) for _, shape in self.variables]
+        return _tree(self.variables_tree if tree is None else tree, shapes, "variables", "take the parts that Plan.split gives")
 
-    def input_shapes(self, shapes: Sequence[Any] | None = None) -> tuple[Any, ...]:
-        """Return the inputs' tree of shapes, as planned or as given."""
-        flat = [_struct(shape) for _, shape in self.inputs] if shapes is None else list(shapes)
-        return _tree(self.trees.get("inputs"), flat, "inputs", "the first stage")
+    def input_shapes(self, tree: Any = None, shapes: Sequence[Any] | None = None) -> tuple[Any, ...]:
+        """Return the inputs' tree of shapes, as planned or as given; `tree` as for `variable_shapes`."""
+        flat = self.flat_inputs() if shapes is None else list(shapes)
+        return _tree(self.inputs_tree if tree is None else tree, flat, "inputs", "call the first stage of the same model first")
+
+    def flat_inputs(self) -> list[jax.ShapeDtypeStruct]:
+        """Return the planned shapes of the inputs' leaves."""
+        return [_struct(shape) for _, shape in self.inputs]
 
     def described(self) -> dict[str, Any]:
         """Return the structure as JSON has it."""
-        forms = {name: _form(jax.tree.unflatten(tree, range(tree.num_leaves))) for name, tree in self.trees.items()}
+        trees = {"variables": self.variables_tree, "inputs": self.inputs_tree}
+        forms = {
+            name: _form(jax.tree.unflatten(tree, range(tree.num_leaves))) for name, tree in trees.items() if tree is not None
+        }
         return {"variables": self.variables, "inputs": self.inputs, "trees": {k: f for k, f in forms.items() if f is not None}}
 
     @classmethod
@@ -94,7 +102,7 @@ class Structure:
             for name in ("variables", "inputs")
         }
         trees = {name: jax.tree.structure(_formed(form)) for name, form in read["trees"].items()}
-        return cls(variables=leaves["variables"], inputs=leaves["inputs"], trees=trees)
+        return cls(**leaves, variables_tree=trees.get("variables"), inputs_tree=trees.get("inputs"))
 
 
 def _shapes(tree: PyTree) -> tuple[tuple[Path, Shape], ...]:
@@ -113,9 +121,9 @@ def _struct(shape: Shape) -> jax.ShapeDtypeStruct:
 _KEYS = {"fry": "threefry2x32", "rbg": "rbg", "urbg": "unsafe_rbg"}
 
 
-def _tree(tree: Any, leaves: Sequence[Any], what: str, where: str) -> Any:
+def _tree(tree: Any, leaves: Sequence[Any], what: str, remedy: str) -> Any:
     if tree is None:
-        raise ValueError(f"the plan was read from JSON, and the tree of its {what} is not known: call {where} first.")
+        raise ValueError(f"the plan was read from JSON, which does not hold the form of its {what}: {remedy}.")
     return jax.tree.unflatten(tree, leaves)
 
 

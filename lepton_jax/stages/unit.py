@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from lepton_jax.core.typing import Array, Path
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.trace import Apply
 from lepton_jax.stages.program import Program, flat_program, run_part, shapes_of
 
@@ -26,28 +26,55 @@ class Units:
 
     def __init__(self, plan: Plan, apply: Apply):
         self.plan, self.apply = plan, apply
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[Any, Program] = {}
+        self._inputs_tree: Any = plan.structure.inputs_tree
 
-    def program(self, inputs: Sequence[Any] | None) -> Program:
+    def inputs_tree(self, inputs: Sequence[Any]) -> Any:
+        """Return the structure of the inputs as planned; a plan from JSON may not have it, and it is that of these."""
+        if self._inputs_tree is None:
+            self._inputs_tree = jax.tree.structure(tuple(inputs))
+        return self._inputs_tree
+
+    def program(self, part: Mapping[Path, Any], inputs: Sequence[Any] | None) -> Program:
         """Return the graph at the shapes of these flat inputs, or at those of the plan.
+
+        Args:
+          part: the variables of a stage, which may know of which tree they are.
+          inputs: shapes, or None.
 
         Raises:
           ValueError: if it has other operations than the plan's.
         """
         structure = self.plan.structure
-        shaped = structure.input_shapes(inputs)
+        tree = structure.variables_tree if structure.variables_tree is not None else getattr(part, "tree", None)
+        shaped = structure.input_shapes(self._inputs_tree, inputs)
         leaves = jax.tree.leaves(shaped)
-        key = str(leaves)
+        key = (tree, self._inputs_tree, str(leaves))
         # A length that is a symbol belongs to the trace that it is met in.
         if key not in self._programs or not all(isinstance(n, int) for leaf in leaves for n in leaf.shape):
-            made = flat_program(self.apply, structure.variable_shapes(), shaped)
-            if made.fingerprint != self.plan.fingerprint:
-                raise ValueError(
-                    f"this function has other operations ({len(made.operations)}) than the one that was planned; plan it anew, "
-                    "with inputs of these shapes."
-                )
-            self._programs[key] = made
+            self._programs[key] = program_at(self.plan, self.apply, structure.variable_shapes(tree), shaped)
         return self._programs[key]
+
+
+def program_at(plan: Plan, apply: Apply, variables: PyTree, inputs: Sequence[Any]) -> Program:
+    """Return the flat graph of the function of a plan.
+
+    Args:
+      plan: of the function.
+      apply: the function.
+      variables: its variables, or their shapes.
+      inputs: its inputs, or their shapes; not necessarily those of the plan.
+
+    Raises:
+      ValueError: if it has other operations than the plan's.
+    """
+    made = flat_program(apply, variables, inputs, plan.steps)
+    if made.fingerprint != plan.fingerprint:
+        raise ValueError(
+            f"this function has other operations ({len(made.operations)}) than the one that was planned; plan it anew, "
+            "with inputs of these shapes."
+        )
+    return made
 
 
 class Unit:
@@ -70,19 +97,18 @@ class Unit:
         plan, is_last = self._units.plan, self.place == len(self._units.plan) - 1
         cuts = plan.cuts
         if self.place == 0:
-            plan.structure.learn_inputs(carried)
             flat, tree = jax.tree.flatten(carried)
-            if tree != plan.structure.trees["inputs"]:
-                raise ValueError(f"{self.__name__} takes the inputs {plan.structure.trees['inputs']}; got {tree}.")
-            program = self._units.program([_shape(leaf) for leaf in flat])
+            if tree != self._units.inputs_tree(carried):
+                raise ValueError(f"{self.__name__} takes the inputs {self._units.inputs_tree(carried)}; got {tree}.")
+            program = self._units.program(part, [_shape(leaf) for leaf in flat])
         else:
-            flat, program = list(carried), self._later(carried)
+            flat, program = list(carried), self._later(part, carried)
         begin = 0 if self.place == 0 else cuts[self.place - 1]
         end = len(program.operations) if is_last else cuts[self.place]
         outs = run_part(program, begin, end, part, flat)
         return jax.tree.unflatten(program.traced.out_tree, outs) if is_last else tuple(outs)
 
-    def _later(self, carried: Sequence[Any]) -> Program:
+    def _later(self, part: Mapping[Path, Any], carried: Sequence[Any]) -> Program:
         """The graph in which these values are carried here: that of the plan, or one of another number of examples."""
         plan = self._units.plan
         planned = plan.stages_of[self.place].carried
@@ -91,7 +117,7 @@ class Unit:
             raise ValueError(
                 f"{self.__name__} takes {len(planned)} values; got {len(given)}. Pass on all that a stage returns."
             )
-        program = self._units.program(_inputs_of(plan, planned, given))
+        program = self._units.program(part, _inputs_of(plan, planned, given))
         wanted = [(tuple(s.shape), str(s.dtype)) for s in shapes_of(program.carried(plan.cuts[self.place - 1]))]
         if wanted != given:
             wrong = [
@@ -105,7 +131,7 @@ class Unit:
 
 def _inputs_of(plan: Plan, planned: Sequence[Any], given: Sequence[Any]) -> list[jax.ShapeDtypeStruct] | None:
     """Shapes of the model's inputs from those of carried values, where the number of examples is another; None as planned."""
-    shapes = jax.tree.leaves(plan.structure.input_shapes())
+    shapes = plan.structure.flat_inputs()
     lengths = {shape.shape[0] for shape in shapes if shape.shape}
     others = [(old[0][0], new[0][0]) for old, new in zip(planned, given) if old[0] and new[0] and old[0][0] != new[0][0]]
     if not others or not lengths:

@@ -12,7 +12,9 @@ import numpy as np
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.graph.trace import Apply
+from lepton_jax.stages.facts import facts_of
 from lepton_jax.stages.plan import Plan
+from lepton_jax.stages.program import Program, flat_program
 
 
 @checked
@@ -108,8 +110,9 @@ def verify(plan: Plan, apply: Apply, variables: PyTree, *inputs: Any) -> Verifie
     split = jax.tree.leaves(join(plan, fns, plan.split(variables))(*inputs))
     counts = [_differ(a, b) for a, b in zip(whole, split, strict=True)]
     total, by_cut = sum(counts), [0] * len(plan.cuts)
-    for place, cut in enumerate(plan.cuts) if total and len(plan.cuts) > 1 else ():
-        halves = _halves(plan, place, cut)
+    program = flat_program(apply, variables, inputs, plan.steps) if total else None
+    for place, cut in enumerate(plan.cuts) if program is not None and len(plan.cuts) > 1 else ():
+        halves = _halves(plan, program, cut)
         two = join(halves, [jax.jit(fn) for fn in halves.stages(apply)], halves.split(variables))(*inputs)
         by_cut[place] = sum(_differ(a, b) for a, b in zip(whole, jax.tree.leaves(two)))
     if total and len(plan.cuts) == 1:
@@ -122,12 +125,9 @@ def verify(plan: Plan, apply: Apply, variables: PyTree, *inputs: Any) -> Verifie
     )
 
 
-def _halves(plan: Plan, place: int, cut: int) -> Plan:
+def _halves(plan: Plan, program: Program, cut: int) -> Plan:
     """The plan of two stages that has one of the cuts."""
-    sides = (plan.stages_of[: place + 1], plan.stages_of[place + 1 :])
-    leaves = [dict.fromkeys(path for facts in side for path in facts.leaves) for side in sides]
-    two = [dataclasses.replace(side[0], leaves=tuple(own)) for side, own in zip(sides, leaves)]
-    return dataclasses.replace(plan, cuts=(cut,), stages_of=tuple(two))
+    return dataclasses.replace(plan, cuts=(cut,), stages_of=facts_of(program, (cut,)))
 
 
 def _plain(value: Any) -> np.ndarray:

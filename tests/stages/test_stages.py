@@ -258,7 +258,10 @@ def test_wrong_calls_say_what_to_do():
     cases = [
         (lambda: stages.plan(apply, v, x, count=0), "plan: count must be"),
         (lambda: stages.plan(apply, v, x, count=10**6), "is more than the .* operations between which there can be cuts"),
-        (lambda: stages.plan(apply, v, x, count=2, balance="time"), 'balance must be "macs", "bytes", or a function'),
+        (
+            lambda: stages.plan(apply, v, x, count=2, balance="time"),
+            'balance must be "macs", "bytes", "measured", or a function',
+        ),
         (lambda: stages.plan(apply, v, x, count=2, balance=lambda eqn: float("nan")), "balance must give costs of 0 or more"),
         (lambda: made.split(other), "these are not the variables of the plan"),
         (lambda: made.merge(parts[:1], v), "2 parts are needed"),
