@@ -9,11 +9,17 @@ from lepton_jax.interchange.npz import load_npz, save_npz
 from lepton_jax.interchange.orbax_folder import load_orbax
 from lepton_jax.interchange.safetensors_file import load_safetensors, save_safetensors
 
-_LATER = {"from_onnx": "onnx", "load_resnet20": "torch_resnet", "load_torch_resnet": "torch_resnet"}
+_LATER = {
+    "from_onnx": "onnx",
+    "from_pretrained": "pretrained",
+    "load_resnet20": "torch_resnet",
+    "load_torch_resnet": "torch_resnet",
+}
 """What needs modules of Flax, or a package that not everybody has: imported when it is first asked for."""
 
 __all__ = [
     "from_onnx",
+    "from_pretrained",
     "load_model",
     "load_npz",
     "load_orbax",

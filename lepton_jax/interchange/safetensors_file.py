@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any, BinaryIO, NamedTuple
 
+import jax
 import numpy as np
 
 from lepton_jax.coding.arrays import dtype_of
@@ -98,33 +99,54 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], st
     """
     name = os.fspath(path)
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        tensors, begin, metadata = _header(file, name)
+        arrays = {}
         with foreign(f"{name} is no whole safetensors file"):
-            length = int.from_bytes(file.read(_PREFIX), "little")
-            if not 2 <= length <= size - _PREFIX:
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = parse_json(file.read(length), "its header")
-            metadata = header.pop("__metadata__", None) or {}
-            if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-                raise ValueError("its metadata are no texts by names")
-            Allowance(size).work(8 * len(header), "tensors")
-            tensors = [_Tensor.of(key, entry) for key, entry in header.items()]
-        lacking = [f"{shown(one.name)}: {shown(one.dtype, 40)}" for one in tensors if one.dtype not in _DTYPES]
-        if lacking:
-            raise ArtifactError(f"{name}: numpy has no such dtypes: {', '.join(lacking)}. Convert them first.")
-        arrays, end = {}, 0
-        with foreign(f"{name} is no whole safetensors file"):
-            for one in sorted(tensors, key=lambda one: (one.begin, one.end)):
-                if one.begin != end:
-                    raise ValueError(f"the tensor {shown(one.name)} begins at {one.begin}, the one before ends at {end}")
-                end = one.end
-            if end != size - _PREFIX - length:
-                raise ValueError(f"its tensors end at {end}, its bytes at {size - _PREFIX - length}")
-            for one in sorted(tensors, key=lambda one: one.name):
-                file.seek(_PREFIX + length + one.begin)
+            for one in tensors:
+                file.seek(begin + one.begin)
                 arrays[one.name] = one.read(file)
     check_arrays(arrays, name)
     return arrays, metadata.get(_STRUCTURE)
+
+
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shape and dtype of every tensor by name; of the file, only its header is read.
+
+    Raises:
+      ValueError: as `load_safetensors`, where the header tells.
+    """
+    with open_file(path) as file:
+        tensors = _header(file, os.fspath(path))[0]
+    return {one.name: jax.ShapeDtypeStruct(one.shape, dtype_of(_DTYPES[one.dtype])) for one in tensors}
+
+
+def _header(file: BinaryIO, name: str) -> tuple[list[_Tensor], int, dict[str, str]]:
+    """Return the tensors in the order of their names, where their bytes begin, and the file's metadata."""
+    size = os.fstat(file.fileno()).st_size
+    with foreign(f"{name} is no whole safetensors file"):
+        length = int.from_bytes(file.read(_PREFIX), "little")
+        if not 2 <= length <= size - _PREFIX:
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = parse_json(file.read(length), "its header")
+        metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("its metadata are no texts by names")
+        Allowance(size).work(8 * len(header), "tensors")
+        tensors = [_Tensor.of(key, entry) for key, entry in header.items()]
+    lacking = [f"{shown(one.name)}: {shown(one.dtype, 40)}" for one in tensors if one.dtype not in _DTYPES]
+    if lacking:
+        raise ArtifactError(f"{name}: numpy has no such dtypes: {', '.join(lacking)}. Convert them first.")
+    end = 0
+    with foreign(f"{name} is no whole safetensors file"):
+        for one in sorted(tensors, key=lambda one: (one.begin, one.end)):
+            if one.begin != end:
+                raise ValueError(f"the tensor {shown(one.name)} begins at {one.begin}, the one before ends at {end}")
+            end = one.end
+        if end != size - _PREFIX - length:
+            raise ValueError(f"its tensors end at {end}, its bytes at {size - _PREFIX - length}")
+        for one in tensors:
+            one.check()
+    return sorted(tensors, key=lambda one: one.name), _PREFIX + length, metadata
 
 
 class _Tensor(NamedTuple):
@@ -155,14 +177,12 @@ class _Tensor(NamedTuple):
             raise wrong
         return cls(name, dtype, tuple(shape), *places)
 
-    def read(self, file: BinaryIO) -> np.ndarray:
-        """Read the tensor, where the file stands.
-
-        Raises:
-          ValueError: if it has another size than its shape and dtype say.
-        """
-        dtype = dtype_of(_DTYPES[self.dtype])
-        wanted = math.prod(self.shape) * dtype.itemsize
+    def check(self) -> None:
+        """Raise unless it has the size that its shape and dtype say."""
+        wanted = math.prod(self.shape) * dtype_of(_DTYPES[self.dtype]).itemsize
         if wanted != self.end - self.begin:
             raise ValueError(f"the tensor {shown(self.name)} of {wanted} bytes has {self.end - self.begin}")
-        return fill(file, dtype, self.shape, f"the tensor {shown(self.name)}")
+
+    def read(self, file: BinaryIO) -> np.ndarray:
+        """Read the tensor, where the file stands."""
+        return fill(file, dtype_of(_DTYPES[self.dtype]), self.shape, f"the tensor {shown(self.name)}")

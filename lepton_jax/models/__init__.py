@@ -2,15 +2,20 @@
 
 from typing import Any
 
+from lepton_jax.models.attention import Cache, attend, rotate
 from lepton_jax.models.bag_of_embeddings import BagOfEmbeddings
+from lepton_jax.models.block import Block
 from lepton_jax.models.cnn import CNN
+from lepton_jax.models.generate import generate
 from lepton_jax.models.lenet5 import LeNet5
 from lepton_jax.models.lenet_300_100 import LeNet300
 from lepton_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from lepton_jax.models.resnet_cifar import ResNetCifar
+from lepton_jax.models.rms_norm import RMSNorm
+from lepton_jax.models.rope import DynamicRope, LinearRope, Llama3Rope, Rope, YarnRope
 from lepton_jax.models.text_classifier import TextClassifier
 from lepton_jax.models.tokens import as_tokens, mean_of_words
-from lepton_jax.models.transformer import Block, Transformer, attend, rotate
+from lepton_jax.models.transformer import Transformer
 
 __all__ = [
     "CNN",
@@ -18,14 +23,22 @@ __all__ = [
     "BasicBlock",
     "Block",
     "Bottleneck",
+    "Cache",
+    "DynamicRope",
     "LeNet5",
     "LeNet300",
+    "LinearRope",
+    "Llama3Rope",
+    "RMSNorm",
     "ResNet",
     "ResNetCifar",
+    "Rope",
     "TextClassifier",
     "Transformer",
+    "YarnRope",
     "as_tokens",
     "attend",
+    "generate",
     "mean_of_words",
     "rotate",
 ]

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lepton_jax.core.typing import Array
+from lepton_jax.models.block import Block
 from lepton_jax.models.tokens import as_tokens, mean_of_words
-from lepton_jax.models.transformer import Block
 
 
 class TextClassifier(nn.Module):

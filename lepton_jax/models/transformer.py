@@ -1,44 +1,68 @@
-"""A small causal decoder, for character and byte models."""
+"""A causal decoder: small ones for characters and bytes, and the published language models of the Llama kind."""
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lepton_jax.core.arguments import checked
-from lepton_jax.core.errors import check_option
+from lepton_jax.core.errors import check_option, check_whole, collect
 from lepton_jax.core.typing import Array
+from lepton_jax.models.attention import Cache
+from lepton_jax.models.block import LAYERS, Activation, Block, Norm, norm_of
+from lepton_jax.models.rope import Rope
 
 _Position = Literal["learned", "rotary"]
+_OF_BLOCKS = (
+    "heads",
+    "mlp",
+    "dtype",
+    "kv_heads",
+    "head_dim",
+    "rope",
+    "norm",
+    "norm_offset",
+    "epsilon",
+    "head_norm",
+    "activation",
+    "gated",
+    "biases",
+)
+"""What a decoder's blocks are told."""
 
 
 class Transformer(nn.Module):
-    """Predict the next token at every position, by pre-norm blocks of causal self-attention and a GELU layer pair.
+    """Predict the next token at every position, by pre-norm blocks of causal self-attention and a layer pair.
 
-    ``x + attention(norm(x))``, then ``x + mlp(norm(x))``; a last norm, then logits. Norms are LayerNorm.
+    ``x + attention(norm(x))``, then ``x + mlp(norm(x))``; a last norm, then logits. By default norms are LayerNorm and the
+    layer pair has GELU; with other settings the blocks are those of Llama, Mistral, Qwen or Gemma.
 
     Args:
       vocabulary: how many tokens.
       depth: how many blocks.
       width: of the residual stream.
-      heads: of attention; divides `width`.
+      heads: of attention; divides `width` unless `head_dim` is given.
       mlp: hidden width of the layer pair.
       max_length: the longest sequence that learned positions allow.
       position: learned embeddings, or rotations of queries and keys.
       tied: whether logits use the embedding table, transposed.
       dtype: of the computation; parameters stay float32. None computes in the parameters' dtype.
+      kv_heads, head_dim, rope, norm, norm_offset, epsilon, head_norm, activation, gated, biases: of the blocks, see `Block`.
+      windows: how many positions each block looks at; None: all, in every block.
+      embedding_scale: what embeddings are multiplied by.
+      scan: whether the blocks are one, run `depth` times over weights stacked along a first axis ("blocks"): compiled once.
 
     Raises:
-      ValueError: if heads do not divide the width, a rotary head has odd width, or a sequence is too long.
+      ValueError: if the settings do not fit together, or a sequence is too long.
 
     Example:
+      >>> import jax
       >>> model = Transformer(vocabulary=11, depth=1, width=8, heads=2, mlp=16, max_length=4)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 3), jnp.int32))[0].shape
       (2, 3, 11)
 
     Source: A. Vaswani et al., Attention is all you need, 2017; decoder only and pre-norm as in A. Radford et al., Language
-    models are unsupervised multitask learners, 2019; rotary positions from J. Su et al., RoFormer, 2021, equation 34.
+    models are unsupervised multitask learners, 2019; rotary positions from J. Su et al., RoFormer, 2021, equation 34; the rest
+    as in H. Touvron et al., Llama, 2023.
     """
 
     vocabulary: int
@@ -50,108 +74,108 @@ class Transformer(nn.Module):
     position: _Position = "learned"
     tied: bool = False
     dtype: Any = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    rope: Rope = Rope()
+    norm: Norm = "layer"
+    norm_offset: float = 0.0
+    epsilon: float = 1e-6
+    head_norm: bool = False
+    activation: Activation = "gelu"
+    gated: bool = False
+    biases: tuple[str, ...] = LAYERS
+    windows: tuple[int | None, ...] | None = None
+    embedding_scale: float = 1.0
+    scan: bool = False
 
     def __post_init__(self) -> None:
-        check_option("position", self.position, _Position)
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide width; got {self.heads} heads and width {self.width}.")
-        if self.position == "rotary" and (self.width // self.heads) % 2:
-            raise ValueError(f"rotary positions need heads of even width; got {self.width} / {self.heads}.")
+        for name, options in (("position", _Position), ("norm", Norm), ("activation", Activation)):
+            check_option(name, getattr(self, name), options)
+        with collect("Transformer") as problems:
+            if self.width % self.heads and self.head_dim is None:
+                problems.append(f"heads must divide width; got {self.heads} heads and width {self.width}.")
+            if self.heads % (self.kv_heads or self.heads):
+                problems.append(f"kv_heads must divide heads; got {self.kv_heads} and {self.heads}.")
+            if self.position == "rotary" and (self.head_dim or self.width // self.heads) % 2:
+                had = f"{self.width} / {self.heads}" if self.head_dim is None else f"{self.head_dim}"
+                problems.append(f"rotary positions need heads of even width; got {had}.")
+            if unknown := [name for name in self.biases if name not in LAYERS]:
+                problems.append(f"biases are of {', '.join(LAYERS)}; got {', '.join(map(str, unknown))}.")
+            if self.windows is not None and len(self.windows) != self.depth:
+                problems.append(f"windows needs one entry for each of {self.depth} blocks; got {len(self.windows)}.")
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, tokens: Array) -> Array:
-        """Return logits ``[B, L, vocabulary]`` of tokens, integers ``[B, L]``."""
+    def __call__(self, tokens: Array, cache: Cache | None = None, room: int | None = None) -> Any:
+        """Return logits ``[B, L, vocabulary]`` of tokens, integers ``[B, L]``.
+
+        Args:
+          tokens: they stand after those that the cache has seen.
+          cache: as an earlier call returned it. Tokens for which it has no room get logits that are NaN.
+          room: begin a new cache for so many tokens in all.
+
+        Returns:
+          the logits; with a cache or a room ``(logits, cache)``.
+        """
         length = tokens.shape[1]
         embed = nn.Embed(self.vocabulary, self.width, dtype=self.dtype)
         x = embed(tokens)
+        if room is not None:
+            cache = self._empty(x, room)
+        if self.embedding_scale != 1:
+            x = x * jnp.asarray(self.embedding_scale, x.dtype)
         if self.position == "learned":
             if length > self.max_length:
                 raise ValueError(f"sequences may have {self.max_length} tokens; got {length}. Raise max_length.")
-            x = x + nn.Embed(self.max_length, self.width, dtype=self.dtype)(jnp.arange(length))[None]
-        for _ in range(self.depth):
-            x = Block(heads=self.heads, mlp=self.mlp, rotary=self.position == "rotary", dtype=self.dtype)(x)
-        x = nn.LayerNorm(dtype=self.dtype)(x)
-        return embed.attend(x) if self.tied else nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype)(x)
+            places = jnp.arange(length) + (0 if cache is None else cache.length)
+            x = x + nn.Embed(self.max_length, self.width, dtype=self.dtype)(places)[None]
+        x, cache = self._blocks(x, cache)
+        x = norm_of(self)(x)
+        logits = embed.attend(x) if self.tied else nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype)(x)
+        if cache is None:
+            return logits
+        fits = cache.length <= cache.keys.shape[2]
+        return jnp.where(fits, logits, jnp.nan), cache
 
+    def _blocks(self, x: Array, cache: Cache | None) -> tuple[Array, Cache | None]:
+        """The stream after all blocks, and the cache with its tokens."""
+        make: dict[str, Any] = {name: getattr(self, name) for name in _OF_BLOCKS}
+        make["rotary"] = self.position == "rotary"
+        windows = self.windows or (None,) * self.depth
+        if self.scan:
+            return self._scanned(Block(**make, name="blocks"), x, windows, cache)
+        parts: list[tuple[Array, Array]] = []
+        for number, window in enumerate(windows):
+            mine = None if cache is None else cache._replace(keys=cache.keys[number], values=cache.values[number])
+            x = Block(**make)(x, window, mine)
+            if cache is not None:
+                x, part = x
+                parts.append(part)
+        if cache is None:
+            return x, None
+        keys, values = (jnp.stack(part) for part in zip(*parts))
+        return x, Cache(keys, values, cache.length + x.shape[1])
 
-class Block(nn.Module):
-    """Apply causal self-attention and a GELU layer pair, each to the normed input and added to it.
+    def _scanned(
+        self, block: Block, x: Array, windows: tuple[int | None, ...], cache: Cache | None
+    ) -> tuple[Array, Cache | None]:
+        """As `_blocks`, by one block with stacked weights."""
+        same = len(set(windows)) == 1
+        longest = jnp.iinfo(jnp.int32).max
+        each = None if same else jnp.array([longest if window is None else window for window in windows], jnp.int32)
 
-    Args:
-      heads: of attention.
-      mlp: hidden width of the layer pair.
-      rotary: whether queries and keys are rotated by their position.
-      dtype: of the computation.
+        def step(block: Block, x: Array, part: Any) -> Any:
+            window, keys, values = part
+            window = windows[0] if same else window
+            return (block(x, window), None) if cache is None else block(x, window, Cache(keys, values, cache.length))
 
-    Example:
-      >>> jax.eval_shape(Block(heads=2, mlp=4).init_with_output, jax.random.key(0), jnp.zeros((1, 3, 8)))[0].shape
-      (1, 3, 8)
-    """
+        scanned = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth)
+        if cache is None:
+            return scanned(block, x, (each, None, None))[0], None
+        x, (keys, values) = scanned(block, x, (each, cache.keys, cache.values))
+        return x, Cache(keys, values, cache.length + x.shape[1])
 
-    heads: int
-    mlp: int
-    rotary: bool = False
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Return ``[B, L, D]`` of ``[B, L, D]``."""
-        batch, length, width = x.shape
-        y = nn.LayerNorm(dtype=self.dtype)(x)
-        query, key, value = (
-            nn.Dense(width, dtype=self.dtype, name=name)(y).reshape(batch, length, self.heads, -1)
-            for name in ("query", "key", "value")
-        )
-        if self.rotary:
-            query, key = rotate(query), rotate(key)
-        y = attend(query, key, value).reshape(batch, length, width)
-        x = x + nn.Dense(width, dtype=self.dtype, name="out")(y)
-        y = nn.Dense(self.mlp, dtype=self.dtype, name="up")(nn.LayerNorm(dtype=self.dtype)(x))
-        return x + nn.Dense(width, dtype=self.dtype, name="down")(nn.gelu(y))
-
-
-@checked
-def attend(query: Array, key: Array, value: Array) -> Array:
-    """Attend causally: ``softmax(q k^T / sqrt(d), over positions not later) v``, the softmax in float32.
-
-    Args:
-      query: ``[B, L, H, d]``.
-      key: the same shape.
-      value: the same shape.
-
-    Returns:
-      ``[B, L, H, d]`` in the dtype of `value`.
-
-    Example:
-      >>> attend(jnp.zeros((1, 2, 1, 1)), jnp.zeros((1, 2, 1, 1)), jnp.array([2.0, 4.0]).reshape(1, 2, 1, 1)).ravel()
-      Array([2., 3.], dtype=float32)
-    """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) / jnp.sqrt(jnp.float32(query.shape[-1]))
-    causal = jnp.tril(jnp.ones((query.shape[1], key.shape[1]), bool))
-    weights = jax.nn.softmax(jnp.where(causal[None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
-
-
-@checked
-def rotate(x: Array) -> Array:
-    """Rotate the pairs ``(x_i, x_{i + d/2})`` at position p by ``p * 10000^(-2 i / d)``.
-
-    Products of rotated queries and keys then depend on the distance of their positions alone.
-
-    Args:
-      x: ``[B, L, H, d]``, d even.
-
-    Returns:
-      The same shape and dtype.
-
-    Example:
-      >>> bool((rotate(jnp.ones((1, 1, 1, 2))) == 1).all())
-      True
-    """
-    half = x.shape[-1] // 2
-    rates = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = jnp.outer(jnp.arange(x.shape[1], dtype=jnp.float32), rates)[None, :, None]
-    low, high = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    turned = (low * jnp.cos(angles) - high * jnp.sin(angles), low * jnp.sin(angles) + high * jnp.cos(angles))
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    def _empty(self, x: Array, room: int) -> Cache:
+        check_whole("room", room, 1)
+        shape = (self.depth, x.shape[0], room, self.kv_heads or self.heads, self.head_dim or self.width // self.heads)
+        return Cache(jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype), jnp.int32(0))
