@@ -79,7 +79,7 @@ def transformer_of(config: Mapping[str, Any], where: str, scan: bool = False) ->
     Source: the names and defaults are those of the library transformers.
     """
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         got = shown(kind, 40)
         raise ArtifactError(
             f"{where}: decoders of the types {', '.join(FAMILIES)} are read; got {got}. Export another as ONNX."

@@ -1,30 +1,34 @@
-"""A model from a file, of whatever kind."""
+"""A model from a file or folder, of whatever kind."""
 
+import importlib
 import os
 from pathlib import Path
 
 from lepton_jax.artifact import load
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import ArtifactError
 from lepton_jax.simple.model import Applied, Model
+
+_FOLDER = "a folder"
+_READERS = {".onnx": ("onnx", "from_onnx"), _FOLDER: ("pretrained", "from_pretrained")}
+"""By suffix: the module and the function that read it; imported when they are needed."""
+_PICKLED = {".bin", ".pt", ".pth", ".jit", ".pkl", ".pickle", ".ckpt", ".joblib"}
 
 
 @checked
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """Read a model from a file, without the model's code.
+    """Read a model, without the model's code. What it is shows in its name:
 
-    ======== ==================================================================================================================
-    suffix   what it is
-    ======== ==================================================================================================================
-    .onnx    of any framework: a function with a derivative, see `lepton_jax.interchange.from_onnx`
-    other    a `.lepton` file: techniques that need no gradient work on it; it can be a teacher. A program has no derivative, so
-             it cannot be trained.
-    ======== ==================================================================================================================
+    - ``.onnx``: of any framework, a function with a derivative, see `lepton_jax.interchange.from_onnx`;
+    - a folder: a published language model in safetensors, see `lepton_jax.interchange.from_pretrained`;
+    - anything else: a `.lepton` file. Techniques that need no gradient work on it; it can be a teacher. A program has no
+      derivative, so it cannot be trained.
 
     Args:
-      path: the file.
+      path: the file or folder.
 
     Raises:
-      ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.
+      ArtifactError: for a foreign, newer, truncated or damaged file, or a pickled one; says what, where and what to do.
       ImportError: for a kind of file that needs a package which is not installed; says how to.
 
     Example:
@@ -35,10 +39,16 @@ def load_model(path: str | os.PathLike[str]) -> Model:
       >>> model(jnp.array([[3.0, 4.0]])).tolist()
       [[3.0, 4.0]]
     """
-    if Path(path).suffix.lower() == ".onnx":
-        from lepton_jax.interchange.onnx import from_onnx  # a package that not everybody needs
-
-        return from_onnx(path)
+    kind = _FOLDER if os.path.isdir(path) else Path(path).suffix.lower()
+    if kind in _PICKLED:
+        raise ArtifactError(
+            f"{os.fspath(path)}: a pickled file can run any program when it is read, so it is not read. Where it comes from, "
+            "write its weights as safetensors (a language model: model.save_pretrained(folder)) or all of it as ONNX "
+            "(torch.onnx.export)."
+        )
+    if kind in _READERS:
+        module, reader = _READERS[kind]
+        return getattr(importlib.import_module(f"lepton_jax.interchange.{module}"), reader)(path)
     artifact = load(path)
     recipe = artifact.manifest.get("recipe", {})
     applied = recipe.get("applied", []) if isinstance(recipe, dict) else []

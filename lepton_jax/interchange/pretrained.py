@@ -79,6 +79,8 @@ def from_pretrained(folder: str | os.PathLike[str], *, scan: bool = False, dtype
 
 def _object(folder: str, name: str) -> dict[str, Any]:
     path = os.path.join(folder, name)
+    if os.path.isdir(folder) and not os.path.exists(path):
+        raise ArtifactError(f"{folder}: has no {name}; give the folder of a whole language model.")
     with open_file(path) as file:
         return parse_json(file.read(), path)
 
