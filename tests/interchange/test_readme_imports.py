@@ -1,0 +1,28 @@
+"""What the README shows of other frameworks runs, where they are installed."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from decoder_folders import config_of, tensors_of, write_folder
+
+import lepton_jax as lepton
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def run(heading: str, **names) -> dict:
+    """Run the snippet under a heading."""
+    text = README[README.index(f"### {heading}\n") :]
+    names |= {"jax": jax, "jnp": jnp, "lepton": lepton}
+    exec(compile(re.search(r"```py\n(.*?)```", text, flags=re.DOTALL)[1], "README.md", "exec"), names)
+    return names
+
+
+def test_a_language_model(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_of("llama") | {"hidden_size": 32, "intermediate_size": 64}
+    write_folder(tmp_path / "llama", config, tensors_of(config))
+    names = run("A language model")
+    assert (lepton.load_model("llama.lepton")(names["prompt"]) == names["small"](names["prompt"])).all()
