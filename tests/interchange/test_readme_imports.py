@@ -22,7 +22,7 @@ def run(heading: str, **names) -> dict:
 
 def test_a_language_model(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = config_of("llama") | {"hidden_size": 32, "intermediate_size": 64}
+    config = config_of("llama") | {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 64}
     write_folder(tmp_path / "llama", config, tensors_of(config))
     names = run("A language model")
     assert (lepton.load_model("llama.lepton")(names["prompt"]) == names["small"](names["prompt"])).all()
