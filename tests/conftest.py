@@ -36,7 +36,9 @@ OPTIMISED = {
     "graph/test_lowering_forms.py",  # what is not finite, in one program and in another
     "formats/test_number_formats.py",  # without jit, in jit, under vmap and in a scan: the same bits
     "stages/test_pipelines.py",  # stages, compiled one by one, and the whole
+    "stages/test_serving.py",
     "stages/test_split_scans.py",
+    "stages/test_stages.py",
     "test_contract.py",
 }
 """Files of tests that compare one compiled program with another to the last bits, and so compile as users do.

@@ -5,13 +5,18 @@ from lepton_jax.stages.find import plan
 from lepton_jax.stages.pipeline import GPipe, OneFOneB, pipeline, pipeline_step
 from lepton_jax.stages.plan import Plan
 from lepton_jax.stages.seconds import stage_seconds
+from lepton_jax.stages.serving import Apart, PeerError, Remote, Server
 from lepton_jax.stages.verify import Verified, join, verify
 
 __all__ = [
+    "Apart",
     "GPipe",
     "OneFOneB",
+    "PeerError",
     "Plan",
+    "Remote",
     "SavedStages",
+    "Server",
     "Verified",
     "join",
     "load",

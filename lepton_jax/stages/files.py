@@ -92,6 +92,12 @@ def load(folder: str | os.PathLike[str]) -> SavedStages:
       lepton_jax.core.files.ArtifactError: ...stages.json cannot be read (No such file or directory): the folder holds no \
 stages.
     """
+    place, manifest = FilePath(folder), read_manifest(folder)
+    return SavedStages([load_file(place / row["file"]) for row in manifest["stages"]], manifest)
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the manifest of a folder of stages, its files compared with it; errors as of `load`."""
     place = FilePath(folder)
     try:
         manifest = read_json(place / MANIFEST, _REMEDY)
@@ -112,7 +118,7 @@ stages.
             ) from error
         if found != row.get("sha256"):
             raise ArtifactError(f"{place / name}: is not the file of the manifest (sha256 {found[:12]}...). {_REMEDY}")
-    return SavedStages([load_file(place / row["file"]) for row in rows], manifest)
+    return manifest
 
 
 @checked
