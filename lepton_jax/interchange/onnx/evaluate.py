@@ -14,11 +14,17 @@ from lepton_jax.core.foreign_text import shown
 from lepton_jax.interchange.onnx.host import is_dim, is_host, lengths, on_device
 from lepton_jax.interchange.onnx.parts import Graph, Node
 from lepton_jax.interchange.onnx.rules import RULES
-from lepton_jax.interchange.onnx.site import Budget, Codes, Rule, Site
+from lepton_jax.interchange.onnx.site import Budget, Codes, Rule, Site, TooMuchError
 
 
 class NodeError(ArtifactError):
-    """A node that cannot be evaluated; says which, on values of which shapes, and why."""
+    """A node that cannot be evaluated; says which, on values of which shapes, and why.
+
+    Attributes:
+      too_much: whether it asks for more than the file's bytes may.
+    """
+
+    too_much = False
 
 
 def evaluate(graph: Graph, leaves: Mapping[str, Any], given: Mapping[str, Any], budget: Budget) -> tuple[Any, ...]:
@@ -52,7 +58,9 @@ def _results(node: Node, values: Mapping[str, Any], leaves: Mapping[str, Any], b
         raise
     except Exception as error:  # whatever rules, numpy and jax raise of what strangers wrote
         on = ", ".join(_described(value) for value in taken)
-        raise NodeError(f"{shown(node.op)} {shown(node.name)!r} on ({on}): {one_line(error)}") from error
+        made = NodeError(f"{shown(node.op)} {shown(node.name)!r} on ({on}): {one_line(error)}")
+        made.too_much = isinstance(error, TooMuchError)
+        raise made from error
 
 
 def apply(rule: Rule, site: Site, values: Sequence[Any]) -> tuple[Any, ...]:
@@ -75,7 +83,8 @@ def apply(rule: Rule, site: Site, values: Sequence[Any]) -> tuple[Any, ...]:
         if not rule.both and place not in rule.host and isinstance(value, (np.ndarray, np.generic)):
             value = on_device(value)
         given.append(value)
-    out = rule.function(site, *given)
+    with np.errstate(all="ignore"):
+        out = rule.function(site, *given)
     results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
     if moved is not None:
         results = (Codes(results[0], moved), *results[1:])

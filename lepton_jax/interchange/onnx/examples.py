@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.limits import most_bytes
 from lepton_jax.interchange.onnx.function import Imported
 from lepton_jax.interchange.onnx.parts import Port
 
 _BATCHES = (3, 2, 1, 5)
 _LENGTHS = (64, 32, 48, 128, 224, 256, 512, 16, 320, 640, 576, 8, 1024, 1)
 _MOST_TRIES = 48
+_LARGEST = 1 << 28
 
 
 def example_of(function: Imported, variables: Any) -> tuple[Any, ...]:
@@ -32,12 +35,23 @@ def example_of(function: Imported, variables: Any) -> tuple[Any, ...]:
     for shapes in _shapes(function.graph.inputs):
         try:
             structs = [jax.ShapeDtypeStruct(shape, _dtype(port)) for shape, port in zip(shapes, function.graph.inputs)]
+            _check_size(structs, function)
             jax.eval_shape(function, variables, *structs)
             return tuple(_filled(struct, port) for struct, port in zip(structs, function.graph.inputs))
         except ArtifactError as error:
+            if getattr(error, "too_much", False):
+                raise
             first = first or error
     assert first is not None
     raise first
+
+
+def _check_size(structs: Sequence[jax.ShapeDtypeStruct], function: Imported) -> None:
+    """Raise if inputs of the shapes that the file asks for take more than is made without being asked to."""
+    size = sum(math.prod(one.shape) * one.dtype.itemsize for one in structs)
+    if size > max(_LARGEST, most_bytes(function.stored)):
+        said = ", ".join(f"{port.name!r} {one.shape}" for port, one in zip(function.graph.inputs, structs))
+        raise ArtifactError(f"inputs of {size} bytes are asked for ({said}); give them: from_onnx(path, x)")
 
 
 def _dtype(port: Port) -> Any:

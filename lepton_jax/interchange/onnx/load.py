@@ -9,11 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.errors import ArtifactError, one_line
 from lepton_jax.deploy.save import require
 from lepton_jax.interchange.names import nested
 from lepton_jax.interchange.onnx.examples import example_of
 from lepton_jax.interchange.onnx.function import Imported
-from lepton_jax.interchange.onnx.read import read
+from lepton_jax.interchange.onnx.read import Parsed, read
 from lepton_jax.interchange.onnx.simplify import folded, pruned, read_leaves
 from lepton_jax.interchange.onnx.site import Budget
 from lepton_jax.interchange.onnx.weights import with_leaves
@@ -59,18 +60,30 @@ def from_onnx(path: str | os.PathLike[str], *example: Any) -> Model:
     """
     require("from_onnx", "onnx", extra="onnx")
     name = os.fspath(path)
-    parsed = read(path)
-    budget = Budget(parsed.stored)
+    try:
+        parsed = read(path)
+        function, variables = imported(parsed, os.path.basename(name))
+        return Model(function, variables, tuple(example) or example_of(function, variables))
+    except (ArtifactError, OSError, ImportError):
+        raise
+    except Exception as error:  # whatever is raised on what strangers wrote
+        raise ArtifactError(f"{name} cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def imported(parsed: Parsed, name: str) -> tuple[Imported, dict[str, Any]]:
+    """The function of a file, and its variables.
+
+    Args:
+      parsed: the file; the numbers of its variables are taken out of `parsed.proto`.
+      name: what messages call the function.
+    """
     graph, leaves = with_leaves(parsed.graph)
-    graph = pruned(folded(graph, budget))
+    graph = pruned(folded(graph, Budget(parsed.stored)))
     left = read_leaves(graph)
     kept = {leaf.path: leaf for leaf in leaves if leaf.path in left}
     records = {path: dataclasses.replace(leaf, value=None) for path, leaf in kept.items()}
-    function = Imported(graph=graph, leaves=records, proto=parsed.proto, stored=parsed.stored, name=os.path.basename(name))
-    tree: dict[str, Any] = {"params": {}}
-    tree |= nested({path: _variable(leaf.value) for path, leaf in kept.items()})
-    shown = example or example_of(function, tree)
-    return Model(function, tree, tuple(shown))
+    function = Imported(graph=graph, leaves=records, proto=parsed.proto, stored=parsed.stored, name=name)
+    return function, {"params": {}} | nested({path: _variable(leaf.value) for path, leaf in kept.items()})
 
 
 def _variable(value: Any) -> Any:

@@ -99,7 +99,7 @@ def taken_as_codes(graph: Graph, read: Mapping[str, list[tuple[Node, int]]], fou
             made = None if any(one is None for one in given) else _scaled(node, *given)
             if made is not None:
                 found[node.outputs[0]], leaves[node.outputs[0]] = made, ""
-        for slots in _SLOTS.get(node.op, ()):
+        for slots in (one for one in _SLOTS.get(node.op, ()) if one[0] < len(node.inputs)):
             name = node.inputs[slots[0]]
             of_integers = _of_integers(node, slots, constants, read.get(name, [])) if name in constants else None
             if of_integers is not None:

@@ -34,8 +34,12 @@ def _folded(graph: Graph, outer: Mapping[str, Any], budget: Budget) -> Graph:
             own.update(made)
             known.update(made)
             continue
-        if node.op == "If" and isinstance(known.get(node.inputs[0]), np.ndarray) and known[node.inputs[0]].size == 1:
-            chosen = node.get("then_branch" if bool(known[node.inputs[0]].reshape(())) else "else_branch")
+        if (
+            node.op == "If"
+            and np.size(condition := known.get(node.inputs[0] if node.inputs else "")) == 1
+            and condition is not None
+        ):
+            chosen = node.get("then_branch" if bool(np.asarray(condition).reshape(())) else "else_branch")
             node = dataclasses.replace(node, attributes={"then_branch": chosen, "else_branch": chosen})
         if inner := node.graphs:
             small = {name: _folded(one, known, budget) for name, one in inner.items()}
@@ -57,7 +61,7 @@ def _computed(node: Node, known: Mapping[str, Any], budget: Budget) -> dict[str,
     site = Site(node, budget, lambda graph, given: ())
     try:
         results = apply(rule, site, [known[name] if name else None for name in node.inputs])
-    except ValueError:  # said where the graph is evaluated, if anything needs it
+    except Exception:  # whatever it is, it is said where the graph is evaluated, if anything needs it
         return None
     arrays = all(isinstance(one, np.ndarray) and one.dtype != object and is_host(one) and one.size <= _MOST for one in results)
     return {name: one for name, one in zip(node.outputs, results) if name} if arrays else None

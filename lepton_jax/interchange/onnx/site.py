@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -16,8 +17,13 @@ from lepton_jax.core.limits import most_bytes, most_turns
 from lepton_jax.interchange.onnx.host import is_dim
 from lepton_jax.interchange.onnx.parts import Graph, Node
 
+_DEEP = 6
 _VALUES = 64
 """How many of the largest values a graph may make in all."""
+
+
+class TooMuchError(ArtifactError):
+    """A graph asks for more than its bytes may."""
 
 
 class Budget:
@@ -30,14 +36,14 @@ class Budget:
       >>> Budget(100).room((1 << 34,), 4)
       Traceback (most recent call last):
       ...
-      lepton_jax.core.files.ArtifactError: a value of shape (17179869184,) takes 68719476736 bytes, more than the 16777216 \
-that 100 bytes of file and inputs may ask for
+      lepton_jax.interchange.onnx.site.TooMuchError: a value of shape (17179869184,) takes 68719476736 bytes, more than ...
     """
 
     def __init__(self, stored: int) -> None:
         self.stored = stored
         self.most, self.turns = most_bytes(stored), most_turns(stored)
         self.left = _VALUES * self.most
+        self.deep = 0
 
     def room(self, shape: Sequence[Any], itemsize: int) -> None:
         """Ask for a value, before it is made.
@@ -53,7 +59,22 @@ that 100 bytes of file and inputs may ask for
             if min(known, default=0) < 0:
                 raise ArtifactError(f"{what}: lengths are 0 or more")
             limit = f"more than the {self.most} that" if count > self.most else f"and all values more than {_VALUES} times what"
-            raise ArtifactError(f"{what} takes {count} bytes, {limit} {self.stored} bytes of file and inputs may ask for")
+            raise TooMuchError(f"{what} takes {count} bytes, {limit} {self.stored} bytes of file and inputs may ask for")
+
+    @contextlib.contextmanager
+    def both(self) -> Iterator[None]:
+        """Ask to evaluate both branches of a graph: within one another they double the work.
+
+        Raises:
+          ArtifactError: if it is so in too many already.
+        """
+        if self.deep >= _DEEP:
+            raise TooMuchError(f"more nodes than may be: more than {_DEEP} branches within one another depend on inputs")
+        self.deep += 1
+        try:
+            yield
+        finally:
+            self.deep -= 1
 
     def turn(self) -> None:
         """Ask to evaluate a node.
@@ -63,7 +84,7 @@ that 100 bytes of file and inputs may ask for
         """
         self.turns -= 1
         if self.turns < 0:
-            raise ArtifactError(f"more nodes, loops unrolled, than {self.stored} bytes of file and inputs may ask for")
+            raise TooMuchError(f"more nodes, loops unrolled, than {self.stored} bytes of file and inputs may ask for")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

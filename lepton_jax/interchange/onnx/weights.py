@@ -38,7 +38,8 @@ _SLOTS: Mapping[str, Mapping[int, str]] = {
 }
 """What a tensor is called that the file gives only a number."""
 _NUMBERED = re.compile(
-    r"onnx::.*|[\d_]+|(.*/)?_?(constant|const|val|tensor|initializer|[tvw])(_?\d+)+(_output_\d+)?", re.IGNORECASE
+    r"onnx::.*|[\d_]+|(.*/)?_?(constant|const|const_fold_opt_|val|tensor|initializer|[tvw])(_?\d+)+(_output_\d+)?",
+    re.IGNORECASE,
 )
 """Names that say nothing."""
 _STATISTICS = {"BatchNormalization": (3, 4)}

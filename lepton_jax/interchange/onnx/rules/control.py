@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,12 +13,14 @@ from jax import lax
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.interchange.onnx.host import is_host, on_device
 from lepton_jax.interchange.onnx.parts import Graph
-from lepton_jax.interchange.onnx.site import Codes, Rule, Site
+from lepton_jax.interchange.onnx.site import Codes, Rule, Site, TooMuchError
 
 _UNROLLED = 4
 """Loops of so few turns are written out: what is known before stays known in them."""
 _MASKED = 1 << 10
 """A loop that may end early has a derivative if it has so few turns at most: all are made, those after the end for nothing."""
+_MOST_UNROLLED = 1 << 10
+"""Turns that are written out at most."""
 _NO_END = 2**31 - 1
 
 
@@ -37,11 +40,18 @@ def branch(site: Site, condition: Any) -> Any:
     def made(graph: Graph) -> Any:
         return lambda: tuple(map(plain, site.evaluate(graph, {})))
 
+    with site.budget.both():
+        return _both(condition, graphs, made)
+
+
+def _both(condition: Any, graphs: list[Graph], made: Callable[[Graph], Any]) -> Any:
     shapes: list[Any] = []
     for graph in graphs:
         try:
             shapes.append(jax.eval_shape(made(graph)))
         except ArtifactError as error:  # a branch for inputs of other shapes
+            if getattr(error, "too_much", False):
+                raise
             shapes.append(error)
     if all(isinstance(one, ArtifactError) for one in shapes):
         raise shapes[1]
@@ -84,6 +94,8 @@ class _Loop:
             condition, carried, behind = self.once(np.asarray(turn, np.int64), condition, carried)
             left.append(behind)
             turn += 1
+            if turn > _MOST_UNROLLED:
+                raise TooMuchError(f"more than {_MOST_UNROLLED} turns, which cannot be one compiled loop: its shapes change")
             if not is_host(condition):
                 raise ValueError("how often its body runs, and with it a shape, depends on the inputs")
         return (*carried, *self.stacked(left))
@@ -140,21 +152,26 @@ def loop(site: Site, turns: Any = None, condition: Any = None, *carried: Any) ->
     limit = None if turns is None else int(np.asarray(turns).reshape(-1)[0])
     limit = None if limit is not None and limit >= _NO_END else limit
     on = bool(np.asarray(condition).reshape(-1)[0])
+    ways: list[Callable[[], tuple[Any, ...]]] = [lambda: made.unrolled(limit, condition)]
     if limit is not None and limit > _UNROLLED and on and not any(isinstance(one, tuple) for one in carried):
+        short = limit <= _MASKED or len(made.body.outputs) > 1 + made.count
+        ways.insert(0, lambda: made.scanned(limit) if short else _long(made, limit))
+    elif limit is not None and limit <= _MASKED:
+        ways.append(lambda: made.scanned(limit))
+    else:
+        ways.append(lambda: made.waiting(turns, condition))
+    return _first(ways)
+
+
+def _first(ways: list[Callable[[], tuple[Any, ...]]]) -> tuple[Any, ...]:
+    """What the first way gives that does: some do not take shapes that change, or that depend on the turn."""
+    for number, way in enumerate(ways):
         try:
-            return made.scanned(limit) if limit <= _MASKED or len(made.body.outputs) > 1 + made.count else _long(made, limit)
-        except ArtifactError:
-            raise
-        except (TypeError, ValueError, NotImplementedError):  # shapes that change, shapes that depend on the turn
-            return made.unrolled(limit, condition)
-    try:
-        return made.unrolled(limit, condition)
-    except ArtifactError:
-        raise
-    except ValueError:
-        if limit is not None and limit <= _MASKED:
-            return made.scanned(limit)
-        return made.waiting(turns, condition)
+            return way()
+        except (TypeError, ValueError, NotImplementedError) as error:
+            if getattr(error, "too_much", False) or isinstance(error, TooMuchError) or number == len(ways) - 1:
+                raise
+    raise ValueError("there is no way to run it")
 
 
 def _long(made: _Loop, limit: int) -> tuple[Any, ...]:

@@ -31,15 +31,15 @@ class _Window:
         spread = ((0, 0), (0, 0), *(self.pads if pads is None else pads))
         return lax.reduce_window(x, initial, combine, sizes, steps, spread, window_dilation=(1, 1, *self.dilations))
 
-    def counts(self, sizes: Any, padded: Pads) -> list[np.ndarray]:
+    def counts(self, sizes: Any, padded: Pads, outs: Any) -> list[np.ndarray]:
         """How many places each window has along each axis that are of the image, or of the padding that counts."""
         found = []
-        for n, k, stride, dilation, (before, behind), (a, z) in zip(
-            sizes, self.kernel, self.strides, self.dilations, self.pads, padded
-        ):
-            starts = np.arange(0, n + before + behind - (k - 1) * dilation, stride) - before
-            places = starts[:, None] + np.arange(k) * dilation
-            found.append(((places >= -a) & (places < n + z)).sum(1))
+        for axis, (n, out) in enumerate(zip(sizes, outs)):
+            k, dilation, (a, z) = self.kernel[axis], self.dilations[axis], padded[axis]
+            starts = np.arange(out) * self.strides[axis] - self.pads[axis][0]
+            first = np.maximum(-((starts + a) // dilation), 0)
+            last = np.minimum((n + z - 1 - starts) // dilation, k - 1)
+            found.append(np.maximum(last - first + 1, 0))
         return found
 
 
@@ -55,11 +55,9 @@ def max_pool(site: Site, x: Any) -> Any:
 
 
 def _places(site: Site, x: Any, window: _Window) -> Any:
-    spatial = x.shape[2:]
     axes = range(x.ndim) if not site.get("storage_order", 0) else [0, 1, *range(x.ndim - 1, 1, -1)]
     numbers = jnp.arange(int(np.prod([x.shape[a] for a in axes]))).reshape([x.shape[a] for a in axes])
     numbers = numbers if not site.get("storage_order", 0) else numbers.transpose(0, 1, *range(x.ndim - 1, 1, -1))
-    assert numbers.shape[2:] == spatial
     bottom = _lowest(x.dtype)
 
     def better(a: Any, b: Any) -> Any:
@@ -88,7 +86,8 @@ def average_pool(site: Site, x: Any) -> Any:
         return total / window.reduce(jnp.ones((1, 1, *sizes), x.dtype), zero, lax.add)
     # What a last window has beyond the padding never counts.
     padded = window.inner if site.get("count_include_pad", 0) else [(0, 0)] * len(sizes)
-    for axis, counts in enumerate(window.counts(sizes, padded)):
+    site.room(total.shape, total.dtype)
+    for axis, counts in enumerate(window.counts(sizes, padded, total.shape[2:])):
         total = total / counts.astype(x.dtype).reshape([-1 if i == axis + 2 else 1 for i in range(x.ndim)])
     return total
 

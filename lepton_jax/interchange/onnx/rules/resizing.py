@@ -131,16 +131,16 @@ def _weighted(site: Site, x: Any, axis: int, where: np.ndarray, scale: float) ->
     """Linear or cubic: each new element a sum of old ones near it."""
     cubic, old = site.get("mode") == "cubic", x.shape[axis]
     wide = scale < 1 and bool(site.get("antialias", 0))
-    matrix = np.zeros((len(where), old))
-    for row, c in enumerate(where):
-        places, weights = _taps(c, cubic, scale if wide else 1.0, site.get("cubic_coeff_a", -0.75))
-        if (cubic and site.get("exclude_outside", 0)) or wide:
-            weights = weights * ((places >= 0) & (places < old))
-        total = weights.sum()
-        np.add.at(matrix[row], np.clip(places, 0, old - 1), weights / total if total else weights)
-    used = np.flatnonzero((matrix != 0).any(0))
     if not cubic and not wide:
         return _linear(x, axis, where)
+    site.room((len(where), old), np.float64)
+    places, weights = _taps(where, cubic, scale if wide else 1.0, site.get("cubic_coeff_a", -0.75))
+    if (cubic and site.get("exclude_outside", 0)) or wide:
+        weights = weights * ((places >= 0) & (places < old))
+    total = weights.sum(1, keepdims=True)
+    matrix = np.zeros((len(where), old))
+    np.add.at(matrix, (np.arange(len(where))[:, None], np.clip(places, 0, old - 1)), weights / np.where(total == 0, 1, total))
+    used = np.flatnonzero((matrix != 0).any(0))
     kept = jnp.take(x, used, axis) if len(used) < old else x
     return jnp.moveaxis(jnp.tensordot(kept, jnp.asarray(matrix[:, used], x.dtype), axes=((axis,), (1,))), -1, axis)
 
@@ -154,15 +154,11 @@ def _linear(x: Any, axis: int, where: np.ndarray) -> Any:
     return jnp.take(x, low, axis) * (1 - part) + jnp.take(x, high, axis) * part
 
 
-def _taps(c: float, cubic: bool, scale: float, a: float) -> tuple[np.ndarray, np.ndarray]:
-    """The places of old elements near one, and their weights."""
-    reach = (2 if cubic else 1) / scale
-    places: np.ndarray = np.arange(math.floor(c - reach) + 1, math.ceil(c + reach))
-    if not cubic and scale == 1:
-        places = np.array([math.floor(c), math.floor(c) + 1])
-    if cubic and scale == 1:
-        places = math.floor(c) + np.arange(-1, 3)
-    d = np.abs(places - c) * scale
+def _taps(where: np.ndarray, cubic: bool, scale: float, a: float) -> tuple[np.ndarray, np.ndarray]:
+    """The places of old elements near each new one, and their weights, (new, taps)."""
+    reach = math.ceil((2 if cubic else 1) / scale)
+    places = np.floor(where)[:, None].astype(np.int64) + np.arange(1 - reach, reach + 1)
+    d = np.abs(places - where[:, None]) * scale
     if not cubic:
         return places, np.maximum(1 - d, 0)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
