@@ -12,6 +12,7 @@ from lepton_jax.interchange.safetensors_file import load_safetensors, save_safet
 _LATER = {
     "from_onnx": "onnx",
     "from_pretrained": "pretrained",
+    "to_onnx": "onnx",
     "load_resnet20": "torch_resnet",
     "load_torch_resnet": "torch_resnet",
 }
@@ -30,6 +31,7 @@ __all__ = [
     "save_npz",
     "save_safetensors",
     "save_variables",
+    "to_onnx",
 ]
 
 

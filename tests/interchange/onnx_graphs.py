@@ -25,7 +25,7 @@ def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProt
     """A node of names in one text; "-" is an input that is left out."""
     names = ["" if name == "-" else name for name in inputs.split()]
     domain = attributes.pop("domain", "")
-    return helper.make_node(op, names, outputs.split(), domain=domain, **attributes)
+    return helper.make_node(op, names, ["" if name == "-" else name for name in outputs.split()], domain=domain, **attributes)
 
 
 def graph_of(

@@ -5,5 +5,6 @@ the `rules` of its operators; `load` puts these together.
 """
 
 from lepton_jax.interchange.onnx.load import from_onnx
+from lepton_jax.interchange.onnx.write import to_onnx
 
-__all__ = ["from_onnx"]
+__all__ = ["from_onnx", "to_onnx"]

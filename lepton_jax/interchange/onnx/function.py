@@ -17,7 +17,7 @@ from lepton_jax.interchange.onnx.evaluate import evaluate
 from lepton_jax.interchange.onnx.host import is_host, on_device
 from lepton_jax.interchange.onnx.parts import Graph
 from lepton_jax.interchange.onnx.site import Budget, Codes
-from lepton_jax.interchange.onnx.weights import Leaf
+from lepton_jax.interchange.onnx.weights import Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,13 +29,15 @@ class Imported:
       leaves: its variables as the file had them, by path: their names there, and how their axes were reordered.
       proto: the file itself, without the variables' numbers, to be written again.
       stored: bytes of the file.
+      version: of the operator set that its graph is in.
       name: of the file.
     """
 
     graph: Graph
-    leaves: Mapping[str, Leaf]
+    leaves: Mapping[str, Record]
     proto: Any
     stored: int
+    version: int
     name: str
 
     def __post_init__(self) -> None:
@@ -50,6 +52,17 @@ class Imported:
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         return tuple(port.name for port in self.graph.outputs)
+
+    @property
+    def axes(self) -> tuple[dict[int, str], ...]:
+        """The axes whose lengths the file leaves open, and their names: ``model.save(path, axes=model.apply.axes)``."""
+        names: dict[Any, str] = {}
+        found = []
+        for number, port in enumerate(self.graph.inputs):
+            dims = enumerate(port.dims or ())
+            keys = {axis: n if isinstance(n, str) else (number, axis) for axis, n in dims if not isinstance(n, int)}
+            found.append({axis: names.setdefault(key, _axis_name(key, len(names))) for axis, key in keys.items()})
+        return tuple(found)
 
     def __call__(self, variables: PyTree, *inputs: Any) -> Any:
         """Return the output, or a tuple of several.
@@ -68,6 +81,10 @@ class Imported:
             outs = evaluate(self.graph, leaves, given, Budget(self.stored + size))
         results = tuple(_as_output(one) for one in outs)
         return results[0] if len(results) == 1 else results
+
+
+def _axis_name(key: Any, number: int) -> str:
+    return key if isinstance(key, str) and key.isidentifier() and key.isascii() else f"n{number}"
 
 
 def _as_declared(value: Any, dtype: np.dtype | None) -> Any:

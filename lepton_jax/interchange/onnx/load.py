@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
@@ -77,13 +76,31 @@ def imported(parsed: Parsed, name: str) -> tuple[Imported, dict[str, Any]]:
       parsed: the file; the numbers of its variables are taken out of `parsed.proto`.
       name: what messages call the function.
     """
-    graph, leaves = with_leaves(parsed.graph)
-    graph = pruned(folded(graph, Budget(parsed.stored)))
+    budget = Budget(parsed.stored)
+    graph, leaves = with_leaves(parsed.graph, budget)
+    graph = pruned(folded(graph, budget))
     left = read_leaves(graph)
     kept = {leaf.path: leaf for leaf in leaves if leaf.path in left}
-    records = {path: dataclasses.replace(leaf, value=None) for path, leaf in kept.items()}
-    function = Imported(graph=graph, leaves=records, proto=parsed.proto, stored=parsed.stored, name=name)
+    records = {path: leaf.record() for path, leaf in kept.items()}
+    _forget(parsed.proto.graph, {leaf.name for leaf in kept.values()})
+    function = Imported(
+        graph=graph, leaves=records, proto=parsed.proto, stored=parsed.stored, version=parsed.version, name=name
+    )
     return function, {"params": {}} | nested({path: _variable(leaf.value) for path, leaf in kept.items()})
+
+
+def _forget(graph: Any, names: set[str]) -> None:
+    """Take the numbers of variables out of a file that is kept to be written again."""
+    for tensor in graph.initializer:
+        if tensor.name in names:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "external_data"):
+                tensor.ClearField(field)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and node.output[0] in names:
+                attribute.ClearField("t")
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                _forget(inner, names)
 
 
 def _variable(value: Any) -> Any:

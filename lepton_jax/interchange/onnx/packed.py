@@ -42,12 +42,14 @@ class CodesOf:
       codes: in the file's layout, or after `permuted` in another.
       scale, zero: with as many axes as the codes, one or as many indices along each, or one a block of neighbours.
       block: how many neighbours share a scale along an axis, and the axis; None if there are no blocks.
+      as_they_are: whether an operator takes the integers, and scales what it makes of them.
     """
 
     codes: np.ndarray
     scale: np.ndarray
     zero: np.ndarray
     block: tuple[int, int] | None = None
+    as_they_are: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,7 +59,7 @@ class CodesOf:
         """With its axes in another order."""
         codes, scale, zero = (part.transpose(order) for part in (self.codes, self.scale, self.zero))
         block = None if self.block is None else (self.block[0], order.index(self.block[1]))
-        return CodesOf(codes=codes, scale=scale, zero=zero, block=block)
+        return dataclasses.replace(self, codes=codes, scale=scale, zero=zero, block=block)
 
     def made(self) -> Any:
         """The packed leaf."""
@@ -103,7 +105,7 @@ def taken_as_codes(graph: Graph, read: Mapping[str, list[tuple[Node, int]]], fou
             name = node.inputs[slots[0]]
             of_integers = _of_integers(node, slots, constants, read.get(name, [])) if name in constants else None
             if of_integers is not None:
-                found[name], leaves[name] = of_integers, ""
+                found[name], leaves[name] = dataclasses.replace(of_integers, as_they_are=True), ""
         if not _is_tensor(node) and made is None:
             nodes.append(node)
     kept = {name: value for name, value in constants.items() if name not in leaves}

@@ -28,11 +28,13 @@ class Parsed(NamedTuple):
       graph: what it computes.
       proto: the `ModelProto`, functions written out.
       stored: its bytes, those of files beside it counted.
+      version: of the standard's operator set.
     """
 
     graph: Graph
     proto: Any
     stored: int
+    version: int
 
 
 def read(path: str | os.PathLike[str]) -> Parsed:
@@ -78,7 +80,17 @@ def parsed(proto: Any, folder: Folder, stored: int) -> Parsed:
         lines = [f"{op} at {', '.join(places[:5])}{', ...' if len(places) > 5 else ''}" for op, places in missing.items()]
         raise ArtifactError(f"no rule for the operators {'; '.join(lines)}")
     graph = _Reader(folder).graph(proto.graph, frozenset(), 0)
-    return Parsed(graph, proto, stored + folder.stored)
+    _clear(proto.graph)
+    return Parsed(graph, proto, stored + folder.stored, versions.get("", 1))
+
+
+def _clear(graph: Any) -> None:
+    """Remove what the inliner noted."""
+    for node in graph.node:
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                _clear(inner)
 
 
 def unknown(graph: Any) -> dict[str, list[str]]:

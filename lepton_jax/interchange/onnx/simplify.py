@@ -34,12 +34,9 @@ def _folded(graph: Graph, outer: Mapping[str, Any], budget: Budget) -> Graph:
             own.update(made)
             known.update(made)
             continue
-        if (
-            node.op == "If"
-            and np.size(condition := known.get(node.inputs[0] if node.inputs else "")) == 1
-            and condition is not None
-        ):
-            chosen = node.get("then_branch" if bool(np.asarray(condition).reshape(())) else "else_branch")
+        condition = np.asarray(known.get(node.inputs[0], ())) if node.op == "If" and node.inputs else np.zeros(0)
+        if condition.size == 1:
+            chosen = node.get("then_branch" if bool(condition.reshape(())) else "else_branch")
             node = dataclasses.replace(node, attributes={"then_branch": chosen, "else_branch": chosen})
         if inner := node.graphs:
             small = {name: _folded(one, known, budget) for name, one in inner.items()}

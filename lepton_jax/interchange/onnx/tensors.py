@@ -98,7 +98,11 @@ def _filled(tensor: Any, dtype: np.dtype, shape: tuple[int, ...], folder: Folder
         raise ArtifactError("is one of several segments, which are not read")
     external = tensor.data_location == 1
     if external or tensor.HasField("raw_data"):
-        data = folder.bytes_of({e.key: e.value for e in tensor.external_data}) if external else tensor.raw_data
+        if external:  # kept in the tensor, so that the file may be written elsewhere
+            tensor.raw_data = folder.bytes_of({e.key: e.value for e in tensor.external_data})
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+        data = tensor.raw_data
         if len(data) != -(-count * bits // 8):
             raise ArtifactError(f"{dtype} of shape {shape} takes {-(-count * bits // 8)} bytes; the file has {len(data)}")
         if dtype == np.bool_ and data.strip(b"\0\1"):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lepton_jax.interchange.onnx.element_types import is_real
+from lepton_jax.interchange.onnx.moved import with_moved
 from lepton_jax.interchange.onnx.packed import CodesOf, taken_as_codes
 from lepton_jax.interchange.onnx.parts import Graph, Node, every_graph, every_node, mapped
 from lepton_jax.interchange.onnx.rules import RULES
+from lepton_jax.interchange.onnx.site import Budget
 
 _KERNELS: Mapping[str, int] = {
     "Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "com.microsoft:FusedConv": 1, "ConvTranspose": 1,
@@ -54,12 +56,41 @@ class Leaf:
       path: in the model's variables.
       value: an array in the layout of `order`, or a packed leaf.
       order: how the file's axes were reordered; None if they were not.
+      kind: a tensor of the file; what it scales; or integers, which operators of integers take.
+      dtype: of the tensor, or of the integers.
     """
 
     name: str
     path: str
     value: Any
     order: tuple[int, ...] | None = None
+    kind: Literal["tensor", "scaled", "integers"] = "tensor"
+    dtype: np.dtype | None = None
+
+    def record(self) -> Record:
+        """What is known of it without its numbers."""
+        packed = dataclasses.replace(self.value, words=self.value.words[:0]) if self.kind == "integers" else None
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "value"}
+        return Record(**own, shape=tuple(self.value.shape), packed=packed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Record:
+    """A variable as the file has it, without its numbers.
+
+    Args:
+      name, path, order, kind, dtype: see `Leaf`.
+      shape: in the model.
+      packed: of integers, their format, scale and zero point.
+    """
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    order: tuple[int, ...] | None = None
+    kind: Literal["tensor", "scaled", "integers"] = "tensor"
+    dtype: np.dtype | None = None
+    packed: Any = None
 
     def as_in_file(self, array: Any) -> np.ndarray:
         """An array of this leaf's shape with axes as the file has them."""
@@ -102,11 +133,12 @@ def uses(graph: Graph) -> dict[str, list[tuple[Node, int]]]:
 _END = Node(op="", name="", inputs=(), outputs=())
 
 
-def with_leaves(graph: Graph) -> tuple[Graph, list[Leaf]]:
+def with_leaves(graph: Graph, budget: Budget) -> tuple[Graph, list[Leaf]]:
     """Return the graph with its variables marked, and the variables."""
-    host, names = on_host(graph), _Names()
+    host, names, first = on_host(graph), _Names(), dict[str, str]()
     scaled: dict[str, CodesOf] = {}
     graph = mapped(graph, lambda one: taken_as_codes(one, uses(one), scaled))
+    graph = mapped(graph, lambda one: with_moved(one, uses(one), budget, first))
     found: list[Leaf] = []
     leaves: dict[int, dict[str, str]] = {}
     stored: set[int] = set()
@@ -119,8 +151,11 @@ def with_leaves(graph: Graph) -> tuple[Graph, list[Leaf]]:
             if (order := orders.get(name)) is not None:
                 value = value.permuted(order) if name in scaled else np.ascontiguousarray(value.transpose(order))
                 stored.update(id(node) for node, _ in read[name])
-            paths[name] = names.path(name, read.get(name, []))
-            found.append(Leaf(name=name, path=paths[name], value=value.made() if name in scaled else value, order=order))
+            paths[name] = names.path(first.get(name, name), read.get(name, []))
+            kind: Any = "tensor" if name not in scaled else "integers" if value.as_they_are else "scaled"
+            dtype = value.codes.dtype if name in scaled else value.dtype
+            value = value.made() if name in scaled else value
+            found.append(Leaf(name=name, path=paths[name], value=value, order=order, kind=kind, dtype=dtype))
         leaves[id(one.constants)] = paths
 
     def marked(one: Graph) -> Graph:

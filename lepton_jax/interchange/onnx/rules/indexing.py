@@ -13,7 +13,7 @@ from lepton_jax.interchange.onnx.host import integers, is_dim, is_host, namespac
 from lepton_jax.interchange.onnx.rules.shapes import axes_of
 from lepton_jax.interchange.onnx.site import Rule, Site
 
-_FAR = 2**31 - 1
+_FAR, _LONG = 2**31 - 1, 10**6
 
 
 def cut(site: Site, x: Any, starts: Any = None, ends: Any = None, axes: Any = None, steps: Any = None) -> Any:
@@ -29,7 +29,7 @@ def cut(site: Site, x: Any, starts: Any = None, ends: Any = None, axes: Any = No
     index: list[Any] = [slice(None)] * x.ndim
     for a, b, axis, step in zip(first, last, along, by):
         # What is written for "to the end": past the last element, or backwards past the first.
-        far = not is_dim(b) and (b >= _FAR - 1 or b < -_FAR)
+        far = not is_dim(b) and (b >= (_LONG if is_dim(x.shape[axis]) else _FAR - 1) or b < -_FAR)
         low = None if not is_dim(a) and abs(a) >= _FAR - 1 else a
         index[axis] = slice(low, None if far else b, step)
     return x[tuple(index)]
