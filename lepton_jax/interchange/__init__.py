@@ -10,15 +10,18 @@ from lepton_jax.interchange.orbax_folder import load_orbax
 from lepton_jax.interchange.safetensors_file import load_safetensors, save_safetensors
 
 _LATER = {
+    "from_keras": "keras_model",
     "from_onnx": "onnx",
     "from_pretrained": "pretrained",
     "to_onnx": "onnx",
     "load_resnet20": "torch_resnet",
     "load_torch_resnet": "torch_resnet",
+    "to_keras": "keras_model",
 }
 """What needs modules of Flax, or a package that not everybody has: imported when it is first asked for."""
 
 __all__ = [
+    "from_keras",
     "from_onnx",
     "from_pretrained",
     "load_model",
@@ -31,6 +34,7 @@ __all__ = [
     "save_npz",
     "save_safetensors",
     "save_variables",
+    "to_keras",
     "to_onnx",
 ]
 

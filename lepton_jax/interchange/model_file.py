@@ -10,7 +10,13 @@ from lepton_jax.core.errors import ArtifactError
 from lepton_jax.simple.model import Applied, Model
 
 _FOLDER = "a folder"
-_READERS = {".onnx": ("onnx", "from_onnx"), _FOLDER: ("pretrained", "from_pretrained")}
+_READERS = {
+    ".onnx": ("onnx", "from_onnx"),
+    ".keras": ("keras_file", "load_keras"),
+    ".h5": ("keras_file", "load_keras"),
+    ".hdf5": ("keras_file", "load_keras"),
+    _FOLDER: ("pretrained", "from_pretrained"),
+}
 """By suffix: the module and the function that read it; imported when they are needed."""
 _PICKLED = {".bin", ".pt", ".pth", ".jit", ".pkl", ".pickle", ".ckpt", ".joblib"}
 
@@ -20,6 +26,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """Read a model, without the model's code. What it is shows in its name:
 
     - ``.onnx``: of any framework, a function with a derivative, see `lepton_jax.interchange.from_onnx`;
+    - ``.keras``, ``.h5``: of Keras 3, see `lepton_jax.interchange.from_keras`; nothing that the file brings along is run;
     - a folder: a published language model in safetensors, see `lepton_jax.interchange.from_pretrained`;
     - anything else: a `.lepton` file. Techniques that need no gradient work on it; it can be a teacher. A program has no
       derivative, so it cannot be trained.

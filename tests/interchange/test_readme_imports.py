@@ -1,10 +1,12 @@
 """What the README shows of other frameworks runs, where they are installed."""
 
+import os
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 from decoder_folders import config_of, tensors_of, write_folder
 
 import lepton_jax as lepton
@@ -26,3 +28,14 @@ def test_a_language_model(tmp_path: Path, monkeypatch):
     write_folder(tmp_path / "llama", config, tensors_of(config))
     names = run("A language model")
     assert (lepton.load_model("llama.lepton")(names["prompt"]) == names["small"](names["prompt"])).all()
+
+
+def test_from_keras(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(os.environ, "KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    keras_model, x = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)]), jnp.ones((2, 4))
+    names = run("From Keras", keras_model=keras_model)
+    with jax.numpy_rank_promotion("allow"):
+        assert (lepton.load_model("from_keras.lepton")(x) == names["small"](x)).all()
+        assert abs(keras_model(x) - names["small"](x)).max() < 1e-6
