@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def load_keras(path: str | os.PathLike[str]) -> Model:
     try:
         config = _config_of_zip(name, size) if Path(path).suffix.lower() == ".keras" else _config_of_h5(name)
         _check_sizes(config, size, name)
-        model = keras.saving.load_model(name, compile=False, safe_mode=True)
-        return from_keras(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Keras with newer packages
+            return from_keras(keras.saving.load_model(name, compile=False, safe_mode=True))
     except ArtifactError:
         raise
     except Exception as error:

@@ -42,14 +42,14 @@ def from_keras(model: Any, *example: Any) -> Model:
       ValueError: for a model that is not built, or declares no inputs while no example is given.
 
     Example:
-      A tuned model goes back by `to_keras`:
-
-      | model = from_keras(keras_model)
-      | small = lepton_jax.quantize_model(model, 8)
-      | to_keras(small, keras_model)
+      >>> from_keras({"kernel": 1.0})  # of a keras.Model: small = quantize_model(from_keras(model), 8); to_keras(small, model)
+      Traceback (most recent call last):
+      ...
+      TypeError: from_keras: model must be a keras.Model; got a dict.
     """
-    keras = backend()
-    if not isinstance(model, keras.Model):
+    # Where Keras was never imported, nothing can be a model of it.
+    keras = backend() if "keras" in sys.modules else None
+    if keras is None or not isinstance(model, keras.Model):
         raise TypeError(f"from_keras: model must be a keras.Model; got {described(model)}.")
     if not model.built:
         raise ValueError("from_keras: the model has no variables yet; build it: call it once on an input.")

@@ -18,6 +18,7 @@ from lepton_jax.pruning import channels
 os.environ.setdefault("KERAS_BACKEND", "jax")
 keras = pytest.importorskip("keras")
 layers = keras.layers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras with numpy 2
 
 
 @pytest.fixture(autouse=True)
