@@ -67,6 +67,7 @@ _PACKAGES = (
     "quantization",
     "stages",
     "training",
+    "tuning",
 )
 """What is imported when it is first asked for."""
 

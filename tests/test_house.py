@@ -16,7 +16,7 @@ FLOORS = (
     ("artifact", "lowrank", "precision", "pruning", "quantization"),
     ("data", "training"),
     ("distillation", "models"),
-    ("deploy", "stages"),
+    ("deploy", "stages", "tuning"),
     ("simple",),
     ("interchange",),
     ("command_line",),

@@ -278,6 +278,24 @@ def _encode(packed: PyTree, quick: bool) -> tuple[Any, bytes]:
     return structure.describe(packed, leaf_text), b"".join(streams)
 
 
+def tensor_bytes(packed: PyTree, *, quick: bool = False) -> int:
+    """Return how many bytes the tensors of a model take in a file: those of all leaves in `Account`.
+
+    Args:
+      packed: variables, any leaf of which may be packed.
+      quick: by coders that are quick alone: up to a fiftieth of the time, and a few percent more.
+
+    Raises:
+      ArtifactError: for a leaf that cannot be stored.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tensor_bytes({"w": jnp.zeros((1000,))}) < 20
+      True
+    """
+    return len(_encode(packed, quick)[1])
+
+
 def _built(head: dict[str, Any], code: bytes, tensors: bytes) -> bytes:
     try:
         manifest = json.dumps(head, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,28 @@
+"""Automatic compression: what each layer can bear, and the best recipe within a budget."""
+
+from lepton_jax.tuning.allocate import allocate
+from lepton_jax.tuning.budget import Budget
+from lepton_jax.tuning.layer import Layer
+from lepton_jax.tuning.measure import measure
+from lepton_jax.tuning.options import Bits, Choice, NofM, Option, Rank, Sparsity
+from lepton_jax.tuning.recipe import Recipe
+from lepton_jax.tuning.refine import Refined, refine
+from lepton_jax.tuning.table import Cell, Table
+
+__all__ = [
+    "Bits",
+    "Budget",
+    "Cell",
+    "Choice",
+    "Layer",
+    "NofM",
+    "Option",
+    "Rank",
+    "Recipe",
+    "Refined",
+    "Sparsity",
+    "Table",
+    "allocate",
+    "measure",
+    "refine",
+]

@@ -1,0 +1,152 @@
+"""What every choice costs and spoils, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lepton_jax.core.arguments import checked
+from lepton_jax.core.files import ArtifactError, write_atomic
+from lepton_jax.core.foreign_json import parse_json
+from lepton_jax.core.tables import table
+from lepton_jax.core.typing import Path, PyTree
+from lepton_jax.core.weight_axes import WeightAxes
+from lepton_jax.tuning.layer import Layer
+from lepton_jax.tuning.options import Choice
+
+_VERSION = 1
+
+
+class Cell(NamedTuple):
+    """What one choice does to one layer, all others as they are.
+
+    Attributes:
+      loss: how far the outputs move, see `measure`.
+      bytes: of the layer in a file, by quick coders; the file's take up to a few percent less.
+      macs: multiply-accumulates with the layer in one call.
+    """
+
+    loss: float
+    bytes: int
+    macs: float
+
+
+@checked
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Losses and costs by layer and choice, from `measure`; printed, the losses.
+
+    Args:
+      layers: by path.
+      cells: by path, of each choice that fits the layer.
+      rest_bytes: of all other leaves in a file.
+      rest_macs: of what no layer does, in one call.
+      divergence: what the losses are, see `measure`.
+      variables: of the model; None for a table that was read.
+
+    Example:
+      >>> layer = Layer(shape=(2, 2), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=4.0)
+      >>> cells = {"w": {Choice(): Cell(0.0, 16, 4.0), Choice(bits=4): Cell(0.01, 8, 4.0)}}
+      >>> found = Table(layers={"w": layer}, cells=cells, rest_bytes=0, rest_macs=0.0, divergence="kl")
+      >>> print(found)
+      layer  shape  as it is  4 bits
+      w      2x2           0    0.01
+      >>> Table.from_json(found.to_json()) == found
+      True
+    """
+
+    layers: Mapping[Path, Layer]
+    cells: Mapping[Path, Mapping[Choice, Cell]]
+    rest_bytes: int
+    rest_macs: float
+    divergence: str
+    variables: PyTree = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        rows: list[tuple[Any, ...]] = [("layer", "shape", *map(str, self.choices))]
+        for path, cells in self.cells.items():
+            losses = [f"{cells[choice].loss:.3g}" if choice in cells else "-" for choice in self.choices]
+            rows.append((path, "x".join(map(str, self.layers[path].shape)), *losses))
+        return table(rows, left=(0, 1))
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All that some layer has, in the order in which they were asked for."""
+        return list(dict.fromkeys(choice for cells in self.cells.values() for choice in cells))
+
+    def to_json(self) -> str:
+        """Return all but the variables as text."""
+        layers = {
+            path: {
+                "layer": dataclasses.asdict(layer),
+                "cells": [[dataclasses.asdict(choice), *cell] for choice, cell in self.cells[path].items()],
+            }
+            for path, layer in self.layers.items()
+        }
+        facts = {"version": _VERSION, "divergence": self.divergence, "rest_bytes": self.rest_bytes, "rest_macs": self.rest_macs}
+        return json.dumps({**facts, "layers": layers}, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Table:
+        """Undo `to_json`.
+
+        Raises:
+          ValueError: for what is no table.
+        """
+        try:
+            read = parse_json(text, "the text")
+            if read["version"] != _VERSION:
+                raise ValueError(f"version {read['version']}")
+            layers = {path: layer_of(found["layer"]) for path, found in read["layers"].items()}
+            cells = {
+                path: {
+                    choice_of(choice): Cell(float(loss), int(size), float(macs)) for choice, loss, size, macs in found["cells"]
+                }
+                for path, found in read["layers"].items()
+            }
+            facts: dict[str, Any] = {"rest_bytes": int(read["rest_bytes"]), "rest_macs": float(read["rest_macs"])}
+            return Table(layers=layers, cells=cells, **facts, divergence=str(read["divergence"]))
+        except (KeyError, TypeError, AttributeError, ValueError, ArtifactError) as error:
+            raise ValueError(f"Table.from_json: this is no table of choices ({error}); make one by table.to_json().") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json` to a file, in one step."""
+        write_atomic(path, self.to_json().encode())
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw the losses as a heat map, layers down and choices across.
+
+        Args:
+          path: of a picture, .png, .svg or .pdf.
+        """
+        from lepton_jax.tuning.picture import heat_map  # matplotlib is slow to import
+
+        losses = [[cells[choice].loss if choice in cells else None for choice in self.choices] for cells in self.cells.values()]
+        heat_map(path, list(self.cells), list(map(str, self.choices)), losses, self.divergence)
+
+
+def layer_of(read: Mapping[str, Any]) -> Layer:
+    """Undo `dataclasses.asdict` of a layer that went through JSON.
+
+    Example:
+      >>> layer = Layer(shape=(2, 3), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=6.0)
+      >>> layer_of(json.loads(json.dumps(dataclasses.asdict(layer)))) == layer
+      True
+    """
+    axes: dict[str, Any] = {
+        name: value if isinstance(value, bool) else tuple(map(int, value)) for name, value in read["axes"].items()
+    }
+    return Layer(shape=tuple(map(int, read["shape"])), axes=WeightAxes(**axes), macs=float(read["macs"]))
+
+
+def choice_of(read: Mapping[str, Any]) -> Choice:
+    """Undo `dataclasses.asdict` of a choice that went through JSON.
+
+    Example:
+      >>> choice_of({"bits": 4, "sparsity": 0.5, "kept": [], "rank": 0.0})
+      Choice(bits=4, sparsity=0.5, kept=(), rank=0.0)
+    """
+    return Choice(**{**read, "kept": tuple(map(int, read["kept"]))})
