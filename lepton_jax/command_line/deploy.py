@@ -4,15 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from tyro.conf import Positional
 
 from lepton_jax.artifact import load
+from lepton_jax.command_line.batches import batches_of
 from lepton_jax.command_line.console import Answer, Command
 from lepton_jax.deploy.folder import write_folder
-from lepton_jax.interchange.npz import read_npy
-
-_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,17 +35,7 @@ class Deploy(Command):
     def answer(self) -> Answer:
         folder = self.out or self.file.with_suffix(".deploy")
         model = load(self.file, progress=True)
-        arrays = [read_npy(path) for path in self.calibrate]
-        names = write_folder(model, folder, self.to, batches=_batches(arrays), title=self.file.stem)
+        names = write_folder(model, folder, self.to, batches=batches_of(self.calibrate, "--calibrate"), title=self.file.stem)
         sizes = {name: (folder / name).stat().st_size for name in names}
         lines = [f"{folder}:", *(f"  {name}: {size} bytes" for name, size in sizes.items())]
         return Answer({"folder": str(folder), "files": sizes}, "\n".join(lines))
-
-
-def _batches(arrays: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
-    if not arrays:
-        return []
-    lengths = sorted({array.shape[0] if array.shape else 0 for array in arrays})
-    if len(lengths) != 1 or not lengths[0]:
-        raise ValueError(f"--calibrate needs examples of one number for every input; got {lengths}.")
-    return [tuple(array[start : start + _BATCH] for array in arrays) for start in range(0, lengths[0], _BATCH)]

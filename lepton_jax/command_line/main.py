@@ -23,18 +23,19 @@ from lepton_jax.command_line.deploy import Deploy
 from lepton_jax.command_line.diff import Diff
 from lepton_jax.command_line.inspect import Inspect
 from lepton_jax.command_line.run import Run
+from lepton_jax.command_line.tune import Tune
 from lepton_jax.command_line.unpack import Unpack
 from lepton_jax.command_line.verify import Verify
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.foreign_text import shown
 
-_DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert, run, deploy and measure them.
+_DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert, run, deploy, measure and compress them.
 
 Exit codes: 0 all is well; 1 files differ or a file is damaged; 2 wrong usage, or a file cannot be found or written.
 Results go to the output stream, progress and errors to the error stream. `lepton COMMAND --help` shows examples."""
 
 _LONGEST_LINE = 4000
-_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Bench)}
+_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Bench, Tune)}
 
 
 @checked
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(words)
-        if argv is None and not isinstance(command, Run | Bench):
+        if argv is None and not isinstance(command, Run | Bench | Tune):
             jax.config.update("jax_platforms", "cpu")  # only running needs a device: leave it to others
         return command()
     except SystemExit as stop:  # --help

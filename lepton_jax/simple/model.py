@@ -211,6 +211,32 @@ class Model:
         placed.save(path, axes=axes)
         return placed
 
+    def tune(
+        self,
+        batches: Sequence[Any],
+        *,
+        bytes: float | str | None = None,
+        macs: float | None = None,
+        loss: float | str | None = None,
+        progress: bool = True,
+    ) -> Model:
+        """Return the model by the best recipe of bits, zeros and ranks within the limits; see `lepton_jax.tuning.tune`.
+
+        Args:
+          batches: calibration batches, each an array or a tuple of arrays.
+          bytes: of all tensors in the file, "50kB".
+          macs: multiply-accumulates of one call.
+          loss: a KL divergence to the outputs in nats, or "0.5%" of the answers that may change.
+          progress: show bars.
+
+        Raises:
+          ValueError: for no limit, or limits that cannot be kept, with what can.
+        """
+        from lepton_jax.tuning import tune  # which measures whole models, and is seldom needed
+
+        found = tune(self.apply, self.dense, batches, bytes=bytes, macs=macs, loss=loss, progress=progress)
+        return dataclasses.replace(self, variables=found.variables, applied=(*self.applied, *map(Applied, found.recipe.lines)))
+
     def report(self) -> str:
         """Return a table of what is in the model: each leaf's parameters, non-zeros and bytes, and what was applied."""
         return report(self.variables, [step.text for step in self.applied])

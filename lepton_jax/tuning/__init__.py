@@ -8,6 +8,7 @@ from lepton_jax.tuning.options import Bits, Choice, NofM, Option, Rank, Sparsity
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.refine import Refined, refine
 from lepton_jax.tuning.table import Cell, Table
+from lepton_jax.tuning.tune import Tuned, tune
 
 __all__ = [
     "Bits",
@@ -22,7 +23,9 @@ __all__ = [
     "Refined",
     "Sparsity",
     "Table",
+    "Tuned",
     "allocate",
     "measure",
     "refine",
+    "tune",
 ]

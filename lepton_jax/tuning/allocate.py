@@ -20,7 +20,7 @@ from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
 
 _GAP = 1e-4
-_ROUNDS = 6
+_ROUNDS = 4
 
 
 @checked

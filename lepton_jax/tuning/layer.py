@@ -10,13 +10,13 @@ from lepton_jax.core.typing import Path
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.formats import Uniform
 from lepton_jax.graph.roles import Role, Roles, Weights
-from lepton_jax.lowrank import low_rank
 from lepton_jax.lowrank.method import Method, as_tuple
 from lepton_jax.lowrank.ranks import Fraction
 from lepton_jax.lowrank.svd import Svd
-from lepton_jax.pruning import prune
+from lepton_jax.lowrank.transform import low_rank
+from lepton_jax.pruning.prune import prune
 from lepton_jax.pruning.structures import NofM
-from lepton_jax.quantization import fake_quant
+from lepton_jax.quantization.fake_quant import fake_quant
 from lepton_jax.tuning.options import Choice
 
 

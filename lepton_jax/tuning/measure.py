@@ -19,6 +19,7 @@ from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import unpack
 from lepton_jax.core.transform import pack
 from lepton_jax.core.typing import Array, Path, PyTree, Select
+from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.graph.cost import cost
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.roles import weights
@@ -55,7 +56,8 @@ def measure(
       variables: arrays.
       batches: calibration batches, each one array or a tuple of inputs; no labels are needed.
       options: what to try: ``[Bits(2, 4, 8), Sparsity(0.5, 0.8), Rank(0.25, 0.5)]``.
-      select: which leaves; None: all weights of dots, convolutions and look-ups.
+      select: which leaves; None: all weights of dots, convolutions and look-ups. Of a loaded program, which cannot be looked
+        into, what looks like a weight by name and shape, with the outputs last and no work known.
       divergence: how far outputs are from those of the model as it is. "kl": the mean over examples of
         ``KL(softmax(dense) | softmax(compressed))``, in nats, for outputs that are logits (or end in one logit, of a sigmoid).
         "error": ``|compressed - dense|^2 / |dense|^2``.
@@ -116,7 +118,10 @@ def _layers(apply: Apply, variables: PyTree, inputs: tuple[Any, ...], select: Se
     found = cost(apply, variables, *inputs)
     layers = {}
     for path, leaf in chosen.items():
-        if (axes := known.axes(path)) is None:
+        axes = known.axes(path)
+        if axes is None and path in known.roles and known.roles[path].kind == "unseen":
+            axes = WeightAxes(spatial=tuple(range(leaf.ndim - 2)), inputs=(leaf.ndim - 2,), outputs=(leaf.ndim - 1,))
+        if axes is None:
             raise ValueError(f"measure: {path} is no weight, but {known.roles[path].kind}; exclude it by `select`.")
         layers[path] = Layer(shape=tuple(leaf.shape), axes=axes, macs=float(found.parameters[path].macs))
     return layers, float(found.macs - sum(layer.macs for layer in layers.values()))

@@ -82,7 +82,11 @@ class Outputs:
             each = [DIVERGENCES[divergence](one, other) for one, other in zip(dense, self.floats(held, *inputs))]
             return sum(part for part, _ in each), sum(whole for _, whole in each)  # type: ignore[return-value]
 
-        self._moved = jax.jit(moved)
+        def other(held: PyTree, dense: list[Array], *inputs: Any) -> tuple[Array, Array]:
+            each = [(_answers(one), _answers(new)) for one, new in zip(dense, self.floats(held, *inputs))]
+            return jnp.sum(jnp.stack([jnp.sum(a != b) for a, b in each])), jnp.int32(sum(a.size for a, _ in each))
+
+        self._moved, self._other = jax.jit(moved), jax.jit(other)
 
     def of(self, variables: PyTree) -> float:
         """Return how far the outputs of other variables are."""
@@ -90,5 +94,15 @@ class Outputs:
         total, whole = (float(sum(parts)) for parts in zip(*each))
         return total / whole if whole else total
 
+    def changed(self, variables: PyTree) -> float:
+        """Return the share of the answers (the largest logit, or its sign) that are others with other variables."""
+        each = [self._other(variables, dense, *inputs) for dense, inputs in zip(self._dense, self.batches)]
+        wrong, all_of = (float(sum(parts)) for parts in zip(*each))
+        return wrong / max(all_of, 1)
+
     def __call__(self, path: Path, leaf: Array) -> float:
         return self.of(paths.replace(self.variables, {path: leaf}))
+
+
+def _answers(logits: Array) -> Array:
+    return logits > 0 if logits.ndim == 0 or logits.shape[-1] == 1 else jnp.argmax(logits, -1)

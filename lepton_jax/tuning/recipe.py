@@ -59,6 +59,11 @@ class Recipe:
         """Return the recipe as a chain of `low_rank`, `prune` and `fake_quant`, to look through, train and pack."""
         return transform_of(self.layers, self.choices)
 
+    @property
+    def lines(self) -> list[str]:
+        """What is done to each layer that is changed, a line each."""
+        return [f"{path}: {choice}" for path, choice in self.choices.items() if choice != Choice()]
+
     def __str__(self) -> str:
         rows: list[tuple[Any, ...]] = [("layer", "shape", "weights", "choice")]
         for path, layer in self.layers.items():

@@ -151,7 +151,7 @@ def test_convert_takes_the_program_of_another_file(lepton, folder):
         (["inspect", "x.npy"], 1, "x.npy: not a .lepton file"),
         (["inspect"], 2, "Missing from lepton inspect: PATH"),
         (["inspec", "x"], 2, "Unrecognized options: inspec"),
-        ([], 2, "Expected one of {inspect, verify, unpack, diff, run, convert, deploy, bench}"),
+        ([], 2, "Expected one of {inspect, verify, unpack, diff, run, convert, deploy, bench, tune}"),
         (["unpack", "small.lepton", "out.pt"], 2, "out.pt: variables are written to .safetensors or .npz"),
         (["unpack", "small.lepton", "nowhere/out.npz"], 2, "nowhere/out.npz"),
         (["verify", "small.lepton", "--reference", "absent.npz"], 2, "absent.npz"),
@@ -221,7 +221,7 @@ def test_as_a_program_it_needs_no_device_and_ends_with_the_code(folder):
         "try:\n    runpy.run_module('lepton_jax', run_name='__main__')\n"
         "finally:\n    print(jax.config.jax_platforms)\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    environment = {name: value for name, value in os.environ.items() if name != "JAconvert, run, deploy, bench}_PLATFORMS"}
     command = [sys.executable, "-c", script, "diff", str(folder / "dense.lepton"), str(folder / "small.lepton")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (1, "")

@@ -1,0 +1,56 @@
+"""``lepton tune``: a file's model by the best recipe within a budget, as another file."""
+
+import dataclasses
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from lepton_jax.artifact import load, save
+from lepton_jax.command_line.batches import batches_of
+from lepton_jax.command_line.console import Answer, Command
+from lepton_jax.tuning import tune
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tune(Command):
+    """Find the best bits, zeros and ranks for every layer within a budget, and write the compressed model.
+
+    Nothing is trained, and no labels are needed: how far the outputs move on the examples is measured.
+
+    Examples:
+      lepton tune model.lepton --data images.npy --bytes 50kB
+      lepton tune model.lepton --data images.npy --loss 0.5% --out small.lepton --picture layers.png
+    """
+
+    file: Positional[Path]
+    """The .lepton file."""
+    data: tuple[Path, ...]
+    """A .npy file of examples for each input; a few hundred are enough."""
+    bytes: str | None = None
+    """The most that all tensors may take in the file: 50kB, 1.5MB, or a number."""
+    macs: float | None = None
+    """The most multiply-accumulates of a call on 64 examples."""
+    loss: str | None = None
+    """What may be lost: 0.5% of the answers, or a KL divergence in nats."""
+    out: Path | None = None
+    """The file to write; by default the name with -tuned before the suffix."""
+    picture: Path | None = None
+    """Where to draw what every choice does to every layer, .png, .svg or .pdf."""
+    recipe: Path | None = None
+    """Where to write the recipe as JSON."""
+
+    def answer(self) -> Answer:
+        out = self.out or self.file.with_name(f"{self.file.stem}-tuned{self.file.suffix}")
+        model = load(self.file, progress=True)
+        loss = self.loss if self.loss is None or self.loss.endswith("%") else float(self.loss)
+        batches = batches_of(self.data, "--data")
+        found = tune(model.apply, model.variables, batches, bytes=self.bytes, macs=self.macs, loss=loss)
+        recipe = {"applied": found.recipe.lines, "measured": found.recipe.measured, "changed": found.changed}
+        save(out, model.apply, found.variables, *batches[0], recipe=recipe)
+        if self.picture is not None:
+            found.table.draw(self.picture)
+        if self.recipe is not None:
+            self.recipe.write_text(found.recipe.to_json())
+        sizes = {"before": self.file.stat().st_size, "after": out.stat().st_size}
+        lines = [str(found), f"{out}: {sizes['after']:,} bytes, {self.file}: {sizes['before']:,}"]
+        return Answer({"file": str(out), "bytes": sizes, **recipe}, "\n".join(lines))
