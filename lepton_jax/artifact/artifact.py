@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from lepton_jax.artifact import container, leaves, program, structure
+from lepton_jax.artifact import container, program, structure
 from lepton_jax.artifact.account import Account, Parts, count, parts_of
 from lepton_jax.artifact.inputs import Axes, check_inputs, example_inputs, inputs_of, names_of, plain
 from lepton_jax.artifact.reading import read_manifest, read_tensors
-from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.artifact.tensors import encode_tree
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import ArtifactError, check_whole
@@ -242,7 +242,7 @@ def save(
     origin = getattr(apply, "__self__", None)
     if axes is None and isinstance(origin, Artifact):
         axes, constraints = origin.axes, origin.constraints
-    tree, streams = _encode(packed, quick=False)
+    tree, streams = encode_tree(packed)
     head: dict[str, Any] = {"tree": tree}
     found = program.export_program(apply, packed, example_inputs, axes, constraints)
     code = program.serialize(found.exported)
@@ -256,44 +256,10 @@ def save(
     data = _built(head, bytes(code), streams)
     turns = _checked(data, os.fspath(path))
     if turns > most_turns(len(data)):
-        head["tree"], streams = _encode(packed, quick=True)
+        head["tree"], streams = encode_tree(packed, quick=True)
         data = _built(head, bytes(code), streams)
         _checked(data, os.fspath(path))
     container.write_atomic(path, data)
-
-
-def _encode(packed: PyTree, quick: bool) -> tuple[Any, bytes]:
-    """The tree in JSON and the bytes of its leaves; if `quick`, none that are slow to decode."""
-    streams: list[bytes] = []
-    hints = Hints(quick)
-
-    def leaf_text(leaf_path: str, leaf: Any) -> str:
-        try:
-            spec, stream = leaves.encode(leaf, hints)
-        except ArtifactError as error:
-            raise ArtifactError(f"cannot save {leaf_path or 'the leaf'}: {error}") from error
-        streams.append(stream)
-        return spec.text
-
-    return structure.describe(packed, leaf_text), b"".join(streams)
-
-
-def tensor_bytes(packed: PyTree, *, quick: bool = False) -> int:
-    """Return how many bytes the tensors of a model take in a file: those of all leaves in `Account`.
-
-    Args:
-      packed: variables, any leaf of which may be packed.
-      quick: by coders that are quick alone: up to a fiftieth of the time, and a few percent more.
-
-    Raises:
-      ArtifactError: for a leaf that cannot be stored.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> tensor_bytes({"w": jnp.zeros((1000,))}) < 20
-      True
-    """
-    return len(_encode(packed, quick)[1])
 
 
 def _built(head: dict[str, Any], code: bytes, tensors: bytes) -> bytes:

@@ -28,6 +28,11 @@ class Layer:
       shape: of the leaf.
       axes: what its axes are.
       macs: multiply-accumulates with it in one call, dense.
+
+    Example:
+      >>> layer = Layer(shape=(8, 6), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=48.0)
+      >>> layer.macs_of(Choice(rank=2))
+      28.0
     """
 
     shape: tuple[int, ...]

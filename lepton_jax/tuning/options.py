@@ -11,7 +11,12 @@ from lepton_jax.core.errors import collect
 
 
 class Option:
-    """One kind of compression and the settings to try; the layer as it is comes with every kind."""
+    """One kind of compression and the settings to try; the layer as it is comes with every kind.
+
+    Example:
+      >>> [isinstance(one, Option) for one in (Bits(4), Rank(0.5))], Bits(2, 4) == Bits(2, 4)
+      ([True, True], True)
+    """
 
     values: tuple[float, ...]
 
