@@ -71,7 +71,7 @@ def plan(apply: Apply, variables: PyTree, *inputs: Any, count: int, balance: Bal
     penalties = penalties_of(fine)[np.searchsorted(group, np.arange(len(places) + 1))]
 
     def cut(costs: Sequence[float], count: int) -> list[Place]:
-        return [places[one] for one in find_cuts(np.bincount(group, costs), penalties, count)]
+        return [places[one] for one in find_cuts(np.bincount(group, costs).tolist(), penalties, count)]
 
     if balance == "measured":
         rough = cut(_costs(fine, "macs"), min(_PIECES, len(places)))
