@@ -94,13 +94,13 @@ def decode(reader: Reader, count: int, table: np.ndarray, category: str, context
     words = np.frombuffer(reader.take(4 * length, category), "<u4").astype(np.uint64)
     starts, widths = (np.cumsum(table, -1) - table).astype(np.uint64), table.astype(np.uint64)
     binary = table.shape[1] == 2
-    lookup = None if binary else np.repeat(np.arange(table.shape[1], dtype=np.uint16), table[0])
+    lookup = None if binary else np.stack([np.repeat(np.arange(table.shape[1], dtype=np.uint16), row) for row in table])
     out, used = np.empty(count, np.uint8 if table.shape[1] <= 256 else np.uint16), 0
     for begin in range(0, count, lanes):
         x = states[: min(lanes, count - begin)]
         slot = (x & np.uint64(_TOTAL - 1)).astype(np.intp)
         row = 0 if contexts is None else contexts[begin : begin + lanes]
-        symbol = (slot >= table[row, 0]).astype(np.intp) if lookup is None else lookup[slot].astype(np.intp)
+        symbol = (slot >= table[row, 0]).astype(np.intp) if lookup is None else lookup[row, slot].astype(np.intp)
         x = widths[row, symbol] * (x >> _SHIFT) + slot.astype(np.uint64) - starts[row, symbol]
         low = x < _LOW
         need = int(low.sum())

@@ -21,6 +21,7 @@ from lepton_jax.command_line.console import DIFFERENT, INTERRUPTED, WRONG_USAGE,
 from lepton_jax.command_line.convert import Convert
 from lepton_jax.command_line.deploy import Deploy
 from lepton_jax.command_line.diff import Diff
+from lepton_jax.command_line.edge import Edge
 from lepton_jax.command_line.inspect import Inspect
 from lepton_jax.command_line.run import Run
 from lepton_jax.command_line.tune import Tune
@@ -35,7 +36,7 @@ Exit codes: 0 all is well; 1 files differ or a file is damaged; 2 wrong usage, o
 Results go to the output stream, progress and errors to the error stream. `lepton COMMAND --help` shows examples."""
 
 _LONGEST_LINE = 4000
-_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Bench, Tune)}
+_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Edge, Bench, Tune)}
 
 
 @checked
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(words)
-        if argv is None and not isinstance(command, Run | Bench | Tune):
+        if argv is None and not isinstance(command, Run | Bench | Edge | Tune):
             jax.config.update("jax_platforms", "cpu")  # only running needs a device: leave it to others
         return command()
     except SystemExit as stop:  # --help

@@ -1,5 +1,6 @@
 """A model split into stages: planned on its graph, each a pure function with variables of its own."""
 
+from lepton_jax.stages import edge
 from lepton_jax.stages.files import SavedStages, load, save
 from lepton_jax.stages.find import plan
 from lepton_jax.stages.pipeline import GPipe, OneFOneB, pipeline, pipeline_step
@@ -18,6 +19,7 @@ __all__ = [
     "SavedStages",
     "Server",
     "Verified",
+    "edge",
     "join",
     "load",
     "pipeline",
