@@ -147,7 +147,7 @@ def test_bad_pipelines_are_refused_in_one_line():
             lambda: pipeline_step(plan, loss_fn, tx, identity(), jax.devices()[:1], GPipe(2)),
             "2 stages need a device each; got 1",
         ),
-        (lambda: pipeline_step(plan, loss_fn, tx, identity(), jax.devices(), 4), "schedule must be GPipe"),
+        (lambda: pipeline_step(plan, loss_fn, tx, identity(), jax.devices(), 4), "schedule must be a GPipe or a OneFOneB"),
         (lambda: pipeline(plan, loss_fn, PARAMS, jax.devices()[:1]), "2 stages need a device each; got 1"),
         (lambda: pipeline(plan, loss_fn, PARAMS, jax.devices(), ahead=0), "ahead must be 1 or more"),
         (lambda: GPipe(0), "microbatches must be a whole number from 1"),

@@ -35,6 +35,17 @@ class Cut:
       coders: one for each value.
       parts: of both, ``(function, variables)``, to be saved.
       inputs: examples.
+
+    Example:
+      >>> import jax.numpy as jnp, os, tempfile
+      >>> from lepton_jax import stages
+      >>> from lepton_jax.stages import edge
+      >>> net, v = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+      >>> x = jnp.ones((20, 4))
+      >>> cut = edge.cut_at(stages.plan(net, v, x, count=2), 1, net, v, x)
+      >>> sent = cut.send(x[:2])
+      >>> cut.receive(sent).shape, cut(x[:2]).shape
+      ((2, 2), (2, 2))
     """
 
     edge: Callable[..., Any]
@@ -96,6 +107,18 @@ def save(cut: Cut, edge: str | os.PathLike[str], cloud: str | os.PathLike[str]) 
       cut: from `cut_at`.
       edge: the .lepton file of the first half.
       cloud: that of the second.
+
+    Example:
+      >>> import jax.numpy as jnp, os, tempfile
+      >>> from lepton_jax import stages
+      >>> from lepton_jax.stages import edge
+      >>> net, v = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+      >>> x = jnp.ones((20, 4))
+      >>> cut = edge.cut_at(stages.plan(net, v, x, count=2), 1, net, v, x)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     edge.save(cut, f"{folder}/edge.lepton", f"{folder}/cloud.lepton")
+      ...     print(sorted(os.listdir(folder)))
+      ['cloud.lepton', 'edge.lepton']
     """
     wire = [coder.described() for coder in cut.coders]
     pair = hashlib.sha256(repr(wire).encode()).hexdigest()[:32]
@@ -114,6 +137,19 @@ def load_half(path: str | os.PathLike[str]) -> tuple[Artifact, tuple[Coder, ...]
 
     Raises:
       ArtifactError: for another file.
+
+    Example:
+      >>> import jax.numpy as jnp, os, tempfile
+      >>> from lepton_jax import stages
+      >>> from lepton_jax.stages import edge
+      >>> net, v = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+      >>> x = jnp.ones((20, 4))
+      >>> cut = edge.cut_at(stages.plan(net, v, x, count=2), 1, net, v, x)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     edge.save(cut, f"{folder}/edge.lepton", f"{folder}/cloud.lepton")
+      ...     half, coders, pair, side = edge.load_half(f"{folder}/cloud.lepton")
+      >>> len(coders), len(pair), side
+      (1, 16, 'cloud')
     """
     half = load(path)
     recipe = half.manifest.get("recipe")

@@ -35,6 +35,16 @@ def draw(
       rtt_ms: of the link.
       wire: as for `choose`.
       mbits: the bandwidths.
+
+    Example:
+      >>> import jax.numpy as jnp, tempfile
+      >>> from lepton_jax import stages
+      >>> net, v = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+      >>> plan = stages.plan(net, v, jnp.ones((20, 4)), count=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     draw(plan, f"{folder}/latency.svg", edge=Profile(seconds=(1.0, 1.0)), cloud=Profile(seconds=(0.1, 0.1)))
+      ...     print(os.listdir(folder))
+      ['latency.svg']
     """
     import matplotlib
 

@@ -27,6 +27,20 @@ def served(cloud: str | os.PathLike[str], *, port: int = 0, timeout: float = 60.
 
     Raises:
       ArtifactError: for another file.
+
+    Example:
+      >>> import jax.numpy as jnp, os, tempfile
+      >>> from lepton_jax import stages
+      >>> from lepton_jax.stages import edge
+      >>> net, v = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+      >>> x = jnp.ones((20, 4))
+      >>> cut = edge.cut_at(stages.plan(net, v, x, count=2), 1, net, v, x)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     edge.save(cut, f"{folder}/edge.lepton", f"{folder}/cloud.lepton")
+      ...     with edge.served(f"{folder}/cloud.lepton") as server:
+      ...         with edge.Client(f"{folder}/edge.lepton", server.address) as client:
+      ...             print(client(x[:3])[0].shape)
+      (3, 2)
     """
     half, coders, pair, side = load_half(cloud)
     if side != "cloud":
@@ -57,6 +71,20 @@ class Client:
     Raises:
       ArtifactError: for another file.
       PeerError: if nobody serves there; when called, if the server dies, is late, or has the half of another model.
+
+    Example:
+      >>> import jax.numpy as jnp, os, tempfile
+      >>> from lepton_jax import stages
+      >>> from lepton_jax.stages import edge
+      >>> net, v = lambda v, x: jnp.tanh(x @ v["a"]) @ v["b"], {"a": jnp.ones((4, 8)), "b": jnp.ones((8, 2))}
+      >>> x = jnp.ones((20, 4))
+      >>> cut = edge.cut_at(stages.plan(net, v, x, count=2), 1, net, v, x)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     edge.save(cut, f"{folder}/edge.lepton", f"{folder}/cloud.lepton")
+      ...     with edge.served(f"{folder}/cloud.lepton") as server:
+      ...         with edge.Client(f"{folder}/edge.lepton", server.address) as client:
+      ...             print(client(x[:3])[0].shape)
+      (3, 2)
     """
 
     def __init__(

@@ -218,6 +218,7 @@ def together(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return symbols.reshape(-1), np.repeat(np.arange(channels), symbols.shape[1])
 
 
+@checked
 def entropy_bytes(codes: np.ndarray) -> float:
     """Bytes that no coder of single levels can go below, given a table of frequencies for each channel of these codes.
 

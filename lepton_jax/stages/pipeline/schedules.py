@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 
 Task = tuple[Literal["forward", "backward"], int]
 """What a stage does next, and with which microbatch."""
-
-
-class Schedule(Protocol):
-    """An order of work: how many microbatches, and what each stage does one after another."""
-
-    @property
-    def microbatches(self) -> int:
-        """Into how many a batch is split."""
-
-    def tasks(self, stage: int, stages: int) -> list[Task]:
-        """Return what a stage does, in order."""
 
 
 @checked
@@ -85,6 +74,9 @@ class OneFOneB:
         return order
 
 
+Schedule = GPipe | OneFOneB
+
+
 def in_turn(schedule: Schedule, stages: int) -> list[tuple[str, int, int]]:
     """Return all tasks as (what, stage, microbatch), each after those that it needs; stages take turns.
 
@@ -111,6 +103,7 @@ def in_turn(schedule: Schedule, stages: int) -> list[tuple[str, int, int]]:
     return order
 
 
+@checked
 def kept_bytes(schedule: Schedule, sizes: Sequence[int]) -> int:
     """Return the most bytes of stage inputs that are kept at once, over all stages.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.core import paths
-from lepton_jax.core.arguments import checked, checked_but
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
@@ -24,7 +24,7 @@ from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import LossFn, Metrics
 
 
-@checked_but("schedule")
+@checked
 def pipeline_step(
     plan: Plan,
     loss_fn: LossFn,
@@ -77,8 +77,6 @@ def pipeline_step(
     """
     if len(devices) < len(plan):
         raise ValueError(f"pipeline_step: {len(plan)} stages need a device each; got {len(devices)} devices.")
-    if not hasattr(schedule, "tasks"):
-        raise TypeError(f"pipeline_step: schedule must be GPipe(microbatches) or OneFOneB(microbatches); got {schedule!r}.")
     places, count = list(devices)[: len(plan)], schedule.microbatches
     made: dict[str, list[Stage]] = {}
     view = jax.jit(lambda state: transform.view(state.params, state.tstate))

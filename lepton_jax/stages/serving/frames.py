@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lepton_jax.coding.arrays import dtype_of
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.foreign_text import shown
 
@@ -36,6 +37,7 @@ class PeerError(ConnectionError):
     """The other process cannot be reached, is too slow, died, or sent what is no frame of this model."""
 
 
+@checked
 def model_name(data: bytes) -> bytes:
     """Return the name of a model in frames: 16 bytes of the SHA-256 of its file.
 
