@@ -105,7 +105,7 @@ def bottleneck(costs: np.ndarray, count: int) -> float:
     return float(best[-1])
 
 
-def find_cuts(costs: Sequence[float], penalties: Sequence[float] | np.ndarray, count: int) -> tuple[int, ...]:
+def find_cuts(costs: Sequence[float] | np.ndarray, penalties: Sequence[float] | np.ndarray, count: int) -> tuple[int, ...]:
     """Cut a list into contiguous stages, none dearer than 1.15 times the best bottleneck, at the least penalties.
 
     Exact, by dynamic programming over the stages; no stage is empty.

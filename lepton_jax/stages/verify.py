@@ -110,13 +110,12 @@ def verify(plan: Plan, apply: Apply, variables: PyTree, *inputs: Any) -> Verifie
     split = jax.tree.leaves(join(plan, fns, plan.split(variables))(*inputs))
     counts = [_differ(a, b) for a, b in zip(whole, split, strict=True)]
     total, by_cut = sum(counts), [0] * len(plan.cuts)
-    several = plan.cuts if total and len(plan.cuts) > 1 else ()
-    program = flat_program(apply, variables, inputs, plan.steps) if several else None
-    for place, cut in enumerate(several):
-        assert program is not None
-        halves = _halves(plan, program, cut)
-        two = join(halves, [jax.jit(fn) for fn in halves.stages(apply)], halves.split(variables))(*inputs)
-        by_cut[place] = sum(_differ(a, b) for a, b in zip(whole, jax.tree.leaves(two)))
+    if total and len(plan.cuts) > 1:
+        program = flat_program(apply, variables, inputs, plan.steps)
+        for place, cut in enumerate(plan.cuts):
+            halves = _halves(plan, program, cut)
+            two = join(halves, [jax.jit(fn) for fn in halves.stages(apply)], halves.split(variables))(*inputs)
+            by_cut[place] = sum(_differ(a, b) for a, b in zip(whole, jax.tree.leaves(two)))
     if total and len(plan.cuts) == 1:
         by_cut = [total]
     return Verified(
