@@ -19,19 +19,25 @@ _LONGEST = 2000
 class Inspect(Command):
     """Show where a file's bytes went, and what its program takes.
 
-    Per tensor and in total, with all ratios; and what the file says about itself.
+    Per tensor and in total, with all ratios; and what the file says about itself. Of an ONNX file its operators, inputs and
+    outputs, and its variables under their names here and there.
 
     Examples:
       lepton inspect model.lepton
+      lepton inspect model.onnx
       lepton inspect model.lepton --json | jq .total
     """
 
     file: Positional[Path]
-    """The .lepton file."""
+    """The .lepton or .onnx file."""
     json: bool = False
     """Print JSON: the fields and figures of lepton_jax.Account, and what the file says about itself."""
 
     def answer(self) -> Answer:
+        if self.file.suffix.lower() == ".onnx":
+            from lepton_jax.command_line.inspect_onnx import inspect_onnx  # a package that not everybody has
+
+            return inspect_onnx(self.file)
         figures = account(self.file)
         parsed = container.parse(container.read(self.file), str(self.file))
         manifest = read_manifest(parsed, str(self.file))

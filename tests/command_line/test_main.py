@@ -190,6 +190,28 @@ def test_a_full_disk_keeps_the_outputs_of_before(lepton, folder, monkeypatch, na
     assert (folder / name).read_bytes() == b"of before"
 
 
+def test_an_onnx_file_is_inspected_and_converted(lepton, folder):
+    from lepton_jax import deploy
+
+    deploy.save(load(folder / "dense.lepton"), folder / "dense.onnx")
+    code, out, err = lepton("inspect", "dense.onnx", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (facts["parameters"], facts["inputs"]) == (210, {"input_0": "float32[b,20]"})
+    assert sorted(tuple(one["shape"]) for one in facts["tensors"]) == [(1, 10), (20, 10)]
+    code, out, _ = lepton("inspect", "dense.onnx")
+    assert code == 0
+    assert "variable" in out.splitlines()[0]
+    code, out, err = lepton("convert", "dense.onnx", "again.lepton")
+    assert (code, err, out.split(",")[0]) == (0, "", "again.lepton: 2 tensors")
+    x = np.load(folder / "x.npy")
+    np.testing.assert_allclose(load(folder / "again.lepton")(x), load(folder / "dense.lepton")(x), rtol=1e-5, atol=1e-6)
+    assert lepton("convert", "dense.onnx", "again.npz")[0] == 0
+    (folder / "bad.onnx").write_bytes(b"no")
+    code, _, err = lepton("inspect", "bad.onnx")
+    assert (code, err.count("\n")) == (1, 1)
+
+
 @pytest.mark.parametrize("command", ["inspect", "verify", "unpack", "diff", "run", "convert"])
 def test_help_shows_examples_and_exit_codes(lepton, command):
     code, out, _ = lepton(command, "--help")

@@ -327,3 +327,33 @@ def test_external_tensors_are_read_beside_the_file(tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
     model = from_onnx(tmp_path / "e.onnx")
     np.testing.assert_array_equal(model.variables["params"]["w"], numbers(1, 40, 30))
+
+
+def gates_in_branches() -> onnx.ModelProto:
+    """Two branches that both reorder the gates of one LSTM's weights, as exporters write them."""
+    bodies = {}
+    for name in ("then", "else"):
+        nodes = [
+            *(node("Slice", f"{w} s{i} e{i} zero", f"{name}_{w}{i}") for w in ("wi", "wh") for i in range(3)),
+            *(node("Concat", " ".join(f"{name}_{w}{i}" for i in range(3)), f"{name}_{w}", axis=0) for w in ("wi", "wh")),
+            *(node("Unsqueeze", f"{name}_{w} zero", f"{name}_{w}u") for w in ("wi", "wh")),
+            node("LSTM", f"x {name}_wiu {name}_whu", f"- {name}_h", hidden_size=16), node("Neg", f"{name}_h", f"{name}_n"),
+        ]  # fmt: skip
+        marks = {"zero": np.array([0]), **{f"{m}{i}": np.array([n]) for i, (a, b) in enumerate(((0, 16), (48, 64), (16, 48)))
+                                          for m, n in (("s", a), ("e", b))}}  # fmt: skip
+        tensors = [onnx.numpy_helper.from_array(array, key) for key, array in marks.items()]
+        out = f"{name}_{'n' if name == 'else' else 'h'}"
+        bodies[f"{name}_branch"] = helper.make_graph(nodes, name, [], [port(out, None)], tensors)
+    by = helper.make_node("If", ["c"], ["y"], **bodies)
+    nodes = [node("ReduceSum", "x", "s", keepdims=0), node("Greater", "s limit", "c"), by]
+    tensors = {"limit": np.zeros((), np.float32), "wi": numbers(1, 64, 48), "wh": numbers(2, 64, 16)}
+    return graph_of(nodes, [port("x", [5, 2, 48])], ["y"], tensors)
+
+
+def test_weights_whose_gates_are_reordered_in_branches_are_one_variable_each(tmp_path: Path) -> None:
+    for sign in (1, -1):
+        model = assert_like_onnxruntime(gates_in_branches(), tmp_path, sign * abs(numbers(0, 5, 2, 48)))
+    leaves = paths.flatten(model.variables)
+    assert {path: leaf.shape for path, leaf in leaves.items()} == {"params/wh": (1, 16, 64), "params/wi": (1, 48, 64)}
+    roles = lepton.graph.roles(model.apply, model.variables, *model.example)
+    assert all(role.is_weight for role in roles.values())

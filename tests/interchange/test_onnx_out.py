@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from interchange.onnx_graphs import as_tuple, by_onnxruntime, graph_of, imported, node, port
+from interchange.test_onnx_in import gates_in_branches
 
 import lepton_jax as lepton
 from lepton_jax import Model
@@ -161,6 +162,16 @@ def test_a_weight_within_a_branch_is_written_where_all_see_it(tmp_path: Path) ->
     to_onnx(small, tmp_path / "q.onnx")
     for sign in (1, -1):
         assert_same_in_the_engine(small, tmp_path / "q.onnx", sign * abs(numbers(0, 3, 64)))
+
+
+def test_weights_that_branches_move_are_written_moved_and_once(tmp_path: Path) -> None:
+    small = lepton.quantize_model(imported(gates_in_branches(), tmp_path), 8)
+    to_onnx(small, tmp_path / "q.onnx")
+    model = onnx.load(tmp_path / "q.onnx")
+    assert kinds(model).count("DequantizeLinear") == 2
+    assert os.path.getsize(tmp_path / "q.onnx") < 0.4 * os.path.getsize(tmp_path / "m.onnx")
+    for sign in (1, -1):
+        assert_same_in_the_engine(small, tmp_path / "q.onnx", sign * abs(numbers(0, 5, 2, 48)))
 
 
 def test_wrong_calls_are_named(tmp_path: Path) -> None:

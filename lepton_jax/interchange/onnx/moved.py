@@ -14,7 +14,8 @@ from lepton_jax.interchange.onnx.parts import Graph, Node
 from lepton_jax.interchange.onnx.rules import RULES
 from lepton_jax.interchange.onnx.site import Budget, Site
 
-_MOVES = {"Cast", "Concat", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+MOVES = {"Cast", "Concat", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that only move elements, or change their type."""
 
 
 def with_moved(graph: Graph, read: Mapping[str, list[tuple[Node, int]]], budget: Budget, names: dict[str, str]) -> Graph:
@@ -32,7 +33,7 @@ def with_moved(graph: Graph, read: Mapping[str, list[tuple[Node, int]]], budget:
     nodes = {name: node for node in graph.nodes for name in node.outputs if name in made}
     inside = {id(node) for node in nodes.values()}
     left = {name for name in made if any(id(node) not in inside for node, _ in read.get(name, []))}
-    good: set[str] = set()
+    good, used = set[str](), set[str]()
     for group in _groups(sources):
         weights = {one for name in group for one in sources[name]}
         ends = [name for name in group if name in left]
@@ -40,9 +41,11 @@ def with_moved(graph: Graph, read: Mapping[str, list[tuple[Node, int]]], budget:
         small = sum(made[name].size for name in ends) <= sum(graph.constants[one].size for one in weights)
         if weights and ends and alone and small:
             good.update(group)
+            used |= weights
             names.update({name: sources[name][0] for name in ends if sources[name]})
     gone = {id(node) for name, node in nodes.items() if name in good}
-    constants = {**graph.constants, **{name: made[name] for name in good & left}}
+    kept = {name: array for name, array in graph.constants.items() if name not in used}
+    constants = kept | {name: made[name] for name in made if name in good & left}
     return dataclasses.replace(graph, nodes=tuple(node for node in graph.nodes if id(node) not in gone), constants=constants)
 
 
@@ -52,7 +55,7 @@ def _made(graph: Graph, budget: Budget) -> tuple[dict[str, np.ndarray], dict[str
     sources: dict[str, tuple[str, ...]] = {}
     for node in graph.nodes:
         names = [name for name in node.inputs if name]
-        if node.op not in _MOVES or not names or not all(name in made or name in graph.constants for name in names):
+        if node.op not in MOVES or not names or not all(name in made or name in graph.constants for name in names):
             continue
         given: list[Any] = [made.get(name, graph.constants.get(name)) if name else None for name in node.inputs]
         if not is_real(np.asarray(given[0]).dtype):
@@ -63,13 +66,14 @@ def _made(graph: Graph, budget: Budget) -> tuple[dict[str, np.ndarray], dict[str
             continue
         if not all(isinstance(one, np.ndarray) and is_real(one.dtype) for one in results):
             continue
-        of = [one for name in names for one in sources.get(name, (name,) if _is_weight(graph, name) else ())]
+        of = [one for name in names for one in (sources[name] if name in made else (name,) * is_weight(graph, name))]
         for name, result in zip(node.outputs, results):
             made[name], sources[name] = result, tuple(dict.fromkeys(of))
     return made, sources
 
 
-def _is_weight(graph: Graph, name: str) -> bool:
+def is_weight(graph: Graph, name: str) -> bool:
+    """Whether a constant of a graph may be a variable, by its elements."""
     array = graph.constants[name]
     return is_real(array.dtype) and array.size > 1
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lepton_jax.interchange.onnx.element_types import is_real
+from lepton_jax.interchange.onnx.hoist import hoisted
 from lepton_jax.interchange.onnx.moved import with_moved
 from lepton_jax.interchange.onnx.packed import CodesOf, taken_as_codes
 from lepton_jax.interchange.onnx.parts import Graph, Node, every_graph, every_node, mapped
@@ -23,7 +24,7 @@ from lepton_jax.interchange.onnx.site import Budget
 _KERNELS: Mapping[str, int] = {
     "Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "com.microsoft:FusedConv": 1, "ConvTranspose": 1,
 }  # fmt: skip
-_RECURRENT = {"LSTM", "GRU", "RNN", "com.microsoft:DynamicQuantizeLSTM"}
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 _SLOTS: Mapping[str, Mapping[int, str]] = {
     "BatchNormalization": {1: "scale", 2: "bias", 3: "mean", 4: "var"},
     "Gather": {0: "embedding"},
@@ -58,6 +59,7 @@ class Leaf:
       order: how the file's axes were reordered; None if they were not.
       kind: a tensor of the file; what it scales; or integers, which operators of integers take.
       dtype: of the tensor, or of the integers.
+      also: names of other values of the file that are equal to it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Leaf:
     order: tuple[int, ...] | None = None
     kind: Literal["tensor", "scaled", "integers"] = "tensor"
     dtype: np.dtype | None = None
+    also: tuple[str, ...] = ()
 
     def record(self) -> Record:
         """What is known of it without its numbers."""
@@ -79,7 +82,7 @@ class Record:
     """A variable as the file has it, without its numbers.
 
     Args:
-      name, path, order, kind, dtype: see `Leaf`.
+      name, path, order, kind, dtype, also: see `Leaf`.
       shape: in the model.
       packed: of integers, their format, scale and zero point.
     """
@@ -90,6 +93,7 @@ class Record:
     order: tuple[int, ...] | None = None
     kind: Literal["tensor", "scaled", "integers"] = "tensor"
     dtype: np.dtype | None = None
+    also: tuple[str, ...] = ()
     packed: Any = None
 
     def as_in_file(self, array: Any) -> np.ndarray:
@@ -138,7 +142,11 @@ def with_leaves(graph: Graph, budget: Budget) -> tuple[Graph, list[Leaf]]:
     host, names, first = on_host(graph), _Names(), dict[str, str]()
     scaled: dict[str, CodesOf] = {}
     graph = mapped(graph, lambda one: taken_as_codes(one, uses(one), scaled))
+    graph = hoisted(graph, aliases := dict[str, str]())
     graph = mapped(graph, lambda one: with_moved(one, uses(one), budget, first))
+    equal: dict[str, list[str]] = {}
+    for name, other in aliases.items():
+        equal.setdefault(other, []).append(name)
     found: list[Leaf] = []
     leaves: dict[int, dict[str, str]] = {}
     stored: set[int] = set()
@@ -155,7 +163,8 @@ def with_leaves(graph: Graph, budget: Budget) -> tuple[Graph, list[Leaf]]:
             kind: Any = "tensor" if name not in scaled else "integers" if value.as_they_are else "scaled"
             dtype = value.codes.dtype if name in scaled else value.dtype
             value = value.made() if name in scaled else value
-            found.append(Leaf(name=name, path=paths[name], value=value, order=order, kind=kind, dtype=dtype))
+            also = tuple(equal.get(name, ()))
+            found.append(Leaf(name=name, path=paths[name], value=value, order=order, kind=kind, dtype=dtype, also=also))
         leaves[id(one.constants)] = paths
 
     def marked(one: Graph) -> Graph:
@@ -185,12 +194,22 @@ def _orders(tensors: Mapping[str, Any], read: Mapping[str, list[tuple[Node, int]
                 yield name, (*range(2, ndim), *((0, 1) if True in flipped else (1, 0)))
         elif all(node.op == "Gemm" and place == 1 and node.get("transB", 0) for node, place in places) and ndim == 2:
             yield name, (1, 0)
-        elif len(places) == 1 and places[0][0].op in _RECURRENT and places[0][1] in (1, 2) and ndim == 3:
-            node = places[0][0]
-            if node.op != "com.microsoft:DynamicQuantizeLSTM" and all(
-                other in tensors and len(read[other]) == 1 and len(tensors[other].shape) == 3 for other in node.inputs[1:3]
-            ):
-                yield name, (0, 2, 1)
+    for name in _recurrent(tensors, read):
+        yield name, (0, 2, 1)
+
+
+def _recurrent(tensors: Mapping[str, Any], read: Mapping[str, list[tuple[Node, int]]]) -> set[str]:
+    """Weights of recurrent layers alone, both of each layer."""
+
+    def fits(name: str) -> bool:
+        places = read.get(name, [])
+        alone = all(node.op in _RECURRENT and place in (1, 2) for node, place in places)
+        return bool(places) and alone and len(tensors[name].shape) == 3
+
+    found = {name for name in tensors if fits(name)}
+    while lost := {name for name in found for node, _ in read[name] if not found.issuperset(node.inputs[1:3])}:
+        found -= lost
+    return found
 
 
 class _Names:

@@ -96,7 +96,12 @@ def _of_file(model: Model) -> Any:
     if needed > version:
         newer = _converted(function, model, found)
         proto, version = (proto, version) if newer is None else (newer, _BLOCKS)
-    return _with(proto, found, version)
+    return _with(proto, found, version, _aliases(function))
+
+
+def _aliases(function: Imported) -> dict[str, str]:
+    """Names of values that are equal to a variable, and the variable's."""
+    return {name: leaf.name for leaf in function.leaves.values() for name in leaf.also}
 
 
 def _stored(record: Record, leaf: Any) -> Any:
@@ -115,13 +120,14 @@ def _stored(record: Record, leaf: Any) -> Any:
     return array if record.dtype is None or record.kind == "scaled" else array.astype(record.dtype)
 
 
-def _with(proto: Any, found: Mapping[str, Any], version: int) -> Any:
+def _with(proto: Any, found: Mapping[str, Any], version: int, aliases: Mapping[str, str]) -> Any:
     """A copy of a file with new variables, all in its outermost graph, which graphs within it see."""
     import onnx
 
     model = onnx.ModelProto()
     model.CopyFrom(proto)
-    _without(model.graph, found)
+    _without(model.graph, {*found, *aliases})
+    _renamed(model.graph, aliases)
     nodes = []
     for name, value in found.items():
         if isinstance(value, Codes):
@@ -155,20 +161,37 @@ def _without(graph: Any, names: Any) -> None:
                 _without(inner, names)
 
 
-def _without_unread(graph: Any) -> None:
-    """Take tensors that nobody reads out of the outermost graph: scales of codes that are others now."""
-    read: set[str] = {port.name for port in graph.output}
-    todo = [graph]
-    while todo:
-        for node in todo.pop().node:
-            read.update(node.input)
+def _renamed(graph: Any, aliases: Mapping[str, str]) -> None:
+    """Let nodes read the variables in place of what was equal to them."""
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in aliases:
+                node.input[i] = aliases[name]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                _renamed(inner, aliases)
+
+
+def _without_unread(graph: Any) -> set[str]:
+    """Take nodes and tensors that nobody needs out of a graph: those that moved weights, scales that are others now.
+
+    Returns:
+      the names that are read in it.
+    """
+    needed = {port.name for port in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
             for attribute in node.attribute:
-                inner = [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
-                todo += inner
-                read.update(port.name for one in inner for port in one.output)
-    kept = [one for one in graph.initializer if one.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+                for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                    needed |= _without_unread(inner)
+    whole, tensors = kept[::-1], [one for one in graph.initializer if one.name in needed]
+    for of, left in ((graph.node, whole), (graph.initializer, tensors)):
+        del of[:]
+        of.extend(left)
+    return needed
 
 
 def _converted(function: Imported, model: Model, found: Mapping[str, Any]) -> Any:
@@ -177,7 +200,7 @@ def _converted(function: Imported, model: Model, found: Mapping[str, Any]) -> An
     from onnx import version_converter
 
     dense = {name: value.dense() if isinstance(value, Codes) else value for name, value in found.items()}
-    whole = _with(function.proto, dense, function.version)
+    whole = _with(function.proto, dense, function.version, _aliases(function))
     try:
         newer = version_converter.convert_version(whole, _BLOCKS)
         copy = onnx.ModelProto()
