@@ -16,7 +16,7 @@ def hoisted(graph: Graph, aliases: dict[str, str]) -> Graph:
     """Return the graph with nodes that move its weights in it, and not in graphs within it.
 
     Args:
-      graph: the outermost one.
+      graph: any; the graphs within it were done before.
       aliases: gets, for each value within that is another's equal now, the other's name.
     """
     return _Hoist(graph, aliases).done()

@@ -142,7 +142,8 @@ def with_leaves(graph: Graph, budget: Budget) -> tuple[Graph, list[Leaf]]:
     host, names, first = on_host(graph), _Names(), dict[str, str]()
     scaled: dict[str, CodesOf] = {}
     graph = mapped(graph, lambda one: taken_as_codes(one, uses(one), scaled))
-    graph = hoisted(graph, aliases := dict[str, str]())
+    aliases: dict[str, str] = {}
+    graph = mapped(graph, lambda one: hoisted(one, aliases))
     graph = mapped(graph, lambda one: with_moved(one, uses(one), budget, first))
     equal: dict[str, list[str]] = {}
     for name, other in aliases.items():
