@@ -39,3 +39,12 @@ def test_from_keras(tmp_path: Path, monkeypatch):
     with jax.numpy_rank_promotion("allow"):
         assert (lepton.load_model("from_keras.lepton")(x) == names["small"](x)).all()
         assert abs(keras_model(x) - names["small"](x)).max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_from_pytorch(tmp_path: Path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    names, x = run("From PyTorch", module=module, torch=torch), jnp.ones((2, 4))
+    assert (lepton.load_model("from_torch.lepton")(x) == names["small"](x)).all()
