@@ -157,13 +157,14 @@ class _Problem:
         least = least or ("bytes" if set(limits) == {"loss"} else "loss")
         wanted = self.costs[least]
         scale = float(wanted.max()) or 1.0
+        changed = np.array([choice != Choice() for _, choice in self.pairs])  # of equals, the layer as it is
         constraints = [optimize.LinearConstraint(self.one_each, 1, 1)]
         for name, limit in limits.items():
             room = limit - self.rest[name]
             unit = float(self.costs[name].max()) or 1.0
             constraints.append(optimize.LinearConstraint(self.costs[name][None] / unit, -np.inf, room / unit))
         found = optimize.milp(
-            wanted / scale,
+            wanted / scale + 1e-9 * changed,
             constraints=constraints,
             integrality=np.ones(len(self.pairs)),
             bounds=optimize.Bounds(0, 1),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, Path, PyTree
-from lepton_jax.tuning.outputs import Outputs
+from lepton_jax.tuning.outputs import Outputs, is_single
 
 PROBES = 32
 
@@ -71,7 +71,7 @@ def _direction(output: Array, key: Array, is_kl: bool) -> tuple[Array, Array]:
     if not is_kl:
         return jax.random.normal(key, output.shape).astype(output.dtype), jnp.sum(wide**2)
     noise = jax.random.normal(key, output.shape)
-    if output.ndim == 0 or output.shape[-1] == 1:
+    if is_single(output):
         p = jax.nn.sigmoid(wide)
         return (jnp.sqrt(p * (1 - p)) * noise).astype(output.dtype), jnp.float32(output.size)
     p = jax.nn.softmax(wide)

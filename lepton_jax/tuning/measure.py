@@ -59,7 +59,8 @@ def measure(
       select: which leaves; None: all weights of dots, convolutions and look-ups. Of a loaded program, which cannot be looked
         into, what looks like a weight by name and shape, with the outputs last and no work known.
       divergence: how far outputs are from those of the model as it is. "kl": the mean over examples of
-        ``KL(softmax(dense) | softmax(compressed))``, in nats, for outputs that are logits (or end in one logit, of a sigmoid).
+        ``KL(softmax(dense) | softmax(compressed))``, in nats, for outputs that are logits; one an example, (batch,) or
+        (batch, 1), is that of a sigmoid.
         "error": ``|compressed - dense|^2 / |dense|^2``.
       by: "outputs": the model is run. "gradients": to second order, ``E (g' dw)^2 / 2`` with gradients g of the KL divergence
         in random directions of the outputs, from a few backward passes: much less work for many choices, exact for small

@@ -15,17 +15,27 @@ from lepton_jax.graph.trace import Apply
 Divergence = Literal["kl", "error"]
 
 
+def is_single(logits: Array) -> bool:
+    """Whether there is one logit an example: (batch,), or 1 along the last axis.
+
+    Example:
+      >>> is_single(jnp.ones(8)), is_single(jnp.ones((8, 1))), is_single(jnp.ones((8, 2)))
+      (True, True, False)
+    """
+    return logits.ndim < 2 or logits.shape[-1] == 1
+
+
 def kl(dense: Array, other: Array) -> tuple[Array, Array]:
     """Return the sum of ``KL(softmax(dense) | softmax(other))`` over examples, in nats, and how many there are.
 
-    One logit at the end is that of a sigmoid.
+    One logit an example, (batch,) or (..., 1), is that of a sigmoid.
 
     Example:
       >>> total, count = kl(jnp.zeros((2, 2)), jnp.array([[0.0, 0.0], [jnp.log(3.0), 0.0]]))
       >>> round(float(total), 4), int(count)
       (0.1438, 2)
     """
-    if dense.ndim == 0 or dense.shape[-1] == 1:
+    if is_single(dense):
         dense, other = (jnp.stack([one, jnp.zeros_like(one)], -1).reshape(-1, 2) for one in (dense, other))
     logs, others = (jax.nn.log_softmax(one.astype(jnp.float32)) for one in (dense, other))
     terms = jnp.where(logs > -jnp.inf, jnp.exp(logs) * (logs - others), 0)  # what cannot be has no part in it
@@ -105,4 +115,4 @@ class Outputs:
 
 
 def _answers(logits: Array) -> Array:
-    return logits > 0 if logits.ndim == 0 or logits.shape[-1] == 1 else jnp.argmax(logits, -1)
+    return logits > 0 if is_single(logits) else jnp.argmax(logits, -1)

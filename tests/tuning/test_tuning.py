@@ -65,6 +65,25 @@ def test_losses_are_those_of_one_layer_alone(case):
     assert rank.macs == pytest.approx(table.layers["first/kernel"].macs * 160 / 384)
 
 
+@pytest.mark.parametrize("shape", [(9,), (9, 1)])
+def test_one_logit_an_example_is_that_of_a_sigmoid(shape):
+    rng = np.random.default_rng(6)
+    variables = {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
+    x = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
+
+    def apply(v, x):
+        return (x @ v["w"]).sum(-1).reshape(shape)
+
+    table = measure(apply, variables, [x], [Bits(2)], progress=False)
+    other = fake_quant(2)
+    p, q = (1 / (1 + np.exp(-np.asarray(apply(v, x), np.float64))) for v in (variables, other.view(*other.init(variables))))
+    expected = np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    assert table.cells["w"][Choice(bits=2)].loss == pytest.approx(expected, rel=1e-3)
+    cheap = measure(apply, variables, [x], [Bits(8)], by="gradients", progress=False).cells["w"][Choice(bits=8)].loss
+    exact = measure(apply, variables, [x], [Bits(8)], progress=False).cells["w"][Choice(bits=8)].loss
+    assert 0.3 < cheap / exact < 3
+
+
 def test_allocation_is_the_best_of_all(case):
     """By enumeration of every recipe, under one limit and under two."""
     table = Table.from_json(case[2].to_json())  # costs that add up, without files
