@@ -121,7 +121,7 @@ def _nibbles(bytes_: Any, bits: int) -> Any:
 
 def integers_to_float(site: Site, a: Any, b: Any, a_s: Any, b_s: Any, az: Any = None, bz: Any = None, bias: Any = None) -> Any:
     """A product of integers, scaled."""
-    y = quantized.integer_matmul(site, a, b, az, bz)
+    y = quantized.integer_matmul(site, a, b, az, bz).value
     scale = on_device(b_s)
     scale = scale.reshape((1,) * (y.ndim - 1) + (-1,)) if scale.size > 1 else scale.reshape(())
     y = y * (on_device(a_s).reshape(()) * scale)

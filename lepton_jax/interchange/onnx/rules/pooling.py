@@ -117,12 +117,13 @@ def max_unpool(site: Site, x: Any, places: Any, dims: Any = None) -> Any:
     pads = site.get("pads", [0] * 2 * n)
     own = [(size - 1) * s + k - pads[i] - pads[i + n] for i, (size, s, k) in enumerate(zip(x.shape[2:], strides, kernel))]
     inner = (*x.shape[:2], *own)
+    site.room(inner, x.dtype)
     flat = jnp.zeros(int(np.prod(inner)), x.dtype).at[places.reshape(-1)].set(x.reshape(-1))
     if dims is None:
         return flat.reshape(inner)
     wanted = [int(one) for one in np.asarray(dims)]
-    out = jnp.zeros(int(np.prod(wanted)), x.dtype)
-    return out.at[places.reshape(-1)].set(x.reshape(-1)).reshape(wanted)
+    site.room(wanted, x.dtype)
+    return jnp.pad(flat.reshape(inner), [(0, n - m) for n, m in zip(wanted, inner)])
 
 
 RULES: dict[str, Rule] = {

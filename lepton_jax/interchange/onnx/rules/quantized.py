@@ -128,7 +128,7 @@ def integer_matmul(site: Site, a: Any, b: Any, az: Any = None, bz: Any = None) -
     if az is not None:
         zero = whole(az)
         left = left - (zero.reshape(()) if zero.size == 1 else zero.reshape(*zero.shape, 1) if zero.ndim == 1 else zero)
-    return jnp.matmul(left, _right(b, bz))
+    return Codes(jnp.matmul(left, _right(b, bz)), np.dtype(np.int32))
 
 
 def _right(b: Any, zero: Any) -> Any:
@@ -143,10 +143,10 @@ def _right(b: Any, zero: Any) -> Any:
 def integer_conv(site: Site, x: Any, w: Any, xz: Any = None, wz: Any = None) -> Any:
     """A convolution of integers, not rounded; as `integer_matmul`."""
     if not isinstance(w, Codes) and jnp.issubdtype(w.dtype, jnp.floating):
-        return convolve(site, whole(x, xz), w)
+        return Codes(convolve(site, whole(x, xz), w), np.dtype(np.int32))
     zero = None if wz is None else whole(wz)
     zero = zero.reshape([-1] + [1] * (len(w.shape) - 1)) if zero is not None and zero.size > 1 else zero
-    return convolve(site, whole(x, xz), whole(w, zero))
+    return Codes(convolve(site, whole(x, xz), whole(w, zero)), np.dtype(np.int32))
 
 
 def _linear_unary(name: str) -> Rule:
