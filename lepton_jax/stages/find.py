@@ -33,8 +33,8 @@ def plan(apply: Apply, variables: PyTree, *inputs: Any, count: int, balance: Bal
     loop, a branch or a function with its own derivative rule stays whole. What is computed from variables alone belongs to the
     stage that needs it. Among all cuts whose dearest stage costs at most 1.15 times that of the best ones, those are taken over
     which the fewest bytes go, and, before that, no value on its way from a product into a sum, which compilers round as one: so
-    that stages give the bits of the whole. Where no cut is free of that (computing in bfloat16, a stage that is a single step of
-    a scan), last bits may differ: `verify` says whether and where.
+    that stages give the bits of the whole. Where no cut is free of that (computing in bfloat16, a stage that is a single step
+    of a scan), last bits may differ: `verify` says whether and where.
 
     Args:
       apply: a pure function ``apply(variables, *inputs)``; nothing in it needs to say where it may be cut.
