@@ -4,6 +4,7 @@ from typing import Any
 
 from lepton_jax.artifact import leaves, structure
 from lepton_jax.coding.sparse_index import Hints
+from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import ArtifactError
 from lepton_jax.core.typing import PyTree
 
@@ -37,6 +38,7 @@ def encode_tree(packed: PyTree, *, quick: bool = False) -> tuple[Any, bytes]:
     return structure.describe(packed, leaf_text), b"".join(streams)
 
 
+@checked_but("packed")
 def tensor_bytes(packed: PyTree, *, quick: bool = False) -> int:
     """Return how many bytes the tensors of a model take in a file: those of all leaves in `Account`.
 

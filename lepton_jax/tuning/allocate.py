@@ -21,6 +21,8 @@ from lepton_jax.tuning.table import Table
 
 _GAP = 1e-4
 _ROUNDS = 4
+_CLOSE = 0.985
+"""A file of this share of the limit is not worth another round, which codes the whole model."""
 
 
 @checked
@@ -76,7 +78,7 @@ def _spent(problem: _Problem, table: Table, limits: Mapping[str, float], seconds
         found = recipe_of(table, problem.choices(chosen.x), gap=chosen.gap)
         if found.bytes <= limit and (best is None or found.loss < best.loss):
             best = found
-        if found.choices in seen:
+        if found.choices in seen or _CLOSE * limit <= found.bytes <= limit:
             break
         seen.append(found.choices)
         share *= limit / found.bytes * (1 if found.bytes <= limit else 0.995)

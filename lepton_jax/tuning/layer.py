@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform, chain, identity
 from lepton_jax.core.typing import Path
 from lepton_jax.core.weight_axes import WeightAxes
@@ -20,6 +21,7 @@ from lepton_jax.quantization.fake_quant import fake_quant
 from lepton_jax.tuning.options import Choice
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
     """A weight of the model.

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
 
 
@@ -119,6 +120,7 @@ class Rank(Option):
         return (Choice(rank=float(fraction)) for fraction in self.values)
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
     """What is done to a layer; nothing by default.

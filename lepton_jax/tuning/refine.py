@@ -28,6 +28,7 @@ from lepton_jax.tuning.table import Table
 Choices = dict[Path, Choice]
 
 
+@checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Refined:
     """What `refine` found.
