@@ -11,10 +11,9 @@ from scipy import optimize, sparse
 
 from lepton_jax.artifact import tensor_bytes
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.transform import pack
 from lepton_jax.core.typing import Path
 from lepton_jax.tuning.budget import Budget
-from lepton_jax.tuning.layer import transform_of
+from lepton_jax.tuning.layer import packed_by
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
@@ -114,8 +113,7 @@ def recipe_of(table: Table, choices: Mapping[Path, Choice], gap: float = 0.0) ->
     if table.variables is None:
         size = table.rest_bytes + sum(cell.bytes for cell in cells.values())
     else:
-        transform = transform_of(table.layers, settled)
-        size = tensor_bytes(pack(transform, *transform.init(table.variables)))
+        size = tensor_bytes(packed_by(table.layers, settled, table.variables))
     return Recipe(
         layers=dict(table.layers),
         choices=settled,

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.transform import Transform, chain, identity
-from lepton_jax.core.typing import Path
+from lepton_jax.core.transform import Transform, chain, identity, pack
+from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.formats import Uniform
 from lepton_jax.graph.roles import Role, Roles, Weights
@@ -106,6 +106,19 @@ def transform_of(layers: Mapping[Path, Layer], choices: Mapping[Path, Choice]) -
     parts += [prune(1 - n / m, structure=NofM(n=n, m=m), select=among(chosen)) for (n, m), chosen in grouped("kept").items()]
     parts += [fake_quant(_format(bits), select=among(chosen)) for bits, chosen in grouped("bits").items()]
     return chain(*parts) if parts else identity()
+
+
+def packed_by(layers: Mapping[Path, Layer], choices: Mapping[Path, Choice], variables: PyTree) -> PyTree:
+    """Return variables as their settled choices pack them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layers = {"w": Layer(shape=(2, 1), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=2.0)}
+      >>> packed_by(layers, {"w": Choice(bits=2)}, {"w": jnp.array([[1.0], [-1.5]])})["w"].qvalue.tolist()
+      [[1], [-2]]
+    """
+    transform = transform_of(layers, choices)
+    return pack(transform, *transform.init(variables))
 
 
 def _format(bits: int) -> Uniform:

@@ -17,7 +17,6 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.finite import check_finite
 from lepton_jax.core.packed import unpack
-from lepton_jax.core.transform import pack
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.graph.cost import cost
@@ -25,9 +24,9 @@ from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.roles import weights
 from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.gradients import Gradients
-from lepton_jax.tuning.layer import Layer, transform_of
+from lepton_jax.tuning.layer import Layer, packed_by
 from lepton_jax.tuning.options import Choice, Option, combinations
-from lepton_jax.tuning.outputs import DIVERGENCES, Divergence, Outputs
+from lepton_jax.tuning.outputs import Divergence, Outputs
 from lepton_jax.tuning.table import Cell, Table
 
 By = Literal["outputs", "gradients"]
@@ -135,8 +134,7 @@ def _layer(
     for choice in choices:
         if (settled := layer.settled(choice)) is None:
             continue
-        transform = transform_of({path: layer}, {path: settled})
-        packed = pack(transform, *transform.init({path: leaf}))
+        packed = packed_by({path: layer}, {path: settled}, {path: leaf})
         loss = judge(path, unpack(packed)[path]) if choice != Choice() else 0.0
         if not math.isfinite(loss):
             raise ValueError(f"measure: with {path} of {choice} the outputs are not finite.")
@@ -161,4 +159,4 @@ def _kept(file: str | os.PathLike[str] | None, dense: Table) -> dict[Path, dict[
     return {path: dict(cells) for path, cells in read.cells.items()}
 
 
-__all__ = ["DIVERGENCES", "measure"]
+__all__ = ["measure"]

@@ -13,19 +13,20 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.packed import unpack
-from lepton_jax.core.transform import pack
 from lepton_jax.core.typing import Array, Path
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.allocate import recipe_of
 from lepton_jax.tuning.budget import Budget
-from lepton_jax.tuning.layer import transform_of
+from lepton_jax.tuning.layer import packed_by
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.outputs import Outputs
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
 
 Choices = dict[Path, Choice]
+_TRIES = 400
+"""Neighbours of a recipe that are tried at most."""
 
 
 @checked
@@ -184,10 +185,8 @@ class _Search:
             }
             if all(needed[name] <= room[name] for name in needed):
                 found.append((sum(change(move, "loss") for move in group), len(found), group))
-        for _, _, group in sorted(found)[: self.limit_of_tries]:
+        for _, _, group in sorted(found)[:_TRIES]:
             yield {**here, **dict(group)}
-
-    limit_of_tries = 400
 
     def _fits(self, choices: Choices) -> bool:
         """Whether the file keeps the limit: tensors packed and coded."""
@@ -197,6 +196,6 @@ class _Search:
         if (path, choice) not in self._views:
             settled = self.table.layers[path].settled(choice)
             assert settled is not None
-            transform = transform_of({path: self.table.layers[path]}, {path: settled})
-            self._views[path, choice] = unpack(pack(transform, *transform.init({path: self._leaves[path]})))[path]
+            packed = packed_by({path: self.table.layers[path]}, {path: settled}, {path: self._leaves[path]})
+            self._views[path, choice] = unpack(packed)[path]
         return self._views[path, choice]

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.packed import unpack
-from lepton_jax.core.transform import pack
 from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.allocate import allocate
 from lepton_jax.tuning.budget import Budget
+from lepton_jax.tuning.layer import packed_by
 from lepton_jax.tuning.measure import measure
 from lepton_jax.tuning.options import Bits, Option, Rank, Sparsity
 from lepton_jax.tuning.outputs import Outputs
@@ -96,7 +96,7 @@ def tune(
     outputs = Outputs(apply, variables, [as_inputs(batch) for batch in given], "kl")
 
     def lost(recipe: Recipe) -> float:
-        seen = unpack(_packed(recipe, variables))
+        seen = unpack(packed_by(recipe.layers, recipe.choices, variables))
         return outputs.changed(seen) if share is not None else outputs.of(seen)
 
     limit = share if share is not None else loss
@@ -108,7 +108,7 @@ def tune(
     if evaluations:
         better = refine(recipe, table, budget, apply, given, evaluations=evaluations, progress=progress).recipe
         recipe = better if limit is None or lost(better) <= max(float(limit), lost(recipe)) else recipe
-    packed = _packed(recipe, variables)
+    packed = packed_by(recipe.layers, recipe.choices, variables)
     seen = unpack(packed)
     recipe = dataclasses.replace(recipe, measured=outputs.of(seen))
     if limit is not None and (reached := lost(recipe)) > float(limit):
@@ -136,11 +136,6 @@ def _smallest(table: Table, limit: float, lost: Any) -> tuple[Budget, Recipe]:
         else:
             high = middle
     return Budget(bytes=best.bytes), best
-
-
-def _packed(recipe: Recipe, variables: PyTree) -> PyTree:
-    transform = recipe.transform()
-    return pack(transform, *transform.init(variables))
 
 
 def _share(loss: float | str | None) -> float | None:
