@@ -65,6 +65,7 @@ _PACKAGES = (
     "precision",
     "pruning",
     "quantization",
+    "quantum",
     "stages",
     "training",
     "tuning",

@@ -15,7 +15,7 @@ FLOORS = (
     ("native",),
     ("artifact", "lowrank", "precision", "pruning", "quantization"),
     ("data", "training"),
-    ("distillation", "models"),
+    ("distillation", "models", "quantum"),
     ("deploy", "stages", "tuning"),
     ("simple",),
     ("interchange",),
