@@ -24,7 +24,7 @@ def test_ci_runs_the_command_that_the_readme_gives():
 
 
 def test_the_first_command_names_the_main_job():
-    assert re.search(r"```sh\npip install -e \. && python -m experiments\.deep_compression\n```", README)
+    assert re.search(r"```sh\npip install -e '\.\[experiments\]' && python -m experiments\.deep_compression\n```", README)
 
 
 def test_every_link_leads_somewhere():

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from lepton_jax.artifact import load
 from lepton_jax.command_line.console import Answer, Command
+from lepton_jax.core.extras import pyplot
 from lepton_jax.core.tables import table
 from lepton_jax.deploy.engine import session
 from lepton_jax.deploy.gate import gate
@@ -114,12 +115,9 @@ def _compared(first: list[np.ndarray], other: list[np.ndarray]) -> tuple[float, 
 
 
 def _plot(ratios: Any, path: Path) -> None:
-    import matplotlib
+    plt = pyplot()
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 0.6 * len(ratios) + 1))
+    figure, axes = plt.subplots(figsize=(6, 0.6 * len(ratios) + 1))
     middle = [ratio for ratio, _, _ in ratios.values()]
     spans = [[ratio - low for ratio, low, _ in ratios.values()], [high - ratio for ratio, _, high in ratios.values()]]
     axes.barh(list(ratios), middle, xerr=spans)
@@ -130,4 +128,4 @@ def _plot(ratios: Any, path: Path) -> None:
     try:
         figure.savefig(path, bbox_inches="tight")  # names may be long
     finally:
-        pyplot.close(figure)
+        plt.close(figure)

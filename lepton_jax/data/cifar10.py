@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import import_extra
 from lepton_jax.data.dataset import Dataset, Split
 from lepton_jax.data.split import from_arrays
 
@@ -78,14 +79,13 @@ def load_cifar10_jpeg(path: str | os.PathLike[str], count: int, *, seed: int = 0
       ...
       FileNotFoundError: ...
     """
-    from PIL import Image
-
+    image_files = import_extra("PIL.Image", "data")
     with np.load(path, allow_pickle=False) as file:
         stream, offsets, labels = (file[f"train_{name}"] for name in ("jpeg", "offsets", "label"))
     if not 0 < count <= len(labels):
         raise ValueError(f"count: {path} has {len(labels)} training images; got {count}.")
     chosen = np.random.default_rng([seed, 7]).permutation(len(labels))[:count]
-    images = [Image.open(io.BytesIO(stream[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB") for i in chosen]
+    images = [image_files.open(io.BytesIO(stream[offsets[i] : offsets[i + 1]].tobytes())).convert("RGB") for i in chosen]
     return Split(
         images=np.stack([np.asarray(image, np.float32) for image in images]) / 255, labels=labels[chosen].astype(np.int32)
     )
@@ -119,7 +119,6 @@ def _sheet(root: Path, k: int) -> Path:
 
 
 def _read(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as image:
+    image_files = import_extra("PIL.Image", "data")
+    with image_files.open(path) as image:
         return np.asarray(image.convert("RGB")).reshape(_SHEET, 32, 32, 3)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import import_extra
 from lepton_jax.data.dataset import Dataset
 from lepton_jax.data.split import from_arrays, stratified
 
@@ -30,9 +31,7 @@ def load_digits(*, validation: int = 180) -> Dataset:
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 1998 (its test part, as in scikit-learn).
     """
-    from sklearn import datasets  # loading it takes a second, and only this source needs it
-
-    bunch = datasets.load_digits()
+    bunch = import_extra("sklearn.datasets", "data").load_digits()  # it takes a second, and only this source needs it
     images, labels = (bunch.images / 16).astype(np.float32)[..., None], bunch.target
     rest, test = stratified(labels, _TEST, seed=_SPLIT_SEED)
     return from_arrays(

@@ -6,8 +6,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from tqdm import tqdm
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import import_extra
 from lepton_jax.data.cache import cache_folder, read_arrays, write_arrays
 from lepton_jax.data.dataset import Dataset
 from lepton_jax.data.split import from_arrays
@@ -120,7 +122,7 @@ def load_fashion_mnist(
 
 
 def _builder(name: str, data_dir: _Folder) -> Any:
-    import tensorflow_datasets as tfds  # slow to import, and digits need none of it
+    tfds = import_extra("tensorflow_datasets", "data")  # slow to import, and digits need none of it
 
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     try:
@@ -154,9 +156,7 @@ def _cached(builder: Any, split: str, keys: tuple[str, str], path: Path, progres
 
 
 def _decode(builder: Any, split: str, keys: tuple[str, str], progress: bool) -> dict[str, np.ndarray]:
-    import grain
-    from tqdm import tqdm
-
+    grain = import_extra("grain", "data")
     image_key, label_key = keys
     chunks = _Chunks(_source(builder, split))
     total = len(chunks.source)

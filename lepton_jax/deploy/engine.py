@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError, one_line
-from lepton_jax.deploy.save import require
+from lepton_jax.core.extras import import_extra
 
 
 def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Any:
@@ -26,7 +26,7 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str
       ImportError: if onnxruntime is not installed.
       ArtifactError: if the engine does not take the file.
     """
-    require(name, "onnxruntime")
+    import_extra("onnxruntime", "deploy")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

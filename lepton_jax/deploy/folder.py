@@ -14,10 +14,11 @@ import numpy as np
 
 from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import check_option
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.files import write_atomic, write_text
 from lepton_jax.deploy.models import deployable
 from lepton_jax.deploy.place import place
-from lepton_jax.deploy.save import require, save
+from lepton_jax.deploy.save import save
 
 To = Literal["onnx", "html"]
 _EXAMPLES = {
@@ -76,7 +77,7 @@ def write_folder(
       ('model.onnx', 'input_0.bin', 'run.py', 'run.cpp', 'Run.java', 'run.mjs', 'package.json', 'README.md')
     """
     check_option("write_folder: to", to, To)
-    require("write_folder", "onnx")
+    import_extra("onnx", "deploy")
     import onnx
 
     target = Path(folder)

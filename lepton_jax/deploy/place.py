@@ -15,6 +15,7 @@ import numpy as np
 from lepton_jax.artifact.inputs import Axes
 from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import check_option
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.files import write_atomic
 from lepton_jax.core.packed import Coded, is_packed
 from lepton_jax.core.paths import flatten
@@ -22,7 +23,6 @@ from lepton_jax.core.tables import table
 from lepton_jax.deploy.calibrate import calibrated
 from lepton_jax.deploy.inlined import inlined
 from lepton_jax.deploy.models import Deployable, deployable, folded, shapes_of, traced_for
-from lepton_jax.deploy.save import require
 from lepton_jax.deploy.simulate import Simulating
 from lepton_jax.deploy.sites import Grid, Site, find
 from lepton_jax.formats.ranges import Calibration, MinMax
@@ -116,7 +116,7 @@ class Placed:
         suffix = os.path.splitext(os.fspath(path))[1]
         if suffix != ".onnx":
             raise ValueError(f"place: path must end in .onnx; got {os.fspath(path)!r}.")
-        require("deploy.place", "onnx")
+        import_extra("onnx", "deploy")
         from lepton_jax.deploy.to_onnx import write
 
         model, traced = traced_for([self.model], axes, constraints)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -11,31 +10,9 @@ from typing import Any, Literal
 from lepton_jax.artifact.inputs import Axes
 from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import check_option
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.files import write_atomic
 from lepton_jax.deploy.models import deployable, folded, traced_for
-
-EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy"}
-"""The extra that installs each module."""
-
-
-def require(name: str, *modules: str, extra: str | None = None) -> None:
-    """Raise unless modules are installed.
-
-    Args:
-      name: of the function that needs them.
-      *modules: theirs.
-      extra: which installs them, if it is not that of deployment.
-
-    Raises:
-      ImportError: with the extra that installs them.
-
-    Example:
-      >>> require("save", "json")
-    """
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        extra = extra or EXTRAS.get(missing[0], "deploy")
-        raise ImportError(f"{name} needs {' and '.join(missing)}: pip install 'lepton-jax[{extra}]'.")
 
 
 @checked_but("model", "example")
@@ -83,7 +60,7 @@ def save(
     if suffix != ".onnx":
         raise ValueError(f"deploy.save: path must end in .onnx; got {os.fspath(path)!r}.")
     check_option("deploy.save: activations", activations, Literal["float32", "int8"])
-    require("deploy.save", "onnx")
+    import_extra("onnx", "deploy")
     from lepton_jax.deploy.to_onnx import write
     from lepton_jax.deploy.to_onnx.exporter import Exporter
 

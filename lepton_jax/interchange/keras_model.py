@@ -15,6 +15,7 @@ import numpy as np
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked, checked_but
 from lepton_jax.core.errors import collect
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.kinds import described
 from lepton_jax.core.packed import dense
 from lepton_jax.core.typing import PyTree
@@ -136,10 +137,7 @@ def backend() -> Any:
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        import keras
-    except ImportError as error:
-        raise ImportError("Keras models need the package keras: pip install 'lepton-jax[keras]'.") from error
+    keras = import_extra("keras", "keras")
     if keras.backend.backend() != "jax":
         raise ImportError(
             f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax in the environment before it is first imported."

@@ -17,8 +17,8 @@ import numpy as np
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_option, one_line
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.kinds import described
-from lepton_jax.deploy.save import require
 from lepton_jax.interchange.onnx import from_onnx
 from lepton_jax.simple.model import Model
 
@@ -57,7 +57,7 @@ def from_torch(module: Any, *example: Any, exporter: str | None = None) -> Model
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(module, torch.nn.Module):
         raise TypeError(f"from_torch: module must be a torch.nn.Module; got {described(module)}.")
-    require("from_torch", "onnx", extra="onnx")
+    import_extra("onnx", "onnx")
     if not example:
         raise ValueError("from_torch: give examples of the inputs: from_torch(module, x).")
     if exporter is not None:

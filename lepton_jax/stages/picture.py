@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from lepton_jax.core.extras import pyplot
 from lepton_jax.core.foreign_text import shown
 
 if TYPE_CHECKING:
@@ -20,15 +21,12 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> None:
       plan: of a model.
       path: of a picture, .png, .svg or .pdf.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    plt = pyplot()
 
     facts = plan.stages_of
     macs, parameters = (_shares([getattr(one, name) for one in facts]) for name in ("macs", "parameters"))
     top = max(*macs, *parameters) or 1.0
-    figure, axes = pyplot.subplots(figsize=(1.9 * len(facts) + 2, 3.4))
+    figure, axes = plt.subplots(figsize=(1.9 * len(facts) + 2, 3.4))
     try:
         for number, one in enumerate(facts):
             axes.bar(number - 0.17, macs[number], 0.3, color="#0072B2", label="multiply-accumulates" if number == 0 else None)
@@ -45,7 +43,7 @@ def draw(plan: Plan, path: str | os.PathLike[str]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, bbox_inches="tight", dpi=150)
     finally:
-        pyplot.close(figure)
+        plt.close(figure)
 
 
 def short(count: float) -> str:

@@ -1,5 +1,6 @@
 """Training: state, step, loop, evaluation, metrics, checkpoints, data parallelism."""
 
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.finite import not_finite
 from lepton_jax.core.typing import ModelApply
 from lepton_jax.training import stacked
@@ -15,7 +16,7 @@ from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, sh
 from lepton_jax.training.source import StackedSource, batch_source
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, make_scan_steps, make_train_step, step_function
-from lepton_jax.training.writers import TensorBoardWriter, WandbWriter, Writer, Writers, import_extra
+from lepton_jax.training.writers import TensorBoardWriter, WandbWriter, Writer, Writers
 
 __all__ = [
     "Checkpoints",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import import_extra
 
 _EVENTS = "events.out.tfevents.*"
 
@@ -160,28 +161,3 @@ class WandbWriter:
 
     def close(self) -> None:
         """Do nothing: the run is the caller's."""
-
-
-@checked
-def import_extra(module: str, extra: str) -> Any:
-    """Import an optional package.
-
-    Args:
-      module: its name.
-      extra: of this package, which installs it.
-
-    Raises:
-      ImportError: if it is not there, with the command that installs it.
-
-    Example:
-      >>> import_extra("no_such_package", "tensorboard")
-      Traceback (most recent call last):
-      ...
-      ImportError: no_such_package is not installed; it is in an extra: pip install 'lepton-jax[tensorboard]'.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ImportError(f"{module} is not installed; it is in an extra: pip install 'lepton-jax[{extra}]'.") from error

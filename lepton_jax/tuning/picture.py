@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lepton_jax.core.extras import pyplot
 from lepton_jax.core.foreign_text import shown
 
 
@@ -26,15 +27,12 @@ def heat_map(
       values: losses; None where a choice does not fit a layer.
       divergence: what they are.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    plt = pyplot()
 
     losses = np.array([[np.nan if one is None else one for one in row] for row in values], float)
     positive = losses[losses > 0]
     least = float(positive.min()) if positive.size else 1.0
-    figure, axes = pyplot.subplots(figsize=(2.5 + 0.75 * len(columns), 1.6 + 0.32 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(2.5 + 0.75 * len(columns), 1.6 + 0.32 * len(rows)), layout="constrained")
     try:
         image = axes.imshow(np.log10(np.maximum(losses, least)), aspect="auto", cmap="cividis")
         for row, column in np.argwhere(~np.isnan(losses)):
@@ -47,4 +45,4 @@ def heat_map(
         axes.set_title(f"What each choice does to the outputs, alone ({unit})", fontsize=9)
         figure.savefig(path, dpi=150)
     finally:
-        pyplot.close(figure)
+        plt.close(figure)

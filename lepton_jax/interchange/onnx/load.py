@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import ArtifactError, one_line
-from lepton_jax.deploy.save import require
+from lepton_jax.core.extras import import_extra
 from lepton_jax.interchange.names import nested
 from lepton_jax.interchange.onnx.examples import example_of
 from lepton_jax.interchange.onnx.function import Imported
@@ -57,7 +57,7 @@ def from_onnx(path: str | os.PathLike[str], *example: Any) -> Model:
       ... )
       (True, [(2, 2)])
     """
-    require("from_onnx", "onnx", extra="onnx")
+    import_extra("onnx", "onnx")
     name = os.fspath(path)
     try:
         parsed = read(path)

@@ -13,10 +13,10 @@ from lepton_jax.artifact.inputs import Axes
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import ArtifactError
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.files import write_atomic
 from lepton_jax.core.packed import is_packed
 from lepton_jax.deploy import save
-from lepton_jax.deploy.save import require
 from lepton_jax.interchange.onnx.codes_out import Codes, codes_of
 from lepton_jax.interchange.onnx.function import Imported
 from lepton_jax.interchange.onnx.load import imported
@@ -66,7 +66,7 @@ def to_onnx(model: Model, path: str | os.PathLike[str], *, axes: Axes | None = N
       >>> sizes[0] > 3 * sizes[1], bool((again(jnp.ones((3, 64))) == small(jnp.ones((3, 64)))).all())
       (True, True)
     """
-    require("to_onnx", "onnx", extra="onnx")
+    import_extra("onnx", "onnx")
     check_model("to_onnx: model", model)
     if os.path.splitext(os.fspath(path))[1].lower() != ".onnx":
         raise ValueError(f"to_onnx: path must end in .onnx; got {os.fspath(path)!r}.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import pyplot
 from lepton_jax.stages.edge.choose import Link, choose
 from lepton_jax.stages.edge.profile import Profile
 from lepton_jax.stages.edge.wire import Wire
@@ -46,13 +47,10 @@ def draw(
       ...     print(os.listdir(folder))
       ['latency.svg']
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    plt = pyplot()
 
     all_options = [choose(plan, edge=edge, cloud=cloud, link=Link(mbit, rtt_ms), wire=wire).options for mbit in mbits]
-    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    figure, axes = plt.subplots(figsize=(7, 4.2))
     try:
         for one in range(len(all_options[0])):
             is_cut = 0 < all_options[0][one].place < len(plan)
@@ -65,4 +63,4 @@ def draw(
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, bbox_inches="tight", dpi=150)
     finally:
-        pyplot.close(figure)
+        plt.close(figure)

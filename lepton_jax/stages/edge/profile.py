@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import import_extra
 from lepton_jax.core.typing import PyTree
 from lepton_jax.graph.trace import Apply
 from lepton_jax.stages.edge.wire import Wire, fit
@@ -96,7 +97,7 @@ def image_bytes(inputs: Sequence[Any]) -> dict[str, float]:
         return {"raw": float(sum(np.asarray(one).nbytes for one in inputs))}
     found = {"raw": float(images.size)}
     try:
-        from PIL import Image
+        image_files = import_extra("PIL.Image", "data")
     except ImportError:
         return found
     low, high = float(np.nanmin(images)), float(np.nanmax(images))
@@ -104,7 +105,7 @@ def image_bytes(inputs: Sequence[Any]) -> dict[str, float]:
     size = 0
     for picture in pixels:
         file = io.BytesIO()
-        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "JPEG", quality=_QUALITY)
+        image_files.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "JPEG", quality=_QUALITY)
         size += len(file.getvalue())
     return {**found, f"JPEG {_QUALITY}": float(size)}
 
