@@ -3,6 +3,7 @@
 from lepton_jax.artifact.account import Account, TensorAccount, account
 from lepton_jax.artifact.artifact import Artifact, load, save
 from lepton_jax.artifact.program import FixedBatchWarning
+from lepton_jax.artifact.sizes import TensorSizes
 from lepton_jax.artifact.tensors import tensor_bytes
 from lepton_jax.core.errors import ArtifactError
 
@@ -12,6 +13,7 @@ __all__ = [
     "ArtifactError",
     "FixedBatchWarning",
     "TensorAccount",
+    "TensorSizes",
     "account",
     "load",
     "save",

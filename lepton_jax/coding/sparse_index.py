@@ -57,11 +57,12 @@ class Hints:
 
     Args:
       quick: leave out coders that are slow to decode.
+      before: hints to begin with.
     """
 
-    def __init__(self, quick: bool = False) -> None:
+    def __init__(self, quick: bool = False, before: "Hints | None" = None) -> None:
         self.quick = quick
-        self._alive: dict[int, np.ndarray] = {}
+        self._alive: dict[int, np.ndarray] = dict(before._alive) if before is not None else {}
 
     def remember(self, alive: np.ndarray) -> None:
         """Keep the flags of the units that a tensor's last axis counts."""
@@ -70,8 +71,13 @@ class Hints:
 
     def recall(self, count: int) -> list[int]:
         """The flags of as many units or, for the rows of a flattened image, of the most units that divide them."""
+        told = self.told(count)
+        return np.tile(told, count // told.size).tolist() if told.size else [2] * count
+
+    def told(self, count: int) -> np.ndarray:
+        """The flags of the most units that divide a count; empty if there are none."""
         size = max((size for size in self._alive if count and count % size == 0), default=0)
-        return np.tile(self._alive[size], count // size).tolist() if size else [2] * count
+        return self._alive[size] if size else np.zeros(0, np.uint8)
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, sparse
 
-from lepton_jax.artifact import tensor_bytes
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path
 from lepton_jax.tuning.budget import Budget
-from lepton_jax.tuning.layer import packed_by
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
@@ -110,10 +108,10 @@ def recipe_of(table: Table, choices: Mapping[Path, Choice], gap: float = 0.0) ->
     """
     cells = {path: table.cells[path][choice] for path, choice in choices.items()}
     settled: dict[Path, Any] = {path: table.layers[path].settled(choice) for path, choice in choices.items()}
-    if table.variables is None:
+    if table.packing is None:
         size = table.rest_bytes + sum(cell.bytes for cell in cells.values())
     else:
-        size = tensor_bytes(packed_by(table.layers, settled, table.variables))
+        size = table.packing.bytes(settled)
     return Recipe(
         layers=dict(table.layers),
         choices=settled,

@@ -3,11 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.packed import unpack
 from lepton_jax.core.transform import Transform, chain, identity, pack
-from lepton_jax.core.typing import Path, PyTree
+from lepton_jax.core.typing import Array, Path, PyTree
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.formats import Uniform
 from lepton_jax.graph.roles import Role, Roles, Weights
@@ -108,17 +112,35 @@ def transform_of(layers: Mapping[Path, Layer], choices: Mapping[Path, Choice]) -
     return chain(*parts) if parts else identity()
 
 
-def packed_by(layers: Mapping[Path, Layer], choices: Mapping[Path, Choice], variables: PyTree) -> PyTree:
-    """Return variables as their settled choices pack them.
+class Made(NamedTuple):
+    """What a choice makes of a weight.
+
+    Attributes:
+      packed: a packed leaf, or an array.
+      view: as the model sees it.
+    """
+
+    packed: PyTree
+    view: Array
+
+
+@partial(jax.jit, static_argnames=("axes", "choices"))
+def made_of(leaf: Array, axes: WeightAxes, choices: tuple[Choice, ...]) -> list[Made]:
+    """Return what each settled choice makes of a weight: one program for weights of the same shape and axes.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> layers = {"w": Layer(shape=(2, 1), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=2.0)}
-      >>> packed_by(layers, {"w": Choice(bits=2)}, {"w": jnp.array([[1.0], [-1.5]])})["w"].qvalue.tolist()
-      [[1], [-2]]
+      >>> axes = WeightAxes(inputs=(0,), outputs=(1,))
+      >>> [made] = made_of(jnp.array([[1.0], [-1.5]]), axes, (Choice(bits=2),))
+      >>> made.packed.qvalue.tolist(), made.view.tolist()
+      ([[1], [-2]], [[1.0], [-2.0]])
     """
-    transform = transform_of(layers, choices)
-    return pack(transform, *transform.init(variables))
+    layers, found = {"w": Layer(shape=tuple(leaf.shape), axes=axes, macs=0.0)}, []
+    for choice in choices:
+        transform = transform_of(layers, {"w": choice})
+        packed = pack(transform, *transform.init({"w": leaf}))
+        found.append(Made(packed["w"], unpack(packed)["w"]))
+    return found
 
 
 def _format(bits: int) -> Uniform:

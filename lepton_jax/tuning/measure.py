@@ -16,7 +16,6 @@ from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.finite import check_finite
-from lepton_jax.core.packed import unpack
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.graph.cost import cost
@@ -24,9 +23,10 @@ from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.roles import weights
 from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.gradients import Gradients
-from lepton_jax.tuning.layer import Layer, packed_by
+from lepton_jax.tuning.layer import Layer
 from lepton_jax.tuning.options import Choice, Option, combinations
 from lepton_jax.tuning.outputs import Divergence, Outputs
+from lepton_jax.tuning.packing import Packing
 from lepton_jax.tuning.table import Cell, Table
 
 By = Literal["outputs", "gradients"]
@@ -102,10 +102,12 @@ def measure(
     )
     cells = _kept(file, dense)
     outputs = Outputs(apply, variables, given, divergence)
+    packing = dense.packing
+    assert packing is not None
     judge = outputs if by == "outputs" else Gradients(outputs, list(layers))
     for path in tqdm(layers, desc="measure", unit="layer", disable=not progress):
         if path not in cells:
-            cells[path] = _layer(path, layers[path], leaves[path], choices, judge)
+            cells[path] = _layer(path, layers[path], choices, packing, judge)
             if file is not None:
                 _part(dense, cells).save(file)
     return _part(dense, cells)
@@ -128,17 +130,18 @@ def _layers(apply: Apply, variables: PyTree, inputs: tuple[Any, ...], select: Se
 
 
 def _layer(
-    path: Path, layer: Layer, leaf: Array, choices: Sequence[Choice], judge: Callable[[Path, Array], float]
+    path: Path, layer: Layer, choices: Sequence[Choice], packing: Packing, judge: Callable[[Path, Array], float]
 ) -> dict[Choice, Cell]:
     cells = {}
-    for choice in choices:
-        if (settled := layer.settled(choice)) is None:
-            continue
-        packed = packed_by({path: layer}, {path: settled}, {path: leaf})
-        loss = judge(path, unpack(packed)[path]) if choice != Choice() else 0.0
+    each = {choice: settled for choice in choices if (settled := layer.settled(choice)) is not None}
+    distinct = list(dict.fromkeys(each.values()))
+    made = dict(zip(distinct, packing.all_of(path, distinct)))
+    for choice, settled in each.items():
+        packed, view = made[settled]
+        loss = judge(path, view) if choice != Choice() else 0.0
         if not math.isfinite(loss):
             raise ValueError(f"measure: with {path} of {choice} the outputs are not finite.")
-        cells[choice] = Cell(max(loss, 0.0), tensor_bytes(packed, quick=True), layer.macs_of(settled))
+        cells[choice] = Cell(max(loss, 0.0), tensor_bytes({path: packed}, quick=True), layer.macs_of(settled))
     return cells
 
 

@@ -9,18 +9,16 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
-from lepton_jax.core.packed import unpack
-from lepton_jax.core.typing import Array, Path
+from lepton_jax.core.typing import Path
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.allocate import recipe_of
 from lepton_jax.tuning.budget import Budget
-from lepton_jax.tuning.layer import packed_by
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.outputs import Outputs
+from lepton_jax.tuning.packing import Packing
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
 
@@ -93,10 +91,10 @@ def refine(
       (True, True)
     """
     check_whole("refine: evaluations", evaluations, 1)
-    if table.variables is None:
+    if (packing := table.packing) is None:
         raise ValueError("refine: the table must have the model's variables, as `measure` returns it.")
     outputs = Outputs(apply, table.variables, [as_inputs(batch) for batch in batches], table.divergence)  # type: ignore[arg-type]
-    search = _Search(table, outputs, {**budget.limits} if set(budget.limits) != {"loss"} else {"bytes": recipe.bytes})
+    search = _Search(table, packing, outputs, {**budget.limits} if set(budget.limits) != {"loss"} else {"bytes": recipe.bytes})
     here = search.choices_of(recipe)
     before = loss = search.measure(here)
     with tqdm(total=evaluations, desc="refine", unit="recipe", disable=not progress, initial=1) as bar:
@@ -109,11 +107,9 @@ def refine(
 class _Search:
     """Recipes of a table that were measured."""
 
-    def __init__(self, table: Table, outputs: Outputs, limits: Mapping[str, float]) -> None:
-        self.table, self.outputs, self.limits = table, outputs, limits
+    def __init__(self, table: Table, packing: Packing, outputs: Outputs, limits: Mapping[str, float]) -> None:
+        self.table, self.outputs, self.limits, self._packing = table, outputs, limits, packing
         self.known: dict[tuple[Choice, ...], float] = {}
-        self._views: dict[tuple[Path, Choice], Array] = {}
-        self._leaves = paths.flatten(table.variables)
         self._over: float | None = None
 
     def choices_of(self, recipe: Recipe) -> Choices:
@@ -137,8 +133,8 @@ class _Search:
         """The measured loss of a recipe."""
         key = tuple(choices.values())
         if key not in self.known:
-            leaves = {path: self._view(path, choice) for path, choice in choices.items()}
-            self.known[key] = self.outputs.of(paths.replace(self.table.variables, leaves))
+            settled: dict[Path, Any] = {path: self.table.layers[path].settled(choice) for path, choice in choices.items()}
+            self.known[key] = self.outputs.of(self._packing.seen(settled))
         return self.known[key]
 
     def step(self, here: Choices, loss: float, evaluations: int, bar: Any) -> tuple[Choices, float] | None:
@@ -191,11 +187,3 @@ class _Search:
     def _fits(self, choices: Choices) -> bool:
         """Whether the file keeps the limit: tensors packed and coded."""
         return "bytes" not in self.limits or recipe_of(self.table, choices).bytes <= self.limits["bytes"]
-
-    def _view(self, path: Path, choice: Choice) -> Array:
-        if (path, choice) not in self._views:
-            settled = self.table.layers[path].settled(choice)
-            assert settled is not None
-            packed = packed_by({path: self.table.layers[path]}, {path: settled}, {path: self._leaves[path]})
-            self._views[path, choice] = unpack(packed)[path]
-        return self._views[path, choice]

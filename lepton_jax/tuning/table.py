@@ -16,6 +16,7 @@ from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.core.weight_axes import WeightAxes
 from lepton_jax.tuning.layer import Layer
 from lepton_jax.tuning.options import Choice
+from lepton_jax.tuning.packing import Packing
 
 _VERSION = 1
 
@@ -46,6 +47,7 @@ class Table:
       rest_macs: of what no layer does, in one call.
       divergence: what the losses are, see `measure`.
       variables: of the model; None for a table that was read.
+      packing: packs them, each layer's choice once; by default made of them.
 
     Example:
       >>> layer = Layer(shape=(2, 2), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=4.0)
@@ -64,6 +66,7 @@ class Table:
     rest_macs: float
     divergence: str
     variables: PyTree = dataclasses.field(default=None, repr=False, compare=False)
+    packing: Packing | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         rows: list[tuple[Any, ...]] = [("layer", "shape", *map(str, self.choices))]
@@ -71,6 +74,10 @@ class Table:
             losses = [f"{cells[choice].loss:.3g}" if choice in cells else "-" for choice in self.choices]
             rows.append((path, "x".join(map(str, self.layers[path].shape)), *losses))
         return table(rows, left=(0, 1))
+
+    def __post_init__(self) -> None:
+        if self.packing is None and self.variables is not None:
+            object.__setattr__(self, "packing", Packing(self.layers, self.variables))
 
     @property
     def choices(self) -> list[Choice]:

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.packed import unpack
 from lepton_jax.core.typing import PyTree, Select
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.allocate import allocate
 from lepton_jax.tuning.budget import Budget
-from lepton_jax.tuning.layer import packed_by
 from lepton_jax.tuning.measure import measure
 from lepton_jax.tuning.options import Bits, Option, Rank, Sparsity
 from lepton_jax.tuning.outputs import Outputs
@@ -94,9 +92,11 @@ def tune(
     given = list(batches)
     table = measure(apply, variables, given, options, select=select, progress=progress)
     outputs = Outputs(apply, variables, [as_inputs(batch) for batch in given], "kl")
+    packing = table.packing
+    assert packing is not None  # a table that was measured has the variables
 
     def lost(recipe: Recipe) -> float:
-        seen = unpack(packed_by(recipe.layers, recipe.choices, variables))
+        seen = packing.seen(recipe.choices)
         return outputs.changed(seen) if share is not None else outputs.of(seen)
 
     limit = share if share is not None else loss
@@ -108,8 +108,7 @@ def tune(
     if evaluations:
         better = refine(recipe, table, budget, apply, given, evaluations=evaluations, progress=progress).recipe
         recipe = better if limit is None or lost(better) <= max(float(limit), lost(recipe)) else recipe
-    packed = packed_by(recipe.layers, recipe.choices, variables)
-    seen = unpack(packed)
+    seen = packing.seen(recipe.choices)
     recipe = dataclasses.replace(recipe, measured=outputs.of(seen))
     if limit is not None and (reached := lost(recipe)) > float(limit):
         least, _ = _smallest(table, float(limit), lost)
@@ -117,7 +116,7 @@ def tune(
             f"tune: the best within the budget loses {_text(reached, share)}, more than loss={_text(float(limit), share)}; "
             f"bytes={least.bytes:,} would do, or a model that is trained with the recipe."
         )
-    return Tuned(packed, recipe, outputs.changed(seen), table)
+    return Tuned(packing.packed(recipe.choices), recipe, outputs.changed(seen), table)
 
 
 def _smallest(table: Table, limit: float, lost: Any) -> tuple[Budget, Recipe]:

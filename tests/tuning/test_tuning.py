@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 
 from lepton_jax import Model, account, fake_quant, pack, prune, save, unpack
+from lepton_jax.artifact import TensorSizes, tensor_bytes
 from lepton_jax.core import paths
 from lepton_jax.graph.cost import cost
 from lepton_jax.tuning import Bits, Budget, Choice, NofM, Rank, Recipe, Sparsity, Table, allocate, measure, refine
 from lepton_jax.tuning.allocate import recipe_of
+from lepton_jax.tuning.layer import made_of
 from lepton_jax.tuning.outputs import Outputs
 
 OPTIONS = [Bits(2, 4), Sparsity(0.5), Rank(0.25)]
@@ -174,6 +176,41 @@ def test_the_model_is_compiled_once(case):
     for scale in (1.0, 0.5, 0.25):
         outputs("out[0]", scale * variables["out[0]"])
     assert len(traced) <= 1
+
+
+def test_layers_of_one_shape_share_one_program():
+    """All choices of a layer are one program, for every layer of its shape; what was made is not made again."""
+    rng = np.random.default_rng(8)
+    variables = {name: jnp.asarray(rng.normal(size=(9, 9)) / 3, jnp.float32) for name in "abc"}
+    x, before = [jnp.asarray(rng.normal(size=(20, 9)), jnp.float32)], made_of._cache_size()
+
+    def apply(v, x):
+        for name in "abc":
+            x = jnp.tanh(x @ v[name])
+        return x
+
+    table = measure(apply, variables, x, [Bits(2, 3, 5), Sparsity(0.4, 0.6)], progress=False)
+    assert made_of._cache_size() == before + 1
+    recipe = allocate(table, Budget(bytes=300))
+    refine(recipe, table, Budget(bytes=300), apply, x, evaluations=10, progress=False)
+    assert made_of._cache_size() == before + 1
+
+
+def test_sizes_of_recipes_that_share_leaves_are_those_of_files(case):
+    variables, _, table = case
+    rng, sizes = np.random.default_rng(), TensorSizes()
+    for _ in range(12):
+        choices = {path: list(cells)[rng.integers(len(cells))] for path, cells in table.cells.items()}
+        settled = {path: table.layers[path].settled(choice) for path, choice in choices.items()}
+        packed = table.packing.packed(settled)
+        recipe = recipe_of(table, choices)
+        transform = recipe.transform()
+        again = pack(transform, *transform.init(variables))
+        assert sizes(packed) == sizes(packed) == tensor_bytes(again) == recipe.bytes
+        for one, other in zip(jax.tree.leaves(packed), jax.tree.leaves(again), strict=True):
+            np.testing.assert_array_equal(one, other)
+    # At most each choice of each layer once, and again where earlier leaves tell others.
+    assert sizes.coded < 12 * len(jax.tree.leaves(variables))
 
 
 class Linen(nn.Module):
