@@ -9,6 +9,7 @@ Not run again since symmetric integers use all their levels: these figures are o
 """
 
 from experiments.common.config import Adam, Tfds
+from experiments.common.recipe import ROWS
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import LeNet5
 
@@ -24,4 +25,4 @@ def get_config() -> Applications:
         batch_size=128,
         scan=False,  # convolutions
     )
-    return Applications(name="applications_images", data=Tfds(name="fashion_mnist"), tasks=(lenet5,))
+    return Applications(name="applications_images", data=Tfds(name="fashion_mnist"), tasks=(lenet5,), rows=ROWS[:4])

@@ -9,6 +9,7 @@ Result, mean of 3 seeds: bag of embeddings 81.70 %; pruned 36 % smaller at 81.31
 """
 
 from experiments.common.config import Adam, Sst2
+from experiments.common.recipe import ROWS
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import BagOfEmbeddings, TextClassifier
 
@@ -33,4 +34,4 @@ def get_config() -> Applications:
         optimizer=Adam(learning_rate=3e-4),
         l2=1e-5,
     )
-    return Applications(name="applications_sentiment", data=data, tasks=(bag, transformer))
+    return Applications(name="applications_sentiment", data=data, tasks=(bag, transformer), rows=ROWS[:4])

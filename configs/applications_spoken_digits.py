@@ -10,6 +10,7 @@ coded too, at 3.4 bytes a weight), small 5.59x at 98.67.
 """
 
 from experiments.common.config import Adam, Fsdd
+from experiments.common.recipe import ROWS
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import CNN
 
@@ -24,4 +25,4 @@ def get_config() -> Applications:
         optimizer=Adam(learning_rate=1e-3),
         scan=False,  # convolutions
     )
-    return Applications(name="applications_spoken_digits", data=Fsdd(), tasks=(spectrogram,))
+    return Applications(name="applications_spoken_digits", data=Fsdd(), tasks=(spectrogram,), rows=ROWS[:4])

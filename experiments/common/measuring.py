@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from experiments.common.deployed import Network, deployed, file_bytes
-from lepton_jax import identity, pack
+from experiments.common.objectives import Classes
+from lepton_jax import pack
 from lepton_jax.core import paths
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import PyTree
-from lepton_jax.data import Dataset, eval_batches
-from lepton_jax.training import ModelApply, TrainState, make_evaluate, stacked
+from lepton_jax.data import Dataset
+from lepton_jax.training import ModelApply, TrainState, stacked
 
-_EVAL_BATCH = 1000
 _AS_SPARSE = 1.01
 
 
@@ -27,35 +27,35 @@ class Measure:
     Args:
       apply: the model.
       dataset: its test split and, if there is one, its validation split.
+      objective: what it is judged by.
     """
 
-    def __init__(self, apply: ModelApply, dataset: Dataset) -> None:
-        self._apply = apply
+    def __init__(self, apply: ModelApply, dataset: Dataset, objective: Classes = Classes()) -> None:
+        self.apply = apply
         self._images = dataset.test.images
         splits = {"error": dataset.test, "validation_error": dataset.validation}
         # Of parameters as they are seen, so that evaluation is compiled once for all transforms.
-        self._evaluate = {
-            name: make_evaluate(apply, identity(), eval_batches(split, min(_EVAL_BATCH, len(split))))
-            for name, split in splits.items()
-            if len(split)
-        }
+        self._evaluate = {name: objective.judge(apply, split) for name, split in splits.items() if len(split)}
 
     def __call__(self, transform: Transform, runs: Sequence[TrainState]) -> dict[str, Any]:
         """Return errors, non-zeros of all parameters, and the sparsity of the kernels, each a list by run."""
-        views = [_view(transform.view, run.params, run.tstate) for run in runs]
-        as_seen = [run._replace(params=view, tstate=()) for run, view in zip(runs, views)]
+        as_seen = [self.seen(transform, run) for run in runs]
         figures: dict[str, Any] = {
             name: [evaluate(run)["error"] for run in as_seen] for name, evaluate in self._evaluate.items()
         }
-        seen = jax.device_get(views)
+        seen = jax.device_get([run.params for run in as_seen])
         kernels = [list(paths.select(params, paths.matrices).values()) for params in seen]
         figures["nonzeros"] = [nonzeros(jax.tree.leaves(params)) for params in seen]
         figures["reached"] = [1 - nonzeros(some) / sum(leaf.size for leaf in some) for some in kernels]
         return figures
 
+    def seen(self, transform: Transform, run: TrainState) -> TrainState:
+        """Return a run with its parameters as the model sees them."""
+        return run._replace(params=_view(transform.view, run.params, run.tstate), tstate=())
+
     def network(self, run: TrainState) -> Network:
         """Return the model with a run's parameters as they are trained, for others to be compared with."""
-        return self._apply, {"params": run.params, **run.model_state}
+        return self.apply, {"params": run.params, **run.model_state}
 
     def costs(
         self, transform: Transform, runs: Sequence[TrainState], *, dense: Network, rounds: int, path: Path | None
@@ -73,12 +73,12 @@ class Measure:
           As `deployed`, with ``file_bytes``, those of the file that are not its program, if there is one.
         """
         packed = [packed_variables(transform, run) for run in runs]
-        figures = deployed(dense, self._apply, packed, self._images, rounds=rounds)
+        figures = deployed(dense, self.apply, packed, self._images, rounds=rounds)
         return figures if path is None else {**figures, "file_bytes": self.file_bytes(packed[0], path)}
 
     def file_bytes(self, packed: PyTree, path: Path) -> int:
         """Save packed variables as a file, and count the bytes that are not its program."""
-        return file_bytes(self._apply, packed, self._images, path)
+        return file_bytes(self.apply, packed, self._images, path)
 
 
 class History:

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.common import unfinished
 from experiments.common.config import Adam, Momentum
+from experiments.common.objectives import Classes
 from experiments.common.training_settings import Training
 from experiments.common.unfinished import History
 from lepton_jax import identity
@@ -23,7 +24,6 @@ from lepton_jax.training import (
     StackedSource,
     TrainState,
     TrainStep,
-    classification_loss,
     create,
     linen_apply,
     make_train_step,
@@ -130,6 +130,7 @@ def trained(
     epochs: int,
     name: str,
     l2: float = 0.0,
+    objective: Classes = Classes(),
     history: History | None = None,
     run_dir: Path | None = None,
 ) -> TrainState:
@@ -138,6 +139,7 @@ def trained(
     Args:
       optimizer: its rate falls over the epochs.
       l2: see `classification_loss`.
+      objective: whose loss it is.
       config, dataset, seeds, epochs, name, history, run_dir: as for `start` and `train`.
 
     Returns:
@@ -145,7 +147,7 @@ def trained(
     """
     tx, plain = optimizer.build(config.steps(dataset, epochs)), identity()
     state = start(config, dataset, functools.partial(create, tx=tx, transform=plain), seeds)
-    step = make_train_step(classification_loss(linen_apply(config.model), l2=l2), tx, plain)
+    step = make_train_step(objective.loss(linen_apply(config.model), l2), tx, plain)
     args = (config, dataset.train, step, state, seeds)
     return train(*args, epochs=epochs, name=name, history=history, run_dir=run_dir)
 

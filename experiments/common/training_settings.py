@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 from flax import linen as nn
 
-from experiments.common.config import Checked, Cifar10, Digits, Fsdd, Sst2, Tfds
+from experiments.common.config import Checked
+from experiments.common.sources import Data
 from lepton_jax.data import Dataset, steps_per_epoch
 
 
@@ -17,7 +18,7 @@ class Training(Checked):
 
     name: str
     """Names the run folder."""
-    data: Digits | Tfds | Cifar10 | Sst2 | Fsdd
+    data: Data
     """Where the examples come from."""
     model: Annotated[nn.Module, tyro.conf.Suppress]
     """The network."""

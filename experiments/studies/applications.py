@@ -2,11 +2,18 @@
 
 Pruned rows lose whole channels, as many of every group, those of least absolute weights, until a share of the parameters is
 gone. Rows in int8 train the weights with two axes or more through their rounding, one scale a leaf; vectors are bfloat16.
+"small" is both. "distilled" is pruned too, and learns half from labels, half from the dense network's outputs. "tuned" has the
+bits and zeros of every layer by `lepton_jax.tuning`, within an eighth of the bytes, found on training examples with the first
+seed's network, and is fine-tuned like the others.
+
+Times on ONNX Runtime are of files: float or packed as the row is, those in int8 with activations in int8 too, calibrated on 128
+training examples.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +23,21 @@ import tyro
 from flax import linen as nn
 
 from experiments.common import members
-from experiments.common.columns import Reference, reference, setting, tabulate, times_smaller
-from experiments.common.config import Adam, Checked, Digits, Fsdd, Sst2, Tfds
+from experiments.common.columns import Column, Reference, figure, plain, reference, setting, tabulate, times_smaller
+from experiments.common.config import Adam, Checked
+from experiments.common.deployed import logits
 from experiments.common.figures import accuracy_by_bytes
-from experiments.common.measuring import History, Measure
-from experiments.common.recipe import DENSE, ROWS, Row, without_channels
+from experiments.common.measuring import History, Measure, packed_variables
+from experiments.common.objectives import Classes
+from experiments.common.on_engine import on_engine
+from experiments.common.recipe import DENSE, ROWS, Row, within, without_channels
 from experiments.common.results import Result, gain
+from experiments.common.sources import Data
 from experiments.common.study import Cell, Parts, Runner, Study, check_rows
 from experiments.common.training_settings import Training
 from lepton_jax.core.transform import Transform
 from lepton_jax.data import Dataset
-from lepton_jax.training import TrainState, classification_loss, create, linen_apply, make_train_step, stacked
+from lepton_jax.training import TrainState, create, linen_apply, make_train_step, stacked
 
 _AIMS = {
     "int8": (4.0, 1.0, "4x smaller at 1 point lost at most"),
@@ -58,6 +69,8 @@ class Task(Checked):
     """Weight of half the sum of squares of the weights with two axes or more."""
     scan: bool = True
     """Take all steps of an epoch in one program; not for convolutions on CPU."""
+    objective: Classes = dataclasses.field(default_factory=Classes)
+    """What it is trained for, and judged by."""
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -70,7 +83,7 @@ class Task(Checked):
 class Applications(Study):
     """One data set, one or more networks, and the rows of the recipe for each."""
 
-    data: Sst2 | Fsdd | Digits | Tfds
+    data: Data
     """Where the examples come from."""
     tasks: Annotated[tuple[Task, ...], tyro.conf.Suppress]
     """The networks."""
@@ -80,11 +93,15 @@ class Applications(Study):
     """Save each row's first seed as a file, to count its bytes."""
     latency_rounds: int = 100
     """Timed calls of each network."""
+    engine_rounds: int = 15
+    """Of the time on ONNX Runtime."""
+    known: Annotated[str, tyro.conf.Suppress] = ""
+    """What is to be known of the data, and what was aimed at, for the report."""
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         yield from check_rows([task.name for task in self.tasks], (), field="tasks")
-        yield from self.at_least(1, "latency_rounds")
+        yield from self.at_least(1, "latency_rounds", "engine_rounds")
 
     @property
     def cells(self) -> list[Cell]:
@@ -101,14 +118,27 @@ class Applications(Study):
     def report(self, results: Sequence[Result]) -> Parts:
         dense = reference(results, DENSE, "task")
         return [
-            tabulate(results, COLUMNS, dense),
+            tabulate(results, [*COLUMNS, *_own(results)], dense),
+            *([self.known] if self.known else []),
+            *_refused(results),
             "## Aims",
             "\n".join(f"- {note}" for note in aims(results, dense)) or "The rows that have one were not run.",
             *accuracy_by_bytes(results, panel="task"),
         ]
 
 
-COLUMNS = (
+def _engine(batch: str, result: Result) -> str:
+    """The time on ONNX Runtime over the dense network's."""
+    there = result.get("onnx_latency_ratio", {})
+    return f"{there[batch]:.2f}" if batch in there else ""
+
+
+OWN = (
+    *("auroc", "hit_rate_at_10", "recall_at_1", "ap50", "bleu"),
+    *(f"accuracy_{how}_{what}" for what in ("image", "sound") for how in ("without", "noisy")),
+)
+"""Figures that have a column where they are there, in the order of an objective; fractions."""
+COLUMNS: tuple[Column | str, ...] = (
     setting("network", "task"),
     *(
         "row",
@@ -123,7 +153,20 @@ COLUMNS = (
         "time, 1",
         "time, 128",
     ),
+    plain("ONNX bytes", lambda r: f"{r['onnx_bytes']:,}" if "onnx_bytes" in r else ""),
+    *(plain(f"ONNX time, {batch}", partial(_engine, batch)) for batch in ("1", "128")),
 )
+
+
+def _own(results: Sequence[Result]) -> list[Column]:
+    """Columns of the figures that not all studies have: the metric by its name, and what else is measured."""
+    there = [name for name in dict.fromkeys(name for result in results for name in result) if name in OWN]
+    return [figure(name.replace("_", " "), name, 4) for name in there]
+
+
+def _refused(results: Sequence[Result]) -> list[str]:
+    """Say which networks have no form on ONNX Runtime."""
+    return [f"{one['row']} has no file for ONNX Runtime: {one['onnx_refused']}" for one in results if "onnx_refused" in one]
 
 
 def aims(results: Sequence[Result], dense: Reference) -> list[str]:
@@ -148,6 +191,7 @@ class ApplicationRunner(Runner[Applications]):
     def __init__(self, study: Applications, seeds: Sequence[int], run_dir: Path) -> None:
         super().__init__(study, seeds, run_dir)
         self._before: dict[tuple[str, int], TrainState] = {}
+        self._recipes: dict[str, Transform] = {}
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -160,23 +204,30 @@ class ApplicationRunner(Runner[Applications]):
         first, *_ = runs = [self.before(task, seed) for seed in self.seeds]
         tuned = [self.tune(task, row, run, seed) for run, seed in zip(runs, self.seeds, strict=True)]
         history, path = tuned[0][1], self.path(cell, "files", "lepton") if self.study.files else None
+        dense = Measure(linen_apply(task.model), self.dataset).network(first)
         # The channels that are left differ from seed to seed, and so do the models; their shapes are the same.
         costs = history.measure.costs(
-            history.transform,
-            [state for state, _ in tuned],
-            dense=Measure(linen_apply(task.model), self.dataset).network(first),
-            rounds=self.study.latency_rounds,
-            path=path,
+            history.transform, [state for state, _ in tuned], dense=dense, rounds=self.study.latency_rounds, path=path
         )
         figures = {name: [one.figures[name][0] for _, one in tuned] for name in history.figures}
-        return [{**figures, **costs, "seconds": sum(one.seconds for _, one in tuned)}]
+        packed, images = packed_variables(history.transform, tuned[0][0]), self.dataset.train.images
+        engine = on_engine(dense, history.measure.apply, packed, images, int8=row.bits == 8, rounds=self.study.engine_rounds)
+        named = {task.objective.metric: [task.objective.figure(error) for error in figures["error"]]}
+        more = [
+            task.objective.more(one.measure.apply, one.measure.seen(one.transform, run), self.dataset.test)
+            for run, one in tuned
+        ]
+        besides = {name: [each[name] for each in more] for name in more[0]}
+        return [{**figures, **named, **besides, **costs, **engine, "seconds": sum(one.seconds for _, one in tuned)}]
 
     def before(self, task: Task, seed: int) -> TrainState:
         """Return one seed's dense network, trained once."""
         if (task.name, seed) not in self._before:
             args = (self._loop(task), self.dataset, task.dense_optimizer, [seed])
             name = f"{task.name}, seed {seed}, beforehand"
-            state = members.trained(*args, epochs=task.dense_epochs, name=name, l2=task.l2, run_dir=self.run_dir)
+            state = members.trained(
+                *args, epochs=task.dense_epochs, name=name, l2=task.l2, objective=task.objective, run_dir=self.run_dir
+            )
             self._before[task.name, seed] = stacked.member(state, 0)
         return self._before[task.name, seed]
 
@@ -184,11 +235,18 @@ class ApplicationRunner(Runner[Applications]):
         """Remove what the row removes, and fine-tune the rest under its view."""
         image, loop = jnp.asarray(self.dataset.train.images[:1]), self._loop(task)
         args = (before.params, before.model_state, image, row.removed)
-        apply, params, model_state = without_channels(linen_apply(task.model), *args)
-        transform: Transform = row.transform
+        whole = linen_apply(task.model)
+        apply, params, model_state = without_channels(whole, *args)
+        transform = self._recipe(task, row) if row.share is not None else row.transform
         tx = task.optimizer.build(loop.steps(self.dataset, task.epochs))
-        step = make_train_step(classification_loss(apply, l2=task.l2), tx, transform)
-        history = History(Measure(apply, self.dataset), transform)
+        if row.taught:
+            loss = task.objective.taught(
+                apply, task.l2, partial(logits, whole, {"params": before.params, **before.model_state})
+            )
+        else:
+            loss = task.objective.loss(apply, task.l2)
+        step = make_train_step(loss, tx, transform)
+        history = History(Measure(apply, self.dataset, task.objective), transform)
         state = members.train(
             *(loop, self.dataset.train, step, _alone(create(params, model_state, tx, transform, before.key)), [seed]),
             epochs=task.epochs,
@@ -198,6 +256,16 @@ class ApplicationRunner(Runner[Applications]):
             run_dir=self.run_dir,
         )
         return stacked.member(state, 0), history
+
+    def _recipe(self, task: Task, row: Row) -> Transform:
+        """The row's recipe, the same for all seeds: found with the first one's network."""
+        if task.name not in self._recipes:
+            first, images = self.before(task, self.seeds[0]), self.dataset.train.images[:256]
+            assert row.share is not None
+            args = (row.share, linen_apply(task.model), first.params, first.model_state)
+            batches = [jnp.asarray(images[start : start + 128]) for start in range(0, len(images), 128)]
+            self._recipes[task.name] = within(*args, batches, task.objective.divergence)
+        return self._recipes[task.name]
 
     def _loop(self, task: Task) -> Training:
         return Training(

@@ -5,8 +5,11 @@ from typing import Any
 from lepton_jax.models.attention import Cache, attend, rotate
 from lepton_jax.models.bag_of_embeddings import BagOfEmbeddings
 from lepton_jax.models.block import Block
+from lepton_jax.models.chest_net import ChestNet
 from lepton_jax.models.cnn import CNN
 from lepton_jax.models.generate import generate
+from lepton_jax.models.image_and_sound import ImageAndSound
+from lepton_jax.models.image_and_text import ImageAndText
 from lepton_jax.models.lenet5 import LeNet5
 from lepton_jax.models.lenet_300_100 import LeNet300
 from lepton_jax.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -16,6 +19,8 @@ from lepton_jax.models.rope import DynamicRope, LinearRope, Llama3Rope, Rope, Ya
 from lepton_jax.models.text_classifier import TextClassifier
 from lepton_jax.models.tokens import as_tokens, mean_of_words
 from lepton_jax.models.transformer import Transformer
+from lepton_jax.models.two_towers import TwoTowers
+from lepton_jax.models.window_autoencoder import WindowAutoencoder
 
 __all__ = [
     "CNN",
@@ -24,7 +29,10 @@ __all__ = [
     "Block",
     "Bottleneck",
     "Cache",
+    "ChestNet",
     "DynamicRope",
+    "ImageAndSound",
+    "ImageAndText",
     "LeNet5",
     "LeNet300",
     "LinearRope",
@@ -35,6 +43,8 @@ __all__ = [
     "Rope",
     "TextClassifier",
     "Transformer",
+    "TwoTowers",
+    "WindowAutoencoder",
     "YarnRope",
     "as_tokens",
     "attend",

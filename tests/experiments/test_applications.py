@@ -14,6 +14,7 @@ from experiments.common import cli
 from experiments.common.columns import reference, tabulate
 from experiments.common.config import Adam, Digits, Fsdd, Sst2
 from experiments.common.figures import accuracy_by_bytes
+from experiments.common.on_engine import on_engine
 from experiments.common.recipe import ROWS, Row, without_channels
 from experiments.studies.applications import COLUMNS, ApplicationRunner, Applications, Task, aims
 from lepton_jax import pack
@@ -29,6 +30,12 @@ CONFIGS = cli.ROOT / "configs"
 def launch(run_script):
     """Run the command line in this process; return the exit status."""
     return partial(run_script, applications)
+
+
+@pytest.fixture(autouse=True)
+def without_engine(monkeypatch):
+    """Files for ONNX Runtime have a test of their own."""
+    monkeypatch.setattr("experiments.studies.applications.on_engine", lambda *args, **options: {})
 
 
 def tokens(source: Sst2) -> Dataset:
@@ -79,7 +86,7 @@ def study(**changes) -> Applications:
     rate = Adam(learning_rate=1e-2)
     loop = {"dense_epochs": 2, "epochs": 1, "dense_optimizer": rate, "optimizer": rate, "batch_size": 32}
     task = Task(name="net", model=LeNet300(hidden=(24, 16)), **loop)
-    base = {"name": "s", "data": Digits(), "tasks": (task,), "latency_rounds": 1}
+    base = {"name": "s", "data": Digits(), "tasks": (task,), "latency_rounds": 1, "engine_rounds": 3}
     return Applications(**{**base, **changes})
 
 
@@ -87,7 +94,7 @@ def test_the_recipe_on_digits(tmp_path):
     """Rows begin at one network, files are as small as they should be, and finished rows are kept."""
     made = study()
     results = {result["row"]: result for result in ApplicationRunner(made, [0, 1], tmp_path).run()}
-    assert list(results) == ["dense", "pruned", "int8", "small"]
+    assert list(results) == ["dense", "pruned", "int8", "small", "distilled", "tuned"]
     sizes = {name: result["file_bytes"] for name, result in results.items()}
     assert sizes["small"] < sizes["int8"] < sizes["pruned"] < sizes["dense"]
     assert sizes["pruned"] < 0.7 * sizes["dense"]
@@ -96,7 +103,11 @@ def test_the_recipe_on_digits(tmp_path):
     assert results["pruned"]["parameters"] == results["small"]["parameters"] <= 0.65 * 2130
     assert results["pruned"]["macs"] < 0.65 * results["dense"]["macs"] == 0.65 * 2080
     assert all(len(result[key]) == 2 for result in results.values() for key in ("error", "best_error", "validation_error"))
-    assert max(results["small"]["error"]) < 0.5
+    assert max(max(results[name]["error"]) for name in ("small", "distilled", "tuned")) < 0.5
+    assert results["distilled"]["parameters"] == results["pruned"]["parameters"]
+    assert sizes["tuned"] < sizes["small"]
+    assert all(result["onnx_latency_ratio"]["1"] > 0 and result["onnx_bytes"] > 0 for result in results.values())
+    assert results["int8"]["accuracy"] == [1 - error for error in results["int8"]["error"]]
 
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
     (tmp_path / "rows" / "net-int8.json").unlink()
@@ -139,6 +150,16 @@ def test_int8_packs_matrices_and_halves_vectors():
     assert (packed["kernel"].qvalue.dtype, packed["kernel"].scale.size, packed["bias"].dtype) == (jnp.int8, 1, jnp.bfloat16)
 
 
+def test_files_for_the_engine_are_smaller_in_int8():
+    model, images = LeNet300(hidden=(24, 16)), np.random.default_rng(0).random((140, 8, 8, 1), np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), images[:1])["params"]
+    transform, apply = Row(name="int8", bits=8).transform, linen_apply(model)
+    packed = {"params": pack(transform, *transform.init(params))}
+    as_is, int8 = (on_engine((apply, {"params": params}), apply, packed, images, int8=one, rounds=3) for one in (False, True))
+    assert int8["onnx_bytes"] < 20_000
+    assert all(one["onnx_latency_ratio"]["1"] > 0 for one in (as_is, int8))
+
+
 def test_the_tables_of_known_results(tmp_path):
     cell = {"settings": {"task": "t"}, "seeds": [0, 1], "macs": 1000, "parameters": 10, "latency_ratio": {"1": 0.5, "128": 2.0}}
     cell |= {"best_error": [0.1, 0.1]}
@@ -149,7 +170,23 @@ def test_the_tables_of_known_results(tmp_path):
     ]
     dense = reference(results, "dense", "task")
     assert tabulate(results, COLUMNS, dense)[2] == (
-        *("t", "pruned", "79.00 ± 15.56", "-1.00", "1.67x", "90.00 ± 0.00", "", "10", "600", "1,000", "0.50", "2.00"),
+        *(
+            "t",
+            "pruned",
+            "79.00 ± 15.56",
+            "-1.00",
+            "1.67x",
+            "90.00 ± 0.00",
+            "",
+            "10",
+            "600",
+            "1,000",
+            "0.50",
+            "2.00",
+            "",
+            "",
+            "",
+        ),
     )
     assert aims(results, dense) == [
         "t, pruned: 30 % smaller at 2 points lost at most: reached, with 1.67x and -1.00 points.",
