@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.common import unfinished
 from experiments.common.config import Adam, Momentum
@@ -19,6 +20,8 @@ from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Batch, Dataset, Split, active_features, shuffled, steps_per_epoch
 from lepton_jax.distillation import Outputs, TaughtBatch
+from lepton_jax.interchange import load_torch_resnet
+from lepton_jax.models import ResNet, ResNetCifar
 from lepton_jax.training import (
     FitSettings,
     StackedSource,
@@ -35,6 +38,20 @@ def initial(config: Training, dataset: Dataset, key: Array) -> tuple[PyTree, PyT
     """Return initial parameters, zero for the inputs that are never active, and the model's other collections."""
     variables = dict(jax.jit(config.model.init)(key, jnp.asarray(dataset.train.images[:1])))
     return zero_dead_inputs(variables.pop("params"), active_features(dataset.train.images)), variables
+
+
+def published(weights: Path, model: ResNet | ResNetCifar, seeds: Sequence[int]) -> TrainState:
+    """Return the stacked states of one run a seed, all at published weights.
+
+    Args:
+      weights: a file that `load_torch_resnet` reads.
+      model: whose weights these are.
+      seeds: of the keys.
+    """
+    variables = jax.tree.map(jnp.asarray, dict(load_torch_resnet(weights, model)))
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    begin = functools.partial(create, variables.pop("params"), variables, optax.identity(), identity())
+    return jax.jit(jax.vmap(begin))(keys)._replace(step=jnp.int32(0))
 
 
 def zero_dead_inputs(params: PyTree, active: np.ndarray) -> PyTree:

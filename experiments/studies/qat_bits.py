@@ -16,10 +16,9 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from experiments.common import study
+from experiments.common import members, study
 from experiments.common.columns import COSTS, ROW, accuracy, across, change, reference, setting, tabulate
 from experiments.common.config import Adam, Momentum
 from experiments.common.curves import Panel, by_row, draw
@@ -36,7 +35,6 @@ from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.distillation import by_part
 from lepton_jax.graph import trace, weight_uses
-from lepton_jax.interchange import load_torch_resnet
 from lepton_jax.models import ResNet, ResNetCifar
 from lepton_jax.training import ModelApply, TrainState, classification_loss, create, make_train_step, stacked
 
@@ -195,10 +193,7 @@ class Runner(TrainingRunner[QatBits]):
         """Every seed's network in float32, trained, or the published one; the stacked states."""
         config = self.study
         if config.weights is not None and isinstance(config.model, ResNet | ResNetCifar):
-            variables = jax.tree.map(jnp.asarray, dict(load_torch_resnet(config.weights, config.model)))
-            keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
-            begin = partial(create, variables.pop("params"), variables, optax.identity(), identity())
-            return jax.jit(jax.vmap(begin))(keys)._replace(step=jnp.int32(0))
+            return members.published(config.weights, config.model, self.seeds)
         return self.trained(config.float_optimizer, config.float_epochs, "float32 beforehand")
 
     def measure(self, cells: Sequence[Cell]) -> list[Result]:
