@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -30,6 +31,10 @@ class Tune(Command):
     """The most that all tensors may take in the file: 50kB, 1.5MB, or a number."""
     macs: float | None = None
     """The most multiply-accumulates of a call on 64 examples."""
+    file_bytes: str | None = None
+    """The most that the whole file may take, its program too."""
+    latency: float | None = None
+    """The most seconds of processor time of a call on 64 examples, by ONNX Runtime on one core."""
     loss: str | None = None
     """What may be lost: 0.5% of the answers, or a KL divergence in nats."""
     out: Path | None = None
@@ -44,7 +49,9 @@ class Tune(Command):
         model = load(self.file, progress=True)
         loss = self.loss if self.loss is None or self.loss.endswith("%") else float(self.loss)
         batches = batches_of(self.data, "--data")
-        found = tune(model.apply, model.variables, batches, bytes=self.bytes, macs=self.macs, loss=loss)
+        names = ("bytes", "macs", "file_bytes", "latency")
+        limits: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found = tune(model.apply, model.variables, batches, loss=loss, **limits)
         recipe = {"applied": found.recipe.lines, "measured": found.recipe.measured, "changed": found.changed}
         save(out, model.apply, found.variables, *batches[0], recipe=recipe)
         if self.picture is not None:

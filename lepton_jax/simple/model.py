@@ -218,6 +218,8 @@ class Model:
         bytes: float | str | None = None,
         macs: float | None = None,
         loss: float | str | None = None,
+        file_bytes: float | str | None = None,
+        latency: float | None = None,
         progress: bool = True,
     ) -> Model:
         """Return the model by the best recipe of bits, zeros and ranks within the limits; see `lepton_jax.tuning.tune`.
@@ -227,6 +229,8 @@ class Model:
           bytes: of all tensors in the file, "50kB".
           macs: multiply-accumulates of one call.
           loss: a KL divergence to the outputs in nats, or "0.5%" of the answers that may change.
+          file_bytes: of the whole file, "60kB"; the file is written to see it.
+          latency: seconds of a call by ONNX Runtime on one core; the model is run to see it.
           progress: show bars.
 
         Raises:
@@ -234,7 +238,8 @@ class Model:
         """
         from lepton_jax.tuning import tune  # which measures whole models, and is seldom needed
 
-        found = tune(self.apply, self.dense, batches, bytes=bytes, macs=macs, loss=loss, progress=progress)
+        limits: dict[str, Any] = {"bytes": bytes, "macs": macs, "loss": loss, "file_bytes": file_bytes, "latency": latency}
+        found = tune(self.apply, self.dense, batches, **limits, progress=progress)
         return dataclasses.replace(self, variables=found.variables, applied=(*self.applied, *map(Applied, found.recipe.lines)))
 
     def report(self) -> str:

@@ -12,12 +12,15 @@ from scipy import optimize, sparse
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path
 from lepton_jax.tuning.budget import Budget
+from lepton_jax.tuning.deployed import MEASURED
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
 
 _GAP = 1e-4
 _ROUNDS = 4
+_TRIALS = 6
+"""Recipes that are saved and run at most to find one that keeps the limits of files and time."""
 _CLOSE = 0.985
 """A file of this share of the limit is not worth another round, which codes the whole model."""
 
@@ -55,11 +58,66 @@ def allocate(table: Table, budget: Budget, *, seconds: float = 5.0) -> Recipe:
 
     Source: Cheng et al. 2026 and Dong et al. 2020, "HAWQ-V2", choose bits so; here with sparsity and rank.
     """
+    measured = {name: limit for name, limit in budget.limits.items() if name in MEASURED}
+    limits = {name: limit for name, limit in budget.limits.items() if name not in MEASURED}
+    return _verified(table, limits, measured, seconds) if measured else _allocated(table, limits, seconds)
+
+
+def _allocated(table: Table, limits: Mapping[str, float], seconds: float) -> Recipe:
     problem = _Problem.of(table)
-    if table.variables is None or "bytes" not in budget.limits:
-        chosen = problem.solve(budget.limits, seconds)
+    if table.variables is None or "bytes" not in limits:
+        chosen = problem.solve(limits, seconds)
         return recipe_of(table, problem.choices(chosen.x), gap=chosen.gap)
-    return _spent(problem, table, budget.limits, seconds)
+    return _spent(problem, table, limits, seconds)
+
+
+def _verified(table: Table, limits: Mapping[str, float], measured: Mapping[str, float], seconds: float) -> Recipe:
+    """Save and run what is allocated, and allocate again with less, until the file and the engine keep their limits."""
+    if table.deployed is None:
+        raise ValueError(f"allocate: {' and '.join(measured)}: needs the table as `measure` returns it, not one that was read.")
+    inner, words = dict(limits), ""
+    for _ in range(_TRIALS):
+        try:
+            found = _allocated(table, inner, seconds)
+        except ValueError as error:
+            raise ValueError(f"{error}{words}") from error
+        found = verified(table, found, measured)
+        reached = {name: float(getattr(found, name)) for name in measured}
+        over = {name: reached[name] / limit for name, limit in measured.items()}
+        words = f" {_named(measured)} was asked for; {_named(reached)} was reached."
+        if max(over.values()) <= 1:
+            return found
+        if over.get("file_bytes", 0) > 1:
+            inner["bytes"] = min(
+                inner.get("bytes", np.inf), found.bytes - 1.01 * (reached["file_bytes"] - measured["file_bytes"])
+            )
+        if over.get("latency", 0) > 1:
+            inner["macs"] = min(inner.get("macs", np.inf), found.macs * min(0.97 / over["latency"], 0.95))
+        if inner.get("bytes", 1) <= 0:
+            break
+    raise ValueError(
+        f"allocate: no recipe was found that keeps {_named(measured)};{words} Raise it, or measure smaller choices."
+    )
+
+
+def verified(table: Table, recipe: Recipe, limits: Mapping[str, float]) -> Recipe:
+    """Return a recipe with what its file and its time are, of those that are limited.
+
+    Args:
+      table: of `measure`.
+      recipe: of this table.
+      limits: by name; those that are not measured of a finished model are passed over.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lepton_jax.tuning import Bits, measure
+      >>> table = measure(lambda v, x: x @ v["w"], {"w": jnp.eye(4)}, [jnp.eye(4)], [Bits(4)], progress=False)
+      >>> verified(table, allocate(table, Budget(bytes=90)), {"file_bytes": 5000}).file_bytes > 100
+      True
+    """
+    assert table.deployed is not None
+    assert table.packing is not None
+    return dataclasses.replace(recipe, **table.deployed.costs(table.packing.packed(recipe.choices), limits))  # type: ignore[arg-type]
 
 
 def _spent(problem: _Problem, table: Table, limits: Mapping[str, float], seconds: float) -> Recipe:
@@ -191,9 +249,12 @@ class _Problem:
         return sum(least.values())
 
 
+def _named(limits: Mapping[str, float]) -> str:
+    return " and ".join(f"{name}={limit:,g}" for name, limit in limits.items())
+
+
 def _together(limits: Mapping[str, float]) -> str:
-    named = " and ".join(f"{name}={limit:,g}" for name, limit in limits.items())
-    return f"allocate: no recipe keeps {named} together, though each can be kept alone; raise one of them."
+    return f"allocate: no recipe keeps {_named(limits)} together, though each can be kept alone; raise one of them."
 
 
 def _too_little(name: str, limit: float, least: float) -> str:

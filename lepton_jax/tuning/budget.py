@@ -8,16 +8,19 @@ import math
 from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import collect
 
+NAMES = ("bytes", "macs", "loss", "file_bytes", "latency")
 _UNITS = {"B": 1, "kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 
 
-@checked_but("bytes")
+@checked_but("bytes", "file_bytes")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
     """Upper limits; those that are None do not bind.
 
     Args:
       bytes: of all tensors in the file; a number, or "50kB" (kB, MB, GB of 1000).
+      file_bytes: of the whole file, its program and head too; likewise. Recipes are saved to see it.
+      latency: seconds of processor time of one call on the first batch, by ONNX Runtime on one core. Recipes are run to see it.
       macs: multiply-accumulates of one call on the first batch.
       loss: predicted, in the unit of the table. With it alone the recipe of the fewest bytes is looked for.
 
@@ -26,29 +29,33 @@ class Budget:
 
     Example:
       >>> Budget(bytes="50kB").bytes, Budget(loss=0.01)
-      (50000, Budget(bytes=None, macs=None, loss=0.01))
+      (50000, Budget(bytes=None, macs=None, loss=0.01, file_bytes=None, latency=None))
     """
 
     bytes: int | float | str | None = None
     macs: float | None = None
     loss: float | None = None
+    file_bytes: int | float | str | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         with collect("Budget") as problems:
-            if (size := _size(self.bytes)) is None and self.bytes is not None:
-                problems.append(f"bytes: must be a number above 0, or such as '50kB' or '1.5MB'; got {self.bytes!r}")
-            for name in ("macs", "loss"):
+            for name in ("bytes", "file_bytes"):
+                given = getattr(self, name)
+                if (size := _size(given)) is None and given is not None:
+                    problems.append(f"{name}: must be a number above 0, or such as '50kB' or '1.5MB'; got {given!r}")
+                object.__setattr__(self, name, size)
+            for name in ("macs", "loss", "latency"):
                 value = getattr(self, name)
                 if value is not None and not (value > 0 and math.isfinite(value)):
                     problems.append(f"{name}: must be a number above 0; got {value!r}")
-            if self.bytes is self.macs is self.loss is None:
-                problems.append("give at least one of bytes=, macs=, loss=")
-        object.__setattr__(self, "bytes", size)
+            if not problems and not self.limits:
+                problems.append("give at least one of bytes=, macs=, loss=, file_bytes=, latency=")
 
     @property
     def limits(self) -> dict[str, float]:
         """Those that bind, by name."""
-        return {name: value for name in ("bytes", "macs", "loss") if (value := getattr(self, name)) is not None}
+        return {name: value for name in NAMES if (value := getattr(self, name)) is not None}
 
 
 def _size(given: object) -> float | int | None:

@@ -22,6 +22,7 @@ from lepton_jax.graph.cost import cost
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.roles import weights
 from lepton_jax.graph.trace import Apply
+from lepton_jax.tuning.deployed import Deployed
 from lepton_jax.tuning.gradients import Gradients
 from lepton_jax.tuning.layer import Layer
 from lepton_jax.tuning.options import Choice, Option, combinations
@@ -99,6 +100,7 @@ def measure(
         rest_macs=rest_macs,
         divergence=divergence,
         variables=variables,
+        deployed=Deployed(apply, given[0]),
     )
     cells = _kept(file, dense)
     outputs = Outputs(apply, variables, given, divergence)

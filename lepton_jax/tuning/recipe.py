@@ -19,6 +19,8 @@ from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.table import choice_of, layer_of
 
 _VERSION = 1
+_FOUND = ("measured", "file_bytes", "latency")
+"""What is known of some recipes only."""
 
 
 @checked
@@ -33,6 +35,8 @@ class Recipe:
       bytes: of all tensors in a file: of the file itself where the table had the variables, else by quick coders.
       macs: multiply-accumulates of one call.
       measured: the loss that was measured, by `refine`; None where it was not.
+      file_bytes: of the saved file, where the budget limits them.
+      latency: seconds of a call by the engine, where the budget limits them.
       gap: by how much of itself `loss` (or the size, where that was made least) may be above the best there is.
 
     Example:
@@ -54,6 +58,8 @@ class Recipe:
     macs: float
     gap: float
     measured: float | None = None
+    file_bytes: int | None = None
+    latency: float | None = None
 
     def transform(self) -> Transform:
         """Return the recipe as a chain of `low_rank`, `prune` and `fake_quant`, to look through, train and pack."""
@@ -71,6 +77,8 @@ class Recipe:
         gap = f" (at most {100 * self.gap:.2g} % from the best)" if self.gap > 1e-6 else ""
         facts = f"{self.bytes:,} bytes of tensors, {self.macs:,.0f} multiply-accumulates, predicted loss {self.loss:.3g}{gap}"
         facts += "" if self.measured is None else f", measured {self.measured:.3g}"
+        facts += "" if self.file_bytes is None else f", {self.file_bytes:,} bytes of file"
+        facts += "" if self.latency is None else f", {1e3 * self.latency:.3g} ms"
         return f"{table(rows, left=(0, 1, 3))}\n{facts}"
 
     def to_json(self) -> str:
@@ -86,7 +94,7 @@ class Recipe:
             "macs": self.macs,
             "gap": self.gap,
         }
-        facts["measured"] = self.measured
+        facts |= {name: getattr(self, name) for name in _FOUND}
         return json.dumps({**facts, "layers": each}, indent=1)
 
     @staticmethod
@@ -103,7 +111,8 @@ class Recipe:
             layers = {path: layer_of(found["layer"]) for path, found in read["layers"].items()}
             choices = {path: choice_of(found["choice"]) for path, found in read["layers"].items()}
             facts: dict[str, Any] = {name: float(read[name]) for name in ("loss", "macs", "gap")}
-            measured = None if read["measured"] is None else float(read["measured"])
-            return Recipe(layers=layers, choices=choices, bytes=int(read["bytes"]), measured=measured, **facts)
+            kinds = {name: int if name == "file_bytes" else float for name in _FOUND}
+            facts |= {name: kind(read[name]) for name, kind in kinds.items() if read.get(name) is not None}
+            return Recipe(layers=layers, choices=choices, bytes=int(read["bytes"]), **facts)
         except (KeyError, TypeError, AttributeError, ValueError, ArtifactError) as error:
             raise ValueError(f"Recipe.from_json: this is no recipe ({error}); make one by recipe.to_json().") from error

@@ -14,8 +14,9 @@ from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Path
 from lepton_jax.graph.moments import as_inputs
 from lepton_jax.graph.trace import Apply
-from lepton_jax.tuning.allocate import recipe_of
+from lepton_jax.tuning.allocate import recipe_of, verified
 from lepton_jax.tuning.budget import Budget
+from lepton_jax.tuning.deployed import MEASURED
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.outputs import Outputs
 from lepton_jax.tuning.packing import Packing
@@ -94,14 +95,24 @@ def refine(
     if (packing := table.packing) is None:
         raise ValueError("refine: the table must have the model's variables, as `measure` returns it.")
     outputs = Outputs(apply, table.variables, [as_inputs(batch) for batch in batches], table.divergence)  # type: ignore[arg-type]
-    search = _Search(table, packing, outputs, {**budget.limits} if set(budget.limits) != {"loss"} else {"bytes": recipe.bytes})
+    search = _Search(table, packing, outputs, _limits(recipe, budget))
     here = search.choices_of(recipe)
     before = loss = search.measure(here)
     with tqdm(total=evaluations, desc="refine", unit="recipe", disable=not progress, initial=1) as bar:
         while (better := search.step(here, loss, evaluations, bar)) is not None:
             here, loss = better
-    best = dataclasses.replace(recipe_of(table, here), measured=loss)
+    best = dataclasses.replace(search.recipe(here), measured=loss)
     return Refined(recipe=best, before=before, evaluations=len(search.known), front=search.front())
+
+
+def _limits(recipe: Recipe, budget: Budget) -> dict[str, float]:
+    """Those that the search keeps: of files and time besides what the recipe takes by the table, which is looked at first."""
+    limits = {name: value for name, value in budget.limits.items() if name != "loss"}
+    if not limits or "file_bytes" in limits:
+        limits["bytes"] = min(limits.get("bytes", recipe.bytes), recipe.bytes)
+    if "latency" in limits:
+        limits["macs"] = min(limits.get("macs", recipe.macs), recipe.macs)
+    return limits
 
 
 class _Search:
@@ -111,6 +122,7 @@ class _Search:
         self.table, self.outputs, self.limits, self._packing = table, outputs, limits, packing
         self.known: dict[tuple[Choice, ...], float] = {}
         self._over: float | None = None
+        self._recipes: dict[tuple[Choice, ...], Recipe] = {}
 
     def choices_of(self, recipe: Recipe) -> Choices:
         """The table's choices that a recipe's are, before ranks were settled."""
@@ -185,5 +197,17 @@ class _Search:
             yield {**here, **dict(group)}
 
     def _fits(self, choices: Choices) -> bool:
-        """Whether the file keeps the limit: tensors packed and coded."""
-        return "bytes" not in self.limits or recipe_of(self.table, choices).bytes <= self.limits["bytes"]
+        """Whether all limits are kept: tensors packed and coded, the file saved, the engine run."""
+        if "bytes" in self.limits and recipe_of(self.table, choices).bytes > self.limits["bytes"]:
+            return False
+        found = self.recipe(choices)
+        return all(getattr(found, name) <= self.limits[name] for name in MEASURED if name in self.limits)
+
+    def recipe(self, choices: Choices) -> Recipe:
+        """Choices as a recipe, with what was limited of its file and its time."""
+        key = tuple(choices.values())
+        if key not in self._recipes:
+            found = recipe_of(self.table, choices)
+            wanted = {name: limit for name, limit in self.limits.items() if name in MEASURED}
+            self._recipes[key] = verified(self.table, found, wanted) if wanted else found
+        return self._recipes[key]

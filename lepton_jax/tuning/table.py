@@ -14,6 +14,7 @@ from lepton_jax.core.foreign_json import parse_json
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.core.weight_axes import WeightAxes
+from lepton_jax.tuning.deployed import Deployed
 from lepton_jax.tuning.layer import Layer
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.packing import Packing
@@ -48,6 +49,7 @@ class Table:
       divergence: what the losses are, see `measure`.
       variables: of the model; None for a table that was read.
       packing: packs them, each layer's choice once; by default made of them.
+      deployed: writes and runs the model, for budgets of files and time; None for a table that was read.
 
     Example:
       >>> layer = Layer(shape=(2, 2), axes=WeightAxes(inputs=(0,), outputs=(1,)), macs=4.0)
@@ -67,6 +69,7 @@ class Table:
     divergence: str
     variables: PyTree = dataclasses.field(default=None, repr=False, compare=False)
     packing: Packing | None = dataclasses.field(default=None, repr=False, compare=False)
+    deployed: Deployed | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         rows: list[tuple[Any, ...]] = [("layer", "shape", *map(str, self.choices))]

@@ -52,6 +52,8 @@ def tune(
     bytes: float | str | None = None,
     macs: float | None = None,
     loss: float | str | None = None,
+    file_bytes: float | str | None = None,
+    latency: float | None = None,
     options: Sequence[Option] = OPTIONS,
     select: Select | None = None,
     evaluations: int = 100,
@@ -69,6 +71,8 @@ def tune(
       batches: calibration batches, each one array or a tuple of inputs.
       bytes: see `Budget`: "50kB".
       macs: see `Budget`.
+      file_bytes: see `Budget`.
+      latency: see `Budget`.
       loss: measured: a KL divergence to the model's outputs in nats, or "0.5%" of the answers that may change.
       options: what to try.
       select: which leaves; None: all weights.
@@ -87,8 +91,13 @@ def tune(
       (True, 4)
     """
     share = _share(loss)
-    if bytes is macs is loss is None:
-        raise ValueError('tune: give at least one limit: bytes="50kB", macs=1e6, or loss="0.5%".')
+    limits = {"bytes": bytes, "macs": macs, "file_bytes": file_bytes, "latency": latency}
+    costs: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+    if not costs and loss is None:
+        raise ValueError(
+            'tune: give at least one limit: bytes="50kB", macs=1e6, file_bytes="60kB", latency=1e-3, or loss="0.5%".'
+        )
+    asked = Budget(**costs) if costs else None
     given = list(batches)
     table = measure(apply, variables, given, options, select=select, progress=progress)
     outputs = Outputs(apply, variables, [as_inputs(batch) for batch in given], "kl")
@@ -100,11 +109,10 @@ def tune(
         return outputs.changed(seen) if share is not None else outputs.of(seen)
 
     limit = share if share is not None else loss
-    if bytes is None and macs is None:
+    if asked is None:
         budget, recipe = _smallest(table, float(limit), lost)  # type: ignore[arg-type]
     else:
-        budget = Budget(bytes=bytes, macs=macs)
-        recipe = allocate(table, budget)
+        budget, recipe = asked, allocate(table, asked)
     if evaluations:
         better = refine(recipe, table, budget, apply, given, evaluations=evaluations, progress=progress).recipe
         recipe = better if limit is None or lost(better) <= max(float(limit), lost(recipe)) else recipe
