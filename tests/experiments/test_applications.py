@@ -106,7 +106,6 @@ def test_the_recipe_on_digits(tmp_path):
     assert max(max(results[name]["error"]) for name in ("small", "distilled", "tuned")) < 0.5
     assert results["distilled"]["parameters"] == results["pruned"]["parameters"]
     assert sizes["tuned"] < sizes["small"]
-    assert all(result["onnx_latency_ratio"]["1"] > 0 and result["onnx_bytes"] > 0 for result in results.values())
     assert results["int8"]["accuracy"] == [1 - error for error in results["int8"]["error"]]
 
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
