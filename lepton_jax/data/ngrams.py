@@ -55,7 +55,7 @@ def hashed(texts: Iterable[Sequence[str]], tokens: int, length: int) -> np.ndarr
 
     Example:
       >>> hashed([["a", "a"], []], 100, 3)[..., 0, 0].tolist()
-      [[93.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+      [[46.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
     rows = [[1 + zlib.crc32(one.encode()) % (tokens - 1) for one in dict.fromkeys(text)][:length] for text in texts]
     images = np.zeros((len(rows), length, 1, 1), np.float32)
