@@ -9,6 +9,7 @@ from lepton_jax.data import (
     Dataset,
     load_av_digits,
     load_banking77,
+    load_bccd,
     load_emoji,
     load_nab,
     load_online_retail,
@@ -108,5 +109,20 @@ class OnlineRetail:
         return load_online_retail(self.path, basket=self.basket, examples=self.examples)
 
 
-Data = Digits | Tfds | Cifar10 | Sst2 | Fsdd | Banking77 | Sentfin | Pneumonia | Nab | AvDigits | Emoji | OnlineRetail
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bccd:
+    """Photos of blood smears, with boxes around the cells."""
+
+    path: Path = resnet20.FOLDER / "bccd" / "bccd.npz"
+    """The archive."""
+    height: int = 240
+    """That photos are brought to."""
+    width: int = 320
+    """That photos are brought to."""
+
+    def load(self) -> Dataset:
+        return load_bccd(self.path, height=self.height, width=self.width)
+
+
+Data = Bccd | Digits | Tfds | Cifar10 | Sst2 | Fsdd | Banking77 | Sentfin | Pneumonia | Nab | AvDigits | Emoji | OnlineRetail
 """All kinds of sets."""

@@ -6,6 +6,9 @@ gone. Rows in int8 train the weights with two axes or more through their roundin
 bits and zeros of every layer by `lepton_jax.tuning`, within an eighth of the bytes, found on training examples with the first
 seed's network, and is fine-tuned like the others.
 
+A task that is judged by another figure than accuracy has that in its place in the tables, in percent, and
+once more under its own name, as a fraction.
+
 Times on ONNX Runtime are of files: float or packed as the row is, those in int8 with activations in int8 too, calibrated on 128
 training examples.
 """

@@ -4,6 +4,7 @@ from lepton_jax.data.augment import Warp, WarpBank, augment_epoch, warp_bank
 from lepton_jax.data.av_digits import load_av_digits
 from lepton_jax.data.banking77 import load_banking77
 from lepton_jax.data.batching import Batch, batch_at, batches, eval_batches, shuffled, steps_per_epoch
+from lepton_jax.data.bccd import boxes_of, load_bccd
 from lepton_jax.data.cifar10 import IMAGENET_MEAN, IMAGENET_STD, load_cifar10_jpeg, load_cifar10_subset, standardize
 from lepton_jax.data.dataset import Dataset, Split, active_features, check_labels
 from lepton_jax.data.digits import load_digits
@@ -30,6 +31,7 @@ __all__ = [
     "augment_epoch",
     "batch_at",
     "batches",
+    "boxes_of",
     "check_labels",
     "entity_features",
     "eval_batches",
@@ -37,6 +39,7 @@ __all__ = [
     "hashed",
     "load_av_digits",
     "load_banking77",
+    "load_bccd",
     "load_cifar10_jpeg",
     "load_cifar10_subset",
     "load_digits",

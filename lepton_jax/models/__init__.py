@@ -7,6 +7,7 @@ from lepton_jax.models.bag_of_embeddings import BagOfEmbeddings
 from lepton_jax.models.block import Block
 from lepton_jax.models.chest_net import ChestNet
 from lepton_jax.models.cnn import CNN
+from lepton_jax.models.detector import Detector
 from lepton_jax.models.generate import generate
 from lepton_jax.models.image_and_sound import ImageAndSound
 from lepton_jax.models.image_and_text import ImageAndText
@@ -30,6 +31,7 @@ __all__ = [
     "Bottleneck",
     "Cache",
     "ChestNet",
+    "Detector",
     "DynamicRope",
     "ImageAndSound",
     "ImageAndText",
