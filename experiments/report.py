@@ -63,7 +63,8 @@ def write(folders: Sequence[Path], out: Path, *, family: str = "") -> None:
     text = [f"# {family}: {title}" if family else f"# {title}", "\n".join(markdown_table(lines)), explained(lines[0])]
     for figure, (file, axis) in COSTS.items():
         some = points(rows, figure)
-        (out / file).unlink(missing_ok=True)  # of an earlier report, which may have had other rows
+        for earlier in out.glob(f"{Path(file).stem}.*"):  # of an earlier report, which may have had other rows
+            earlier.unlink()
         if len({one.cost for one in some}) > 1:
             accuracy_against(out / file, some, cost=axis)
             text.append(f"![accuracy against {axis}]({file})")

@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.figures import MARKERS, by_error, save_figure
+from experiments.common.figures import COLORS, by_error, look, save_figure
 from experiments.common.results import Result, accuracies, deviation
 
 _LOOKS = ("-", "--", ":")
-_MANY = 11
+_MANY = 6
 """With more curves than these the legend stands beside the figure."""
 
 
@@ -79,7 +79,7 @@ def draw(
     """Draw all panels; bars are one standard deviation.
 
     Args:
-      path: of the PNG.
+      path: of the PNG; an SVG and a PDF stand beside it.
       panels: those without curves are left out.
       x: the name of the horizontal axes.
       y: the name of the vertical axes.
@@ -102,10 +102,10 @@ def _panel(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
     """Draw one panel's curves; the vertical axis is long enough for all that are alike."""
     hidden = panel.y_scale == "error"
     for number, curve in enumerate(panel.curves):
-        look = {"marker": MARKERS[number % len(MARKERS)], "linestyle": _LOOKS[number // 10 % 3], "color": f"C{number % 10}"}
+        shape = {**look(number), "linestyle": _LOOKS[number // len(COLORS) % len(_LOOKS)]}
         values = [[100 - value for value in some] if hidden else list(some) for some in curve.y]
         means, bars = [statistics.mean(some) for some in values], [deviation(some) for some in values]
-        how = {**look, "markersize": 5, "capsize": 3, "linewidth": 1.2, **curve.look}
+        how = {**shape, "markersize": 5, "capsize": 3, "linewidth": 1.2, **curve.look}
         axis.errorbar(curve.x, means, bars, label=curve.label, **how)
         for x, some in zip(curve.x, values if panel.seeds else []):
             axis.plot([x] * len(some), some, ".", color=how["color"], alpha=0.4)

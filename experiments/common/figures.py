@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
@@ -18,8 +20,10 @@ from matplotlib.transforms import Bbox
 from experiments.common.results import Result, accuracies, deviation
 from lepton_jax.core.files import write_atomic
 
-MARKERS = "os^vDPX*<>hp"
-_COLORS = 10
+MARKERS = "os^vDPX<>*h"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B6914")
+"""Told apart by all eyes: M. Okabe and K. Ito, Color Universal Design, 2008; brown stands for its yellow."""
+matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLORS)
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90)
 """Errors in percent that may stand at the axis."""
 _FEWEST = 0.01
@@ -50,11 +54,27 @@ class Drawing:
     """Writes the file."""
 
 
+_FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""What a figure is written as, and what is left out of the file: the same figure gives the same bytes."""
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, of the kind that the path's ending says, so that it is there whole or not at all."""
-    out = io.BytesIO()
-    figure.savefig(out, format=path.suffix.removeprefix("."), dpi=_DPI)
-    write_atomic(path, out.getbuffer())
+    """Write a figure as PNG, for pages, and as SVG and PDF beside it, for papers; each is there whole or not at all."""
+    with matplotlib.rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}):
+        for suffix, metadata in _FORMATS.items():
+            out = io.BytesIO()
+            figure.savefig(out, format=suffix[1:], dpi=_DPI, metadata=metadata)
+            write_atomic(path.with_suffix(suffix), out.getbuffer())
+
+
+def look(number: int) -> dict[str, Any]:
+    """Return the colour and the marker of a series; no two of the first 88 look alike.
+
+    Example:
+      >>> look(9)
+      {'color': 'C9', 'marker': '*'}
+    """
+    return {"color": f"C{number}", "marker": MARKERS[number % len(MARKERS)]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +154,7 @@ def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
     """Draw accuracy, by the logarithm of the error, against the logarithm of a cost; bars are one standard deviation.
 
     Args:
-      path: of the PNG.
+      path: of the PNG; an SVG and a PDF stand beside it.
       points: at least one.
       cost: the name of the axis.
     """
@@ -172,9 +192,8 @@ def _draw(axis: Any, points: Sequence[Point], series: Sequence[str]) -> None:
     for name in dict.fromkeys(point.series for point in points):
         number = series.index(name)
         mine = [point for point in points if point.series == name]
-        look: dict[str, Any] = {"color": f"C{number % _COLORS}", "marker": MARKERS[(number + number // _COLORS) % len(MARKERS)]}
         bars = tuple(zip(*map(_bar, mine)))
-        axis.errorbar(*_places(mine), bars, linestyle="none", markersize=6, capsize=2, linewidth=1, label=name, **look)
+        axis.errorbar(*_places(mine), bars, linestyle="none", markersize=6, capsize=2, linewidth=1, label=name, **look(number))
     for front in [front for front in _fronts(points) if len(front) > 1]:
         axis.step(*_places(front), where="post", color="0.4", linestyle="--", linewidth=1, zorder=0, label=_FRONT)
     _scale(axis, points)
@@ -291,8 +310,8 @@ def _name(axis: Any, points: Sequence[Point], renderer: Any) -> None:
         axis.annotate(
             point.label,
             place,
-            (chosen.x0 - x, chosen.y0 - y),
-            textcoords="offset pixels",
+            ((chosen.x0 - x) * 72 / _DPI, (chosen.y0 - y) * 72 / _DPI),  # points, since other files have other pixels
+            textcoords="offset points",
             fontsize=8,
             zorder=5,
             arrowprops=arrow if _from(chosen, x, y) > _NEAR else None,

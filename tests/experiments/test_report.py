@@ -139,7 +139,8 @@ def test_the_report_of_a_run(tmp_path, capsys):
     )
     assert "- mine: revision abc; seeds 0, 1; 2.0 minutes." in lines
     assert "- run: `python -m experiments.sparsity`; Python 3.11, jax 0.10, on cpu, 2 cores." in lines
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bytes.png", "macs.png", "report.md"]
+    drawn = [f"{name}.{kind}" for name in ("bytes", "macs") for kind in ("pdf", "png", "svg")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*drawn, "report.md"]
     assert "![accuracy against bytes of the file](bytes.png)" in lines
     assert "small" in capsys.readouterr().out
 
@@ -194,6 +195,7 @@ def test_labels_cover_neither_points_nor_each_other(tmp_path, monkeypatch):
     points += [point(5, 95, label="other", task="b", panel="p"), point(10, 100, label="whole", task="b", panel="p")]
     accuracy_against(tmp_path / "f.png", points, cost="bytes")
     (figure,) = drawn
+    figure.canvas.draw()  # as in the PNG, since the PDF with its own pixels was written last
     renderer = figure.canvas.get_renderer()
     first, second = figure.axes
     assert [text.get_text() for text in first.texts] == [p.label for p in points[:9]]
