@@ -17,6 +17,7 @@ from lepton_jax.distillation.taps import Outputs, tapped
 from lepton_jax.training.classification import classification_loss
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.loop import FitSettings, fit
+from lepton_jax.training.placement import Placement
 from lepton_jax.training.state import TrainState, create
 from lepton_jax.training.step import LossFn, Metrics, make_train_step
 
@@ -127,6 +128,7 @@ def distill(
     key: Array,
     transform: Transform = identity(),
     labelled: Labelled = classification_loss,
+    placement: Placement | None = None,
     **options: Any,
 ) -> TrainState:
     """Train a student on labels and a teacher's answers.
@@ -142,6 +144,7 @@ def distill(
       key: a typed random key.
       transform: the view of the student to train under.
       labelled: makes the loss on the labels of a model.
+      placement: how the parameters lie on a mesh; the student's have the prefix "student/".
       **options: of `fit`; an `evaluate` is given the student's part of the state.
 
     Returns:
@@ -165,11 +168,11 @@ def distill(
     views = by_part({"student": transform})
     begin, run_key = jax.random.split(key)
     trained = with_adapters(settings, apply, params, model_state, batch_at(0), begin)
-    state = create(trained, {"student": model_state}, tx, views, run_key)
+    state = create(trained, {"student": model_state}, tx, views, run_key, placement=placement)
     step = make_train_step(distillation_loss(apply, settings, labelled=labelled), tx, views)
     if "evaluate" in options:
         options["evaluate"] = of_student(options["evaluate"])
-    return part(fit(state, step, batch_at, fit_settings, **options), "student")
+    return part(fit(state, step, batch_at, fit_settings, placement=placement, **options), "student")
 
 
 @checked

@@ -12,6 +12,8 @@ from lepton_jax.training.interrupt import Terminated
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
 from lepton_jax.training.nnx_models import NnxLossFn, make_nnx_step, nnx_apply, nnx_begin
+from lepton_jax.training.placement import Placement
+from lepton_jax.training.presets import fsdp, replicated, tensor_parallel
 from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, shard_step
 from lepton_jax.training.source import StackedSource, batch_source
 from lepton_jax.training.state import TrainState, create
@@ -27,6 +29,7 @@ __all__ = [
     "MetricsWriter",
     "ModelApply",
     "NnxLossFn",
+    "Placement",
     "StackedSource",
     "TensorBoardWriter",
     "Terminated",
@@ -43,6 +46,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "from_arrays",
+    "fsdp",
     "import_extra",
     "linen_apply",
     "make_evaluate",
@@ -55,8 +59,10 @@ __all__ = [
     "parallel_step",
     "read_metrics",
     "replicate",
+    "replicated",
     "shard_step",
     "stacked",
     "step_function",
+    "tensor_parallel",
     "to_arrays",
 ]

@@ -55,12 +55,35 @@ def from_arrays(arrays: Mapping[Path, Any], template: PyTree) -> PyTree:
 
     def place(key_path: Any, leaf: Any) -> Any:
         value = arrays[paths.path_str(key_path)]
-        if _is_key(leaf):
-            return jax.device_put(jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)), leaf.sharding)
         # On CPU the device may use the host array's memory as its own: give it a copy that no one else has.
-        return jax.device_put(value if isinstance(value, jax.Array) else np.array(value), getattr(leaf, "sharding", None))
+        value = value if isinstance(value, jax.Array) else np.array(value)
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(jax.device_put(value, leaf.sharding), impl=jax.random.key_impl(leaf))
+        return jax.device_put(value, getattr(leaf, "sharding", None))
 
     return jax.tree_util.tree_map_with_path(place, template)
+
+
+def put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Put a leaf where it belongs; of a typed random key its data, since jax puts no key on devices of several processes.
+
+    Example:
+      >>> here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+      >>> put(jax.random.key(3), here), put(1.0, here).item()
+      (Array((), dtype=key<fry>) overlaying:
+      [0 3], 1.0)
+    """
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(
+            jax.device_put(_local(jax.random.key_data(leaf)), sharding), impl=jax.random.key_impl(leaf)
+        )
+    return jax.device_put(_local(leaf), sharding)
+
+
+def _local(leaf: Any) -> Any:
+    """Take what lies in this process alone to the host: of several processes each has its own, on a device of its own."""
+    alone = jax.process_count() > 1 and isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+    return np.asarray(leaf) if alone else leaf
 
 
 def describe(arrays: Mapping[Path, Any]) -> dict[Path, str]:

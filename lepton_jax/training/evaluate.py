@@ -12,13 +12,22 @@ from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, ModelApply, PyTree
 from lepton_jax.graph.lowering import fast_lowering
 from lepton_jax.training.classification import cross_entropy
+from lepton_jax.training.placement import Placement
+from lepton_jax.training.sharding import replicate
 from lepton_jax.training.state import TrainState
 
 Evaluate = Callable[[TrainState], dict[str, float]]
 
 
 @checked
-def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any], *, lowering: bool = True) -> Evaluate:
+def make_evaluate(
+    apply: ModelApply,
+    transform: Transform,
+    batches: Iterable[Any],
+    *,
+    lowering: bool = True,
+    placement: Placement | None = None,
+) -> Evaluate:
     """Make a function that measures a classifier on fixed batches, and the sparsity of its parameters.
 
     The batches are put on the device once and kept there. Padding (mask False) is not counted.
@@ -28,6 +37,7 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
       transform: the view to evaluate under.
       batches: `images`, `labels` and `mask` of one shape each, e.g. ``eval_batches(split, 1000)``.
       lowering: as in `make_train_step`.
+      placement: that of the state; the batches are put on all devices of its mesh.
 
     Returns:
       ``evaluate(state) -> {"error": ..., "loss": ..., "sparsity": ...}``: the fraction of wrong answers, the mean cross
@@ -48,8 +58,9 @@ def make_evaluate(apply: ModelApply, transform: Transform, batches: Iterable[Any
       >>> evaluate(create(params, {}, optax.sgd(0.1), identity(), jax.random.key(0)))["error"]
       0.5
     """
-    held = jax.device_put(list(batches))
-    count = sum(int(batch.mask.sum()) for batch in held)
+    given = list(batches)
+    count = sum(int(batch.mask.sum()) for batch in given)
+    held = jax.device_put(given) if placement is None else replicate(given, placement.mesh)
     if not count:
         raise ValueError("make_evaluate: there is no example to evaluate on; give at least one batch with a mask that is True.")
 

@@ -11,7 +11,9 @@ from lepton_jax.core.errors import collect
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.interrupt import deferred_interrupt
+from lepton_jax.training.placement import Placement
 from lepton_jax.training.running import Run
+from lepton_jax.training.sharding import shard_step
 from lepton_jax.training.source import StackedSource
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import TrainStep
@@ -96,6 +98,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     metrics: Writer | None = None,
     resume: bool = False,
+    placement: Placement | None = None,
     name: str = "train",
 ) -> TrainState:
     """Train one run, or several that are stacked, to `settings.steps` steps.
@@ -114,6 +117,7 @@ def fit(
       checkpoints: where to save, and how seldom at most; without it the run cannot be resumed.
       metrics: where to log: means over the steps since the last row.
       resume: go on from the newest checkpoint, if there is one.
+      placement: that of the state, from `create`; each batch is spread over its mesh, and the state stays as it lies.
       name: shown at the progress bar.
 
     Returns:
@@ -137,6 +141,8 @@ def fit(
       >>> state.params["w"].item()
       3.5
     """
+    if placement is not None:
+        step = shard_step(step, placement.mesh, axis=placement.batch_axis)
     extra: dict[str, list[dict[str, Any]]] = {"window": [], "history": [] if history is None else history}
     if checkpoints is not None and (latest := checkpoints.latest_step) is not None:
         if not resume:

@@ -1,5 +1,6 @@
 """Data parallel training: the batch is spread over the devices of a mesh, the state is on all of them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
 from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale
+from lepton_jax.training.arrays import put
 from lepton_jax.training.state import TrainState
 from lepton_jax.training.step import LossFn, Metrics, TrainStep, step_function
 
@@ -38,19 +40,25 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Put a whole tree on every device of the mesh: the initial state, before `shard_step`'s first step.
 
+    Args:
+      tree: arrays; typed random keys too. In several processes each gives the same.
+      mesh: of the devices of one process, or of several.
+
     Example:
       >>> mesh = data_mesh()
       >>> replicate({"w": 1.0}, mesh)["w"].sharding.is_fully_replicated
       True
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: put(leaf, whole), tree)
 
 
 @checked
 def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
-    """Spread each batch over the mesh and keep the state on all devices; the compiler adds the gradients up.
+    """Spread each batch over the mesh and keep the state as it lies there; the compiler adds the gradients up.
 
-    The result is that of one device up to the order of the sums.
+    A state that a `Placement` put on the mesh stays as it was placed; any other is whole on every device. The result is that
+    of one device up to the order of the sums.
 
     Args:
       step: from `make_train_step`.
@@ -61,7 +69,7 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
       A step of the same signature; the state is donated.
 
     Raises:
-      ValueError: at a call with a batch that the axis' devices do not divide.
+      ValueError: if the mesh lacks the axis; at a call with a batch that the axis' devices do not divide.
 
     Example:
       >>> mesh = data_mesh(jax.devices()[:1])
@@ -69,16 +77,27 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
       >>> step(replicate(np.float32(1), mesh), np.ones(4, np.float32))[0].item()
       5.0
     """
+    if axis not in mesh.shape:
+        raise ValueError(f"shard_step: axis must be one of the mesh, {mesh.axis_names}; got {axis!r}.")
     whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(axis))
-    parallel = jax.jit(step, in_shardings=(whole, spread), out_shardings=whole, donate_argnums=0)
     count = mesh.shape[axis]
+
+    def lies(leaf: Any) -> NamedSharding:
+        found = getattr(leaf, "sharding", None)
+        return found if isinstance(found, NamedSharding) and found.mesh == mesh else whole
+
+    @functools.cache
+    def parallel(lying: Any, leaves: tuple[NamedSharding, ...]) -> TrainStep:
+        state = jax.tree.unflatten(lying, leaves)
+        return jax.jit(step, in_shardings=(state, spread), out_shardings=(state, whole), donate_argnums=0)
 
     def sharded(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         with collect(f"a batch is spread over {count} devices, so its first axis must be a multiple of {count}") as problems:
             for path, leaf in paths.flatten(batch).items():
                 if not leaf.ndim or leaf.shape[0] % count:
                     problems.append(f"{path}: shape {leaf.shape}")
-        return parallel(state, batch)
+        leaves, lying = jax.tree.flatten(state)
+        return parallel(lying, tuple(map(lies, leaves)))(state, batch)
 
     return sharded
 

@@ -12,6 +12,8 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.loss_scale import LossScale
+from lepton_jax.training.arrays import put
+from lepton_jax.training.placement import Placement
 
 
 class TrainState(NamedTuple):
@@ -45,6 +47,7 @@ def create(
     key: Array,
     *,
     loss_scale: LossScale | None = None,
+    placement: Placement | None = None,
 ) -> TrainState:
     """Begin a run at step 0.
 
@@ -58,9 +61,11 @@ def create(
       transform: the view to train under; `lepton_jax.identity` for plain training.
       key: a typed key, from `jax.random.key`.
       loss_scale: as for `make_train_step`.
+      placement: how parameters lie on a mesh of devices; masks, factors, step sizes and moments follow their parameter.
 
     Raises:
       TypeError: if `key` is a raw array of `jax.random.PRNGKey`.
+      ValueError: if the placement does not fit the parameters.
 
     Example:
       >>> from lepton_jax import identity
@@ -77,7 +82,11 @@ def create(
         return jax.tree.map(_own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key, scaling))
 
     # Compiled whole: an operation at a time, a transform's init would compile dozens of small programs.
-    return jax.jit(begin)(params, model_state, key)
+    if placement is None:
+        return jax.jit(begin)(params, model_state, key)
+    shardings = placement.shardings(jax.eval_shape(begin, params, model_state, key), params)
+    placed = placement.place(params), placement.place(model_state, params), put(key, shardings.key)
+    return jax.jit(begin, out_shardings=shardings)(*placed)
 
 
 def _own(leaf: Any) -> Array:
