@@ -2,7 +2,10 @@
 
 Source: none for this recipe; I. Casanueva et al. 2020 for the set.
 Command: python -m experiments.applications --config configs/applications_intents.py --seeds 3
+Time: 8 minutes on 2 CPU cores that much other work shared.
 Aim: 90 % for the dense network; tf-idf with logistic regression has 88.8 %.
+Result, mean of 3 seeds: dense 88.95 % (the aim is missed); pruned 87.52 at 1.56x, int8 88.96 at 4.38x, both 87.45 at 6.87x,
+distilled 86.70, tuned 88.82 at 9.8x. Fewer channels take 0.88 and 0.81 of the time on ONNX Runtime, at batches of 1 and 128.
 """
 
 from experiments.common.config import Adam
