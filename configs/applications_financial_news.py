@@ -4,8 +4,9 @@ Source: none for this recipe; A. Sinha et al. 2022 for the set.
 Command: python -m experiments.applications --config configs/applications_financial_news.py --seeds 3
 Time: 8 minutes on 2 CPU cores that much other work shared.
 Aim: 82 % for the dense network; tf-idf with logistic regression has 78.6 %.
-Result, mean of 3 seeds: dense 78.90 % (the aim is missed); pruned 78.88 at 1.60x, int8 78.90 at 12.2x (most rows of the table are
-near zero), both 78.92 at 18.2x, distilled 78.75, tuned 78.86 at 9.1x. Fewer channels take 0.93 and 0.82 of the time on ONNX Runtime.
+Result, mean of 3 seeds: dense 78.90 % (the aim is missed); pruned 78.88 at 1.60x, int8 78.90 at 12.2x (most rows of the table
+are near zero), both 78.92 at 18.2x, distilled 78.75, tuned 78.86 at 9.1x. Fewer channels take 0.93 and 0.82 of the time on
+ONNX Runtime.
 """
 
 from experiments.common.config import Adam

@@ -4,8 +4,8 @@ Source: none for these rows; the circuit is that of A. Perez-Salinas et al., "Da
 classifier", 2020.
 Command: python -m experiments.quantum --seeds 5
 Time: 3 minutes on 2 CPU cores that much other work shared.
-Result, mean of 5 seeds: classical 87.28 %, none 85.06, quantum 68.89, random circuit 64.28; with 8 layers 76.17 against 77.39. No
-circuit is as good as no middle layer. 4 bits cost the angles nothing, 100 measurements an example 1.3 points.
+Result, mean of 5 seeds: classical 87.28 %, none 85.06, quantum 68.89, random circuit 64.28; with 8 layers 76.17 against
+77.39. No circuit is as good as no middle layer. 4 bits cost the angles nothing, 100 measurements an example 1.3 points.
 """
 
 from experiments.common.config import Digits
