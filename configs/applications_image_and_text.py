@@ -2,7 +2,11 @@
 
 Source: none for this recipe.
 Command: python -m experiments.applications --config configs/applications_image_and_text.py --seeds 3
+Time: 18 minutes on 2 CPU cores that much other work shared.
 Aim: 80 % of the categories, 20 % of the names at first rank, for the dense network; linear models have 73.6 %, chance 0.6 %.
+Result, mean of 3 seeds: dense 67.60 % and a recall of 9.9 % (both aims are missed, and the category is worse than a linear
+model's); pruned 60.11 at 1.55x, int8 67.42 at 3.88x, both 60.49 at 5.98x, distilled 60.49 at 1.55x, tuned 67.23 at 6.76x.
+Channels cut lose more than 2 points.
 """
 
 from experiments.common.config import Adam
