@@ -3,7 +3,7 @@
 from lepton_jax.core.extras import import_extra
 from lepton_jax.core.finite import not_finite
 from lepton_jax.core.typing import ModelApply
-from lepton_jax.training import stacked
+from lepton_jax.training import multihost, stacked
 from lepton_jax.training.arrays import from_arrays, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints, fingerprint
 from lepton_jax.training.classification import classification_loss, cross_entropy, linen_apply
@@ -53,6 +53,7 @@ __all__ = [
     "make_nnx_step",
     "make_scan_steps",
     "make_train_step",
+    "multihost",
     "nnx_apply",
     "nnx_begin",
     "not_finite",

@@ -1,0 +1,70 @@
+"""Two processes train as one; when one is killed the other ends, and started again they come to the bits of a run without."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lepton_jax.training import multihost
+
+SCRIPT = Path(__file__).with_name("placed_run.py")
+
+
+def begin(folder, steps, processes=2, kill_at=0):
+    """Start the processes; return their exit codes, and what they said on their error streams."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    devices = 2 // processes
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    start = [sys.executable, str(SCRIPT)]
+    rest = [str(processes), str(port), str(folder / "checkpoints"), str(steps), str(kill_at)]
+    options = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen([*start, str(number), *rest], **options) for number in range(processes)]
+    try:
+        said = [process.communicate(timeout=150)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], said
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_two_processes_are_one_run_and_survive_a_kill(tmp_path):
+    """Of two devices the sums have two terms, in any order the same: two processes give the bits of one with two devices."""
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    for folder in (killed, alone):
+        folder.mkdir()
+    codes, _ = begin(killed, 6, kill_at=5)
+    assert codes[1] == -9
+    assert codes[0] != 0  # the survivor does not go on, nor hang
+    assert not (killed / "result.json").exists()
+    codes, said = begin(killed, 6)
+    assert codes == [0, 0], said
+    codes, said = begin(alone, 6, processes=1)
+    assert codes == [0], said
+    assert "data" in result(alone)["spec"]
+    assert result(killed) == result(alone)
+
+
+def test_what_does_not_fit_together_is_refused_in_one_line(monkeypatch):
+    for variables in multihost._VARIABLES.values():
+        for variable in variables:
+            monkeypatch.delenv(variable, raising=False)
+    assert multihost.initialize() == 0
+    with pytest.raises(ValueError, match=r"process: not given, nor any of JAX_PROCESS_ID"):
+        multihost.initialize("localhost:1", 2)
+    with pytest.raises(ValueError, match="process: must be from 0 to 1; got 2"):
+        multihost.initialize("localhost:1", 2, 2)
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="WORLD_SIZE must be a whole number; got 'two'"):
+        multihost.initialize("localhost:1")
+    with pytest.raises(ValueError, match="barrier: timeout"):
+        multihost.barrier("here", timeout=0)
