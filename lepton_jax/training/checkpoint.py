@@ -143,9 +143,9 @@ class Checkpoints:
         Raises:
           ValueError: if another process holds the folder.
         """
+        with self._writing("a checkpoint"):  # each process: none waits here until the first has made the folder
+            self.directory.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            with self._writing("a checkpoint"):
-                self.directory.mkdir(parents=True, exist_ok=True)
             locks.hold(self.directory)
 
     def restore(self, template: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
