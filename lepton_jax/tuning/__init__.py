@@ -7,6 +7,8 @@ from lepton_jax.tuning.measure import measure
 from lepton_jax.tuning.options import Bits, Choice, NofM, Option, Rank, Sparsity
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.refine import Refined, refine
+from lepton_jax.tuning.search import Searched, search
+from lepton_jax.tuning.space import Range
 from lepton_jax.tuning.table import Cell, Table
 from lepton_jax.tuning.tune import Tuned, tune
 
@@ -18,14 +20,17 @@ __all__ = [
     "Layer",
     "NofM",
     "Option",
+    "Range",
     "Rank",
     "Recipe",
     "Refined",
+    "Searched",
     "Sparsity",
     "Table",
     "Tuned",
     "allocate",
     "measure",
     "refine",
+    "search",
     "tune",
 ]
