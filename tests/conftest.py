@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +17,62 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
 import jax
 import pytest
-from jax._src import compiler
+from jax._src import compilation_cache, compiler
+from jax._src.interpreters import mlir
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+class Compiled:
+    """What was compiled once in this run is read from a folder that its processes share.
+
+    JAX's own cache writes in place, so a second process may read half a file: here a file appears whole or not at all.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._path = Path(folder)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return (self._path / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, value: bytes) -> None:
+        part = self._path / f"{key}.{os.getpid()}"
+        part.write_bytes(value)
+        part.replace(self._path / key)
+
+
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What several tests compile alike is compiled once. A folder a process: the cache's files are not written atomically.
-    compiled = tempfile.mkdtemp(prefix="lepton-jax-tests-")
-    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
-    jax.config.update("jax_compilation_cache_dir", compiled)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # The process that collects the tests makes the folder; those that it starts to run them find it in their environment.
+    if "LEPTON_JAX_TESTS_COMPILED" not in os.environ:
+        os.environ["LEPTON_JAX_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="lepton-jax-tests-")
+        atexit.register(shutil.rmtree, os.environ["LEPTON_JAX_TESTS_COMPILED"], ignore_errors=True)
+    compilation_cache.get_file_cache = lambda path: (Compiled(path), path)
+    jax.config.update("jax_compilation_cache_dir", os.environ["LEPTON_JAX_TESTS_COMPILED"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+_make_context = mlir.make_ir_context
+_contexts: list[Any] = []
+
+
+def _shared_context() -> Any:
+    """The compiler's context, renewed now and then: making one takes a third of the time of a small program.
+
+    Other threads make their own, as ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return _make_context()
+    if len(_contexts) % 100 == 0:
+        _contexts[:] = [_make_context()]
+    else:
+        _contexts.append(_contexts[-1])
+    return _contexts[-1]
+
+
+mlir.make_ir_context = _shared_context
 
 OPTIMISED = {
     "artifact/test_artifact.py",  # the same bits in a new process, which compiles as users do
