@@ -19,6 +19,7 @@ import jax
 import pytest
 from jax._src import compilation_cache, compiler
 from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -61,9 +62,10 @@ _contexts: list[Any] = []
 def _shared_context() -> Any:
     """The compiler's context, renewed now and then: making one takes a third of the time of a small program.
 
-    Other threads make their own, as ever.
+    Other threads make their own, as ever, and so does a program that is lowered while another one is: an operation would be put
+    where that one stands.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or ir.Context.current is not None:
         return _make_context()
     if len(_contexts) % 100 == 0:
         _contexts[:] = [_make_context()]

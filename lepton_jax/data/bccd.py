@@ -5,9 +5,9 @@ import itertools
 import os
 
 import numpy as np
-from PIL import Image
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.extras import import_extra
 from lepton_jax.data.archives import read_archive
 from lepton_jax.data.dataset import Dataset, Split
 
@@ -38,6 +38,7 @@ def load_bccd(path: str | os.PathLike[str], *, height: int = 240, width: int = 3
 
     Source: BCCD, blood cell count and detection, of the repository Shenggan/BCCD_Dataset, 2017.
     """
+    image_files = import_extra("PIL.Image", "data")
     get = "Get BCCD of the repository Shenggan/BCCD_Dataset, and write it to an npz archive of photos and boxes."
     names = ("jpeg", "offsets", "boxes", "box_label", "box_offsets", "split", "class_names")
     read = read_archive(path, names, get)
@@ -47,7 +48,7 @@ def load_bccd(path: str | os.PathLike[str], *, height: int = 240, width: int = 3
         raise ValueError(f"{path}: a photo has {counts.max()} boxes; a row has room for {room}. Raise width.")
     whole = np.zeros((len(counts), height + 1, width, 3), np.float32)
     for number, (start, stop) in enumerate(itertools.pairwise(read["offsets"])):
-        photo = Image.open(io.BytesIO(read["jpeg"][start:stop].tobytes()))
+        photo = image_files.open(io.BytesIO(read["jpeg"][start:stop].tobytes()))
         scale = np.array([width / photo.width, height / photo.height] * 2, np.float32)
         photo.draft("RGB", (width, height))
         whole[number, :height] = np.asarray(photo.convert("RGB").resize((width, height)), np.float32) / 255

@@ -1,5 +1,6 @@
 """Running the command line inside the test process, on little data."""
 
+import os
 import sys
 from functools import partial
 from types import ModuleType
@@ -64,7 +65,8 @@ def tiny(tmp_path):
 @pytest.fixture
 def run_script(monkeypatch):
     """Run an experiment's command line in this process; return the exit status."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")  # not the user's own
+    # Not the user's own, and for processes that are started a folder a test process: jax writes it in place.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", f"{jax.config.jax_compilation_cache_dir or ''}/of-{os.getpid()}")
 
     def run(script: ModuleType, *arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
