@@ -191,3 +191,8 @@ def batch_of(held: tuple[Array, Array], own: PyTree, rows: Array) -> Batch:
 def taught_batch(held: tuple[Array, Array], answers: Outputs, rows: Array) -> TaughtBatch:
     """Return the examples of some rows, with what their teacher answers."""
     return TaughtBatch(*batch_of(held, (), rows), jax.tree.map(lambda some: some[rows], answers))
+
+
+def alone(state: TrainState) -> TrainState:
+    """Return one run's state as a stack of one, which `train` takes."""
+    return TrainState(state.step, *jax.tree.map(lambda leaf: leaf[None], state[1:]))

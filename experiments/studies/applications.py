@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import jax.numpy as jnp
 import tyro
 from flax import linen as nn
@@ -251,7 +250,7 @@ class ApplicationRunner(Runner[Applications]):
         step = make_train_step(loss, tx, transform)
         history = History(Measure(apply, self.dataset, task.objective), transform)
         state = members.train(
-            *(loop, self.dataset.train, step, _alone(create(params, model_state, tx, transform, before.key)), [seed]),
+            *(loop, self.dataset.train, step, members.alone(create(params, model_state, tx, transform, before.key)), [seed]),
             epochs=task.epochs,
             first_epoch=task.dense_epochs,
             name=f"{task.name}, seed {seed}, {row.name}",
@@ -280,8 +279,3 @@ class ApplicationRunner(Runner[Applications]):
             scan=task.scan,
             max_steps=self.study.max_steps,
         )
-
-
-def _alone(state: TrainState) -> TrainState:
-    """Return one run's state as a stack of one."""
-    return TrainState(state.step, *jax.tree.map(lambda leaf: leaf[None], state[1:]))

@@ -128,9 +128,12 @@ class Tuning(TrainingStudy):
         return Runner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> Parts:
-        drawing = Drawing(file="front.png", alternative="accuracy against bytes", draw=partial(_front, results=results))
-        lines = tabulate(results, COLUMNS, reference(results, DENSE))
-        return [lines, drawing, "## Tuned against uniform", "\n".join(f"- {note}" for note in notes(results))]
+        found = [one for one in results if one["error"]]
+        drawing = Drawing(file="front.png", alternative="accuracy against bytes", draw=partial(_front, results=found))
+        lines = tabulate(found, COLUMNS, reference(found, DENSE))
+        none = [f"{one['row']}, {one['settings']['smaller']:g}x smaller" for one in results if not one["error"]]
+        said = notes(found) + ([f"No recipe is as small: {'; '.join(none)}."] if none else [])
+        return [lines, *([drawing] if len(found) > 1 else []), "## What was found", "\n".join(f"- {note}" for note in said)]
 
 
 COLUMNS = (
@@ -227,20 +230,17 @@ class Runner(TrainingRunner[Tuning]):
                 found.append(self.figures_of(run, identity(), run, limit))
                 continue
             recipe = self.recipe(row, place, limit)
-            if recipe is None:
-                found.append({"limit": limit})
-                continue
+            if recipe is None:  # a row is of all seeds, or of none
+                blank = dict.fromkeys(("error", "kl", "tensor_bytes", "limit"), ())
+                return [{**{name: list(none) for name, none in blank.items()}, "seconds": time.perf_counter() - begun}]
             params, tstate = recipe.transform().init(run.params)
             after = run._replace(params=params, tstate=tstate)
             if row.kind == "trained":
                 after = self.tuned(recipe.transform(), run, seed, cell.label)
             found.append(self.figures_of(run, recipe.transform(), after, limit, cell if place == 0 else None))
-        names = dict.fromkeys(name for one in found for name in one)
-        figures = {name: [one[name] for one in found if name in one] for name in names}
-        files = figures.pop("file_bytes", None)
-        blank: dict[str, list[float]] = {name: [] for name in ("error", "validation_error", "kl", "tensor_bytes")}
-        more = {} if files is None else {"file_bytes": files[0]}
-        return [{**blank, **figures, **more, "seconds": time.perf_counter() - begun}]
+        files = {"file_bytes": found[0].pop("file_bytes")} if "file_bytes" in found[0] else {}
+        figures = {name: [one[name] for one in found] for name in found[0]}
+        return [{**figures, **files, "seconds": time.perf_counter() - begun}]
 
     def figures_of(
         self, dense: TrainState, transform: Transform, run: TrainState, limit: float, cell: Cell | None = None
@@ -290,7 +290,7 @@ class Runner(TrainingRunner[Tuning]):
         state = create({"student": run.params}, {"student": run.model_state}, tx, views, run.key)
         history = History(self.measured, transform, seen=lambda state: part(state, "student"))
         epochs = range(config.dense_epochs, config.dense_epochs + config.epochs)
-        args = (step, stacked.stack([state]), epochs, f"{name}, seed {seed}", history)
+        args = (step, members.alone(state), epochs, f"{name}, seed {seed}", history)
         state = self.train(*args, seeds=[seed], answers=answers)
         return stacked.member(part(state, "student"), 0)
 
