@@ -5,8 +5,8 @@ Command: python -m experiments.applications --config configs/applications_detect
 Aim: an average precision at overlap 0.5 of 80 % for the dense network; fixed boxes have 4.7 %.
 """
 
-from experiments.common.boxes import Boxes
 from experiments.common.config import Adam
+from experiments.common.objectives import Boxes
 from experiments.common.sources import Bccd
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import Detector

@@ -6,7 +6,7 @@ Aim: 99.5 % for the dense network, 98.5 % with noise on the images; linear model
 """
 
 from experiments.common.config import Adam
-from experiments.common.more_objectives import ImageAndSound as Both
+from experiments.common.objectives import ImageAndSound as Both
 from experiments.common.sources import AvDigits
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import ImageAndSound

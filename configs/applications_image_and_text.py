@@ -10,7 +10,7 @@ Channels cut lose more than 2 points.
 """
 
 from experiments.common.config import Adam
-from experiments.common.more_objectives import ImageAndText as Both
+from experiments.common.objectives import ImageAndText as Both
 from experiments.common.sources import Emoji
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import ImageAndText

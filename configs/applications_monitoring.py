@@ -9,7 +9,7 @@ Result, mean of 3 seeds: dense 0.683; int8 0.684 at 3.59x (4x missed: a file of 
 """
 
 from experiments.common.config import Adam
-from experiments.common.more_objectives import Anomalies
+from experiments.common.objectives import Anomalies
 from experiments.common.sources import Nab
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import WindowAutoencoder

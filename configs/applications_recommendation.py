@@ -6,7 +6,7 @@ Aim: a hit rate at 10 of 14 % for the dense network; popularity has 3.2 %, cosin
 """
 
 from experiments.common.config import Adam
-from experiments.common.more_objectives import Products
+from experiments.common.objectives import Products
 from experiments.common.sources import OnlineRetail
 from experiments.studies.applications import Applications, Task
 from lepton_jax.models import TwoTowers

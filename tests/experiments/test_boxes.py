@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from experiments.common import cli
-from experiments.common.boxes import Boxes, average_precision, decoded, giou, overlaps
 from experiments.common.config import load_config
+from experiments.common.objectives.boxes import Boxes, average_precision, decoded, giou, overlaps
 from experiments.studies.applications import Applications
 from lepton_jax.data import boxes_of, load_bccd
 from lepton_jax.models import Detector

@@ -9,7 +9,9 @@ import pytest
 from experiments import applications
 from experiments.common import cli, sources
 from experiments.common.config import load_config
-from experiments.common.more_objectives import ImageAndText, hit_rate, mean_auroc
+from experiments.common.objectives import ImageAndText
+from experiments.common.objectives.anomalies import mean_auroc
+from experiments.common.objectives.products import hit_rate
 from experiments.studies.applications import Applications
 from lepton_jax.data import Dataset, Split
 
@@ -42,7 +44,7 @@ def test_hits_by_sorting():
 def test_a_text_is_found_by_its_image(monkeypatch):
     vectors = np.eye(4, dtype=np.float32)
     outputs = np.concatenate([np.zeros((4, 3), np.float32), vectors, vectors[[0, 1, 3, 2]]], axis=1)
-    monkeypatch.setattr("experiments.common.more_objectives.outputs_of", lambda *_: outputs)
+    monkeypatch.setattr("experiments.common.objectives.image_and_text.outputs_of", lambda *_: outputs)
     split = Split(images=np.zeros((4, 1, 1, 1), np.float32), labels=np.zeros(4, np.int32))
     assert ImageAndText(classes=3).more(None, None, split) == {"recall_at_1": 0.5}
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.more_objectives import regression_loss
-from experiments.common.objectives import Classes, Divergence, Judge, outputs_of
+from experiments.common.objectives.classes import Classes, Divergence, Judge, outputs_of, regression_loss
 from lepton_jax.core.typing import Array
 from lepton_jax.data import Split
 from lepton_jax.data.bccd import boxes_of

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax import identity
+from lepton_jax.core import paths
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.data import Split, eval_batches
 from lepton_jax.distillation import soft_targets
@@ -80,3 +81,16 @@ def outputs_of(apply: ModelApply, run: TrainState, images: np.ndarray, batch: in
 def _outputs(apply: ModelApply, params: PyTree, model_state: PyTree, images: Array) -> Array:
     run = fast_lowering(apply)
     return run(params, model_state, images, train=False, key=None)[0]
+
+
+def regression_loss(apply: ModelApply, l2: float, loss_of: Callable[[Array, Any], Array]) -> LossFn:
+    """Return the mean of a loss of outputs and batch, with half the weighted sum of squares of the matrices."""
+
+    def loss_fn(params: PyTree, model_state: PyTree, batch: Any, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        outputs, model_state = apply(params, model_state, batch.images, train=True, key=key)
+        loss = loss_of(outputs, batch)
+        if l2:
+            loss += l2 / 2 * sum(jnp.sum(jnp.square(leaf)) for leaf in paths.select(params, paths.matrices).values())
+        return loss, (model_state, {})
+
+    return loss_fn
