@@ -70,7 +70,7 @@ def tensor_parallel(mesh: Mesh, apply: Apply, variables: PyTree, *inputs: Any, a
     Example:
       >>> mesh = jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[:1])
       >>> variables = {"w": jax.numpy.ones((4, 2)), "b": jax.numpy.ones(2)}
-      >>> placement = tensor_parallel(mesh, lambda v, x: x @ v["w"] + v["b"], variables, jax.numpy.ones((3, 4)))
+      >>> placement = tensor_parallel(mesh, lambda v, x: x @ v["w"] + v["b"][None], variables, jax.numpy.ones((3, 4)))
       >>> {path: tuple(spec) for path, spec in placement.weights(variables).items()}
       {'b': (), 'w': (None, 'model')}
 
