@@ -19,46 +19,48 @@ from lepton_jax import prune
 from lepton_jax.core import schedules
 from lepton_jax.training import Checkpoints, FitSettings, create, data_mesh, fit, fsdp, make_train_step, multihost
 
-process, processes, port, folder, steps, kill_at = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], *map(int, sys.argv[5:])
-assert multihost.initialize(f"127.0.0.1:{port}", processes, process, heartbeat=10, timeout=60) == process
-
 
 def loss_fn(params, model_state, batch, key):
     logits = jnp.tanh(batch["x"] @ params["a"]) @ params["b"]
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), (model_state, {})
 
 
-placement, rows = fsdp(data_mesh()), multihost.own_rows(8)
+def main(process, processes, port, folder, steps, kill_at):
+    assert multihost.initialize(f"127.0.0.1:{port}", processes, process, heartbeat=10, timeout=60) == process
+
+    placement, rows = fsdp(data_mesh()), multihost.own_rows(8)
+
+    def batch_at(number):
+        if number == kill_at > 0 and process == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rng = np.random.default_rng(number)
+        batch = {"x": rng.normal(size=(8, 8)).astype(np.float32), "y": rng.integers(0, 4, 8).astype(np.int32)}
+        return multihost.joined({name: leaf[rows] for name, leaf in batch.items()}, placement.mesh)
+
+    keys = jax.random.split(jax.random.key(1))
+    params = {"a": jax.random.normal(keys[0], (8, 16)), "b": jax.random.normal(keys[1], (16, 4))}
+    tx, transform = optax.adam(1e-2), prune(schedules.polynomial(0.7, begin=1, end=5), scope="global")
+    state = create(params, {}, tx, transform, jax.random.key(2), placement=placement)
+    step = make_train_step(loss_fn, tx, transform)
+    settings = FitSettings(steps=steps, log_every=2, checkpoint_every=2, progress=False)
+    with Checkpoints(folder, run="a") as checkpoints:
+        state = fit(state, step, batch_at, settings, checkpoints=checkpoints, resume=True, placement=placement)
+        spread = str(state.params["a"].sharding.spec)
+        gathered = jax.jit(
+            lambda params, masks: (params, masks),
+            out_shardings=jax.sharding.NamedSharding(placement.mesh, jax.sharding.PartitionSpec()),
+        )(state.params, state.tstate.masks)
+        host = jax.device_get(gathered)
+    multihost.barrier("the end", timeout=60)
+    if multihost.is_first():
+        masks = [np.asarray(leaf) for leaf in jax.tree.leaves(host[1])]
+        digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(host))).hexdigest()
+        zeros = [int((~mask).sum()) for mask in masks]
+        sums = [float(np.abs(leaf).astype(np.float64).sum()) for leaf in jax.tree.leaves(host[0])]
+        Path(folder).parent.joinpath("result.json").write_text(
+            json.dumps({"digest": digest, "zeros": zeros, "sums": sums, "spec": spread, "step": int(state.step)})
+        )
 
 
-def batch_at(number):
-    if number == kill_at > 0 and process == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    rng = np.random.default_rng(number)
-    batch = {"x": rng.normal(size=(8, 8)).astype(np.float32), "y": rng.integers(0, 4, 8).astype(np.int32)}
-    return multihost.joined({name: leaf[rows] for name, leaf in batch.items()}, placement.mesh)
-
-
-keys = jax.random.split(jax.random.key(1))
-params = {"a": jax.random.normal(keys[0], (8, 16)), "b": jax.random.normal(keys[1], (16, 4))}
-tx, transform = optax.adam(1e-2), prune(schedules.polynomial(0.7, begin=1, end=5), scope="global")
-state = create(params, {}, tx, transform, jax.random.key(2), placement=placement)
-step = make_train_step(loss_fn, tx, transform)
-settings = FitSettings(steps=steps, log_every=2, checkpoint_every=2, progress=False)
-with Checkpoints(folder, run="a") as checkpoints:
-    state = fit(state, step, batch_at, settings, checkpoints=checkpoints, resume=True, placement=placement)
-    spread = str(state.params["a"].sharding.spec)
-    gathered = jax.jit(
-        lambda params, masks: (params, masks),
-        out_shardings=jax.sharding.NamedSharding(placement.mesh, jax.sharding.PartitionSpec()),
-    )(state.params, state.tstate.masks)
-    host = jax.device_get(gathered)
-multihost.barrier("the end", timeout=60)
-if multihost.is_first():
-    masks = [np.asarray(leaf) for leaf in jax.tree.leaves(host[1])]
-    digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(host))).hexdigest()
-    zeros = [int((~mask).sum()) for mask in masks]
-    sums = [float(np.abs(leaf).astype(np.float64).sum()) for leaf in jax.tree.leaves(host[0])]
-    Path(folder).parent.joinpath("result.json").write_text(
-        json.dumps({"digest": digest, "zeros": zeros, "sums": sums, "spec": spread, "step": int(state.step)})
-    )
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], *map(int, sys.argv[5:]))
