@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -56,7 +57,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 _make_context = mlir.make_ir_context
-_contexts: list[Any] = []
+_asked = itertools.count()
+_context: Any = None
 
 
 def _shared_context() -> Any:
@@ -65,13 +67,12 @@ def _shared_context() -> Any:
     Other threads make their own, as ever, and so does a program that is lowered while another one is: an operation would be put
     where that one stands.
     """
+    global _context
     if threading.current_thread() is not threading.main_thread() or ir.Context.current is not None:
         return _make_context()
-    if len(_contexts) % 100 == 0:
-        _contexts[:] = [_make_context()]
-    else:
-        _contexts.append(_contexts[-1])
-    return _contexts[-1]
+    if next(_asked) % 100 == 0:
+        _context = _make_context()
+    return _context
 
 
 mlir.make_ir_context = _shared_context

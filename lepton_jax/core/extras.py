@@ -29,9 +29,7 @@ def import_extra(module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in (module, package):
             raise
-        raise ImportError(
-            f"{module.partition('.')[0]} is not installed; it is in an extra: pip install 'lepton-jax[{extra}]'."
-        ) from error
+        raise ImportError(f"{package} is not installed; it is in an extra: pip install 'lepton-jax[{extra}]'.") from error
 
 
 def pyplot() -> Any:

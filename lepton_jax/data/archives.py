@@ -32,6 +32,21 @@ def read_archive(path: str | os.PathLike[str], names: tuple[str, ...], get: str)
         return {name: archive[name] for name in names}
 
 
+def check_files(folder: Path, files: tuple[str, ...], get: str) -> None:
+    """Raise unless all files are there.
+
+    Args:
+      folder: where they are.
+      files: their names.
+      get: how to get them, the end of the error where one is absent.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+    """
+    if absent := [name for name in files if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} has no {', '.join(absent)}. {get}")
+
+
 def read_lines(folder: Path, files: tuple[str, ...], fields: int, get: str) -> list[list[list[str]]]:
     """Return the fields of every line of some files of tab-separated values.
 
@@ -45,8 +60,7 @@ def read_lines(folder: Path, files: tuple[str, ...], fields: int, get: str) -> l
       FileNotFoundError: if a file is missing.
       ValueError: for a line of another form.
     """
-    if absent := [name for name in files if not (folder / name).is_file()]:
-        raise FileNotFoundError(f"{folder} has no {', '.join(absent)}. {get}")
+    check_files(folder, files, get)
     parts = []
     for name in files:
         lines = [line.split("\t") for line in (folder / name).read_text(encoding="utf-8").split("\n") if line]

@@ -2,11 +2,11 @@
 
 import itertools
 import os
-from pathlib import Path
 
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.data.archives import read_archive
 from lepton_jax.data.dataset import Dataset, Split
 
 _FLOOR = 1e-6
@@ -46,16 +46,12 @@ def load_fsdd(
 
     Source: Z. Jackson et al., Free Spoken Digit Dataset, 2018; its test split.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"there is no file {path}. Get the recordings of the Free Spoken Digit Dataset, and write them to an npz archive "
-            "of samples, offsets, label, index and sample_rate."
-        )
-    wanted = ("samples", "offsets", "label", "index", "sample_rate")
-    with np.load(path, allow_pickle=False) as archive:
-        if absent := [name for name in wanted if name not in archive]:
-            raise ValueError(f"{path} has no array {', '.join(absent)}; there are {', '.join(archive)}.")
-        samples, offsets, labels, index, rate = (archive[name] for name in wanted)
+    get = (
+        "Get the recordings of the Free Spoken Digit Dataset, and write them to an npz archive of samples, offsets, label, "
+        "index and sample_rate."
+    )
+    names = ("samples", "offsets", "label", "index", "sample_rate")
+    samples, offsets, labels, index, rate = read_archive(path, names, get).values()
     sound = samples.astype(np.float32) / 32768
     clips = (sound[start:stop] for start, stop in itertools.pairwise(offsets))
     images = np.stack([log_mel(clip, int(rate), frames=frames, bands=bands) for clip in clips])[..., None]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.data.archives import check_files
 from lepton_jax.data.dataset import Dataset, Split
 
 PADDING, UNKNOWN = 0, 1
@@ -48,12 +49,11 @@ def load_sst2(folder: str | os.PathLike[str], *, length: int = 40, tokens: int =
         if value < least:
             raise ValueError(f"load_sst2: {name} must be at least {least}; got {value}.")
     root = Path(folder)
-    absent = [name for name in _FILES if not (root / name).exists()]
-    if absent:
-        raise FileNotFoundError(
-            f"{root} has no {', '.join(absent)}. Get the binary Stanford Sentiment Treebank as TSV files of whole sentences "
-            "(sentence, tab, 0 or 1), and give their folder."
-        )
+    get = (
+        "Get the binary Stanford Sentiment Treebank as TSV files of whole sentences (sentence, tab, 0 or 1), and give their "
+        "folder."
+    )
+    check_files(root, _FILES, get)
     parts = [_read(root / name) for name in _FILES]
     numbers = vocabulary(parts[0][0], tokens)
     train, validation, test = (

@@ -26,9 +26,7 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str
       ImportError: if onnxruntime is not installed.
       ArtifactError: if the engine does not take the file.
     """
-    import_extra("onnxruntime", "deploy")
-    import onnxruntime
-
+    onnxruntime = import_extra("onnxruntime", "deploy")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

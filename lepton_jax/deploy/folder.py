@@ -77,9 +77,7 @@ def write_folder(
       ('model.onnx', 'input_0.bin', 'run.py', 'run.cpp', 'Run.java', 'run.mjs', 'package.json', 'README.md')
     """
     check_option("write_folder: to", to, To)
-    import_extra("onnx", "deploy")
-    import onnx
-
+    onnx = import_extra("onnx", "deploy")
     target = Path(folder)
     made = not target.exists()
     target.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
+from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.training.arrays import put
 
@@ -143,13 +144,7 @@ class Placement:
           >>> print(Placement(mesh, {}).table({"w": jax.numpy.ones(4)}))
           w  float32[4]  whole  16 bytes a device
         """
-        rows = [(path, *_row(leaf)) for path, leaf in paths.flatten(tree).items()]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-        most = max((len(row[3]) for row in rows), default=0)
-        return "\n".join(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3].rjust(most) + " bytes a device"])
-            for row in rows
-        )
+        return table([(path, *_row(leaf)) for path, leaf in paths.flatten(tree).items()], left=(0, 1, 2))
 
     def _spec(self, path: Path, leaf: Any, among: Mapping[Path, Any]) -> PartitionSpec:
         if callable(self.specs):
@@ -217,4 +212,4 @@ def _row(leaf: Any) -> tuple[str, str, str]:
     key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
     size = jax.eval_shape(jax.random.key_data, leaf).size * 4 // max(leaf.size, 1) if key else dtype.itemsize
     how = ", ".join(entries) if any(map(_names, spec)) else "whole"
-    return f"{dtype}[{','.join(map(str, shape))}]", how, str(math.prod(part) * size)
+    return f"{dtype}[{','.join(map(str, shape))}]", how, f"{math.prod(part) * size} bytes a device"
