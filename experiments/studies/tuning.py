@@ -201,8 +201,8 @@ class Runner(TrainingRunner[Tuning]):
         return [jnp.asarray(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
 
     @cached_property
-    def tables(self) -> dict[bool, list[Table]]:
-        """Every seed's, without training after it and with it; made when they are asked for."""
+    def tables(self) -> dict[tuple[Option, ...], list[Table]]:
+        """Every seed's, by what may be done to a layer; made when they are asked for."""
         return {}
 
     def options(self, trained: bool) -> list[Option]:
@@ -214,8 +214,8 @@ class Runner(TrainingRunner[Tuning]):
 
     def table(self, place: int, trained: bool) -> Table:
         """Return a seed's table."""
-        made = self.tables.setdefault(trained, [])
         options = self.options(trained)
+        made = self.tables.setdefault(tuple(options), [])
         for run, seed in list(zip(self.before, self.seeds, strict=True))[len(made) : place + 1]:
             made.append(measure(self.model, _variables(run), self.batches(seed), options))
         return made[place]

@@ -1,0 +1,30 @@
+"""A published ResNet-20 for CIFAR-10 at 3 bits a number: recipes that are found, and trained with the answers of the network.
+
+Source: none; no toolkit offers this table.
+Command: python -m experiments.tuning --config configs/tuning_resnet20.py --seeds 3
+"""
+
+from experiments.common.config import Cifar10, Momentum
+from experiments.studies.tuning import Tuning, rows
+from lepton_jax.models import ResNetCifar
+
+
+def get_config() -> Tuning:
+    data = Cifar10()
+    return Tuning(
+        name="tuning_resnet20",
+        data=data,
+        model=ResNetCifar(depth=20, shortcut="pad"),
+        weights=data.folder / "weights" / "resnet20_cifar10.npz",
+        epochs=2,
+        batch_size=100,
+        scan=False,  # convolutions
+        optimizer=Momentum(learning_rate=0.01),
+        bits=(2, 3, 4),
+        sparsity=(0.5,),
+        rank=(),
+        trained_sparsity=(0.5,),
+        calibration=250,
+        soft=0.9,
+        rows=rows((32 / 3,), trained=(32 / 3,)),
+    )
