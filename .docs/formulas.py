@@ -38,7 +38,9 @@ BIG = {"sum": "∑", "prod": "∏"}
 TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?(?:e-?\d+)?|[A-Za-z]+\d*(?:_[A-Za-z0-9]+)*|\*\*|[-+<>!*]=|->|\|\||[-+*/^=<>()\[\]|,'~.])")
 ENDS, STARTS = re.compile(r"[\w)\]|']$"), re.compile(r"[\w(\[|]")
 """Between two such, a space means a product."""
-IS_FORMULA = re.compile(r"\^|\*\*| [=*/<>~] | <= | >= |\|.+\||\b(?:sqrt|sum|mean|log|exp|max|min)[(_ ]|[+-] |^[A-Za-z]_[a-z]$")
+IS_FORMULA = re.compile(
+    r"\^|\*\*| [=*/<>~] | [-+*]= | <= | >= |\|.+\||\b(?:sqrt|sum|mean|log|exp|max|min)[(_ ]|[+-] |^[A-Za-z]_[a-z]$"
+)
 IS_CODE = re.compile(
     r"""["'`{}:@#\\]?(?:"|\{|\}|:|@|\#|\\|`)        # strings, dictionaries, types
     |[A-Za-z]\w*\.[A-Za-z]                           # attributes
