@@ -15,6 +15,7 @@ from lepton_jax.data import (
     load_online_retail,
     load_pneumonia,
     load_sentfin,
+    load_tatoeba,
 )
 
 
@@ -124,5 +125,33 @@ class Bccd:
         return load_bccd(self.path, height=self.height, width=self.width)
 
 
-Data = Bccd | Digits | Tfds | Cifar10 | Sst2 | Fsdd | Banking77 | Sentfin | Pneumonia | Nab | AvDigits | Emoji | OnlineRetail
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tatoeba:
+    """Sentences in English and German."""
+
+    folder: Path = resnet20.FOLDER / "tatoeba_en_de"
+    """Holds train.tsv.gz, val.tsv.gz and test.tsv.gz."""
+    tokens: int = 4000
+    """How many there are; the model's vocabulary."""
+
+    def load(self) -> Dataset:
+        return load_tatoeba(self.folder, tokens=self.tokens)
+
+
+Data = (
+    Bccd
+    | Digits
+    | Tfds
+    | Cifar10
+    | Sst2
+    | Fsdd
+    | Banking77
+    | Sentfin
+    | Pneumonia
+    | Nab
+    | AvDigits
+    | Emoji
+    | OnlineRetail
+    | Tatoeba
+)
 """All kinds of sets."""

@@ -13,10 +13,12 @@ from lepton_jax.data.fsdd import load_fsdd
 from lepton_jax.data.nab import load_nab
 from lepton_jax.data.ngrams import hashed, ngrams, words_of
 from lepton_jax.data.online_retail import load_online_retail
+from lepton_jax.data.pieces import Pieces
 from lepton_jax.data.pneumonia import load_pneumonia
 from lepton_jax.data.sentfin import entity_features, load_sentfin
 from lepton_jax.data.split import from_arrays, stratified
 from lepton_jax.data.sst2 import load_sst2
+from lepton_jax.data.tatoeba import load_tatoeba, tatoeba_pieces
 from lepton_jax.data.tfds import load_fashion_mnist, load_mnist, load_tfds
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "IMAGENET_STD",
     "Batch",
     "Dataset",
+    "Pieces",
     "Split",
     "Warp",
     "WarpBank",
@@ -52,12 +55,14 @@ __all__ = [
     "load_pneumonia",
     "load_sentfin",
     "load_sst2",
+    "load_tatoeba",
     "load_tfds",
     "ngrams",
     "shuffled",
     "standardize",
     "steps_per_epoch",
     "stratified",
+    "tatoeba_pieces",
     "warp_bank",
     "words_of",
 ]

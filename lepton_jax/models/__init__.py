@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from lepton_jax.models.attention import Cache, attend, rotate
+from lepton_jax.models.attention import Cache, attend, attend_to, rotate
 from lepton_jax.models.bag_of_embeddings import BagOfEmbeddings
+from lepton_jax.models.beam_search import beam_search
 from lepton_jax.models.block import Block
 from lepton_jax.models.chest_net import ChestNet
 from lepton_jax.models.cnn import CNN
@@ -20,6 +21,7 @@ from lepton_jax.models.rope import DynamicRope, LinearRope, Llama3Rope, Rope, Ya
 from lepton_jax.models.text_classifier import TextClassifier
 from lepton_jax.models.tokens import as_tokens, mean_of_words
 from lepton_jax.models.transformer import Transformer
+from lepton_jax.models.translator import Source, Translator
 from lepton_jax.models.two_towers import TwoTowers
 from lepton_jax.models.window_autoencoder import WindowAutoencoder
 
@@ -43,13 +45,17 @@ __all__ = [
     "ResNet",
     "ResNetCifar",
     "Rope",
+    "Source",
     "TextClassifier",
     "Transformer",
+    "Translator",
     "TwoTowers",
     "WindowAutoencoder",
     "YarnRope",
     "as_tokens",
     "attend",
+    "attend_to",
+    "beam_search",
     "generate",
     "mean_of_words",
     "rotate",

@@ -56,16 +56,41 @@ def attend(
         seen = back >= 0 if window is None else (back >= 0) & (back < window)
     (*rows, heads, size), groups = query.shape, key.shape[2]
     if heads == groups:
-        return _weighted(query, key, value, seen)
+        return _weighted(query, key, value, seen[None])
     # The heads that share keys are one more axis: no key is written twice.
     shared = query.reshape(*rows, groups, heads // groups, size)
-    return jax.vmap(lambda one: _weighted(one, key, value, seen), in_axes=3, out_axes=3)(shared).reshape(query.shape)
+    return jax.vmap(lambda one: _weighted(one, key, value, seen[None]), in_axes=3, out_axes=3)(shared).reshape(query.shape)
+
+
+@checked
+def attend_to(query: Array, key: Array, value: Array, there: Array) -> Array:
+    """Attend to all places that are there: ``softmax(q k^T / sqrt(d)) v``, the softmax in float32.
+
+    Args:
+      query: ``[B, L, H, d]``.
+      key: ``[B, M, H, d]``.
+      value: the shape of `key`.
+      there: bool ``[B, M]``; where a row has none, the mean of all values comes out.
+
+    Returns:
+      ``[B, L, H, d]`` in the dtype of `value`.
+
+    Example:
+      >>> there = jnp.array([[True, True, False]])
+      >>> attend_to(
+      ...     jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 3, 1, 1)), jnp.array([2.0, 4.0, 9.0]).reshape(1, 3, 1, 1), there
+      ... ).ravel()
+      Array([3.], dtype=float32)
+
+    Source: as of `attend`.
+    """
+    return _weighted(query, key, value, there[:, None, :])
 
 
 def _weighted(query: Array, key: Array, value: Array, seen: Array) -> Array:
-    """The mean of values by softmax of what each query finds alike, where `seen` ``[L, M]`` allows."""
+    """The mean of values by softmax of what each query finds alike, where `seen` ``[1 or B, 1 or L, M]`` allows."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(jnp.float32) / jnp.sqrt(jnp.float32(query.shape[-1]))
-    weights = jax.nn.softmax(jnp.where(seen[None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
+    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
 
 

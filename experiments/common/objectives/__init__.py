@@ -6,5 +6,6 @@ from experiments.common.objectives.classes import Classes, Divergence
 from experiments.common.objectives.image_and_sound import ImageAndSound
 from experiments.common.objectives.image_and_text import ImageAndText
 from experiments.common.objectives.products import Products
+from experiments.common.objectives.translations import Translations
 
-__all__ = ["Anomalies", "Boxes", "Classes", "Divergence", "ImageAndSound", "ImageAndText", "Products"]
+__all__ = ["Anomalies", "Boxes", "Classes", "Divergence", "ImageAndSound", "ImageAndText", "Products", "Translations"]
