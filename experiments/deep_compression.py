@@ -6,6 +6,7 @@
     python -m experiments.deep_compression --resume
     python -m experiments.deep_compression --seeds 3
     python -m experiments.deep_compression --writers tensorboard
+    python -m experiments.deep_compression --processes 2
     python -m experiments.deep_compression --seeds 3 --sweep
     python -m experiments.deep_compression --seeds 3 --sweep --only whole no_pruning --resume
 
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common import cli
+from experiments.common import cli, processes
 from experiments.common.config import Config, load_sweep, to_json
 from experiments.common.results import load_result
 from experiments.common.run_dir import claim
@@ -32,6 +33,7 @@ from experiments.common.writers import Place
 from experiments.report import write as write_report
 from experiments.studies.deep_compression import measure, report
 from experiments.studies.deep_compression.phases import train
+from lepton_jax.training import multihost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,8 @@ def experiment(options: Options[Config]) -> None:
         row = dataclasses.replace(rows[name], seed=whole.seed, max_steps=whole.max_steps)
         place = folder / name / (f"seed{row.seed}" if options.seeds == 1 else "")
         run(dataclasses.replace(options, setting=row, run_dir=place, resume=options.resume and place.exists()))
-    write_report([folder / name for name in options.only or rows], folder / "report", family=whole.name)
+    if multihost.is_first():
+        write_report([folder / name for name in options.only or rows], folder / "report", family=whole.name)
 
 
 def run(options: Options[Config]) -> None:
@@ -71,8 +74,9 @@ def run(options: Options[Config]) -> None:
             print(f"{run_dir} is finished")
         else:
             compress(config, run_dir, resume=options.resume, writers=options.writers)
+        processes.after(f"the run {run_dir}")
         summaries.append(load_result(finished))
-    if len(summaries) > 1:
+    if len(summaries) > 1 and multihost.is_first():
         report.write_seeds(options.folder, summaries)
 
 
@@ -83,9 +87,13 @@ def compress(config: Config, run_dir: Path, *, resume: bool, writers: Sequence[P
     print(f"{config.name}, seed {config.seed}: {len(dataset.train)} training images, results in {run_dir}")
     meter = measure.Meter(config, dataset.test)
     for stage in train(config, dataset, run_dir, resume=resume, writers=writers):
+        if not multihost.is_first():
+            continue
         last = stage.name == config.phases[-1].name
         path = run_dir / "model.lepton" if last else run_dir / "stages" / f"{stage.name}.lepton"
         live = meter.add(stage, path)
+    if not multihost.is_first():
+        return
     loaded = measure.fresh_outputs(path, dataset.test.images)
     _check_same(live, loaded, path)
     meter.add_file(loaded)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import jax
 import tyro
 
+from experiments.common import processes
 from experiments.common.config import Config, load_config
 from experiments.common.writers import Place, check
 from lepton_jax.artifact import ArtifactError
@@ -37,6 +38,8 @@ class Options(Generic[Setting]):
     """Go on with an interrupted run of the same config, to the same result."""
     seeds: int = 1
     """Run so many seeds, from the config's seed on, and report their mean and standard deviation."""
+    processes: int = 1
+    """Train by so many processes as one run: started on this machine, or joined if JAX_PROCESS_ID says which this is."""
     traceback: bool = False
     """Show where in the code an error arose."""
     setting: Annotated[Setting, tyro.conf.arg(name="")]
@@ -92,10 +95,12 @@ def run(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path, default=ROOT / "configs" / default_config)
-    path = first.parse_known_args()[0].config
-    traceback = "--traceback" in sys.argv
-    with errors_in_one_line(traceback=traceback), terminated_by_signal():
+    first.add_argument("--processes", type=_whole, default=1)
+    known = first.parse_known_args()[0]
+    path, traceback = known.config, "--traceback" in sys.argv
+    with processes.ended_together(), errors_in_one_line(traceback=traceback), terminated_by_signal():
         try:
+            processes.join(known.processes)
             setting = load_config(path, kind)
             said = _parse(options(config=path, setting=setting), options[type(setting)], description)  # type: ignore
             _cache_compilations()
@@ -136,6 +141,11 @@ def _parse(default: Options[Setting], options: Any, description: str | None) -> 
             raise
         words = re.sub(r"[\u2500-\u257f]", " ", said.getvalue()).split()  # without the lines of the box
         raise ValueError(" ".join(words)) from None
+
+
+def _whole(word: str) -> int:
+    """Read a number of processes; of what is none, 1, and the whole command line's reader will say so."""
+    return int(word) if word.isdecimal() else 1
 
 
 def _cache_compilations() -> None:

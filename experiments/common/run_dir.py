@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.common import cli, environment, unfinished
+from experiments.common import cli, environment, processes, unfinished
 from experiments.common.config import to_json
 from lepton_jax.core.files import is_leftover, read_json, write_json
 from lepton_jax.core.locks import hold
+from lepton_jax.training import multihost
 
 
 def claim_study(options: cli.Options[Any], *, besides: Sequence[str] = ()) -> tuple[Any, range, Path]:
@@ -35,7 +36,7 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
     """Make the folder this config's, or refuse.
 
     A finished run of the same config is made anew; everything else that is already there stays as it is. Until this process
-    ends, no other one can claim the folder.
+    ends, no other one can claim the folder. In a run of several processes the first one does it, and the others wait.
 
     Args:
       run_dir: made if it is not there.
@@ -55,13 +56,18 @@ def claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
       ...
       ValueError: .../run belongs to another config (it differs in: seed). Choose another --run-dir; nothing was overwritten.
     """
+    if multihost.is_first():
+        _claim(run_dir, json.loads(json.dumps(config)), resume=resume)
+    processes.after(f"the folder {run_dir}")
+
+
+def _claim(run_dir: Path, config: dict[str, Any], *, resume: bool) -> None:
     path = run_dir / "config.json"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise ValueError(f"{run_dir} is a file; a run needs a folder. Choose another --run-dir.") from error
     hold(run_dir)
-    config = json.loads(json.dumps(config))
     if path.exists():
         there = read_json(path, "Choose another --run-dir, or delete that folder to run anew.")
         if there != config:

@@ -36,13 +36,14 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import tyro
 
-from experiments.common import cli
+from experiments.common import cli, processes
 from experiments.common.columns import explained
 from experiments.common.config import Checked
 from experiments.common.figures import Drawing
 from experiments.common.results import Result, load_result, save_report, save_result
 from experiments.common.run_dir import claim_study
 from experiments.common.tables import Lines, aligned, markdown_table, provenance, revision
+from lepton_jax.training import multihost
 
 Parts = list[str | Lines | Drawing]
 """Of a report: paragraphs and headings, tables, drawings."""
@@ -195,7 +196,8 @@ class Runner(Generic[S]):
 
     def path(self, cell: Cell, folder: str = "rows", ending: str = "json") -> Path:
         """Return where a cell's result is, or another file of it."""
-        return self.run_dir / folder / f"{cell.label}.{ending}"
+        place = self.run_dir / folder / f"{cell.label}.{ending}"
+        return place if folder == "rows" else processes.own(place)
 
     def run(self) -> list[Result]:
         """Measure what is missing; return all results, in the order of the cells."""
@@ -204,20 +206,24 @@ class Runner(Generic[S]):
             group = list(some)
             for cell, figures in zip(group, self.measure(group), strict=True):
                 self.keep(cell, figures)
+        processes.after("the rows")
         return [load_result(self.path(cell)) for cell in self.study.cells]
 
     def keep(self, cell: Cell, figures: Result) -> Result:
         """Write a cell's result, in the one form of all studies."""
         about = {"row": cell.name, "settings": dict(cell.settings), "seeds": list(self.seeds)}
         result = {**about, **figures, "revision": revision()}
-        save_result(self.path(cell), result)
+        if multihost.is_first():
+            save_result(self.path(cell), result)
         return result
 
 
 def conduct(options: cli.Options[Study]) -> None:
     """Claim a folder, measure what is missing, and report it."""
     study, seeds, folder = claim_study(options, besides=options.setting.passing)
-    write_report(folder, study, study.runner(seeds, folder).run())
+    results = study.runner(seeds, folder).run()
+    if multihost.is_first():
+        write_report(folder, study, results)
 
 
 def write_report(folder: Path, study: Study, results: Sequence[Result]) -> None:

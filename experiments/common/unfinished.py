@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from lepton_jax.training import Checkpoints, FitSettings, StackedSource, TrainState, TrainStep, fit
+from experiments.common import processes
+from lepton_jax.training import Checkpoints, FitSettings, StackedSource, TrainState, TrainStep, multihost
 
 FOLDER = "unfinished"
 """In the run's folder; removed when the run is reported."""
@@ -35,7 +36,7 @@ def train(
     history: History | None = None,
     run_dir: Path | None = None,
 ) -> TrainState:
-    """Train by `lepton_jax.training.fit`, so that the same call goes on where it was interrupted.
+    """Train by `processes.train`, so that the same call goes on where it was interrupted.
 
     Args:
       name: of the training, unique in the run's folder; shown at the progress bar.
@@ -54,11 +55,13 @@ def train(
     epochs = None if history is None else history.epochs
     with kept as checkpoints:
         ways: dict[str, Any] = {"evaluate": history, "history": epochs, "checkpoints": checkpoints, "name": name}
-        return fit(state, step, batch_at, settings, resume=True, **ways)
+        return processes.train(state, step, batch_at, settings, resume=True, **ways)
 
 
 def remove(run_dir: Path, name: str | None = None) -> None:
     """Remove the checkpoints of a run's trainings, which are finished; of one training, if it is named."""
+    if not multihost.is_first():
+        return
     shutil.rmtree(run_dir / FOLDER if name is None else _folder(run_dir, name), ignore_errors=True)
     with suppress(OSError):  # there are others', or there is none
         (run_dir / FOLDER).rmdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lepton_jax.core.files import write_text
-from lepton_jax.training import MetricsWriter, TensorBoardWriter, WandbWriter, Writer, Writers, import_extra
+from lepton_jax.training import MetricsWriter, TensorBoardWriter, WandbWriter, Writer, Writers, import_extra, multihost
 
 Place = Literal["tensorboard", "wandb"]
 MODULES: dict[Place, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -37,8 +37,8 @@ class Logs:
     """
 
     def __init__(self, run_dir: Path, name: str, config: Any, places: Sequence[Place] = ()) -> None:
-        self.run_dir, self.places = run_dir, places
-        self._run = _wandb_run(run_dir, name, config) if "wandb" in places else None
+        self.run_dir, self.places = run_dir, places if multihost.is_first() else ()
+        self._run = _wandb_run(run_dir, name, config) if "wandb" in self.places else None
         self._writers: list[Writer] = []
 
     def __enter__(self) -> "Logs":

@@ -25,6 +25,7 @@ from lepton_jax.core.errors import check_whole, one_line
 from lepton_jax.core.files import ArtifactError
 from lepton_jax.core.typing import PyTree
 from lepton_jax.training.arrays import check_same, describe, from_arrays, stored, to_arrays
+from lepton_jax.training.multihost import from_first
 
 T = TypeVar("T")
 
@@ -106,8 +107,9 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether so much time has passed since the last checkpoint that there may be another."""
-        return time.monotonic() - self._saved >= self.seconds
+        """Whether so much time has passed since the last checkpoint that there may be another; in every process alike."""
+        passed = time.monotonic() - self._saved >= self.seconds
+        return passed if self.seconds <= 0 else from_first("whether a checkpoint is due", passed)
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
         """Save a state; the writing goes on in the background, and the state may be donated at once.

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from tqdm.auto import tqdm
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import collect
+from lepton_jax.training import multihost
 from lepton_jax.training.checkpoint import Checkpoints
 from lepton_jax.training.evaluate import Evaluate
 from lepton_jax.training.interrupt import deferred_interrupt
@@ -105,7 +107,8 @@ def fit(
 
     A resumed run gives the same state (on CPU bit for bit) and the same metrics as one that was never stopped, since step k
     depends only on the state after k steps and on ``batch_at(k)``. Ctrl-C and SIGTERM finish the step, save a checkpoint and
-    raise.
+    raise. In a run of several processes each calls this alike; process 0 alone writes metrics, shows the bar, and is asked to
+    stop, which all do at its next row.
 
     Args:
       state: where to begin; it is donated. See `lepton_jax.training.stacked` for several runs.
@@ -124,7 +127,7 @@ def fit(
       The state after the last step.
 
     Raises:
-      ValueError: if there are checkpoints and `resume` is False.
+      ValueError: if there are checkpoints and `resume` is False; if the newest is not the same in all processes.
       FloatingPointError: if a loss or a parameter is not finite, with the step, the run and the leaves; the last checkpoint
         is good.
       KeyboardInterrupt: after Ctrl-C, with a message that says where the state was saved.
@@ -144,7 +147,11 @@ def fit(
     if placement is not None:
         step = shard_step(step, placement.mesh, axis=placement.batch_axis)
     extra: dict[str, list[dict[str, Any]]] = {"window": [], "history": [] if history is None else history}
-    if checkpoints is not None and (latest := checkpoints.latest_step) is not None:
+    first = multihost.is_first()
+    metrics = metrics if first else None
+    latest = None if checkpoints is None else checkpoints.latest_step
+    multihost.agree("the newest checkpoint", latest)
+    if checkpoints is not None and latest is not None:
         if not resume:
             raise ValueError(
                 f"{checkpoints.directory} holds a checkpoint of step {latest}; resume it, or choose another folder."
@@ -157,10 +164,10 @@ def fit(
     del state
     if metrics is not None:
         metrics.rewind(run.done)
-    hidden = None if settings.progress else True  # None: hidden unless the error stream is a terminal
+    hidden = None if settings.progress and first else True  # None: hidden unless the error stream is a terminal
     bar = tqdm(total=settings.steps, initial=run.done, desc=name, unit="step", disable=hidden)
     with deferred_interrupt() as signal_came, bar:
-        while run.done < settings.steps and not signal_came():
+        while run.done < settings.steps and not _to_stop(signal_came, run.done, settings):
             count = settings.stride(run.done)
             run.advance(count)
             bar.update(count)
@@ -177,8 +184,15 @@ def fit(
                     metrics.write(run.done, {f"eval_{key}": value for key, value in figures.items()})
             if settings.due(run.done, settings.checkpoint_every) and (checkpoints is None or checkpoints.due):
                 run.save()
-        if (number := signal_came()) and run.done < settings.steps:
-            run.interrupt(number)
+        if run.done < settings.steps:
+            run.interrupt(multihost.from_first("the signal", signal_came()))
     if checkpoints is not None:
         checkpoints.wait()
     return run.state
+
+
+def _to_stop(signal_came: Callable[[], int | None], done: int, settings: FitSettings) -> bool:
+    """Whether to stop before this step; of several processes all at the same one."""
+    if jax.process_count() == 1:
+        return signal_came() is not None
+    return settings.due(done, settings.log_every) and bool(multihost.from_first("whether to stop", signal_came() is not None))

@@ -7,7 +7,9 @@ and whoever started them starts all of them again, to resume from the newest che
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +56,8 @@ def initialize(
       Which process this is.
 
     Raises:
-      ValueError: if some of the three are known and others are not, or they do not fit together.
+      ValueError: if some of the three are known and others are not, or they do not fit together; if the processes were told
+        different numbers of processes.
       RuntimeError: if the others did not come in time.
 
     Example:
@@ -88,6 +91,7 @@ def initialize(
             f"initialize: process {number} of {count} could not join at {known['coordinator']}: {one_line(error)}. Start all "
             "of them with the same address and count, and this before anything asks jax for its devices."
         ) from error
+    agree("the number of processes", count, timeout=timeout)
     return number
 
 
@@ -107,7 +111,7 @@ def barrier(name: str, *, timeout: float = 60.0) -> None:
     """Wait until all processes are here.
 
     Args:
-      name: of the place; each is waited at once.
+      name: of the place.
       timeout: in seconds.
 
     Raises:
@@ -118,18 +122,70 @@ def barrier(name: str, *, timeout: float = 60.0) -> None:
     """
     if not timeout > 0:
         raise ValueError(f"barrier: timeout must be seconds, more than 0; got {timeout}.")
-    if jax.process_count() == 1:
+    if not _several():
         return
-    from jax._src.distributed import global_state  # jax has no public barrier with a time-out
-
-    client: Any = global_state.client
     try:
-        client.wait_at_barrier(name, int(timeout * 1000))
+        _client().wait_at_barrier(f"{name} {_times('barrier', name)}", int(timeout * 1000))
     except Exception as error:
         raise TimeoutError(
             f"barrier: not all {jax.process_count()} processes came to {name!r} within {timeout:g} s: {one_line(error)[:200]}. "
             "Start all of them again, and resume."
         ) from error
+
+
+@checked
+def from_first(name: str, value: Any, *, timeout: float = 600.0) -> Any:
+    """Return what process 0 gave, in every process: a choice that all must make alike, such as whether it is time to save.
+
+    Args:
+      name: of what is asked; all ask in the same order.
+      value: as JSON can hold it; that of the other processes is not looked at.
+      timeout: in seconds.
+
+    Raises:
+      TimeoutError: if process 0 did not say in time.
+
+    Example:
+      >>> from_first("is it time", True)
+      True
+    """
+    if not _several():
+        return value
+    key = f"lepton/first/{name}/{_times('first', name)}"
+    if _number() == 0:
+        _client().key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_heard(key, name, timeout))
+
+
+@checked
+def agree(name: str, value: Any, *, timeout: float = 60.0) -> None:
+    """Raise in every process unless all of them give the same.
+
+    Args:
+      name: of what is compared; all compare in the same order.
+      value: as JSON can hold it.
+      timeout: in seconds.
+
+    Raises:
+      ValueError: if they differ; with what each process gave.
+      TimeoutError: if some did not say in time.
+
+    Example:
+      >>> agree("the step to resume at", 100)
+    """
+    if not _several():
+        return
+    at, number, said = f"lepton/agree/{name}/{_times('agree', name)}", _number(), json.dumps(value)
+    _client().key_value_set(f"{at}/{number}", said)
+    if number == 0:
+        each = [said, *(_heard(f"{at}/{other}", name, timeout) for other in range(1, _processes()))]
+        differ = ", ".join(f"process {other} says {one}" for other, one in enumerate(each)) if len(set(each)) > 1 else ""
+        _client().key_value_set(f"{at}/verdict", differ or " ")
+    else:
+        differ = _heard(f"{at}/verdict", name, timeout).strip()
+    if differ:
+        raise ValueError(f"the processes of this run must agree on {name}: {differ}. Start all of them alike.")
 
 
 @checked
@@ -185,3 +241,44 @@ def _known(given: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str
                 raise ValueError(f"initialize: {' or '.join(variables)} must be a whole number; got {found!r}.")
             known[name] = found if name == "coordinator" else int(found)
     return known
+
+
+_ASKED: Counter[tuple[str, str]] = Counter()
+"""How often each thing was asked: no name can be used twice with jax's coordinator."""
+
+
+def _times(kind: str, name: str) -> int:
+    _ASKED[kind, name] += 1
+    return _ASKED[kind, name]
+
+
+def _several() -> bool:
+    return _processes() > 1
+
+
+def _processes() -> int:
+    return _state().num_processes or 1
+
+
+def _number() -> int:
+    return _state().process_id or 0
+
+
+def _client() -> Any:
+    return _state().client
+
+
+def _state() -> Any:
+    from jax._src.distributed import global_state  # jax has no public barrier with a time-out, and no exchange of words
+
+    return global_state
+
+
+def _heard(key: str, name: str, timeout: float) -> str:
+    try:
+        return str(_client().blocking_key_value_get(key, int(timeout * 1000)))
+    except Exception as error:
+        raise TimeoutError(
+            f"multihost: a process did not say {name} within {timeout:g} s: {one_line(error)[:200]}. Start all of them again, "
+            "and resume."
+        ) from error

@@ -62,7 +62,8 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
 
     Args:
       step: from `make_train_step`.
-      mesh: has the axis.
+      mesh: has the axis; of several processes each gives the batch of all (`multihost.joined`), or the whole batch alike, of
+        which its devices get their rows.
       axis: the mesh axis that the batches' first axis is spread over.
 
     Returns:
@@ -96,10 +97,20 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
             for path, leaf in paths.flatten(batch).items():
                 if not leaf.ndim or leaf.shape[0] % count:
                     problems.append(f"{path}: shape {leaf.shape}")
+        if jax.process_count() > 1:
+            batch = jax.tree.map(lambda leaf: _shared(leaf, spread), batch)
         leaves, lying = jax.tree.flatten(state)
         return parallel(lying, tuple(map(lies, leaves)))(state, batch)
 
     return sharded
+
+
+def _shared(leaf: Any, spread: NamedSharding) -> Any:
+    """Return an array of all processes; of one that this process has whole, its own rows go to its devices."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, spread, lambda rows: whole[rows])
 
 
 @checked

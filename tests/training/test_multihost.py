@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lepton_jax.training import multihost
+from lepton_jax.training import Checkpoints, multihost
 
 SCRIPT = Path(__file__).with_name("placed_run.py")
 
@@ -52,6 +53,40 @@ def test_two_processes_are_one_run_and_survive_a_kill(tmp_path):
     assert codes == [0], said
     assert "data" in result(alone)["spec"]
     assert result(killed) == result(alone)
+
+
+@pytest.mark.parametrize(
+    ("counts", "steps", "expected"),
+    [
+        ((2, 3), (0, 0), "must agree on the number of processes: process 0 says 2, process 1 says 3"),
+        ((2, 2), (10, 20), "must agree on the newest checkpoint: process 0 says 10, process 1 says 20"),
+        ((2, 2), (10, 10), "holds checkpoints of another configuration (run 'other', this one is 'mine')"),
+    ],
+)
+def test_processes_that_disagree_end_with_one_line(tmp_path, counts, steps, expected):
+    with Checkpoints(tmp_path / "run", run="other") as checkpoints:
+        checkpoints.save(1, {"w": np.ones(2, np.float32)})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [(str(n), str(port), str(counts[n]), str(steps[n]), str(tmp_path / "run")) for n in range(2)]
+    start = [sys.executable, str(SCRIPT.with_name("disagreeing_run.py"))]
+    options = {
+        "env": {**os.environ, "JAX_PLATFORMS": "cpu"},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    running = [subprocess.Popen([*start, *mine], **options) for mine in words]
+    try:
+        said = [process.communicate(timeout=90)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert running[0].returncode == 3
+    lines = [line for line in said[0].splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert expected in lines[0]
 
 
 def test_what_does_not_fit_together_is_refused_in_one_line(monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from experiments.common import processes
 from experiments.common.config import Config, to_json
 from experiments.common.members import zero_dead_inputs
 from experiments.common.writers import Logs, Place
@@ -26,7 +27,6 @@ from lepton_jax.training import (
     classification_loss,
     create,
     fingerprint,
-    fit,
     linen_apply,
     make_evaluate,
     make_train_step,
@@ -89,7 +89,7 @@ def _phases(config: Config, dataset: Dataset, run_dir: Path, logs: Logs, *, resu
         state = create(params, model_state, tx, transform, jax.random.fold_in(key, number))
         step = make_train_step(classification_loss(apply, l2=phase.l2, l2_select=paths.floating), tx, transform)
         with Checkpoints(run_dir / "checkpoints" / phase.name, run=fingerprint(to_json(config))) as checkpoints:
-            state = fit(
+            state = processes.train(
                 state,
                 step,
                 batch_source(partial(_batches_from, config, dataset, bank, first)),
