@@ -99,6 +99,7 @@ from lepton_jax.quantization import (
 )
 from lepton_jax.quantization.bit_schedule import DelayedState
 from lepton_jax.quantization.codebook import train_codebook
+from lepton_jax.training import data_mesh, fsdp, gathered
 
 
 def weights(seed: int = 0, dtype: jnp.dtype = jnp.float32) -> dict:
@@ -267,6 +268,7 @@ def _rigl() -> Transform:
     return rigl(0.6, jax.random.key(0), end=8, interval=2)
 
 
+_PLACED = fsdp(data_mesh(jax.devices()[:1]))
 TRANSFORMS: dict[str, dict[str, Transform]] = {
     "identity": {"": identity()},
     "prune": _prunings(),
@@ -307,6 +309,11 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
     "stochastic_quant": {"4": stochastic_quant(4, jax.random.key(3))},
     "scheduled_quant": {"8-4-3": scheduled_quant(BitSchedule(begin=(2, 4, 6), bits=(8, 4, 3)))},
     "delayed": {"int4": delayed(fake_quant(bits=4), 3), "lsq": delayed(lsq(4), 3)},
+    "gathered": {
+        "8": gathered(prune(0.6), _PLACED),
+        "16": gathered(low_rank(2), _PLACED, bits=16),
+        "32": gathered(fake_quant(4), _PLACED, bits=32),
+    },
     "soft_threshold": {"leaf": soft_threshold(), "channels": soft_threshold(initial=-1.0, g=jnp.exp, channel_axis=-1)},
 }
 
@@ -324,6 +331,7 @@ WRAPPERS: dict[str, Callable[[Wrapped], Wrapped]] = {
     "chain": lambda t: Wrapped(chain(t.transform), (t.state,), t.params),
     "delayed": lambda t: Wrapped(delayed(t.transform, 0), DelayedState(t.state, jnp.bool_(True)), t.params),
     "freeze": lambda t: Wrapped(freeze(t.transform, t.state), t.state, t.params),
+    "gathered": lambda t: Wrapped(gathered(t.transform, _PLACED, bits=32), (t.state, ()), t.params),
 }
 SINGLES = {f"{name}-{row}".strip("-"): t for name, rows in TRANSFORMS.items() for row, t in rows.items()}
 

@@ -7,7 +7,9 @@ from lepton_jax.training import multihost, stacked
 from lepton_jax.training.arrays import from_arrays, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints, fingerprint
 from lepton_jax.training.classification import classification_loss, cross_entropy, linen_apply
+from lepton_jax.training.collectives import Collective, collectives, sent_table
 from lepton_jax.training.evaluate import Evaluate, make_evaluate
+from lepton_jax.training.gathered import gathered
 from lepton_jax.training.interrupt import Terminated
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
@@ -22,6 +24,7 @@ from lepton_jax.training.writers import TensorBoardWriter, WandbWriter, Writer, 
 
 __all__ = [
     "Checkpoints",
+    "Collective",
     "Evaluate",
     "FitSettings",
     "LossFn",
@@ -40,6 +43,7 @@ __all__ = [
     "Writers",
     "batch_source",
     "classification_loss",
+    "collectives",
     "create",
     "cross_entropy",
     "data_mesh",
@@ -47,6 +51,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "fsdp",
+    "gathered",
     "import_extra",
     "linen_apply",
     "make_evaluate",
@@ -61,6 +66,7 @@ __all__ = [
     "read_metrics",
     "replicate",
     "replicated",
+    "sent_table",
     "shard_step",
     "stacked",
     "step_function",
