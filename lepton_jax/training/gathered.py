@@ -6,15 +6,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.packed import is_packed, unpack, unpack_coded
+from lepton_jax.core.errors import collect
+from lepton_jax.core.packed import is_coded, is_packed, unpack, unpack_coded
 from lepton_jax.core.straight_through import straight_through
-from lepton_jax.core.transform import State, Transform, chain, hold, identity, named
+from lepton_jax.core.transform import State, Transform, chain, hold, named
 from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.core.weight_axes import axes_of
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.base import rounded
+from lepton_jax.formats.layout import problem
+from lepton_jax.leaves.quantize import quantize
 from lepton_jax.leaves.rounding import calibrated, codes_of, values_of
-from lepton_jax.quantization.fake_quant import fake_quant
 from lepton_jax.training.placement import Placement
 
 
@@ -58,8 +60,7 @@ def gathered(transform: Transform, placement: Placement, *, bits: int = 8, selec
     if bits not in (8, 16, 32):
         raise ValueError(f"gathered: bits must be 8 (integer codes), 16 (bfloat16) or 32 (floats as they are); got {bits}.")
     paths.check_select("gathered: select", select)
-    roundings = {8: fake_quant(8, select=select), 16: _to_bfloat16(select), 32: identity()}
-    both = chain(transform, roundings[bits])
+    both = chain(transform, _rounding(bits, select))
 
     def view_leaves(params: PyTree, states: State) -> PyTree:
         shown = unpack_coded(transform.view_leaves(params, states[0]))
@@ -71,8 +72,7 @@ def gathered(transform: Transform, placement: Placement, *, bits: int = 8, selec
     def arrives(path: Path, weight: Array, lies: NamedSharding) -> Array:
         held = jax.lax.stop_gradient(weight)
         if bits == 8:
-            fmt = Uniform(8, channel_axis="out").at(axes_of(select, path, weight.shape))
-            seen = _through_codes(held, fmt, lies, placement.batch_axis)
+            seen = _through_codes(held, _format(select, path, weight), lies, placement.batch_axis)
         elif bits == 16:
             seen = _through_halves(held, lies, placement.batch_axis)
         else:
@@ -126,15 +126,29 @@ def _lay(x: Array, lies: NamedSharding) -> Array:
     return x if lies.mesh.size == 1 else jax.lax.with_sharding_constraint(x, lies)
 
 
-def _to_bfloat16(select: Select) -> Transform:
-    """Round to bfloat16, and show the leaf's own dtype."""
+def _rounding(bits: int, select: Select) -> Transform:
+    """The last of the chain, as it is packed; its view is made by `gathered`."""
 
     def init(params: PyTree) -> tuple[PyTree, State]:
-        paths.select(params, select)
+        with collect("gathered: scales are one for each output channel") as problems:
+            for path, weight in paths.select(params, select).items():
+                if bits == 8 and (wrong := problem(weight.shape, _format(select, path, weight))):
+                    problems.append(f"{path}: {wrong}")
         return params, ()
 
-    def view(params: PyTree, state: State) -> PyTree:
-        leaves = {path: leaf.astype(jnp.bfloat16).astype(leaf.dtype) for path, leaf in paths.select(params, select).items()}
-        return paths.replace(params, leaves)
+    def pack(params: PyTree, state: State) -> PyTree:
+        if bits == 32:
+            return params
+        found = paths.flatten(params, is_coded)
+        weights = {p: unpack(x) for p, x in found.items() if paths.is_floating(x) and paths.matches(select, p, x, found)}
+        coded = {
+            p: quantize(w, _format(select, p, w)) if bits == 8 else w.astype(jnp.bfloat16).astype(w.dtype)
+            for p, w in weights.items()
+        }
+        return paths.replace(params, coded, is_coded)
 
-    return Transform(init, view, hold)
+    return Transform(init, lambda params, state: unpack(pack(params, state)), hold, pack)
+
+
+def _format(select: Select, path: Path, weight: Array) -> Uniform:
+    return Uniform(8, channel_axis="out").at(axes_of(select, path, weight.shape))
