@@ -28,9 +28,14 @@ class Inliner:
     def __init__(self, functions: Iterable[Any], versions: Mapping[str, int], known: Collection[str], most: int) -> None:
         self.functions = {(one.domain, one.name, getattr(one, "overload", "")): one for one in functions}
         self.versions, self.known, self.left, self.calls = dict(versions), known, most, 0
+        self.types: dict[str, Any] = {}
 
     def graph(self, graph: Any) -> None:
         """Change a graph in place; nodes in it then bear the version of their operator set as a prefix of `doc_string`."""
+        for port in (*graph.input, *graph.value_info):
+            self.types[port.name] = port.type
+        for tensor in graph.initializer:
+            self.types.setdefault(tensor.name, tensor)
         made = self.nodes(graph.node, self.versions, 0)
         del graph.node[:]
         graph.node.extend(made)
@@ -69,7 +74,18 @@ class Inliner:
             return found, {one.domain if one.domain != "ai.onnx" else "": one.version for one in found.opset_import}
         if node.domain not in ("", "ai.onnx") or node.op_type in self.known:
             return None
-        return _standard(node, versions.get("", 1))
+        return _standard(node, versions.get("", 1), [self._type(name) for name in node.input])
+
+    def _type(self, name: str) -> Any:
+        """The type of a value, at which some of the standard's functions look: of float32 where the file does not say."""
+        import onnx
+
+        found = self.types.get(name)
+        if isinstance(found, onnx.TypeProto) and found.HasField("tensor_type") and found.tensor_type.elem_type:
+            return found
+        if isinstance(found, onnx.TensorProto):
+            return onnx.helper.make_tensor_type_proto(found.data_type, list(found.dims))
+        return onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None) if name else onnx.TypeProto()
 
     def _body(self, node: Any, function: Any, versions: Mapping[str, int], depth: int) -> list[Any]:
         prefix = f"{node.name or node.op_type}/{self.calls}/"
@@ -86,18 +102,32 @@ class Inliner:
         return self.nodes(body, versions, depth + 1)
 
 
-def _standard(node: Any, version: int) -> tuple[Any, Mapping[str, int]] | None:
-    """The function by which the standard defines an operator, if it does so whatever the types are."""
+def _standard(node: Any, version: int, types: list[Any]) -> tuple[Any, Mapping[str, int]] | None:
+    """The function by which the standard defines an operator, of these types where it depends on them."""
     import onnx
 
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "")
     except onnx.defs.SchemaError:
         return None
-    if not schema.has_function:  # type: ignore[attr-defined]
+    if schema.has_function:  # type: ignore[attr-defined]
+        body = schema.function_body
+    elif schema.has_context_dependent_function:  # type: ignore[attr-defined]
+        text = [one.SerializeToString() for one in types]
+        body = onnx.FunctionProto()
+        try:
+            made = schema.get_context_dependent_function(node.SerializeToString(), text)  # type: ignore[attr-defined]
+            body.ParseFromString(made)
+        except Exception as error:  # whatever the standard's own code raises for attributes that do not fit
+            raise ArtifactError(f"{node.name or node.op_type}: the standard has no function for it: {error}") from error
+    else:
         return None
-    body = schema.function_body
-    return body, {one.domain: one.version for one in body.opset_import} or {"": version}
+    whole = onnx.FunctionProto()
+    whole.CopyFrom(body)
+    defaults = [one.default_value for one in schema.attributes.values() if one.default_value.name]
+    said = {one.name for one in whole.attribute_proto}
+    whole.attribute_proto.extend(one for one in defaults if one.name not in said)
+    return whole, {one.domain: one.version for one in whole.opset_import} or {"": version}
 
 
 def _renamed(node: Any, names: dict[str, str], prefix: str, given: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from lepton_jax.interchange.onnx.rules import (
     activations,
+    columns,
     control,
     convolutions,
     elementwise,
@@ -15,8 +16,10 @@ from lepton_jax.interchange.onnx.rules import (
     recurrent,
     reductions,
     resizing,
+    sampling,
     sequences,
     shapes,
+    spectra,
 )
 from lepton_jax.interchange.onnx.site import Rule
 
@@ -32,6 +35,9 @@ RULES: dict[str, Rule] = {
     **pooling.RULES,
     **normalization.RULES,
     **resizing.RULES,
+    **sampling.RULES,
+    **columns.RULES,
+    **spectra.RULES,
     **recurrent.RULES,
     **control.RULES,
     **sequences.RULES,

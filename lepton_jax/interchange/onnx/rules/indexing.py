@@ -156,6 +156,18 @@ def reverse_sequence(site: Site, x: Any, counts: Any) -> Any:
     return jnp.moveaxis(y, (0, 1), (batch, time))
 
 
+def tensor_scatter(site: Site, past: Any, update: Any, starts: Any = None) -> Any:
+    """A cache with new rows from each example's place on; circular ones go on at the beginning."""
+    axis, length = site.get("axis", -2) % past.ndim, update.shape[site.get("axis", -2)]
+    if length > past.shape[axis] or axis == 0:
+        raise ValueError(f"{length} new rows along axis {axis} of {past.shape}")
+    first = jnp.zeros(past.shape[0], jnp.int32) if starts is None else on_device(starts).astype(jnp.int32)
+    places = first[:, None] + np.arange(length, dtype=np.int32)
+    places = places % past.shape[axis] if site.get("mode", "linear") == "circular" else places
+    y, new = (jnp.moveaxis(on_device(one), axis, 1) for one in (past, update))
+    return jnp.moveaxis(y.at[np.arange(len(y))[:, None], places].set(new), 1, axis)
+
+
 RULES: dict[str, Rule] = {
     "Compress": Rule(compress, host=(1,), both=True),
     "Gather": Rule(gather, both=True),
@@ -168,6 +180,7 @@ RULES: dict[str, Rule] = {
     "ScatterElements": Rule(scatter_elements),
     "ScatterND": Rule(scatter_nd, both=True),
     "Slice": Rule(cut, host=(1, 2, 3, 4), both=True),
+    "TensorScatter": Rule(tensor_scatter),
     "TopK": Rule(top_k, host=(1,)),
     "Trilu": Rule(trilu, host=(1,), both=True),
 }

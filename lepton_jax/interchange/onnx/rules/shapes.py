@@ -214,7 +214,19 @@ def constant(site: Site) -> Any:
     raise ValueError("holds text or a sparse tensor, which no jax array does")
 
 
+def bit_cast(site: Site, x: Any) -> Any:
+    """The same bits as elements of another type of as many bytes."""
+    kind = dtype_of(site.get("to"))
+    x = x.astype(np.uint8) if x.dtype == bool else x
+    if x.dtype.itemsize != kind.itemsize:
+        raise ValueError(f"elements of {x.dtype.itemsize} bytes as {kind}, of {kind.itemsize}")
+    if is_host(x):
+        return np.asarray(x).view(kind)
+    return jax.lax.bitcast_convert_type(x, jax.dtypes.canonicalize_dtype(kind))
+
+
 RULES: dict[str, Rule] = {
+    "BitCast": Rule(bit_cast, both=True),
     "Cast": Rule(cast, both=True, codes="kept"),
     "CastLike": Rule(cast, both=True, codes="kept"),
     "Concat": Rule(concat, both=True),
