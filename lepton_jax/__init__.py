@@ -66,6 +66,7 @@ _PACKAGES = (
     "pruning",
     "quantization",
     "quantum",
+    "recipes",
     "stages",
     "training",
     "tuning",

@@ -19,7 +19,7 @@ FLOORS = (
     ("deploy", "stages"),
     ("tuning",),
     ("simple",),
-    ("interchange",),
+    ("interchange", "recipes"),
     ("command_line",),
     ("_moved",),
     ("__init__", "__main__"),

@@ -21,7 +21,18 @@ from lepton_jax.core.typing import PyTree
 RECORDS = {
     *("Account", "TensorAccount", "ArrayReport", "Report", "Cost", "Equation", "Layout", "OperationCost", "ParameterCost"),
     *("Traced", "Use", "Analysis", "Axes", "RankChoice", "RankReport", "Unpacked", "Decision", "Group", "Slices", "Plan"),
-    *("Verification", "LayerReport", "Operand", "Teacher", "LearnedWeight", "Centroids", "Thresholded", "Held", "Directed"),
+    *(
+        "Verification",
+        "LayerReport",
+        "Operand",
+        "Teacher",
+        "LearnedWeight",
+        "QuantizedModel",
+        "Centroids",
+        "Thresholded",
+        "Held",
+        "Directed",
+    ),
 }
 """What calls give back: nobody makes them by hand."""
 PER_LEAF = {"is_packed", "is_coded"}

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,18 @@ from experiments.common import unfinished
 from experiments.common.config import to_json
 from lepton_jax import identity
 from lepton_jax.core.errors import collect
-from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.core.typing import PyTree
 from lepton_jax.interchange import load_npz, save_npz
 from lepton_jax.models import Transformer
-from lepton_jax.training import FitSettings, LossFn, Metrics, batch_source, create, cross_entropy, make_train_step
+from lepton_jax.training import (
+    FitSettings,
+    batch_source,
+    create,
+    make_train_step,
+    next_token_entropy,
+    next_token_loss,
+    windows,
+)
 
 Apply = Callable[..., Any]
 """``(variables, tokens[B, L]) -> logits[B, L, vocabulary]``."""
@@ -108,17 +115,6 @@ def load_text(path: str | os.PathLike[str]) -> Text:
     return Text(characters=characters, train=tokens[:first], validation=tokens[first:second], test=tokens[second:])
 
 
-def windows(tokens: np.ndarray, length: int) -> np.ndarray:
-    """Cut tokens into as many windows ``[N, length + 1]`` as there are; a window's last token is the next one's first.
-
-    Example:
-      >>> windows(np.arange(6), 2).tolist()
-      [[0, 1, 2], [2, 3, 4]]
-    """
-    count = (len(tokens) - 1) // length
-    return tokens[np.arange(count)[:, None] * length + np.arange(length + 1)[None]]
-
-
 def batches(tokens: np.ndarray, config: CharLM, seed: int, start: int = 0) -> Iterator[np.ndarray]:
     """Yield windows ``[batch_size, length + 1]`` that begin anywhere, from a step on."""
     rng = np.random.default_rng(seed)
@@ -137,15 +133,6 @@ def batches_by_step(tokens: np.ndarray, config: CharLM, seed: int) -> Callable[[
 def settings(steps: int) -> FitSettings:
     """Return how a training of so many steps runs: after any of them there may be a checkpoint."""
     return FitSettings(steps=steps, checkpoint_every=1)
-
-
-def next_token_loss(apply: Apply) -> LossFn:
-    """Return the loss for `make_train_step`: the mean cross entropy of each next character, of batches ``[B, L + 1]``."""
-
-    def loss(params: PyTree, model_state: PyTree, batch: Array, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        return jnp.mean(cross_entropy(apply({"params": params}, batch[:, :-1]), batch[:, 1:])), (model_state, {})
-
-    return loss
 
 
 def train(seed: int, config: CharLM, text: Text, folder: str | os.PathLike[str]) -> PyTree:
@@ -193,19 +180,7 @@ def cross_entropy_of(apply: Apply, variables: PyTree, tokens: np.ndarray, length
       length: of the windows; a character is predicted from those before it in its own window.
       batch_size: windows a call.
     """
-    rows = windows(tokens, length)
-    sums = 0.0
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0)))
-        sums += float(_total(apply, variables, padded, jnp.int32(len(batch))))
-    return sums / (len(rows) * length)
-
-
-@partial(jax.jit, static_argnums=0)
-def _total(apply: Apply, variables: PyTree, batch: Array, count: Array) -> Array:
-    losses = jnp.sum(cross_entropy(apply(variables, batch[:, :-1]), batch[:, 1:]), axis=1)
-    return jnp.sum(jnp.where(jnp.arange(len(batch)) < count, losses, 0))
+    return next_token_entropy(apply, variables, windows(tokens, length), batch_size=batch_size)
 
 
 def perplexity(apply: Apply, variables: PyTree, tokens: np.ndarray, length: int, *, batch_size: int = 32) -> float:

@@ -11,6 +11,7 @@ from lepton_jax.training.collectives import Collective, collectives, sent_table
 from lepton_jax.training.evaluate import Evaluate, make_evaluate
 from lepton_jax.training.gathered import gathered
 from lepton_jax.training.interrupt import Terminated
+from lepton_jax.training.language import next_token_entropy, next_token_loss, windows
 from lepton_jax.training.loop import FitSettings, fit
 from lepton_jax.training.metrics import MetricsWriter, read_metrics
 from lepton_jax.training.nnx_models import NnxLossFn, make_nnx_step, nnx_apply, nnx_begin
@@ -59,6 +60,8 @@ __all__ = [
     "make_scan_steps",
     "make_train_step",
     "multihost",
+    "next_token_entropy",
+    "next_token_loss",
     "nnx_apply",
     "nnx_begin",
     "not_finite",
@@ -72,4 +75,5 @@ __all__ = [
     "step_function",
     "tensor_parallel",
     "to_arrays",
+    "windows",
 ]
