@@ -15,6 +15,8 @@ _BITS = 16
 _TOTAL = 1 << _BITS
 _MAX_LANES = 1024
 _TURNS_A_STEP = 4
+_FEW = 16
+"""So many symbols are found by comparing."""
 _LOW = np.uint64(1 << 31)
 _WORD = np.uint64(32)
 _SHIFT = np.uint64(_BITS)
@@ -93,14 +95,24 @@ def decode(reader: Reader, count: int, table: np.ndarray, category: str, context
     states = np.frombuffer(reader.take(8 * lanes, category), "<u8").astype(np.uint64)
     words = np.frombuffer(reader.take(4 * length, category), "<u4").astype(np.uint64)
     starts, widths = (np.cumsum(table, -1) - table).astype(np.uint64), table.astype(np.uint64)
+    # A table of what each slot means pays only where many symbols share it.
     binary = table.shape[1] == 2
-    lookup = None if binary else np.stack([np.repeat(np.arange(table.shape[1], dtype=np.uint16), row) for row in table])
+    compared = table.shape[1] <= _FEW and len(table) * _TOTAL > count * table.shape[1]
+    lookup = (
+        None if binary or compared else np.stack([np.repeat(np.arange(table.shape[1], dtype=np.uint16), row) for row in table])
+    )
+    ends = np.cumsum(table, -1)[:, :-1]
     out, used = np.empty(count, np.uint8 if table.shape[1] <= 256 else np.uint16), 0
     for begin in range(0, count, lanes):
         x = states[: min(lanes, count - begin)]
         slot = (x & np.uint64(_TOTAL - 1)).astype(np.intp)
         row = 0 if contexts is None else contexts[begin : begin + lanes]
-        symbol = (slot >= table[row, 0]).astype(np.intp) if lookup is None else lookup[row, slot].astype(np.intp)
+        if binary:
+            symbol = (slot >= table[row, 0]).astype(np.intp)
+        elif lookup is None:
+            symbol = (slot[:, None] >= ends[row]).sum(-1)
+        else:
+            symbol = lookup[row, slot].astype(np.intp)
         x = widths[row, symbol] * (x >> _SHIFT) + slot.astype(np.uint64) - starts[row, symbol]
         low = x < _LOW
         need = int(low.sum())

@@ -14,12 +14,13 @@ from lepton_jax.core.errors import ArtifactError, one_line
 from lepton_jax.core.extras import import_extra
 
 
-def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Any:
+def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized: bool = True, name: str = "deploy") -> Any:
     """Return ONNX Runtime's session of a file, on the CPU.
 
     Args:
       file: its path, or its bytes.
       threads: how many it takes; they do not spin, so that processor time is the work's.
+      optimized: whether the engine rewrites the graph as it sees fit; else it runs the file's operations one by one.
       name: of the function that asks, for errors.
 
     Raises:
@@ -31,6 +32,8 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     given = file if isinstance(file, bytes) else os.fspath(file)
     try:
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
@@ -40,12 +43,15 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str
 
 
 @checked
-def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Callable[..., list[np.ndarray]]:
+def runner(
+    file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized: bool = True, name: str = "deploy"
+) -> Callable[..., list[np.ndarray]]:
     """Return a file as a function of its inputs, that gives the list of its outputs.
 
     Args:
       file: its path, or its bytes.
       threads: how many ONNX Runtime takes.
+      optimized: whether it rewrites the graph before it runs it, as it does by default.
       name: of the function that asks, for errors.
 
     Raises:
@@ -61,7 +67,7 @@ def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str 
       >>> run(jnp.array([[3.0, 4.0]]))[0].tolist()
       [[3.0, 4.0]]
     """
-    made = session(file, threads=threads, name=name)
+    made = session(file, threads=threads, optimized=optimized, name=name)
     names = [one.name for one in made.get_inputs()]
 
     def run(*inputs: Any) -> list[np.ndarray]:

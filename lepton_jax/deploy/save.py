@@ -23,6 +23,7 @@ def save(
     axes: Axes | None = None,
     constraints: Sequence[str] = (),
     activations: Literal["float32", "int8"] = "float32",
+    fold: bool = True,
 ) -> None:
     """Write a model as an ONNX file, as it is: with float or packed weights.
 
@@ -40,6 +41,7 @@ def save(
       constraints: on the named lengths, such as ``"time <= 512"``.
       activations: what meets weights of four bits in groups: as it is, or rounded to eight bits by the engine, which is twice
         as fast and less exact.
+      fold: whether batch norms are folded into float weights, and what depends on variables alone is computed now.
 
     Raises:
       ImportError: if onnx is not installed; says how to.
@@ -65,7 +67,7 @@ def save(
     from lepton_jax.deploy.to_onnx.exporter import Exporter
 
     given = deployable("deploy.save", model, example)
-    found, traced = traced_for([folded(given), given], axes, constraints)
+    found, traced = traced_for([folded(given), given] if fold else [given], axes, constraints)
     exporter = partial(Exporter, rounds_activations=activations == "int8")
     made = write.model_of(traced, write.entering(found.variables), name="deploy.save", exporter=exporter)
     write_atomic(path, write.bytes_of(made, os.fspath(path)))

@@ -48,6 +48,20 @@ def test_codes_come_back_and_cost_what_their_entropy_is(bits):
     assert again.encode(fresh) == data
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_single_vector_costs_its_entropy_too(bits):
+    x = np.maximum(np.random.default_rng(bits).normal(size=(300, 1024)), 0).astype(np.float32)
+    coder, fresh = edge.fit(x[:200], Wire(bits=bits)), x[200:]
+    codes = coder.codes(fresh)
+    assert coder.group == 1
+    np.testing.assert_array_equal(coder.decode(coder.encode(fresh[:1])), coder.values(codes[:1]))
+    np.testing.assert_array_equal(coder.decode(coder.encode(fresh)), coder.values(codes))
+    floor = edge.entropy_bytes(codes)
+    assert len(coder.encode(fresh)) <= 1.1 * floor
+    alone = np.mean([len(coder.encode(fresh[n : n + 1])) for n in range(20)])
+    assert alone <= 1.25 * floor / len(fresh)
+
+
 def test_entropy_is_that_of_each_channel():
     codes = np.array([[0, 3], [1, 3], [0, 3], [1, 2]], np.uint8)
     one = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)) * 4
@@ -122,6 +136,12 @@ def test_a_profile_is_measured_and_drawn(tmp_path):
     assert (tmp_path / "latency.png").stat().st_size > 5000
 
 
+def seconds_of(client, x, link):
+    client.link = link
+    client(x)
+    return client.seconds
+
+
 def test_two_files_make_the_model_over_a_slowed_link(tmp_path, capsys):
     apply, v, x = lenet()
     cut = edge.cut_at(stages.plan(apply, v, x, count=3), 1, apply, v, x, wire=Wire(bits=8))
@@ -136,6 +156,10 @@ def test_two_files_make_the_model_over_a_slowed_link(tmp_path, capsys):
             np.testing.assert_allclose(out, cut(few), rtol=1e-4, atol=1e-5)
             assert client.bytes == sum(map(len, cut.send(few)))
             assert client.seconds >= 0.05 + 8 * client.bytes / 1e6
+            fast = min(seconds_of(client, few, None) for _ in range(3))
+        with edge.Client(files[0], server.address, slower=50, timeout=20) as client:
+            np.testing.assert_array_equal(client(few)[0], out)
+            assert min(seconds_of(client, few, None) for _ in range(3)) > 5 * fast
         np.save(tmp_path / "x.npy", np.asarray(few))
         words = ["edge", "run", str(files[0]), "--input", str(tmp_path / "x.npy"), "--port", str(server.address[1])]
         assert main([*words, "--output", str(tmp_path / "y.npy"), "--json"]) == 0
@@ -162,6 +186,7 @@ def test_wrong_settings_are_named():
     apply, v, x = lenet()
     plan = stages.plan(apply, v, x, count=2)
     cases = [
+        (lambda: edge.Client("a.lepton", ("127.0.0.1", 1), slower=0.5), "slower must be 1 or more"),
         (lambda: Link(mbit=0), "mbit must be above 0"),
         (lambda: Link(mbit=math.nan), "mbit must be above 0"),
         (lambda: Link(mbit=1, rtt_ms=-1), "rtt_ms must be 0 or more"),

@@ -62,14 +62,17 @@ class Client:
       edge: the file of the half.
       address: host and port of the server.
       link: what the connection is slowed down to; None: not at all.
+      slower: how many times slower this machine is made to be, by waiting; the link not.
       timeout: seconds for an answer.
 
     Attributes:
+      link: as given; another one counts from the next call on.
       bytes: that crossed with the last call, without frames.
       seconds: that the last call took.
 
     Raises:
       ArtifactError: for another file.
+      ValueError: for `slower` below 1.
       PeerError: if nobody serves there; when called, if the server dies, is late, or has the half of another model.
 
     Example:
@@ -88,12 +91,20 @@ class Client:
     """
 
     def __init__(
-        self, edge: str | os.PathLike[str], address: tuple[str, int], *, link: Link | None = None, timeout: float = 60.0
+        self,
+        edge: str | os.PathLike[str],
+        address: tuple[str, int],
+        *,
+        link: Link | None = None,
+        slower: float = 1.0,
+        timeout: float = 60.0,
     ):
+        if not 1 <= slower < float("inf"):
+            raise ValueError(f"Client: slower must be 1 or more, and finite; got {slower}.")
         self._half, self._coders, pair, side = load_half(edge)
         if side != "edge":
             raise ArtifactError(f"{edge}: is the cloud's half; run the edge's, and serve this one with `lepton edge serve`")
-        self._link, self._remote = link, Remote(address, pair, timeout=timeout)
+        self.link, self._slower, self._remote = link, slower, Remote(address, pair, timeout=timeout)
         self.bytes, self.seconds = 0, 0.0
 
     def __enter__(self) -> Client:
@@ -107,8 +118,9 @@ class Client:
         values = jax.tree.leaves(self._half(*inputs))
         sent = [coder.encode(value) for coder, value in zip(self._coders, values, strict=True)]
         self.bytes = sum(map(len, sent))
-        if self._link is not None:
-            time.sleep(self._link.seconds(self.bytes))
+        waits = (self._slower - 1) * (time.perf_counter() - begin)
+        if waits or self.link is not None:
+            time.sleep(waits + (0.0 if self.link is None else self.link.seconds(self.bytes)))
         outs = self._remote(*(np.frombuffer(data, np.uint8) for data in sent))
         self.seconds = time.perf_counter() - begin
         return outs

@@ -81,6 +81,11 @@ class Coder:
     step: np.ndarray
     table: np.ndarray
 
+    @property
+    def group(self) -> int:
+        """How many neighbouring levels make a symbol."""
+        return (self.table.shape[-1].bit_length() - 1) // max(self.bits, 1)
+
     def codes(self, values: Any) -> np.ndarray:
         """Return the level of every value, uint8; NaN is at the lowest."""
         x = np.asarray(values).astype(np.float32)
@@ -104,7 +109,7 @@ class Coder:
         if not self.bits:
             writer.put(np.ascontiguousarray(array.astype(dtype_of(self.dtype))).tobytes())
         else:
-            symbols, channels = together(self.codes(array), self.bits)
+            symbols, channels = together(self.codes(array), self.bits, self.group)
             rans.encode(writer, symbols, self.table, channels)
         return bytes(writer.data)
 
@@ -122,11 +127,11 @@ class Coder:
         if not self.bits:
             dtype = dtype_of(self.dtype)
             return np.frombuffer(reader.take(dtype.itemsize * math.prod(shape)), dtype).reshape(shape)
-        group, channels = neighbours(self.bits), len(self.low)
+        group, channels = self.group, len(self.low)
         each = -(-math.prod(shape) // channels // group) if math.prod(shape) else 0
         rows = np.repeat(np.arange(channels), each)
         symbols = rans.decode(reader, each * channels, self.table, "values", rows)
-        return self.values(_apart(symbols, shape, self.bits))
+        return self.values(_apart(symbols, shape, self.bits, group))
 
     def described(self) -> dict[str, Any]:
         """Return the coder as JSON has it."""
@@ -156,7 +161,8 @@ class Coder:
             )
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise ArtifactError(f"the file holds no tables of the wire ({error}); write it anew with edge.save") from error
-        good = bits == 0 or (made.table.shape == (len(made.low), 2 ** (bits * neighbours(bits))) and bits <= _ALPHABET)
+        sizes = [2 ** (bits * group) for group in range(1, neighbours(bits) + 1)] if 0 < bits <= _ALPHABET else []
+        good = bits == 0 or (len(made.table) == len(made.low) and symbols in sizes)
         if not good or (bits and (made.table.sum(1) != 1 << 16).any()) or len(made.low) != len(made.step):
             raise ArtifactError("the tables of the wire do not fit together; write the file anew with edge.save")
         return made
@@ -187,15 +193,17 @@ def fit(values: Any, wire: Wire) -> Coder:
     high = np.quantile(flat, wire.clip, axis=0).astype(np.float32)
     step = np.maximum((high - low) / (wire.levels - 1), 1e-8).astype(np.float32)
     coder = Coder(shape, dtype, wire.bits, low, step, np.zeros((shape[-1], 1), np.int64))
-    symbols, channels = together(coder.codes(array), wire.bits)
-    size = 2 ** (wire.bits * neighbours(wire.bits))
+    # Of a single example no symbol is to be half empty.
+    group = min(neighbours(wire.bits), max(math.prod(shape[:-1]), 1))
+    symbols, channels = together(coder.codes(array), wire.bits, group)
+    size = 2 ** (wire.bits * group)
     counts = np.bincount(channels * size + symbols, minlength=shape[-1] * size).reshape(shape[-1], size)
     # Every symbol may come, if not often.
     return dataclasses.replace(coder, table=rans.frequencies(counts * size + 1))
 
 
 def neighbours(bits: int) -> int:
-    """How many levels make a symbol.
+    """How many levels make a symbol at most.
 
     Example:
       >>> [neighbours(bits) for bits in (2, 3, 4, 8)]
@@ -204,14 +212,14 @@ def neighbours(bits: int) -> int:
     return max(_ALPHABET // bits, 1)
 
 
-def together(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return symbols of neighbouring levels of a channel, and the channel of each; the channels one after another.
+def together(codes: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return symbols of so many neighbouring levels of a channel, and the channel of each; the channels one after another.
 
     Example:
-      >>> together(np.array([[1, 2], [3, 0]], np.uint8), 4)
+      >>> together(np.array([[1, 2], [3, 0]], np.uint8), 4, 2)
       (array([49,  2]), array([0, 1]))
     """
-    channels, group = codes.shape[-1], neighbours(bits)
+    channels = codes.shape[-1]
     rows = codes.reshape(-1, channels).T.astype(np.int64)
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % group)))
     symbols = (rows.reshape(channels, -1, group) << (bits * np.arange(group))).sum(-1)
@@ -234,9 +242,9 @@ def entropy_bytes(codes: np.ndarray) -> float:
     return total
 
 
-def _apart(symbols: np.ndarray, shape: Sequence[int], bits: int) -> np.ndarray:
+def _apart(symbols: np.ndarray, shape: Sequence[int], bits: int, group: int) -> np.ndarray:
     """Undo `together`."""
-    channels, group, size = shape[-1], neighbours(bits), math.prod(shape) // max(shape[-1], 1)
+    channels, size = shape[-1], math.prod(shape) // max(shape[-1], 1)
     rows = (symbols.astype(np.int64).reshape(channels, -1, 1) >> (bits * np.arange(group))) & (2**bits - 1)
     return rows.reshape(channels, -1)[:, :size].T.reshape(shape).astype(np.uint8)
 

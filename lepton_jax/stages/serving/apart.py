@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
@@ -14,7 +10,8 @@ from typing import Any
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.stages.files import read_manifest
-from lepton_jax.stages.serving.frames import PeerError, model_name
+from lepton_jax.stages.serving.frames import model_name
+from lepton_jax.stages.serving.processes import Process, begun, ended, port_of
 from lepton_jax.stages.serving.remote import Remote, in_line
 
 
@@ -48,23 +45,16 @@ class Apart:
     def __init__(self, folder: str | os.PathLike[str], *, timeout: float = 60.0, start: float = 120.0):
         self._folder, self._timeout, self._start = FilePath(folder), timeout, start
         self._rows = read_manifest(self._folder)["stages"]
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Process] = []
         self._remotes: list[Remote] = []
 
     def __enter__(self) -> Apart:
         try:
             for row in self._rows:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "lepton_jax.stages.serving",
-                    str(self._folder / row["file"]),
-                    str(self._timeout),
-                ]
-                self.processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+                self.processes.append(begun("lepton_jax.stages.serving", self._folder / row["file"], self._timeout))
             end = time.monotonic() + self._start
             for row, process in zip(self._rows, self.processes):
-                port = self._port(process, end, row["file"])
+                port = port_of(process, end, row["file"])
                 model = model_name((self._folder / row["file"]).read_bytes())
                 self._remotes.append(Remote(("127.0.0.1", port), model, timeout=self._timeout))
         except BaseException:
@@ -76,11 +66,7 @@ class Apart:
         for remote in self._remotes:
             remote.close()
         for process in self.processes:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    stream.close() if stream is not None else None
+            ended(process)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         """Return the flat outputs of the last stage."""
@@ -92,14 +78,3 @@ class Apart:
     def run(self, batches: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
         """Send batches through the stages, each busy with its own; see `in_line`."""
         return in_line(self._remotes, batches)
-
-    def _port(self, process: subprocess.Popen[str], end: float, name: str) -> int:
-        assert process.stdout is not None
-        with selectors.DefaultSelector() as ready:
-            ready.register(process.stdout, selectors.EVENT_READ)
-            if not ready.select(max(end - time.monotonic(), 0.0)):
-                raise PeerError(f"the process of {name} did not start within {self._start:g} s.")
-        line = process.stdout.readline().strip()
-        if not line.isdigit():
-            raise PeerError(f"the process of {name} ended before it served (exit code {process.wait()}); see what it printed.")
-        return int(line)
