@@ -53,7 +53,7 @@ class Tune(Command):
         limits: dict[str, Any] = {name: getattr(self, name) for name in names}
         found = tune(model.apply, model.variables, batches, loss=loss, **limits)
         recipe = {"applied": found.recipe.lines, "measured": found.recipe.measured, "changed": found.changed}
-        save(out, model.apply, found.variables, *batches[0], recipe=recipe)
+        save(out, found.recipe.rewrite(model.apply), found.variables, *batches[0], recipe=recipe)
         if self.picture is not None:
             found.table.draw(self.picture)
         if self.recipe is not None:

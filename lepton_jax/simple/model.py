@@ -220,6 +220,7 @@ class Model:
         loss: float | str | None = None,
         file_bytes: float | str | None = None,
         latency: float | None = None,
+        options: Sequence[Any] | None = None,
         progress: bool = True,
     ) -> Model:
         """Return the model by the best recipe of bits, zeros and ranks within the limits; see `lepton_jax.tuning.tune`.
@@ -231,6 +232,7 @@ class Model:
           loss: a KL divergence to the outputs in nats, or "0.5%" of the answers that may change.
           file_bytes: of the whole file, "60kB"; the file is written to see it.
           latency: seconds of a call by ONNX Runtime on one core; the model is run to see it.
+          options: what to try, such as ``[Bits(4), Channels(0.25, 0.5)]``, which changes shapes; None: the first three.
           progress: show bars.
 
         Raises:
@@ -239,8 +241,10 @@ class Model:
         from lepton_jax.tuning import tune  # which measures whole models, and is seldom needed
 
         limits: dict[str, Any] = {"bytes": bytes, "macs": macs, "loss": loss, "file_bytes": file_bytes, "latency": latency}
+        limits |= {} if options is None else {"options": options}
         found = tune(self.apply, self.dense, batches, **limits, progress=progress)
-        return dataclasses.replace(self, variables=found.variables, applied=(*self.applied, *map(Applied, found.recipe.lines)))
+        applied = (*self.applied, *map(Applied, found.recipe.lines))
+        return dataclasses.replace(self, apply=found.recipe.rewrite(self.apply), variables=found.variables, applied=applied)
 
     def report(self) -> str:
         """Return a table of what is in the model: each leaf's parameters, non-zeros and bytes, and what was applied."""

@@ -4,7 +4,7 @@ from lepton_jax.tuning.allocate import allocate
 from lepton_jax.tuning.budget import Budget
 from lepton_jax.tuning.layer import Layer
 from lepton_jax.tuning.measure import measure
-from lepton_jax.tuning.options import Bits, Choice, NofM, Option, Rank, Sparsity
+from lepton_jax.tuning.options import Bits, Channels, Choice, NofM, Option, Rank, Sparsity
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.refine import Refined, refine
 from lepton_jax.tuning.search import Searched, search
@@ -16,6 +16,7 @@ __all__ = [
     "Bits",
     "Budget",
     "Cell",
+    "Channels",
     "Choice",
     "Layer",
     "NofM",

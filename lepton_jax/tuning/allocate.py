@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import optimize, sparse
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path
 from lepton_jax.tuning.budget import Budget
 from lepton_jax.tuning.deployed import MEASURED
+from lepton_jax.tuning.groups import Fractions, cut, settled
 from lepton_jax.tuning.options import Choice
+from lepton_jax.tuning.problem import Problem, shown, together, too_little
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
 
-_GAP = 1e-4
 _ROUNDS = 4
 _TRIALS = 6
 """Recipes that are saved and run at most to find one that keeps the limits of files and time."""
@@ -64,10 +64,10 @@ def allocate(table: Table, budget: Budget, *, seconds: float = 5.0) -> Recipe:
 
 
 def _allocated(table: Table, limits: Mapping[str, float], seconds: float) -> Recipe:
-    problem = _Problem.of(table)
+    problem = Problem.of(table)
     if table.variables is None or "bytes" not in limits:
         chosen = problem.solve(limits, seconds)
-        return recipe_of(table, problem.choices(chosen.x), gap=chosen.gap)
+        return recipe_of(table, *problem.chosen(chosen.x), gap=chosen.gap)
     return _spent(problem, table, limits, seconds)
 
 
@@ -76,15 +76,19 @@ def _verified(table: Table, limits: Mapping[str, float], measured: Mapping[str, 
     if table.deployed is None:
         raise ValueError(f"allocate: {' and '.join(measured)}: needs the table as `measure` returns it, not one that was read.")
     inner, words = dict(limits), ""
+    if "latency" in measured and "latency" in table.modelled:
+        inner["latency"] = measured["latency"]
     for _ in range(_TRIALS):
         try:
             found = _allocated(table, inner, seconds)
         except ValueError as error:
-            raise ValueError(f"{error}{words}") from error
+            if words or "latency" not in inner:
+                raise ValueError(f"{error}{words}") from error
+            found = _quickest(table, limits, seconds)  # layers alone may take more than in the model
         found = verified(table, found, measured)
         reached = {name: float(getattr(found, name)) for name in measured}
         over = {name: reached[name] / limit for name, limit in measured.items()}
-        words = f" {_named(measured)} was asked for; {_named(reached)} was reached."
+        words = f" {shown(measured)} was asked for; {shown(reached)} was reached."
         if max(over.values()) <= 1:
             return found
         if over.get("file_bytes", 0) > 1:
@@ -92,12 +96,22 @@ def _verified(table: Table, limits: Mapping[str, float], measured: Mapping[str, 
                 inner.get("bytes", np.inf), found.bytes - 1.01 * (reached["file_bytes"] - measured["file_bytes"])
             )
         if over.get("latency", 0) > 1:
-            inner["macs"] = min(inner.get("macs", np.inf), found.macs * min(0.97 / over["latency"], 0.95))
+            less = min(0.97 / over["latency"], 0.95)
+            if "latency" in inner:
+                inner["latency"] *= less
+            else:
+                inner["macs"] = min(inner.get("macs", np.inf), found.macs * less)
         if inner.get("bytes", 1) <= 0:
             break
     raise ValueError(
-        f"allocate: no recipe was found that keeps {_named(measured)};{words} Raise it, or measure smaller choices."
+        f"allocate: no recipe was found that keeps {shown(measured)};{words} Raise it, or measure smaller choices."
     )
+
+
+def _quickest(table: Table, limits: Mapping[str, float], seconds: float) -> Recipe:
+    """The recipe of the least predicted latency."""
+    problem = Problem.of(table)
+    return recipe_of(table, *problem.chosen(problem.solve(limits, seconds, least="latency").x))
 
 
 def verified(table: Table, recipe: Recipe, limits: Mapping[str, float]) -> Recipe:
@@ -117,41 +131,43 @@ def verified(table: Table, recipe: Recipe, limits: Mapping[str, float]) -> Recip
     """
     assert table.deployed is not None
     assert table.packing is not None
-    return dataclasses.replace(recipe, **table.deployed.costs(table.packing.packed(recipe.choices), limits))  # type: ignore[arg-type]
+    packed = table.packing.packed(recipe.choices, recipe.channels)
+    return dataclasses.replace(recipe, **table.deployed.costs(packed, limits, recipe.channels))  # type: ignore[arg-type]
 
 
-def _spent(problem: _Problem, table: Table, limits: Mapping[str, float], seconds: float) -> Recipe:
+def _spent(problem: Problem, table: Table, limits: Mapping[str, float], seconds: float) -> Recipe:
     """A file chooses among more coders than the table: spend what they save, as long as the file fits."""
     limit, share, best = limits["bytes"], 1.0, None
-    seen: list[Mapping[Path, Choice]] = []
+    seen: list[Any] = []
     for _ in range(_ROUNDS):
         try:
             chosen = problem.solve({**limits, "bytes": limit * share}, seconds)
         except ValueError:  # the least by quick coders may be above the limit, and the file's below
             share *= 1.05
             continue
-        found = recipe_of(table, problem.choices(chosen.x), gap=chosen.gap)
+        found = recipe_of(table, *problem.chosen(chosen.x), gap=chosen.gap)
         if found.bytes <= limit and (best is None or found.loss < best.loss):
             best = found
-        if found.choices in seen or _CLOSE * limit <= found.bytes <= limit:
+        if (key := problem.chosen(chosen.x)) in seen or _CLOSE * limit <= found.bytes <= limit:
             break
-        seen.append(found.choices)
+        seen.append(key)
         share *= limit / found.bytes * (1 if found.bytes <= limit else 0.995)
     if best is None:
         others = {name: value for name, value in limits.items() if name != "bytes"}
-        best = recipe_of(table, problem.choices(problem.solve(others, seconds, least="bytes").x))
+        best = recipe_of(table, *problem.chosen(problem.solve(others, seconds, least="bytes").x))
         if best.bytes > limit:
-            least = recipe_of(table, problem.choices(problem.solve({}, seconds, least="bytes").x)).bytes
-            raise ValueError(_too_little("bytes", limit, least) if least > limit else _together(limits))
+            least = recipe_of(table, *problem.chosen(problem.solve({}, seconds, least="bytes").x)).bytes
+            raise ValueError(too_little("bytes", limit, least) if least > limit else together(limits))
     return best
 
 
-def recipe_of(table: Table, choices: Mapping[Path, Choice], gap: float = 0.0) -> Recipe:
+def recipe_of(table: Table, choices: Mapping[Path, Choice], fractions: Fractions | None = None, gap: float = 0.0) -> Recipe:
     """Return the recipe of a choice for every layer of a table, with what it costs.
 
     Args:
       table: of `measure`.
       choices: by path; of those that the table has.
+      fractions: of the channels of each group that go, likewise.
       gap: see `Recipe`.
 
     Example:
@@ -164,100 +180,25 @@ def recipe_of(table: Table, choices: Mapping[Path, Choice], gap: float = 0.0) ->
       >>> recipe_of(table, {"w": Choice(bits=2)}).bytes
       30
     """
+    gone = fractions or {}
+    channels = table.groups.plan_of(gone) if table.groups else None
+    removals = [table.groups.cells[name][f] for name, f in gone.items() if f] if table.groups else []
     cells = {path: table.cells[path][choice] for path, choice in choices.items()}
-    settled: dict[Path, Any] = {path: table.layers[path].settled(choice) for path, choice in choices.items()}
+    layers = {path: cut(layer, path, channels) for path, layer in table.layers.items()}
+    settle = {path: settled(layers[path], choice) for path, choice in choices.items()}
+    work = {path: cell.macs if channels is None else layers[path].macs_of(settle[path]) for path, cell in cells.items()}
     if table.packing is None:
-        size = table.rest_bytes + sum(cell.bytes for cell in cells.values())
+        shares = {path: table.groups.ratio(path, gone) if table.groups else 1 for path in cells}
+        size = table.rest_bytes + round(sum(shares[path] * cell.bytes for path, cell in cells.items()))
+        size += sum(cell.bytes for cell in removals)
     else:
-        size = table.packing.bytes(settled)
+        size = table.packing.bytes(settle, channels)
     return Recipe(
-        layers=dict(table.layers),
-        choices=settled,
-        loss=sum(cell.loss for cell in cells.values()),
+        layers=layers,
+        choices=settle,
+        channels=channels,
+        loss=sum(cell.loss for cell in cells.values()) + sum(cell.loss for cell in removals),
         bytes=size,
-        macs=table.rest_macs + sum(cell.macs for cell in cells.values()),
+        macs=table.rest_macs + sum(work.values()) + sum(cell.macs for cell in removals),
         gap=gap,
-    )
-
-
-class _Solved(NamedTuple):
-    x: np.ndarray
-    gap: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Problem:
-    """A table as vectors over all pairs of a layer and a choice."""
-
-    pairs: list[tuple[Path, Choice]]
-    costs: dict[str, np.ndarray]
-    rest: dict[str, float]
-    one_each: Any
-
-    @classmethod
-    def of(cls, table: Table) -> _Problem:
-        pairs = [(path, choice) for path, cells in table.cells.items() for choice in cells]
-        cells = [table.cells[path][choice] for path, choice in pairs]
-        places = {path: row for row, path in enumerate(table.cells)}
-        rows = [places[path] for path, _ in pairs]
-        one_each = sparse.csr_matrix((np.ones(len(pairs)), (rows, range(len(pairs)))), shape=(len(places), len(pairs)))
-        costs = {name: np.array([getattr(cell, name) for cell in cells], float) for name in ("loss", "bytes", "macs")}
-        rest = {"loss": 0.0, "bytes": float(table.rest_bytes), "macs": table.rest_macs}
-        return cls(pairs=pairs, costs=costs, rest=rest, one_each=one_each)
-
-    def choices(self, x: np.ndarray) -> dict[Path, Choice]:
-        return {path: choice for (path, choice), taken in zip(self.pairs, x) if taken > 0.5}
-
-    def solve(self, limits: Mapping[str, float], seconds: float, least: str = "") -> _Solved:
-        """Make least what is named; by default the loss, or the size where only the loss is limited."""
-        least = least or ("bytes" if set(limits) == {"loss"} else "loss")
-        wanted = self.costs[least]
-        scale = float(wanted.max()) or 1.0
-        changed = np.array([choice != Choice() for _, choice in self.pairs])  # of equals, the layer as it is
-        constraints = [optimize.LinearConstraint(self.one_each, 1, 1)]
-        for name, limit in limits.items():
-            room = limit - self.rest[name]
-            unit = float(self.costs[name].max()) or 1.0
-            constraints.append(optimize.LinearConstraint(self.costs[name][None] / unit, -np.inf, room / unit))
-        found = optimize.milp(
-            wanted / scale + 1e-9 * changed,
-            constraints=constraints,
-            integrality=np.ones(len(self.pairs)),
-            bounds=optimize.Bounds(0, 1),
-            options={"mip_rel_gap": _GAP, "time_limit": seconds},
-        )
-        if found.x is None:
-            raise ValueError(self._refusal(limits))
-        x = np.round(found.x)
-        for name, limit in limits.items():  # the solver keeps limits to a millionth
-            if x @ self.costs[name] + self.rest[name] > limit:
-                return self.solve({**limits, name: limit - 1e-6 * abs(limit)}, seconds, least)
-        return _Solved(x, float(found.mip_gap or 0.0))
-
-    def _refusal(self, limits: Mapping[str, float]) -> str:
-        for name, limit in limits.items():
-            smallest = self.rest[name] + self._least(name)
-            if smallest > limit:
-                return _too_little(name, limit, smallest)
-        return _together(limits)
-
-    def _least(self, name: str) -> float:
-        """The sum over layers of the least there is of one cost."""
-        least: dict[Path, float] = {}
-        for (path, _), cost in zip(self.pairs, self.costs[name]):
-            least[path] = min(cost, least.get(path, np.inf))
-        return sum(least.values())
-
-
-def _named(limits: Mapping[str, float]) -> str:
-    return " and ".join(f"{name}={limit:,g}" for name, limit in limits.items())
-
-
-def _together(limits: Mapping[str, float]) -> str:
-    return f"allocate: no recipe keeps {_named(limits)} together, though each can be kept alone; raise one of them."
-
-
-def _too_little(name: str, limit: float, least: float) -> str:
-    return (
-        f"allocate: {name}={limit:,g} is less than the smallest recipe needs, {least:,g}; raise it, or measure smaller choices."
     )

@@ -61,8 +61,19 @@ class Gradients:
         self._scale = (0.5 if is_kl else 1.0) / (probes * size if size else 1.0)
 
     def __call__(self, path: Path, leaf: Array) -> float:
-        change = (leaf - self._leaves[path]).astype(jnp.float32)
-        return self._scale * sum(float(jnp.vdot(grads[path].astype(jnp.float32), change)) ** 2 for grads in self._grads)
+        return self._moved({path: leaf})
+
+    def of(self, variables: PyTree) -> float:
+        """Return the estimate for other variables: of those of its leaves that are others."""
+        held = paths.flatten(variables)
+        return self._moved({path: held[path] for path, leaf in self._leaves.items() if held[path] is not leaf})
+
+    def _moved(self, leaves: dict[Path, Array]) -> float:
+        changes = {path: (leaf - self._leaves[path]).astype(jnp.float32) for path, leaf in leaves.items()}
+        return self._scale * sum(
+            sum(float(jnp.vdot(grads[path].astype(jnp.float32), change)) for path, change in changes.items()) ** 2
+            for grads in self._grads
+        )
 
 
 def _direction(output: Array, key: Array, is_kl: bool) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What may be done to a layer: bits, sparsity, rank; one choice is one of each."""
+"""What may be done to a layer: bits, sparsity, rank; one choice is one of each; and to channels, which layers share."""
 
 from __future__ import annotations
 
@@ -120,6 +120,29 @@ class Rank(Option):
         return (Choice(rank=float(fraction)) for fraction in self.values)
 
 
+class Channels(Option):
+    """These fractions of a group's channels removed, the least important by absolute weights, from all layers that share them.
+
+    A group is what `lepton_jax.pruning.channels.plan` finds: channels tied by residuals, norms and concatenations go together.
+    It is a unit of its own beside the layers: what it has removed changes what every layer of it costs.
+
+    Args:
+      *fractions: in (0, 1); at least one channel of a group stays.
+
+    Example:
+      >>> Channels(0.25, 0.5), list(Channels(0.25).choices())
+      (Channels(0.25, 0.5), [])
+    """
+
+    def __init__(self, *fractions: float) -> None:
+        _check("Channels", fractions, "fractions in (0, 1), of a group's channels", lambda one: 0 < one < 1)
+        self.values = fractions
+
+    def choices(self) -> Iterator[Choice]:
+        """Yield nothing: no layer has a choice of its own."""
+        return iter(())
+
+
 @checked
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -162,7 +185,9 @@ def combinations(options: Sequence[Option]) -> list[Choice]:
       ['as it is', 'rank 0.5 of full', '4 bits', '4 bits, rank 0.5 of full']
     """
     if not options:
-        raise ValueError("options: give at least one of Bits(2, 4, 8), Sparsity(0.5, 0.8), NofM(2, 4), Rank(0.25); got none.")
+        raise ValueError(
+            "options: give at least one of Bits(2, 4, 8), Sparsity(0.5, 0.8), NofM(2, 4), Rank(0.25), Channels(0.25); got none."
+        )
     widths = [choice for option in options if isinstance(option, Bits) for choice in option.choices()]
     others = [choice for option in options if not isinstance(option, Bits) for choice in option.choices()]
     both = itertools.product([Choice(), *widths], [Choice(), *others])

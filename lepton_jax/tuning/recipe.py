@@ -13,7 +13,9 @@ from lepton_jax.core.files import ArtifactError
 from lepton_jax.core.foreign_json import parse_json
 from lepton_jax.core.tables import table
 from lepton_jax.core.transform import Transform
-from lepton_jax.core.typing import Path
+from lepton_jax.core.typing import Path, PyTree
+from lepton_jax.graph.trace import Apply
+from lepton_jax.pruning.channels import Plan
 from lepton_jax.tuning.layer import Layer, transform_of
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.table import choice_of, layer_of
@@ -24,7 +26,7 @@ _FOUND = ("measured", "file_bytes", "latency")
 
 
 @checked
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
     """What is done to every layer; printed, a table.
 
@@ -34,6 +36,7 @@ class Recipe:
       loss: that the table predicts: the sum over layers. Layers spoil each other's work: what is measured is often more.
       bytes: of all tensors in a file: of the file itself where the table had the variables, else by quick coders.
       macs: multiply-accumulates of one call.
+      channels: the plan of those that go; None where all stay. Layers have the shapes that it leaves.
       measured: the loss that was measured, by `refine`; None where it was not.
       file_bytes: of the saved file, where the budget limits them.
       latency: seconds of a call by the engine, where the budget limits them.
@@ -57,18 +60,44 @@ class Recipe:
     bytes: int
     macs: float
     gap: float
+    channels: Plan | None = None
     measured: float | None = None
     file_bytes: int | None = None
     latency: float | None = None
 
     def transform(self) -> Transform:
-        """Return the recipe as a chain of `low_rank`, `prune` and `fake_quant`, to look through, train and pack."""
+        """Return the recipe as a chain of `low_rank`, `prune` and `fake_quant`, to look through, train and pack.
+
+        Where channels go, it is for the variables that `shrink` leaves.
+        """
         return transform_of(self.layers, self.choices)
+
+    def shrink(self, tree: PyTree) -> PyTree:
+        """Return variables, or any tree of their paths, without the channels that go; see `pruning.channels.Plan.shrink`."""
+        return tree if self.channels is None else self.channels.shrink(tree)
+
+    def rewrite(self, apply: Apply) -> Apply:
+        """Return the function of what `shrink` leaves; see `pruning.channels.Plan.rewrite`."""
+        return apply if self.channels is None else self.channels.rewrite(apply)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self._facts == other._facts
+
+    @property
+    def _facts(self) -> tuple[Any, ...]:
+        plain = [getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "channels"]
+        return (*plain, None if self.channels is None else self.channels.to_json())
+
+    @property
+    def _gone(self) -> list[str]:
+        if self.channels is None:
+            return []
+        return [f"{g.name}: {len(g.removed)} of {g.size} channels go" for g in self.channels.groups if g.removed]
 
     @property
     def lines(self) -> list[str]:
-        """What is done to each layer that is changed, a line each."""
-        return [f"{path}: {choice}" for path, choice in self.choices.items() if choice != Choice()]
+        """What is done to each layer and group of channels that is changed, a line each."""
+        return [*self._gone, *(f"{path}: {choice}" for path, choice in self.choices.items() if choice != Choice())]
 
     def __str__(self) -> str:
         rows: list[tuple[Any, ...]] = [("layer", "shape", "weights", "choice")]
@@ -79,7 +108,7 @@ class Recipe:
         facts += "" if self.measured is None else f", measured {self.measured:.3g}"
         facts += "" if self.file_bytes is None else f", {self.file_bytes:,} bytes of file"
         facts += "" if self.latency is None else f", {1e3 * self.latency:.3g} ms"
-        return f"{table(rows, left=(0, 1, 3))}\n{facts}"
+        return "\n".join([table(rows, left=(0, 1, 3)), *self._gone, facts])
 
     def to_json(self) -> str:
         """Return all of it as text."""
@@ -95,6 +124,7 @@ class Recipe:
             "gap": self.gap,
         }
         facts |= {name: getattr(self, name) for name in _FOUND}
+        facts["channels"] = None if self.channels is None else json.loads(self.channels.to_json())
         return json.dumps({**facts, "layers": each}, indent=1)
 
     @staticmethod
@@ -113,6 +143,8 @@ class Recipe:
             facts: dict[str, Any] = {name: float(read[name]) for name in ("loss", "macs", "gap")}
             kinds = {name: int if name == "file_bytes" else float for name in _FOUND}
             facts |= {name: kind(read[name]) for name, kind in kinds.items() if read.get(name) is not None}
+            if (channels := read.get("channels")) is not None:
+                facts["channels"] = Plan.from_json(json.dumps(channels))
             return Recipe(layers=layers, choices=choices, bytes=int(read["bytes"]), **facts)
         except (KeyError, TypeError, AttributeError, ValueError, ArtifactError) as error:
             raise ValueError(f"Recipe.from_json: this is no recipe ({error}); make one by recipe.to_json().") from error

@@ -17,13 +17,15 @@ from lepton_jax.graph.trace import Apply
 from lepton_jax.tuning.allocate import recipe_of, verified
 from lepton_jax.tuning.budget import Budget
 from lepton_jax.tuning.deployed import MEASURED
+from lepton_jax.tuning.groups import cut, settled
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.outputs import Outputs
 from lepton_jax.tuning.packing import Packing
 from lepton_jax.tuning.recipe import Recipe
 from lepton_jax.tuning.table import Table
 
-Choices = dict[Path, Choice]
+Choices = dict[Path | tuple[str], Choice | float]
+"""A choice by the path of a layer, and a fraction by the name of a group of channels in a tuple of its own."""
 _TRIES = 400
 """Neighbours of a recipe that are tried at most."""
 
@@ -65,8 +67,8 @@ def refine(
 ) -> Refined:
     """Search around a recipe, measuring the whole model each time, within the same budget.
 
-    Neighbours are recipes in which one layer has another choice, or two layers have. Those of the least predicted loss are
-    tried first, and the first that is better is gone on from, until none is or the evaluations are spent.
+    Neighbours are recipes in which one layer or group of channels has another choice, or two have. Those of the least predicted
+    loss are tried first, and the first that is better is gone on from, until none is or the evaluations are spent.
 
     Args:
       recipe: of `allocate`.
@@ -95,7 +97,7 @@ def refine(
     if (packing := table.packing) is None:
         raise ValueError("refine: the table must have the model's variables, as `measure` returns it.")
     outputs = Outputs(apply, table.variables, [as_inputs(batch) for batch in batches], table.divergence)  # type: ignore[arg-type]
-    search = _Search(table, packing, outputs, _limits(recipe, budget))
+    search = _Search(table, packing, outputs, _limits(recipe, budget, table))
     here = search.choices_of(recipe)
     before = loss = search.measure(here)
     with tqdm(total=evaluations, desc="refine", unit="recipe", disable=not progress, initial=1) as bar:
@@ -105,12 +107,12 @@ def refine(
     return Refined(recipe=best, before=before, evaluations=len(search.known), front=search.front())
 
 
-def _limits(recipe: Recipe, budget: Budget) -> dict[str, float]:
+def _limits(recipe: Recipe, budget: Budget, table: Table) -> dict[str, float]:
     """Those that the search keeps: of files and time besides what the recipe takes by the table, which is looked at first."""
     limits = {name: value for name, value in budget.limits.items() if name != "loss"}
     if not limits or "file_bytes" in limits:
         limits["bytes"] = min(limits.get("bytes", recipe.bytes), recipe.bytes)
-    if "latency" in limits:
+    if "latency" in limits and "latency" not in table.modelled:
         limits["macs"] = min(limits.get("macs", recipe.macs), recipe.macs)
     return limits
 
@@ -120,33 +122,68 @@ class _Search:
 
     def __init__(self, table: Table, packing: Packing, outputs: Outputs, limits: Mapping[str, float]) -> None:
         self.table, self.outputs, self.limits, self._packing = table, outputs, limits, packing
-        self.known: dict[tuple[Choice, ...], float] = {}
-        self._over: float | None = None
-        self._recipes: dict[tuple[Choice, ...], Recipe] = {}
+        self.known: dict[tuple[Choice | float, ...], float] = {}
+        self._scale: dict[str, float] = {}
+        self._recipes: dict[tuple[Choice | float, ...], Recipe] = {}
+        self._ratios: dict[tuple[Any, ...], float] = {}
+        self._groups: dict[Path, list[str]] = {}
 
     def choices_of(self, recipe: Recipe) -> Choices:
         """The table's choices that a recipe's are, before ranks were settled."""
-        found = {}
+        found: Choices = {}
         for path, wanted in recipe.choices.items():
-            same = [c for c in self.table.cells.get(path, {}) if self.table.layers[path].settled(c) == wanted]
+            layer = cut(self.table.layers[path], path, recipe.channels) if path in self.table.layers else None
+            same = [c for c in self.table.cells.get(path, {}) if layer is not None and settled(layer, c) == wanted]
             if not same:
                 raise ValueError(f"refine: the table has no {wanted} for {path}; give the table that the recipe was made from.")
             found[path] = same[0]
+        if self.table.groups is not None:
+            found |= {(name,): f for name, f in self.table.groups.fractions_of(recipe.channels).items()}
+        elif recipe.channels is not None:
+            raise ValueError("refine: the table has no channels that go; give the table that the recipe was made from.")
         # What the file's coders save, so that the table's bytes may be that much above the limit.
-        self._over = recipe.bytes / max(self.bytes_of(found), 1)
+        predicted = self.costs(found)
+        self._scale["bytes"] = recipe.bytes / max(predicted["bytes"], 1)
+        if recipe.latency is not None and predicted.get("latency"):  # as the engine has it
+            self._scale["latency"] = recipe.latency / predicted["latency"]
         return found
 
-    def bytes_of(self, choices: Choices) -> float:
-        """By the table, times what files take of that."""
-        total = self.table.rest_bytes + sum(self.table.cells[path][choice].bytes for path, choice in choices.items())
-        return total * (self._over or 1.0)
+    def costs(self, choices: Choices) -> dict[str, float]:
+        """By the table; of bytes and latency, times what files and the engine take of that."""
+        layers, gone = _apart(choices)
+        found = {name: float(getattr(self.table, f"rest_{name}")) for name in self.table.modelled} | {"loss": 0.0}
+        for path, choice in layers.items():
+            cell, ratio = self.table.cells[path][choice], self._ratio(path, gone)
+            for name in found:
+                found[name] += float(getattr(cell, name) or 0) * (1 if name == "loss" else ratio)
+        for group, f in gone.items():
+            if f:
+                for name in found:
+                    found[name] += float(getattr(self.table.groups.cells[group][f], name, 0))  # type: ignore[union-attr]
+        return {name: cost * self._scale.get(name, 1.0) for name, cost in found.items()}
+
+    def _ratio(self, path: Path, gone: Mapping[str, float]) -> float:
+        if self.table.groups is None:
+            return 1.0
+        key = (path, *(gone[name] for name in self._own(path)))
+        if key not in self._ratios:
+            self._ratios[key] = self.table.groups.ratio(path, gone)
+        return self._ratios[key]
+
+    def _own(self, path: Path) -> list[str]:
+        if path not in self._groups:
+            assert self.table.groups is not None
+            self._groups[path] = list(dict.fromkeys(n for block in self.table.groups.blocks(path) for n in block.groups))
+        return self._groups[path]
 
     def measure(self, choices: Choices) -> float:
         """The measured loss of a recipe."""
         key = tuple(choices.values())
         if key not in self.known:
-            settled: dict[Path, Any] = {path: self.table.layers[path].settled(choice) for path, choice in choices.items()}
-            self.known[key] = self.outputs.of(self._packing.seen(settled))
+            layers, gone = _apart(choices)
+            channels = self.table.groups.plan_of(gone) if self.table.groups else None
+            settle = {p: settled(cut(self.table.layers[p], p, channels), choice) for p, choice in layers.items()}
+            self.known[key] = self.outputs.of(self._packing.seen(settle, channels))
         return self.known[key]
 
     def step(self, here: Choices, loss: float, evaluations: int, bar: Any) -> tuple[Choices, float] | None:
@@ -164,8 +201,8 @@ class _Search:
 
     def front(self) -> tuple[tuple[int, float], ...]:
         """Of all that was measured, what nothing beats in both."""
-        names = list(self.table.cells)
-        points = sorted((round(self.bytes_of(dict(zip(names, key)))), loss) for key, loss in self.known.items())
+        names: list[Any] = [*self.table.cells, *((name,) for name in (self.table.groups.cells if self.table.groups else ()))]
+        points = sorted((round(self.costs(dict(zip(names, key)))["bytes"]), loss) for key, loss in self.known.items())
         kept: list[tuple[int, float]] = []
         for size, loss in points:
             if not kept or loss < kept[-1][1]:
@@ -173,32 +210,25 @@ class _Search:
         return tuple(kept)
 
     def _neighbours(self, here: Choices) -> Iterator[Choices]:
-        """Recipes that differ in one layer or two and fit by the table, those of the least predicted loss first."""
-        cells = self.table.cells
-        moves = [(path, choice) for path in cells for choice in cells[path] if choice != here[path]]
-        pairs = ((a, b) for a, b in itertools.combinations(moves, 2) if a[0] != b[0])
-
-        def change(move: tuple[Path, Choice], name: str) -> float:
-            return getattr(cells[move[0]][move[1]], name) - getattr(cells[move[0]][here[move[0]]], name)
-
-        room = {"bytes": self.limits.get("bytes", float("inf")) - self.bytes_of(here)}
-        room["macs"] = (
-            self.limits.get("macs", float("inf")) - self.table.rest_macs - sum(cells[p][c].macs for p, c in here.items())
-        )
+        """Recipes that differ in one place or two and fit by the table, those of the least predicted loss first."""
+        cells, groups = self.table.cells, self.table.groups.cells if self.table.groups else {}
+        moves: list[tuple[Any, Any]] = [(path, choice) for path in cells for choice in cells[path] if choice != here[path]]
+        moves += [((name,), f) for name in groups for f in (0.0, *groups[name]) if f != here[name,]]
+        now = self.costs(here)
+        changes = [{name: cost - now[name] for name, cost in self.costs({**here, place: to}).items()} for place, to in moves]
+        room = {name: self.limits.get(name, float("inf")) - now[name] for name in self.table.modelled}
+        pairs = ((a, b) for a, b in itertools.combinations(range(len(moves)), 2) if moves[a][0] != moves[b][0])
         found: list[tuple[float, int, Any]] = []
-        for group in itertools.chain(((move,) for move in moves), pairs):
-            needed = {
-                "bytes": (self._over or 1.0) * sum(change(m, "bytes") for m in group),
-                "macs": sum(change(m, "macs") for m in group),
-            }
-            if all(needed[name] <= room[name] for name in needed):
-                found.append((sum(change(move, "loss") for move in group), len(found), group))
-        for _, _, group in sorted(found)[:_TRIES]:
-            yield {**here, **dict(group)}
+        for some in itertools.chain(((number,) for number in range(len(moves))), pairs):
+            if all(sum(changes[n][name] for n in some) <= left for name, left in room.items()):
+                found.append((sum(changes[n]["loss"] for n in some), len(found), some))
+        for _, _, some in sorted(found)[:_TRIES]:
+            yield {**here, **dict(moves[n] for n in some)}
 
     def _fits(self, choices: Choices) -> bool:
         """Whether all limits are kept: tensors packed and coded, the file saved, the engine run."""
-        if "bytes" in self.limits and recipe_of(self.table, choices).bytes > self.limits["bytes"]:
+        found = recipe_of(self.table, *_apart(choices))
+        if any(getattr(found, name) > self.limits[name] for name in ("bytes", "macs") if name in self.limits):
             return False
         found = self.recipe(choices)
         return all(getattr(found, name) <= self.limits[name] for name in MEASURED if name in self.limits)
@@ -207,7 +237,13 @@ class _Search:
         """Choices as a recipe, with what was limited of its file and its time."""
         key = tuple(choices.values())
         if key not in self._recipes:
-            found = recipe_of(self.table, choices)
+            found = recipe_of(self.table, *_apart(choices))
             wanted = {name: limit for name, limit in self.limits.items() if name in MEASURED}
             self._recipes[key] = verified(self.table, found, wanted) if wanted else found
         return self._recipes[key]
+
+
+def _apart(choices: Choices) -> tuple[dict[Path, Choice], dict[str, float]]:
+    """The choices of layers, and the fractions of groups."""
+    layers = {place: to for place, to in choices.items() if isinstance(place, str) and isinstance(to, Choice)}
+    return layers, {place[0]: to for place, to in choices.items() if not isinstance(place, str) and not isinstance(to, Choice)}

@@ -14,12 +14,15 @@ from lepton_jax.core.foreign_json import parse_json
 from lepton_jax.core.tables import table
 from lepton_jax.core.typing import Path, PyTree
 from lepton_jax.core.weight_axes import WeightAxes
+from lepton_jax.pruning.channels import Plan
 from lepton_jax.tuning.deployed import Deployed
+from lepton_jax.tuning.groups import Groups, Removal
 from lepton_jax.tuning.layer import Layer
 from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.packing import Packing
 
 _VERSION = 1
+_RESTS: Mapping[str, type] = {"rest_bytes": int, "rest_macs": float}
 
 
 class Cell(NamedTuple):
@@ -29,11 +32,13 @@ class Cell(NamedTuple):
       loss: how far the outputs move, see `measure`.
       bytes: of the layer in a file, by quick coders; the file's take up to a few percent less.
       macs: multiply-accumulates with the layer in one call.
+      latency: seconds of processor time of the layer alone by an engine; None where `measure` was given none.
     """
 
     loss: float
     bytes: int
     macs: float
+    latency: float | None = None
 
 
 @checked
@@ -47,6 +52,9 @@ class Table:
       rest_bytes: of all other leaves in a file.
       rest_macs: of what no layer does, in one call.
       divergence: what the losses are, see `measure`.
+      groups: of channels, where `measure` was given `Channels`.
+      rest_latency: seconds of one call that are no layer's, by the engine; None where `measure` was given none.
+      about: a checksum of what it was measured of, for files that are gone on with.
       variables: of the model; None for a table that was read.
       packing: packs them, each layer's choice once; by default made of them.
       deployed: writes and runs the model, for budgets of files and time; None for a table that was read.
@@ -67,6 +75,9 @@ class Table:
     rest_bytes: int
     rest_macs: float
     divergence: str
+    groups: Groups | None = None
+    rest_latency: float | None = None
+    about: str = dataclasses.field(default="", repr=False, compare=False)
     variables: PyTree = dataclasses.field(default=None, repr=False, compare=False)
     packing: Packing | None = dataclasses.field(default=None, repr=False, compare=False)
     deployed: Deployed | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -76,7 +87,24 @@ class Table:
         for path, cells in self.cells.items():
             losses = [f"{cells[choice].loss:.3g}" if choice in cells else "-" for choice in self.choices]
             rows.append((path, "x".join(map(str, self.layers[path].shape)), *losses))
-        return table(rows, left=(0, 1))
+        said = table(rows, left=(0, 1))
+        if self.groups is None:
+            return said
+        fractions = self._fractions
+        rows = [("channels", "of", *(f"{100 * f:g} % gone" for f in fractions))]
+        for name, removals in self.groups.cells.items():
+            losses = [f"{removals[f].loss:.3g}" if f in removals else "-" for f in fractions]
+            rows.append((name, self.groups.named[name].size, *losses))
+        return f"{said}\n{table(rows, left=(0,))}"
+
+    @property
+    def _fractions(self) -> list[float]:
+        return sorted({f for cells in self.groups.cells.values() for f in cells}) if self.groups else []
+
+    @property
+    def modelled(self) -> tuple[str, ...]:
+        """The costs that the table foretells, by their names in `Budget`."""
+        return ("bytes", "macs", *(("latency",) if self.rest_latency is not None else ()))
 
     def __post_init__(self) -> None:
         if self.packing is None and self.variables is not None:
@@ -96,8 +124,12 @@ class Table:
             }
             for path, layer in self.layers.items()
         }
-        facts = {"version": _VERSION, "divergence": self.divergence, "rest_bytes": self.rest_bytes, "rest_macs": self.rest_macs}
-        return json.dumps({**facts, "layers": layers}, indent=1)
+        facts: dict[str, Any] = {name: getattr(self, name) for name in ("divergence", *_RESTS, "rest_latency", "about")}
+        groups = None
+        if self.groups is not None:
+            cells = {name: [[f, *cell] for f, cell in some.items()] for name, some in self.groups.cells.items()}
+            groups = {"plan": json.loads(self.groups.plan.to_json()), "cells": cells}
+        return json.dumps({"version": _VERSION, **facts, "layers": layers, "groups": groups}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Table:
@@ -112,12 +144,13 @@ class Table:
                 raise ValueError(f"version {read['version']}")
             layers = {path: layer_of(found["layer"]) for path, found in read["layers"].items()}
             cells = {
-                path: {
-                    choice_of(choice): Cell(float(loss), int(size), float(macs)) for choice, loss, size, macs in found["cells"]
-                }
+                path: {choice_of(choice): _cell(*costs) for choice, *costs in found["cells"]}
                 for path, found in read["layers"].items()
             }
-            facts: dict[str, Any] = {"rest_bytes": int(read["rest_bytes"]), "rest_macs": float(read["rest_macs"])}
+            facts: dict[str, Any] = {name: kind(read[name]) for name, kind in _RESTS.items()}
+            facts |= {"groups": _groups(read.get("groups")), "about": str(read.get("about", ""))}
+            if (latency := read.get("rest_latency")) is not None:
+                facts["rest_latency"] = float(latency)
             return Table(layers=layers, cells=cells, **facts, divergence=str(read["divergence"]))
         except (KeyError, TypeError, AttributeError, ValueError, ArtifactError) as error:
             raise ValueError(f"Table.from_json: this is no table of choices ({error}); make one by table.to_json().") from error
@@ -127,15 +160,38 @@ class Table:
         write_atomic(path, self.to_json().encode())
 
     def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draw the losses as a heat map, layers down and choices across.
+        """Draw the losses as a heat map, layers and groups of channels down, choices across.
 
         Args:
           path: of a picture, .png, .svg or .pdf.
         """
         from lepton_jax.tuning.picture import heat_map  # matplotlib is slow to import
 
-        losses = [[cells[choice].loss if choice in cells else None for choice in self.choices] for cells in self.cells.values()]
-        heat_map(path, list(self.cells), list(map(str, self.choices)), losses, self.divergence)
+        choices, fractions = self.choices, self._fractions
+        losses = [
+            [*(cells[one].loss if one in cells else None for one in choices), *[None] * len(fractions)]
+            for cells in self.cells.values()
+        ]
+        removals = self.groups.cells if self.groups else {}
+        for some in removals.values():
+            losses.append([*[None] * len(choices), *(some[f].loss if f in some else None for f in fractions)])
+        columns = [*map(str, choices), *(f"{100 * f:g} % of channels" for f in fractions)]
+        rows = [*self.cells, *(f"channels of {name}" for name in removals)]
+        heat_map(path, rows, columns, losses, self.divergence)
+
+
+def _cell(loss: Any, size: Any, macs: Any, latency: Any = None) -> Cell:
+    return Cell(float(loss), int(size), float(macs), None if latency is None else float(latency))
+
+
+def _groups(read: Any) -> Groups | None:
+    if read is None:
+        return None
+    cells = {
+        str(name): {float(f): Removal(float(loss), int(size), float(macs), tuple(gone)) for f, loss, size, macs, gone in some}
+        for name, some in read["cells"].items()
+    }
+    return Groups(plan=Plan.from_json(json.dumps(read["plan"])), cells=cells)
 
 
 def layer_of(read: Mapping[str, Any]) -> Layer:

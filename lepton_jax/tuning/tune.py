@@ -28,7 +28,7 @@ class Tuned(NamedTuple):
     """What `tune` found.
 
     Attributes:
-      variables: packed.
+      variables: packed; where channels go, of ``recipe.rewrite(apply)``.
       recipe: how they were made, with the measured loss.
       changed: the share of the answers (largest logits) on the batches that are others than the model's.
       table: of `measure`.
@@ -99,13 +99,14 @@ def tune(
         )
     asked = Budget(**costs) if costs else None
     given = list(batches)
-    table = measure(apply, variables, given, options, select=select, progress=progress)
+    engine: Any = "onnxruntime" if latency is not None else None
+    table = measure(apply, variables, given, options, select=select, engine=engine, progress=progress)
     outputs = Outputs(apply, variables, [as_inputs(batch) for batch in given], "kl")
     packing = table.packing
     assert packing is not None  # a table that was measured has the variables
 
     def lost(recipe: Recipe) -> float:
-        seen = packing.seen(recipe.choices)
+        seen = packing.seen(recipe.choices, recipe.channels)
         return outputs.changed(seen) if share is not None else outputs.of(seen)
 
     limit = share if share is not None else loss
@@ -116,7 +117,7 @@ def tune(
     if evaluations:
         better = refine(recipe, table, budget, apply, given, evaluations=evaluations, progress=progress).recipe
         recipe = better if limit is None or lost(better) <= max(float(limit), lost(recipe)) else recipe
-    seen = packing.seen(recipe.choices)
+    seen = packing.seen(recipe.choices, recipe.channels)
     recipe = dataclasses.replace(recipe, measured=outputs.of(seen))
     if limit is not None and (reached := lost(recipe)) > float(limit):
         least, _ = _smallest(table, float(limit), lost)
@@ -124,7 +125,7 @@ def tune(
             f"tune: the best within the budget loses {_text(reached, share)}, more than loss={_text(float(limit), share)}; "
             f"bytes={least.bytes:,} would do, or a model that is trained with the recipe."
         )
-    return Tuned(packing.packed(recipe.choices), recipe, outputs.changed(seen), table)
+    return Tuned(packing.packed(recipe.choices, recipe.channels), recipe, outputs.changed(seen), table)
 
 
 def _smallest(table: Table, limit: float, lost: Any) -> tuple[Budget, Recipe]:
@@ -132,7 +133,8 @@ def _smallest(table: Table, limit: float, lost: Any) -> tuple[Budget, Recipe]:
 
     Layers spoil each other's work, so that much less may be predicted than is measured.
     """
-    worst = sum(max(cell.loss for cell in cells.values()) for cells in table.cells.values())
+    units = [*table.cells.values(), *(table.groups.cells.values() if table.groups else ())]
+    worst = sum(max((cell.loss for cell in cells.values()), default=0.0) for cells in units)  # type: ignore[attr-defined]
     low, high = 0.0, max(worst, 1e-9)
     best = allocate(table, Budget(loss=1e-12))  # as the model is
     for _ in range(_HALVINGS):

@@ -8,8 +8,9 @@ import pytest
 
 from lepton_jax import account, save
 from lepton_jax.deploy import Gate
-from lepton_jax.tuning import Bits, Budget, Rank, Recipe, Table, allocate, measure, refine, tune
+from lepton_jax.tuning import Bits, Budget, Channels, Choice, Rank, Recipe, Table, allocate, measure, refine, tune
 from lepton_jax.tuning import deployed as engines
+from lepton_jax.tuning import engine as layer_times
 
 
 def net(variables, x):
@@ -102,4 +103,41 @@ def test_what_cannot_be_kept_is_said_in_one_line(case, monkeypatch):
     monkeypatch.setattr("importlib.import_module", lambda name, *rest: without(name))
     with pytest.raises(ImportError, match=r"is not installed; .*pip install") as missing:
         allocate(table, Budget(latency=1.0))
+    assert "\n" not in str(missing.value)
+
+
+def test_layers_are_timed_alone_by_the_engine(monkeypatch):
+    rng = np.random.default_rng(12)
+    variables = {"a": jnp.asarray(rng.normal(size=(512, 512)) / 20, jnp.float32), "b": jnp.ones((512, 6))}
+    x = [jnp.asarray(rng.normal(size=(64, 512)), jnp.float32)]
+    options = [Bits(8), Rank(0.05), Channels(0.5)]
+    timed = []
+    kept = layer_times.gate
+
+    def counted(functions, rounds):
+        timed.append(list(functions))
+        return kept(functions, rounds=rounds)
+
+    monkeypatch.setattr(layer_times, "gate", counted)
+    table = measure(net, variables, x, options, engine="onnxruntime", progress=False)
+    assert len(timed) == 4  # each layer as it is, then under its other choices
+    a = {str(choice): cell.latency for choice, cell in table.cells["a"].items()}
+    assert a["rank 0.05 of full"] < 0.6 * a["as it is"]
+    assert table.rest_latency >= 0
+    whole = table.rest_latency + sum(cells[Choice()].latency for cells in table.cells.values())
+    assert whole == pytest.approx(table.deployed.latency(variables), rel=0.5)
+    assert Table.from_json(table.to_json()) == table
+    recipe = allocate(table, Budget(latency=0.5 * whole))
+    assert recipe.latency <= 0.5 * whole
+    better = refine(recipe, table, Budget(latency=0.5 * whole), net, x, evaluations=3, progress=False).recipe
+    assert better.latency <= 0.5 * whole
+    with pytest.raises(ValueError, match=r"measure: engine must be .*onnxruntime.*; got 'tensorrt'"):
+        measure(net, variables, x, options, engine="tensorrt", progress=False)
+
+    def without(module, extra):
+        raise ImportError(f"{module} is not installed; pip install 'lepton-jax[{extra}]'")
+
+    monkeypatch.setattr(layer_times, "import_extra", without)
+    with pytest.raises(ImportError, match="onnxruntime is not installed; pip install") as missing:
+        measure(net, variables, x, options, engine="onnxruntime", progress=False)
     assert "\n" not in str(missing.value)
