@@ -26,5 +26,5 @@ def get_config() -> Tuning:
         epochs=6,
         dense_optimizer=Adam(learning_rate=3e-3),
         optimizer=Adam(learning_rate=3e-3),
-        rows=rows((12, 16, 24), trained=(40, 65)),
+        rows=rows((12, 16, 24), trained=(40, 65, 46, 68)),
     )

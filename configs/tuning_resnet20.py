@@ -10,7 +10,7 @@ from lepton_jax.models import ResNetCifar
 
 
 def get_config() -> Tuning:
-    data = Cifar10()
+    data, smaller = Cifar10(jpeg=4000), 32 / 3
     return Tuning(
         name="tuning_resnet20",
         data=data,
@@ -24,7 +24,7 @@ def get_config() -> Tuning:
         sparsity=(0.5,),
         rank=(),
         trained_sparsity=(0.5,),
-        calibration=250,
+        calibration=128,
         soft=0.9,
-        rows=rows((32 / 3,), trained=(32 / 3,)),
+        rows=(*rows((), trained=(smaller,)), *rows((smaller,))[1:]),
     )

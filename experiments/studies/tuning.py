@@ -1,7 +1,7 @@
 """Recipes that are found against those that are the same for every layer, at the same bytes of tensors.
 
-Every seed has a network of its own, trained here or published, and one table of what its layers can bear, measured on training
-images without their labels. A budget is a fraction of the bytes in float32. "uniform" is one choice for all layers, of all that
+Every seed has a network of its own, trained here, or all have a published one; each network has one table of what its layers
+can bear, measured on training images without their labels. A budget is a fraction of the bytes in float32. "uniform" is one choice for all layers, of all that
 fit into the budget the one of the least divergence; "tuned" is allocated and refined; "bits", "zeros" and "rank" are tuned with
 that technique alone. Divergences are of the test images. Rows that are trained go on from the tuned recipe with labels and the
 answers of the dense network; what they are compared with is said in the config.
@@ -213,8 +213,8 @@ class Runner(TrainingRunner[Tuning]):
         return [Bits(*config.bits), Sparsity(*config.sparsity), *([Rank(*config.rank)] if config.rank else [])]
 
     def table(self, place: int, trained: bool) -> Table:
-        """Return a seed's table."""
-        options = self.options(trained)
+        """Return a seed's table; published weights have one, on the images of the first seed."""
+        options, place = self.options(trained), place if self.study.weights is None else 0
         made = self.tables.setdefault(tuple(options), [])
         for run, seed in list(zip(self.before, self.seeds, strict=True))[len(made) : place + 1]:
             made.append(measure(self.model, _variables(run), self.batches(seed), options))
