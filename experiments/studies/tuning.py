@@ -1,10 +1,10 @@
 """Recipes that are found against those that are the same for every layer, at the same bytes of tensors.
 
 Every seed has a network of its own, trained here, or all have a published one; each network has one table of what its layers
-can bear, measured on training images without their labels. A budget is a fraction of the bytes in float32. "uniform" is one choice for all layers, of all that
-fit into the budget the one of the least divergence; "tuned" is allocated and refined; "bits", "zeros" and "rank" are tuned with
-that technique alone. Divergences are of the test images. Rows that are trained go on from the tuned recipe with labels and the
-answers of the dense network; what they are compared with is said in the config.
+can bear, measured on training images without their labels. A budget is a fraction of the bytes in float32. "uniform" is one
+choice for all layers, of all that fit into the budget the one of the least divergence; "tuned" is allocated and refined;
+"bits", "zeros" and "rank" are tuned with that technique alone. Divergences are of the test images. Rows that are trained go on
+from the tuned recipe with labels and the answers of the dense network; what they are compared with is said in the config.
 """
 
 import dataclasses
