@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
@@ -47,6 +48,30 @@ class AllReduce:
             return jax.lax.psum(share.astype(self.dtype), self.axis).astype(leaf.dtype)
 
         return jax.tree.map(lambda leaf: mean(leaf) if paths.is_floating(leaf) else leaf, grads)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the sum has a state; this one has none."""
+        return False
+
+    def init(self, params: PyTree, devices: int) -> Any:
+        """Return the first state, for `lepton_jax.training.create`."""
+        return ()
+
+    def check(self, state: Any) -> None:
+        """Raise unless the state is this sum's."""
+        if state != ():
+            raise ValueError(
+                "AllReduce: keeps nothing, and the state holds the errors of another sum; create it without reduce=."
+            )
+
+    def specs(self) -> Any:
+        """How the state is spread over the devices: a prefix of it in partition specs."""
+        return PartitionSpec()
+
+    def reduce(self, grads: PyTree, state: Any) -> tuple[PyTree, Any]:
+        """Return what `gradients` does, and the state."""
+        return self.gradients(grads), state
 
     def values(self, tree: PyTree) -> PyTree:
         """Return the mean of losses, metrics and running statistics, in their own dtype; integers and keys are left."""

@@ -17,6 +17,7 @@ from lepton_jax.training.metrics import MetricsWriter, read_metrics
 from lepton_jax.training.nnx_models import NnxLossFn, make_nnx_step, nnx_apply, nnx_begin
 from lepton_jax.training.placement import Placement
 from lepton_jax.training.presets import fsdp, replicated, tensor_parallel
+from lepton_jax.training.reduce import Int8Reduce, PowerSgd, TopK
 from lepton_jax.training.sharding import data_mesh, parallel_step, replicate, shard_step
 from lepton_jax.training.source import StackedSource, batch_source
 from lepton_jax.training.state import TrainState, create
@@ -28,15 +29,18 @@ __all__ = [
     "Collective",
     "Evaluate",
     "FitSettings",
+    "Int8Reduce",
     "LossFn",
     "Metrics",
     "MetricsWriter",
     "ModelApply",
     "NnxLossFn",
     "Placement",
+    "PowerSgd",
     "StackedSource",
     "TensorBoardWriter",
     "Terminated",
+    "TopK",
     "TrainState",
     "TrainStep",
     "WandbWriter",

@@ -26,6 +26,7 @@ from lepton_jax.core.files import ArtifactError
 from lepton_jax.core.typing import PyTree
 from lepton_jax.training.arrays import check_same, describe, from_arrays, stored, to_arrays
 from lepton_jax.training.multihost import from_first
+from lepton_jax.training.reduce.base import as_saved, regrouped
 
 T = TypeVar("T")
 
@@ -171,12 +172,13 @@ class Checkpoints:
             about = self._read(at, self._about)
             if about is None:
                 continue
-            check_same(about["leaves"], template)
-            state = self._read(at, partial(self._state, about=about, template=template))
+            saved = as_saved(template, about["leaves"])
+            check_same(about["leaves"], saved)
+            state = self._read(at, partial(self._state, about=about, template=saved))
             if state is not None:
                 if step is None and self._damaged:
                     warnings.warn(f"{self._why()} Going on from step {at}, the newest that is whole.", stacklevel=2)
-                return from_arrays(state, template), about["extra"]
+                return from_arrays(regrouped(state, template), template), about["extra"]
         if not self._damaged:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint; start without resuming.")
         raise ValueError(f"{self._why()} Delete the folder to begin anew, or restore another step.")

@@ -100,6 +100,8 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
         if jax.process_count() > 1:
             batch = jax.tree.map(lambda leaf: _shared(leaf, spread), batch)
         leaves, lying = jax.tree.flatten(state)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return step(state, batch)  # the program around says how they lie
         return parallel(lying, tuple(map(lies, leaves)))(state, batch)
 
     return sharded
@@ -123,7 +125,7 @@ def parallel_step(
     reduce: AllReduce,
     loss_scale: LossScale | None = None,
 ) -> TrainStep:
-    """Make a data parallel step whose gradients are added up in a dtype of choice.
+    """Make a data parallel step whose gradients are added up in a way of choice.
 
     Each device computes the loss of its own rows and its gradients; their mean over the devices is taken by `reduce`. Means
     over a batch must be means (as `classification_loss` makes them), and batch norm uses each device's own rows, its
@@ -134,11 +136,13 @@ def parallel_step(
       tx: likewise.
       transform: likewise.
       mesh: has the axis of `reduce`.
-      reduce: the axis and the dtype of the sums, e.g. ``AllReduce(dtype="bfloat16")``.
+      reduce: the axis and the dtype of the sums, e.g. ``AllReduce(dtype="bfloat16")``; or a compressed sum of
+        `lepton_jax.training.reduce`, `Int8Reduce`, `PowerSgd` or `TopK`, which `create` must have been given too.
       loss_scale: as for `make_train_step`.
 
     Returns:
-      A step of the same signature for a state on all devices (`replicate`); the state is donated.
+      A step of the same signature for a state on all devices (`replicate`, or `create` with the placement `replicated`); the
+      state is donated.
 
     Raises:
       ValueError: if the mesh lacks the axis; at a call with a batch that the axis' devices do not divide.
@@ -157,7 +161,13 @@ def parallel_step(
     if reduce.axis not in mesh.shape:
         raise ValueError(f"parallel_step: reduce.axis must be an axis of the mesh, {mesh.axis_names}; got {reduce.axis!r}.")
     step = step_function(loss_fn, tx, transform, loss_scale, reduce)
-    specs = (PartitionSpec(), PartitionSpec(reduce.axis))
+    fields: dict[str, Any] = dict.fromkeys(TrainState._fields, PartitionSpec()) | {"reduction": reduce.specs()}
+    same, rows = TrainState(**fields), PartitionSpec(reduce.axis)
     # Without the check of replication: with it, jax would add the gradients up itself, in float32.
-    local = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(same, rows), out_specs=(same, PartitionSpec()), check_vma=False)
+
+    def local(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        reduce.check(state.reduction)
+        return mapped(state, batch)
+
     return shard_step(local, mesh, axis=reduce.axis)

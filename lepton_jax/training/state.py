@@ -11,9 +11,11 @@ import optax
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale
 from lepton_jax.training.arrays import put
 from lepton_jax.training.placement import Placement
+from lepton_jax.training.reduce.base import lies
 
 
 class TrainState(NamedTuple):
@@ -27,6 +29,7 @@ class TrainState(NamedTuple):
       tstate: of the transform.
       key: a typed random key; step k draws from ``fold_in(key, k)``.
       loss_scale: of the loss scaling, a `lepton_jax.precision.LossScaleState`; ``()`` without.
+      reduction: of a compressed sum of gradients, a `lepton_jax.training.reduce.ReduceState`; ``()`` without.
     """
 
     step: Array
@@ -36,6 +39,7 @@ class TrainState(NamedTuple):
     tstate: Any
     key: Array
     loss_scale: Any = ()
+    reduction: Any = ()
 
 
 @checked
@@ -48,6 +52,7 @@ def create(
     *,
     loss_scale: LossScale | None = None,
     placement: Placement | None = None,
+    reduce: AllReduce | None = None,
 ) -> TrainState:
     """Begin a run at step 0.
 
@@ -63,9 +68,11 @@ def create(
       loss_scale: as for `make_train_step`.
       placement: how parameters lie on a mesh of devices; masks, factors, step sizes and moments follow their parameter.
 
+      reduce: as for `parallel_step`; a compressed one keeps an error on each device of the placement's mesh.
+
     Raises:
       TypeError: if `key` is a raw array of `jax.random.PRNGKey`.
-      ValueError: if the placement does not fit the parameters.
+      ValueError: if the placement does not fit the parameters, or a compressed sum has no placement that has its axis.
 
     Example:
       >>> from lepton_jax import identity
@@ -76,17 +83,35 @@ def create(
     if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise TypeError(f"create: key must be a typed key, as jax.random.key(seed) makes it; got {type(key).__name__} {key}.")
 
+    devices = 1 if reduce is None or not reduce.remembers else _devices(reduce, placement)
+
     def begin(params: PyTree, model_state: PyTree, key: Array) -> TrainState:
         params, tstate = transform.init(params)
         scaling = () if loss_scale is None else loss_scale.init()
-        return jax.tree.map(_own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key, scaling))
+        reduction = () if reduce is None else reduce.init(params, devices)
+        return jax.tree.map(
+            _own, TrainState(jnp.int32(0), params, model_state, tx.init(params), tstate, key, scaling, reduction)
+        )
 
     # Compiled whole: an operation at a time, a transform's init would compile dozens of small programs.
     if placement is None:
         return jax.jit(begin)(params, model_state, key)
-    shardings = placement.shardings(jax.eval_shape(begin, params, model_state, key), params)
+    shapes = jax.eval_shape(begin, params, model_state, key)
+    shardings = placement.shardings(shapes, params)
+    if reduce is not None:
+        shardings = shardings._replace(reduction=lies(shapes.reduction, reduce, placement.mesh))
     placed = placement.place(params), placement.place(model_state, params), put(key, shardings.key)
     return jax.jit(begin, out_shardings=shardings)(*placed)
+
+
+def _devices(reduce: AllReduce, placement: Placement | None) -> int:
+    there = {} if placement is None else placement.mesh.shape
+    if reduce.axis not in there:
+        raise ValueError(
+            f"create: {type(reduce).__name__} keeps an error on each device; give placement=, e.g. replicated(data_mesh()), "
+            f"with a mesh that has the axis {reduce.axis!r}; got {', '.join(map(str, there)) or 'no placement'}."
+        )
+    return int(there[reduce.axis])
 
 
 def _own(leaf: Any) -> Array:

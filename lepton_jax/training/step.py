@@ -109,14 +109,20 @@ def step_function(
             return scaled(loss, state.loss_scale) if loss_scale is not None else loss, (loss, model_state, metrics)
 
         (_, (loss, model_state, metrics)), grads = jax.value_and_grad(seen, has_aux=True)(state.params)
+        # What a sum keeps from step to step is kept unscaled, since scales change.
+        early = reduce is not None and reduce.remembers
+        reduction = state.reduction
+        if loss_scale is not None and early:
+            grads = unscaled(grads, state.loss_scale)
         if reduce is not None:
-            grads, (loss, model_state, metrics) = reduce.gradients(grads), reduce.values((loss, model_state, metrics))
-        if loss_scale is not None:
+            grads, reduction = reduce.reduce(grads, reduction)
+            loss, model_state, metrics = reduce.values((loss, model_state, metrics))
+        if loss_scale is not None and not early:
             grads = unscaled(grads, state.loss_scale)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, tstate=state.tstate)
         params = optax.apply_updates(state.params, updates)
         params, tstate = transform.update(params, state.tstate, grads, state.step)
-        new = TrainState(state.step + 1, params, model_state, opt_state, tstate, state.key, state.loss_scale)
+        new = TrainState(state.step + 1, params, model_state, opt_state, tstate, state.key, state.loss_scale, reduction)
         metrics = {"loss": loss, **metrics}
         return (new, metrics) if loss_scale is None else _settled(loss_scale, state, new, metrics, all_finite((loss, grads)))
 
