@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 EXTRAS = (
     *("tyro", "matplotlib", "sklearn", "tensorflow_datasets", "grain", "array_record", "PIL", "importlib_resources"),
@@ -27,23 +28,7 @@ def run(program, *arguments):
 
 
 def test_the_core_compresses_saves_and_loads(tmp_path):
-    done = run(
-        """
-import jax, jax.numpy as jnp, numpy as np
-from flax import linen as nn
-import lepton_jax as lepton
-
-net = nn.Sequential([nn.Dense(24), nn.relu, nn.Dense(10)])
-x = jnp.asarray(np.random.default_rng(3).normal(size=(4, 16)), jnp.float32)
-model = lepton.Model.from_linen(net, net.init(jax.random.key(0), x), x)
-small = lepton.quantize_model(lepton.prune_model(lepton.factorize_model(model, 8), sparsity=0.5), 8)
-small.save(sys.argv[1])
-assert (lepton.load_model(sys.argv[1])(x) == small(x)).all()
-assert small(x).shape == (4, 10) and small(x).dtype == jnp.float32
-print(lepton.account(sys.argv[1]))
-""",
-        str(tmp_path / "m.lepton"),
-    )
+    done = run((Path(__file__).parent / "thin_program.py").read_text(), str(tmp_path / "m.lepton"))
     assert done.returncode == 0, done.stderr
     assert "kernel" in done.stdout
 

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
@@ -15,6 +14,11 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.transform.base import Init, Update
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+
+try:
+    from jax.experimental.shard_alike import shard_alike
+except ImportError:  # jax 0.11 has none, and the compiler chooses
+    shard_alike = None  # type: ignore[assignment]
 
 Masks = Mapping[Path, Array]
 """By path; boolean, True where the weight is kept, of the weight's shape."""
@@ -99,7 +103,7 @@ def laid_out_as(mask: Array, weight: Array) -> Array:
       >>> laid_out_as(jnp.array([True, False]), jnp.ones(2)).tolist()
       [True, False]
     """
-    return shard_alike(mask, weight)[0]
+    return mask if shard_alike is None else shard_alike(mask, weight)[0]
 
 
 @checked
