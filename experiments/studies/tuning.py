@@ -128,12 +128,17 @@ class Tuning(TrainingStudy):
         return Runner(self, seeds, run_dir)
 
     def report(self, results: Sequence[Result]) -> Parts:
-        found = [one for one in results if one["error"]]
-        drawing = Drawing(file="front.png", alternative="accuracy against bytes", draw=partial(_front, results=found))
-        lines = tabulate(found, COLUMNS, reference(found, DENSE))
-        none = [f"{one['row']}, {one['settings']['smaller']:g}x smaller" for one in results if not one["error"]]
-        said = notes(found) + ([f"No recipe is as small: {'; '.join(none)}."] if none else [])
-        return [lines, *([drawing] if len(found) > 1 else []), "## What was found", "\n".join(f"- {note}" for note in said)]
+        return parts(results)
+
+
+def parts(results: Sequence[Result]) -> Parts:
+    """Return the parts of a report: the table, the front, and what was found."""
+    found = [one for one in results if one["error"]]
+    drawing = Drawing(file="front.png", alternative="accuracy against bytes", draw=partial(_front, results=found))
+    lines = tabulate(found, COLUMNS, reference(found, DENSE))
+    none = [f"{one['row']}, {one['settings']['smaller']:g}x smaller" for one in results if not one["error"]]
+    said = notes(found) + ([f"No recipe is as small: {'; '.join(none)}."] if none else [])
+    return [lines, *([drawing] if len(found) > 1 else []), "## What was found", "\n".join(f"- {note}" for note in said)]
 
 
 COLUMNS = (
@@ -210,14 +215,18 @@ class Runner(TrainingRunner[Tuning]):
         config = self.study
         if trained:
             return [Bits(*(bits for bits in config.bits if bits <= 4)), Sparsity(*config.trained_sparsity)]
-        return [Bits(*config.bits), Sparsity(*config.sparsity), *([Rank(*config.rank)] if config.rank else [])]
+        zeros, ranks = (
+            [Sparsity(*some) for some in (config.sparsity,) if some],
+            [Rank(*some) for some in (config.rank,) if some],
+        )
+        return [Bits(*config.bits), *zeros, *ranks]
 
     def table(self, place: int, trained: bool) -> Table:
         """Return a seed's table; published weights have one, on the images of the first seed."""
         options, place = self.options(trained), place if self.study.weights is None else 0
         made = self.tables.setdefault(tuple(options), [])
         for run, seed in list(zip(self.before, self.seeds, strict=True))[len(made) : place + 1]:
-            made.append(measure(self.model, _variables(run), self.batches(seed), options))
+            made.append(measure(self.model, variables_of(run), self.batches(seed), options))
         return made[place]
 
     def measure(self, cells: Sequence[Cell]) -> list[Result]:
@@ -248,10 +257,10 @@ class Runner(TrainingRunner[Tuning]):
         """Return what is said of one seed's network."""
         packed = packed_variables(transform, run)
         view = transform.view(run.params, run.tstate)
-        seen = _variables(run._replace(params=view))
+        seen = variables_of(run._replace(params=view))
         errors = self.measured(identity(), [run._replace(params=view, tstate=())])
         images = jnp.asarray(self.dataset.test.images[: 4 * _BATCH])
-        moved = Divergence(self.model, _variables(dense), [(images,)], "kl").of(seen)
+        moved = Divergence(self.model, variables_of(dense), [(images,)], "kl").of(seen)
         figures: dict[str, Any] = {name: errors[name][0] for name in ("error", "validation_error") if name in errors}
         if cell is not None and self.study.files:
             path = self.path(cell, "files", "lepton")
@@ -280,7 +289,7 @@ class Runner(TrainingRunner[Tuning]):
         config, images = self.study, self.dataset.train.images
         loop = config.steps(self.dataset, config.epochs)
         tx, views = config.optimizer.build(loop), by_part({"student": transform})
-        variables = _variables(run)
+        variables = variables_of(run)
         answer = jax.jit(self.model)
         taught = [np.asarray(answer(variables, jnp.asarray(images[i : i + _BATCH]))) for i in range(0, len(images), _BATCH)]
         answers = Outputs(jnp.asarray(np.concatenate(taught))[None], {})
@@ -295,12 +304,13 @@ class Runner(TrainingRunner[Tuning]):
         return stacked.member(part(state, "student"), 0)
 
 
-def _variables(run: TrainState) -> PyTree:
+def variables_of(run: TrainState) -> PyTree:
+    """Return all variables of a state."""
     return {"params": run.params, **run.model_state}
 
 
 def _dense_bytes(run: TrainState) -> int:
-    return 4 * sum(leaf.size for leaf in jax.tree.leaves(_variables(run)))
+    return 4 * sum(leaf.size for leaf in jax.tree.leaves(variables_of(run)))
 
 
 def _uniform(table: Table, divergence: Divergence, limit: float) -> Recipe | None:
