@@ -5,4 +5,4 @@ from experiments.studies.single_point import SinglePoint
 
 
 def get_config() -> SinglePoint:
-    return SinglePoint(name="single_point", data=Tfds(name="fashion_mnist"), epochs=4, scan=False)
+    return SinglePoint(name="single_point", data=Tfds(name="fashion_mnist"), epochs=1, scan=False)

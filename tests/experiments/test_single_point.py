@@ -25,7 +25,7 @@ FEW += ("--mbits", 50.0, "--requests", 1, "--request", 2, "--slower", 1.0, "--rt
 def short(monkeypatch, tmp_path):
     """A net of two layers of each kind, and timings of a moment."""
     path = tmp_path / "short.py"
-    path.write_text(CONFIG.read_text().replace("epochs=4", "epochs=1, model=CNN(features=(4, 4))") + IMPORT)
+    path.write_text(CONFIG.read_text().replace("epochs=1", "epochs=1, model=CNN(features=(4, 4))") + IMPORT)
     monkeypatch.setitem(at_edge.CUTS, "fashion_mnist", 2)
     monkeypatch.setattr(importlib.import_module("lepton_jax.deploy.gate"), "_SAMPLE", 1e-4)
     return path

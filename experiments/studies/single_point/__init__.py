@@ -205,7 +205,7 @@ class Runner(study.Runner[SinglePoint]):
 
     def together(self, cell: Cell) -> Any:
         part, settings = cell.row.part, cell.settings
-        group = {"units": ("engine",), "latency": ("task",)}.get(part)
+        group = {"units": ("engine",), "edge": ("task", "cut"), "latency": ("task",)}.get(part)
         return cell.label if group is None else (part, *(settings[name] for name in group))
 
     def measure(self, cells: Sequence[Cell]) -> list[Result]:
@@ -232,13 +232,11 @@ class Runner(study.Runner[SinglePoint]):
         return [[branches.side_by_side(cells[0].name, seed, self.study.rounds)] for seed in self.seeds]
 
     def _of_edge(self, cells: Sequence[Cell]) -> list[list[dict[str, float]]]:
-        [cell] = cells
-        place, bits = cell.settings["cut"], cell.settings["bits"]
-        nets = self.trained(cell.settings["task"])
+        place, nets = cells[0].settings["cut"], self.trained(cells[0].settings["task"])
         if not place:
             sizes = [float(np.prod(net.test.images.shape[1:])) for net in nets]
             return [[{"error": net.whole_error, "raw_bytes": 4 * size, "image_bytes": size}] for net, size in zip(nets, sizes)]
-        return [[at_edge.figures(net, place, bits)] for net in nets]
+        return [at_edge.figures(net, place, [cell.settings["bits"] for cell in cells]) for net in nets]
 
     def _of_latency(self, cells: Sequence[Cell]) -> list[list[dict[str, float]]]:
         config, folder = self.study, self.run_dir / "files"

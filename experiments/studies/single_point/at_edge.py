@@ -24,6 +24,8 @@ CUTS: dict[Task, int] = {FASHION: 3, CIFAR: 4}
 _BATCH = 500
 REQUEST = 100
 """Images that cross together, where a hundred do."""
+_ALONE = 4
+"""Of every batch that is tested."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,39 +72,46 @@ def _pools(eqn: Equation) -> float:
     return float(eqn.primitive in ("reduce_window_max", "dot_general"))
 
 
-def figures(net: Trained, place: int, bits: int) -> dict[str, float]:
-    """What crosses at a cut, an image, and what the other side makes of it.
+def figures(net: Trained, place: int, widths: Sequence[int]) -> list[dict[str, float]]:
+    """What crosses at a cut, an image, and what the other side makes of it, for each number of bits.
 
     Returns:
       ``error``; ``wire_bytes`` with the frames, of a hundred images together; ``alone_bytes``, of one by itself;
       ``raw_bytes``, in float32; ``of_entropy``: the wire over the levels' entropy; ``share`` of the work at the edge.
     """
-    cut = edge.cut_at(net.plan, place, net.apply, net.variables, jnp.asarray(net.known), wire=edge.Wire(bits=bits))
-    floor, wire, raw, outputs = 0.0, 0, 0, []
-    codes: list[list[np.ndarray]] = [[] for _ in cut.coders]
-    for x in net.batches():
-        values = [np.asarray(value) for value in cut.edge(x)]
-        raw += sum(value.nbytes for value in values)
-        for kept, coder, value in zip(codes, cut.coders, values, strict=True):
-            kept.append(coder.codes(value))
-        received = []
-        for at in range(0, len(x), REQUEST):
-            sent = [coder.encode(value[at : at + REQUEST]) for coder, value in zip(cut.coders, values)]
-            wire += framed(sent)
-            received.append([coder.decode(data) for coder, data in zip(cut.coders, sent)])
-        outputs.append(np.asarray(cut.cloud(*(np.concatenate(some) for some in zip(*received)))))
-    floor = sum(edge.entropy_bytes(np.concatenate(some)) for some in codes)
-    count = len(net.test.images)
+    known = jnp.asarray(net.known)
+    cut = edge.cut_at(net.plan, place, net.apply, net.variables, known)
+    calibration, values = cut.edge(known), [[np.asarray(one) for one in cut.edge(x)] for x in net.batches()]
     work = [facts.macs for facts in net.plan.stages_of]
-    alone = [framed(cut.send(net.test.images[at : at + 1])) for at in range(0, count, max(count // 50, 1))]
-    return {
-        "error": net.error(outputs),
-        "wire_bytes": wire / count,
-        "alone_bytes": float(np.mean(alone)),
-        "raw_bytes": raw / count,
-        "of_entropy": wire / floor,
-        "share": sum(work[:place]) / sum(work),
-    }
+    share = sum(work[:place]) / sum(work)
+    found = []
+    for bits in widths:
+        coders = [edge.fit(np.asarray(value), edge.Wire(bits=bits)) for value in calibration]
+        codes = [[coder.codes(value) for coder, value in zip(coders, some, strict=True)] for some in values]
+        wire, alone = crossing(coders, values)
+        outputs = [cut.cloud(*(coder.values(one) for coder, one in zip(coders, some))) for some in codes]
+        floor = sum(edge.entropy_bytes(np.concatenate(some)) for some in zip(*codes))
+        count = len(net.test.images)
+        sizes = {"wire_bytes": wire / count, "alone_bytes": alone, "of_entropy": wire / floor}
+        raw = sum(one.nbytes for some in values for one in some) / count
+        found.append({"error": net.error([*map(np.asarray, outputs)]), **sizes, "raw_bytes": raw, "share": share})
+    return found
+
+
+def crossing(coders: Sequence[edge.Coder], values: Sequence[Sequence[np.ndarray]]) -> tuple[int, float]:
+    """Bytes of all values in frames of a hundred images, and the mean of some images alone; what comes back is checked."""
+    wire, alone = 0, list[int]()
+    for some in values:
+        for at in range(0, len(some[0]), REQUEST):
+            sent = [coder.encode(value[at : at + REQUEST]) for coder, value in zip(coders, some)]
+            wire += framed(sent)
+        alone += [
+            framed([coder.encode(value[at : at + 1]) for coder, value in zip(coders, some)])
+            for at in range(min(_ALONE, len(some[0])))
+        ]
+        for coder, value, data in zip(coders, some, sent):
+            assert np.array_equal(coder.decode(data), coder.values(coder.codes(value[at:])))
+    return wire, float(np.mean(alone))
 
 
 def framed(sent: Sequence[bytes]) -> int:
