@@ -24,6 +24,7 @@ TASKS = {
     "on a phone": "phone",
     "trained sparse": "sparse",
     "as small as a budget": "budget",
+    "searched for on several machines": "machines",
     "from another framework": "frameworks",
 }
 log = logging.getLogger("mkdocs.hooks.lepton_jax")

@@ -19,12 +19,12 @@ OPTIONS = [Bits(2, 3, 4, 8), Sparsity(0.5), Rank(0.5), Channels(0.25, 0.5)]
 
 def main() -> None:
     """Measure, and print a table."""
-    args = arguments(__doc__, out=True, images=(256, "for calibration"), by=(["outputs", "gradients"], "which"))
+    args = arguments(__doc__, out=True, images=(128, "for calibration"), by=(["outputs", "gradients"], "which"))
     apply, variables, batches = network(20, args.images)
     lines = [
         "# The table of a network of 20 layers",
         "",
-        f"Made by {origin('tuning_table')}; {args.images} images, {', '.join(map(repr, OPTIONS))}.",
+        f"Made by {origin('tuning_table')} {args.images} images; {', '.join(map(repr, OPTIONS))}.",
         "",
         f"| losses by | layers | choices | of groups | seconds on the wall | of the processor | at most {AIM} of these |",
         "|---|---|---|---|---|---|---|",

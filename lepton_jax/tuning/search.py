@@ -120,8 +120,8 @@ def search(
       >>> found.settings["bits"], found.finished, len(found.retrained["loss"])
       (4, 25, 3)
 
-    Source: Akiba et al. 2019, "Optuna"; on several machines Optuna's own `RDBStorage` takes the journal's place: give every
-    machine the same URL in a study of your own, and call `train` in its objective.
+    Source: Akiba et al. 2019, "Optuna"; on several machines Optuna's own `RDBStorage` takes the journal's place: the page "I
+    want to search on several machines" has the lines for it, around the same `train`.
     """
     check_space(space)
     for name, number in (("trials", trials), ("workers", workers)):
