@@ -73,33 +73,45 @@ def ways() -> dict[str, Any]:
     }
 
 
-def trained(reduce: Any, tx: Any, mesh: Any, seeds: int, steps: int) -> tuple[float, list[float]]:
-    """Return the bytes of a step and the test accuracies, in percent."""
+def bytes_sent(reduce: Any, mesh: Any) -> float:
+    """Return what each device sends in a compiled step."""
+    import jax
+    import optax
+
+    from lepton_jax import identity
+    from lepton_jax.training import collectives, create, parallel_step, replicated
+
+    tx = optax.sgd(0.1)
+    state = create(net(0), {}, tx, identity(), jax.random.key(0), placement=replicated(mesh), reduce=reduce)
+    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = parallel_step(loss_fn, tx, identity(), mesh, reduce=reduce)
+    batch = np.zeros((BATCH, SIZES[0][0]), np.float32), np.zeros(BATCH, np.int32)
+    compiled = jax.jit(step, in_shardings=(lies, None), out_shardings=(lies, None)).lower(state, batch).compile()
+    return sum(one.sent for one in collectives(compiled))
+
+
+def accuracies(reduce: Any, tx: Any, devices: int, seeds: int, steps: int) -> list[float]:
+    """Return the test accuracies, in percent; the devices are an axis of `jax.vmap`, which computes the same."""
     import jax
 
     from lepton_jax import identity
     from lepton_jax.data import load_digits
-    from lepton_jax.training import collectives, create, parallel_step, replicated
+    from lepton_jax.training import create, step_function
 
     data = load_digits()
-    x, y = data.train.images.reshape(-1, 64), data.train.labels.astype(np.int32)
-    step = parallel_step(loss_fn, tx, identity(), mesh, reduce=reduce)
-    found, sent = [], 0.0
+    x, y = jax.numpy.asarray(data.train.images.reshape(-1, 64)), jax.numpy.asarray(data.train.labels.astype(np.int32))
+    step = jax.vmap(step_function(loss_fn, tx, identity(), reduce=reduce), axis_name="data")
+    run = jax.jit(lambda state, rows: jax.lax.scan(lambda s, at: step(s, (x[at], y[at])), state, rows)[0])
+    found = []
     for seed in range(seeds):
-        state = create(net(seed), {}, tx, identity(), jax.random.key(seed), placement=replicated(mesh), reduce=reduce)
-        rng = np.random.default_rng(seed)
-        for _ in range(steps):
-            rows = rng.integers(0, len(x), BATCH)
-            batch = x[rows], y[rows]
-            if not sent:
-                lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-                whole = jax.jit(step, in_shardings=(lies, None), out_shardings=(lies, None))
-                sent = sum(one.sent for one in collectives(whole.lower(state, batch).compile()))
-            state, metrics = step(state, batch)
-            jax.block_until_ready(metrics)  # host devices that run ahead of one another wait in vain
-        right = np.asarray(apply(jax.device_get(state.params), data.test.images.reshape(-1, 64))).argmax(1) == data.test.labels
+        state = create(net(seed), {}, tx, identity(), jax.random.key(seed))
+        state = state._replace(reduction=reduce.init(state.params, 1))
+        each = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * devices), state)
+        rows = np.random.default_rng(seed).integers(0, len(x), (steps, devices, BATCH // devices))
+        params = jax.device_get(jax.tree.map(lambda leaf: leaf[0], run(each, rows).params))
+        right = np.asarray(apply(params, data.test.images.reshape(-1, 64))).argmax(1) == data.test.labels
         found.append(100 * float(right.mean()))
-    return sent, found
+    return found
 
 
 def main() -> None:
@@ -118,10 +130,10 @@ def main() -> None:
     met: list[str] = []
     for name, tx in optimisers(options.steps).items():
         cells: Lines = [(name, "bytes a step", "fewer", "test accuracy %", "points lost")]
-        plain: tuple[float, list[float]] | None = None
+        plain: tuple[float, list[float]] = (0.0, [])
         for way, reduce in sums.items():
-            sent, right = trained(reduce, tx, mesh, options.seeds, options.steps)
-            plain = plain or (sent, right)
+            sent, right = bytes_sent(reduce, mesh), accuracies(reduce, tx, mesh.size, options.seeds, options.steps)
+            plain = plain if plain[1] else (sent, right)
             lost, fewer = float(np.mean(plain[1]) - np.mean(right)), plain[0] / sent
             mean = f"{np.mean(right):.2f} ± {np.std(right, ddof=min(1, len(right) - 1)):.2f}"
             cells.append((way, f"{sent:,.0f}", f"{fewer:.1f}x", mean, f"{lost:+.2f}"))
