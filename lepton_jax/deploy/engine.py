@@ -42,6 +42,11 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized
         raise ArtifactError(f"{name}: ONNX Runtime does not take {shown}: {one_line(error)}") from error
 
 
+def _wide(one: np.ndarray) -> np.ndarray:
+    """Integers as files of other frameworks have them, which jax holds in 32 bits."""
+    return one.astype(np.int64) if one.dtype == np.int32 else one
+
+
 @checked
 def runner(
     file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized: bool = True, name: str = "deploy"
@@ -68,10 +73,11 @@ def runner(
       [[3.0, 4.0]]
     """
     made = session(file, threads=threads, optimized=optimized, name=name)
-    names = [one.name for one in made.get_inputs()]
+    ports = made.get_inputs()
 
     def run(*inputs: Any) -> list[np.ndarray]:
-        return made.run(None, dict(zip(names, flat(inputs), strict=True)))
+        given = zip(ports, flat(inputs), strict=True)
+        return made.run(None, {port.name: _wide(one) if port.type == "tensor(int64)" else one for port, one in given})
 
     return run
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -72,7 +73,8 @@ def dequantize_linear(site: Site, x: Any, scale: Any, zero: Any = None) -> Any:
 def dynamic_quantize(site: Site, x: Any) -> Any:
     """Rounded to eight bits by the range that is found now; with its scale and zero point."""
     low, high = jnp.minimum(jnp.min(x), 0), jnp.maximum(jnp.max(x), 0)
-    scale = (high - low) / 255
+    # Behind the barrier XLA divides, as the engine does; a known divisor it would replace by a factor, an ulp off.
+    scale = (high - low) / jax.lax.optimization_barrier(jnp.asarray(255, x.dtype))
     scale = jnp.where(scale == 0, 1, scale)
     zero = nearest(jnp.clip(-low / scale, 0, 255))
     value = jnp.clip(nearest(x / scale) + zero, 0, 255)
