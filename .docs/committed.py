@@ -22,6 +22,7 @@ STUDIES = {
         "LeNet-5, stages left out": "deep_compression_mnist_lenet5_sweep",
         "Techniques in pairs": "combined",
         "Tuned layer by layer": "tuning_lenet300",
+        "Tuned layer by layer, LeNet-5": "tuning_lenet5",
     },
     "Sparse": {
         "Gradual pruning, LeNet-300-100": "gradual_pruning",

@@ -19,7 +19,7 @@ OPTIONS = [Bits(2, 3, 4, 8), Sparsity(0.5), Rank(0.5), Channels(0.25, 0.5)]
 
 def main() -> None:
     """Measure, and print a table."""
-    args = arguments(__doc__, out=True, images=(128, "for calibration"), by=(["outputs", "gradients"], "which"))
+    args = arguments(__doc__, out=True, images=(100, "for calibration"), by=(["outputs", "gradients"], "which"))
     apply, variables, batches = network(20, args.images)
     lines = [
         "# The table of a network of 20 layers",

@@ -156,8 +156,14 @@ def _spent(problem: Problem, table: Table, limits: Mapping[str, float], seconds:
         others = {name: value for name, value in limits.items() if name != "bytes"}
         best = recipe_of(table, *problem.chosen(problem.solve(others, seconds, least="bytes").x))
         if best.bytes > limit:
-            least = recipe_of(table, *problem.chosen(problem.solve({}, seconds, least="bytes").x)).bytes
-            raise ValueError(too_little("bytes", limit, least) if least > limit else together(limits))
+
+            def least(some: Mapping[str, float]) -> int:
+                return recipe_of(table, *problem.chosen(problem.solve(some, seconds, least="bytes").x)).bytes
+
+            if (smallest := least({})) > limit:
+                raise ValueError(too_little("bytes", limit, smallest))
+            alone = [name for name in others if least({name: others[name]}) > limit]
+            raise ValueError(together({name: limits[name] for name in ("bytes", *(alone[:1] or others))}))
     return best
 
 

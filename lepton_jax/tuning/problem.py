@@ -16,8 +16,8 @@ from lepton_jax.tuning.options import Choice
 from lepton_jax.tuning.table import Table
 
 _GAP = 1e-4
-_OUT_OF_TIME = 1
-"""What the solver says then."""
+_OUT_OF_TIME, _CANNOT = 1, 2
+"""What the solver says of a problem that it has not solved, and of one that has no solution."""
 
 
 class Solved(NamedTuple):
@@ -163,6 +163,10 @@ class Problem:
             smallest = self.rest[name] + float(self.solve({}, seconds, least=name).x @ self.costs[name])
             if smallest > limit:
                 return too_little(name, limit, smallest)
+        for size in range(2, len(limits)):
+            for some in itertools.combinations(limits.items(), size):
+                if self._solved(dict(some), seconds, "loss").status == _CANNOT:
+                    return together(dict(some))
         return together(limits)
 
 

@@ -156,7 +156,8 @@ def test_committed_results_are_read(path):
     written = json.loads(path.read_text())
     lines = cells(read([path.parent]))
     assert len({line["row"] for line in lines}) == len(lines)
-    for line in lines:
+    empty = {number for number, result in enumerate(written.get("results", [])) if result.get("error") == []}
+    for line in (line for number, line in enumerate(lines) if number not in empty):
         assert line.get("accuracy %, last epoch") or line.get("own figures")
     for result, line in zip(written.get("results", []), lines):
         if result.get("error") == []:  # a family without a file under the limit: no seed was trained, no figure is shown

@@ -370,6 +370,9 @@ def test_what_cannot_be_done_is_said_in_one_line(case):
     assert allocate(table, Budget(bytes=smallest)).bytes == smallest
     with pytest.raises(ValueError, match=r"macs=1 is less than the smallest recipe needs"):
         allocate(table, Budget(macs=1))
+    for one in (table, Table.from_json(table.to_json())):  # those of several that contradict each other are named, the rest not
+        with pytest.raises(ValueError, match="no recipe keeps bytes=900 and loss=1e-09 together"):
+            allocate(one, Budget(bytes=900, macs=10**9, loss=1e-9))
     for wrong in ({}, {"bytes": -1}, {"bytes": "fifty"}, {"loss": float("nan")}, {"macs": 0}):
         with pytest.raises(ValueError, match="Budget"):
             Budget(**wrong)
