@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.common.cli import errors_in_one_line
 from experiments.common.columns import Column, accuracy, explained, plain, tabulate
-from experiments.common.figures import Point, accuracy_against, point
+from experiments.common.figures import Point, accuracy_against, point_of
 from experiments.common.finished import Row, environment_of, labels, read, runs_in
 from experiments.common.results import Result, spread
 from experiments.common.tables import aligned, markdown_table
@@ -141,7 +141,7 @@ def points(rows: Sequence[Row], figure: str) -> list[Point]:
         rivals = tasks[row.task]
         runs = list(dict.fromkeys(rival.run for rival in rivals))
         alone = sum(rival.run == row.run for rival in rivals) == 1
-        made = point(
+        made = point_of(
             row.result,
             figure,
             series=row.name if not several else row.run if alone or crowded else f"{row.run}: {row.name}",

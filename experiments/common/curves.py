@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.common.figures import COLORS, by_error, look, save_figure
+from experiments.common.figures import COLORS, DPI, by_error, look, save_figure
+from experiments.common.labels import NEAR_THE_END, End, label_ends
+from experiments.common.names import readable
 from experiments.common.results import Result, accuracies, deviation
 
 _LOOKS = ("-", "--", ":")
-_MANY = 6
-"""With more curves than these the legend stands beside the figure."""
+_MOST = 8
+"""Curves a panel; those of one with more stand in two panels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,15 +90,60 @@ def draw(
       size: of a panel, in inches.
       shared: whether all panels have the same vertical axis.
     """
-    shown = [panel for panel in panels if panel.curves or panel.levels] or list(panels[:1])
+    given = [panel for panel in panels if panel.curves or panel.levels] or list(panels[:1])
+    groups = [_halves(panel) for panel in given]
+    shown = [panel for group in groups for panel in group]
     columns = min(columns, len(shown))
     lines = -(-len(shown) // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * lines), layout="constrained")
-    for axis, panel in zip(figure.subplots(lines, columns, squeeze=False, sharey=shared).flat, shown):
-        _panel(axis, panel, shown if shared else [panel])
+    figure = Figure(figsize=(size[0] * columns, size[1] * lines), dpi=DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=shared).flat)
+    for axis in axes[len(shown) :]:
+        axis.remove()
+    alike = {id(panel): shown if shared else group for group in groups for panel in group}
+    for axis, panel in zip(axes, shown):
+        _panel(axis, panel, alike[id(panel)])
+    for group in groups:
+        _one_range([axis for axis, panel in zip(axes, shown) if panel in group])
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
+    label_ends({axis: ends for axis, panel in zip(axes, shown) if (ends := _ends(axis, panel))}, canvas)
     save_figure(figure, path)
+
+
+def _halves(panel: Panel) -> list[Panel]:
+    """The panel, or two with half of its curves each, where one would be hard to read."""
+    if len(panel.curves) <= _MOST:
+        return [panel]
+    half = -(-len(panel.curves) // 2)
+    return [dataclasses.replace(panel, curves=some) for some in (panel.curves[:half], panel.curves[half:])]
+
+
+def _one_range(axes: Sequence[Any]) -> None:
+    """Give axes the range that all of theirs need, from the top of the first to its bottom as before."""
+    limits = [sorted(axis.get_ylim()) for axis in axes]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    for axis in axes:
+        axis.set_ylim(*((low, high) if axis.get_ylim()[0] <= axis.get_ylim()[1] else (high, low)))
+
+
+def _ends(axis: Any, panel: Panel) -> dict[str, End]:
+    """Where every curve ends, for names there; none, and a legend, where two curves or more end far from the right."""
+    hidden = panel.y_scale == "error"
+    ends: dict[str, End] = {}
+    for number, curve in enumerate(panel.curves):
+        if curve.label[:1] != "_":
+            x, y = (min if panel.falling else max)(zip(curve.x, curve.y, strict=True), key=lambda pair: pair[0])
+            color = {**look(number), **curve.look}["color"]
+            ends[readable(curve.label)] = End(x, 100 - statistics.mean(y) if hidden else statistics.mean(y), color)
+    left, right = axis.transAxes.transform([(0, 0), (1, 0)])[:, 0]
+    share = {name: (axis.transData.transform((end.x, end.y))[0] - left) / (right - left) for name, end in ends.items()}
+    if len(ends) < 2 or sum(place < NEAR_THE_END for place in share.values()) > 1:
+        if ends or panel.levels:
+            axis.legend(fontsize=8)
+        return {}
+    edge = axis.get_xlim()[1]
+    return {**ends, **{readable(name): End(edge, 100 - y if hidden else y, "0.4") for name, y in panel.levels.items()}}
 
 
 def _panel(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
@@ -106,17 +154,14 @@ def _panel(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
         values = [[100 - value for value in some] if hidden else list(some) for some in curve.y]
         means, bars = [statistics.mean(some) for some in values], [deviation(some) for some in values]
         how = {**shape, "markersize": 5, "capsize": 3, "linewidth": 1.2, **curve.look}
-        axis.errorbar(curve.x, means, bars, label=curve.label, **how)
+        axis.errorbar(curve.x, means, bars, label=curve.label if curve.label[:1] == "_" else readable(curve.label), **how)
         for x, some in zip(curve.x, values if panel.seeds else []):
             axis.plot([x] * len(some), some, ".", color=how["color"], alpha=0.4)
     for name, level in panel.levels.items():
-        axis.axhline(100 - level if hidden else level, color="0.4", linestyle="--", linewidth=1, label=name)
-    axis.set_title(panel.title, fontsize=10)
+        axis.axhline(100 - level if hidden else level, color="0.4", linestyle="--", linewidth=1, label=readable(name))
+    axis.set_title(readable(panel.title), fontsize=10)
     _scale(axis, panel, alike)
     axis.grid(color="0.92")
-    if any(curve.label[:1] != "_" for curve in panel.curves) or panel.levels:
-        beside = len(panel.curves) > _MANY
-        axis.legend(fontsize=8, **({"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}))
 
 
 def _scale(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
@@ -126,8 +171,9 @@ def _scale(axis: Any, panel: Panel, alike: Sequence[Panel]) -> None:
         axis.set_xlim(min(places) / 1.15, 1.15 * max(places))  # before the scale, since one point alone has no range
         axis.set_xscale("log")
     if panel.ticks:
-        turned = max(map(len, panel.ticks.values())) * len(panel.ticks) > 60
-        axis.set_xticks(list(panel.ticks), list(panel.ticks.values()), **({"rotation": 35, "ha": "right"} if turned else {}))
+        names = [readable(name) for name in panel.ticks.values()]
+        turned = max(map(len, names)) * len(names) > 60
+        axis.set_xticks(list(panel.ticks), names, **({"rotation": 35, "ha": "right"} if turned else {}))
         axis.xaxis.minorticks_off()
     if panel.falling:
         axis.invert_xaxis()

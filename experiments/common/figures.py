@@ -4,7 +4,6 @@ import dataclasses
 import io
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from experiments.common.results import Result, accuracies, deviation
+from experiments.common.names import readable
+from experiments.common.points import Point, pareto, point_of
+from experiments.common.results import Result
 from lepton_jax.core.files import write_atomic
 
 MARKERS = "os^vDPX<>*h"
@@ -29,7 +30,13 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 1
 _FEWEST = 0.01
 """An error of less is drawn as this, since the axis is logarithmic."""
 _FRONT = "Pareto front"
-_DPI = 120
+_FEWEST_OF_A_FRONT = 3
+"""Points; fewer are no front."""
+_MOST = 8
+"""Series; more are told apart by the names at their points."""
+_DENSE = ("dense", "float32", "float")
+"""Rows that others are compared with: drawn as a line."""
+DPI = 120
 _LEGEND_LINES, _LEGEND_WIDTH = 4.4, 0.075
 """Lines of the legend an inch, and the inches of a letter."""
 _ROOM = 3.0
@@ -63,7 +70,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}):
         for suffix, metadata in _FORMATS.items():
             out = io.BytesIO()
-            figure.savefig(out, format=suffix[1:], dpi=_DPI, metadata=metadata)
+            figure.savefig(out, format=suffix[1:], dpi=DPI, metadata=metadata)
             write_atomic(path.with_suffix(suffix), out.getbuffer())
 
 
@@ -75,42 +82,6 @@ def look(number: int) -> dict[str, Any]:
       {'color': 'C9', 'marker': '*'}
     """
     return {"color": f"C{number}", "marker": MARKERS[number % len(MARKERS)]}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """One row in the figure.
-
-    Args:
-      cost: bytes or multiplications; less is better.
-      accuracy: mean, in percent.
-      deviation: of the accuracy over seeds.
-      series: what it is drawn as.
-      label: its name, written if it is on the front.
-      task: only points of one task are compared; each has a front of its own.
-      panel: its title.
-    """
-
-    cost: float
-    accuracy: float
-    deviation: float
-    series: str
-    label: str
-    task: str = ""
-    panel: str = ""
-
-
-def point(result: Result, cost: str, *, series: str, label: str, task: str = "", panel: str = "") -> Point:
-    """Return the point of a result that has errors and a cost, a number or one a seed.
-
-    Example:
-      >>> point({"error": [0.25, 0.5], "file_bytes": [100, 300]}, "file_bytes", series="a", label="a").cost
-      200
-    """
-    values, amount = accuracies(result), result[cost]
-    where = {"series": series, "label": label, "task": task, "panel": panel}
-    amount = statistics.mean(amount) if isinstance(amount, Sequence) else amount
-    return Point(cost=amount, accuracy=statistics.mean(values), deviation=deviation(values), **where)
 
 
 def accuracy_by_bytes(results: Sequence[Result], *, series: str = "{row}", panel: str = "") -> list[Drawing]:
@@ -125,29 +96,11 @@ def accuracy_by_bytes(results: Sequence[Result], *, series: str = "{row}", panel
     def one(result: Result) -> Point:
         where = str(result["settings"][panel]) if panel else ""
         name = series.format(row=result["row"], **result["settings"])
-        return point(result, "file_bytes", series=name, label=result["row"], task=where, panel=where)
+        return point_of(result, "file_bytes", series=name, label=result["row"], task=where, panel=where)
 
     points = [one(result) for result in results if "file_bytes" in result]
     draw = partial(accuracy_against, points=points, cost="bytes of the file without its program")
     return [Drawing(file="accuracy.png", alternative="accuracy against bytes", draw=draw)] if points else []
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other beats: that costs no more, is no less accurate, and differs in one of both.
-
-    Example:
-      >>> sizes = [(10, 90.0), (20, 95.0), (30, 94.0)]
-      >>> some = [Point(cost=c, accuracy=a, deviation=0, series="", label="") for c, a in sizes]
-      >>> [point.cost for point in pareto(some)]
-      [10, 20]
-    """
-    front = [point for point in points if not any(_beats(other, point) for other in points)]
-    return sorted(front, key=lambda point: point.cost)
-
-
-def _beats(one: Point, other: Point) -> bool:
-    better = one.cost < other.cost or one.accuracy > other.accuracy
-    return better and one.cost <= other.cost and one.accuracy >= other.accuracy
 
 
 def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
@@ -158,6 +111,7 @@ def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
       points: at least one.
       cost: the name of the axis.
     """
+    points = _in_words(points)
     series = list(dict.fromkeys(point.series for point in points))
     panels = _by(points, "panel")
     columns = min(len(panels), 2)
@@ -166,7 +120,7 @@ def accuracy_against(path: Path, points: Sequence[Point], *, cost: str) -> None:
     legend_columns = math.ceil(len(series) / (_LEGEND_LINES * height))
     width += legend_columns * (0.5 + _LEGEND_WIDTH * max(map(len, [*series, _FRONT])))
     # The labels are placed in pixels, so those of the file must be those that they are placed in.
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis in axes[len(panels) :]:
@@ -194,7 +148,9 @@ def _draw(axis: Any, points: Sequence[Point], series: Sequence[str]) -> None:
         mine = [point for point in points if point.series == name]
         bars = tuple(zip(*map(_bar, mine)))
         axis.errorbar(*_places(mine), bars, linestyle="none", markersize=6, capsize=2, linewidth=1, label=name, **look(number))
-    for front in [front for front in _fronts(points) if len(front) > 1]:
+    for dense in [point for point in points if point.label in _DENSE]:
+        axis.axhline(_height(dense.accuracy), color="0.4", linestyle=":", linewidth=1, zorder=0)
+    for front in _fronts(points):
         axis.step(*_places(front), where="post", color="0.4", linestyle="--", linewidth=1, zorder=0, label=_FRONT)
     _scale(axis, points)
     axis.grid(color="0.92")
@@ -209,7 +165,22 @@ def _by(points: Sequence[Point], name: str) -> dict[str, list[Point]]:
 
 
 def _fronts(points: Sequence[Point]) -> list[list[Point]]:
-    return [pareto(mine) for mine in _by(points, "task").values()]
+    """Return the fronts that are of three points or more, each of one task."""
+    fronts = [pareto(mine) for mine in _by(points, "task").values()]
+    return [front for front in fronts if len(front) >= _FEWEST_OF_A_FRONT]
+
+
+def _in_words(points: Sequence[Point]) -> list[Point]:
+    """Return the points with readable names; of too many series two are made, what is on a front and what is not."""
+    named = [dataclasses.replace(point, series=readable(point.series), label=readable(point.label)) for point in points]
+    if len({point.series for point in named}) <= _MOST:
+        return named
+    best = {id(point) for mine in _by(named, "task").values() for point in pareto(mine)}
+
+    def series(point: Point) -> str:
+        return point.label if point.label in _DENSE else "on the front" if id(point) in best else "not on it"
+
+    return [dataclasses.replace(point, series=series(point)) for point in named]
 
 
 def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
@@ -294,7 +265,7 @@ def _name(axis: Any, points: Sequence[Point], renderer: Any) -> None:
         for one, other in itertools.pairwise(front):
             corner = (other.cost, _height(one.accuracy))
             lines += [Bbox(pixels([(end.cost, _height(end.accuracy)), corner])) for end in (one, other)]
-    for point in (point for front in _fronts(points) for point in front):
+    for point in [point for mine in _by(points, "task").values() for point in pareto(mine)]:
         place = (point.cost, _height(point.accuracy))
         x, y = pixels(place)
         text = axis.annotate(point.label, place, (0, 0), textcoords="offset pixels", fontsize=8, zorder=5)
@@ -310,7 +281,7 @@ def _name(axis: Any, points: Sequence[Point], renderer: Any) -> None:
         axis.annotate(
             point.label,
             place,
-            ((chosen.x0 - x) * 72 / _DPI, (chosen.y0 - y) * 72 / _DPI),  # points, since other files have other pixels
+            ((chosen.x0 - x) * 72 / DPI, (chosen.y0 - y) * 72 / DPI),  # points, since other files have other pixels
             textcoords="offset points",
             fontsize=8,
             zorder=5,

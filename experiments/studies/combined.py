@@ -25,6 +25,7 @@ from experiments.common.columns import reference, smaller, tabulate, times_small
 from experiments.common.config import Adam
 from experiments.common.figures import Drawing, accuracy_by_bytes, save_figure
 from experiments.common.measuring import History
+from experiments.common.names import readable
 from experiments.common.results import Result, accuracies, gain
 from experiments.common.study import Cell, Parts
 from experiments.common.techniques import TECHNIQUES, Settings, Technique
@@ -192,8 +193,8 @@ def _matrix(
     for (line, column), number in np.ndenumerate(values):
         if np.isfinite(number):
             axis.text(column, line, form.format(number), ha="center", va="center", fontsize=11)
-    axis.set_xticks(range(len(names)), names)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_xticks(range(len(names)), [readable(name) for name in names])
+    axis.set_yticks(range(len(names)), [readable(name) for name in names])
     axis.set_title(f"{title}; on the diagonal, alone")
 
 

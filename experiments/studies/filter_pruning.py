@@ -159,7 +159,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
             cells = sorted((r for r in results if r["row"] == row), key=lambda result: result["macs"])
             x, y = [100 * cell["macs"] / cell["dense_macs"] for cell in cells], [accuracies(cell, name) for cell in cells]
             curves.append(Curve(label=row, x=x, y=y))
-        panels.append(Panel(curves=curves, title=title, levels=levels))
+        panels.append(Panel(curves=curves, title=title, levels=levels, y_scale="error"))
     draw(path, panels, x="multiply-accumulates (% of dense)", y="test accuracy (%)", size=(5, 4.6))
 
 

@@ -145,7 +145,7 @@ def plot(config: PtqMethods, path: Path, results: Sequence[Result]) -> None:
         x = [place + 0.03 * number for place, bits in enumerate(levels) if bits in mine]
         curves.append(Curve(label=name, x=x, y=[mine[bits]["test, activations"] for bits in levels if bits in mine]))
     ticks = {float(place): f"W{bits}A{config.activation_bits}" for place, bits in enumerate(levels)}
-    panel = Panel(curves=curves, levels={FLOAT: statistics.mean(results[0]["test"])}, ticks=ticks)
+    panel = Panel(curves=curves, levels={FLOAT: statistics.mean(results[0]["test"])}, ticks=ticks, y_scale="error")
     draw(path, [panel], y="test accuracy (%)", size=(7, 4.5))
 
 

@@ -181,7 +181,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
 
     curves = by_row(sorted(rounded, key=lambda result: -result["settings"]["bits"]), place)
     ticks = {float(number): f"W{bits}A{bits}" for number, bits in enumerate(levels)}
-    panel = Panel(curves=curves, levels={PLAIN: statistics.mean(accuracies(plain))}, ticks=ticks, seeds=True)
+    panel = Panel(curves=curves, levels={PLAIN: statistics.mean(accuracies(plain))}, ticks=ticks, seeds=True, y_scale="error")
     draw(path, [panel], x="bits of weights and activations", y="test accuracy (%)")
 
 

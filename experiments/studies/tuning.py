@@ -24,7 +24,7 @@ from experiments.common import members, study
 from experiments.common.columns import figure, reference, setting, tabulate
 from experiments.common.config import Adam, Momentum
 from experiments.common.deployed import file_bytes, logits
-from experiments.common.figures import Drawing, accuracy_against, point
+from experiments.common.figures import Drawing, accuracy_against, point_of
 from experiments.common.measuring import History, packed_variables
 from experiments.common.results import Result, gain
 from experiments.common.study import Cell, Parts
@@ -180,7 +180,7 @@ def notes(results: Sequence[Result]) -> list[str]:
 def _front(path: Path, results: Sequence[Result]) -> None:
     shown = [one for one in results if one["error"] and one["settings"]["smaller"]]
     labels = [f"{one['settings']['smaller']:g}x" for one in shown]
-    points = [point(one, "tensor_bytes", series=one["row"], label=label) for one, label in zip(shown, labels)]
+    points = [point_of(one, "tensor_bytes", series=one["row"], label=label) for one, label in zip(shown, labels)]
     accuracy_against(path, points, cost="bytes of tensors in the file")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.common.columns import Column, accuracy, change, figure, mean, plain, reference, setting, tabulate
 from experiments.common.curves import Curve, Panel, draw
-from experiments.common.figures import Drawing, accuracy_against, point
+from experiments.common.figures import Drawing, accuracy_against, point_of
 from experiments.common.results import Result, gain
 from experiments.common.study import Parts
 
@@ -141,7 +141,7 @@ def _edge(results: Sequence[Result]) -> Parts:
     )
     shown = [one for one in results if "wire_bytes" in one]
     points = [
-        point(one, "wire_bytes", series=one["row"], label=f"{one['settings']['bits']} bits", **_where(one)) for one in shown
+        point_of(one, "wire_bytes", series=one["row"], label=f"{one['settings']['bits']} bits", **_where(one)) for one in shown
     ]
     drawing = Drawing(
         file="edge.png",
