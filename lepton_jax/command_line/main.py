@@ -23,6 +23,7 @@ from lepton_jax.command_line.deploy import Deploy
 from lepton_jax.command_line.diff import Diff
 from lepton_jax.command_line.edge import Edge
 from lepton_jax.command_line.inspect import Inspect
+from lepton_jax.command_line.plan_memory import PlanMemory
 from lepton_jax.command_line.run import Run
 from lepton_jax.command_line.tune import Tune
 from lepton_jax.command_line.unpack import Unpack
@@ -30,13 +31,15 @@ from lepton_jax.command_line.verify import Verify
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.foreign_text import shown
 
-_DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert, run, deploy, measure and compress them.
+_DESCRIPTION = """Look into `.lepton` files, verify, unpack, compare, convert, run, deploy, measure and compress them;
+plan the memory of trainings.
 
 Exit codes: 0 all is well; 1 files differ or a file is damaged; 2 wrong usage, or a file cannot be found or written.
 Results go to the output stream, progress and errors to the error stream. `lepton COMMAND --help` shows examples."""
 
 _LONGEST_LINE = 4000
-_COMMANDS = {kind.__name__.lower(): kind for kind in (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Edge, Bench, Tune)}
+_KINDS = (Inspect, Verify, Unpack, Diff, Run, Convert, Deploy, Edge, Bench, Tune, PlanMemory)
+_COMMANDS = {re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower(): kind for kind in _KINDS}
 
 
 @checked

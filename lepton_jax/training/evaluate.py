@@ -60,7 +60,7 @@ def make_evaluate(
     """
     given = list(batches)
     count = sum(int(batch.mask.sum()) for batch in given)
-    held = jax.device_put(given) if placement is None else replicate(given, placement.mesh)
+    held = jax.device_put(given) if placement is None else replicate(given, placement.devices)
     if not count:
         raise ValueError("make_evaluate: there is no example to evaluate on; give at least one batch with a mask that is True.")
 

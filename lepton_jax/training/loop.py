@@ -145,7 +145,7 @@ def fit(
       3.5
     """
     if placement is not None:
-        step = shard_step(step, placement.mesh, axis=placement.batch_axis)
+        step = shard_step(step, placement.devices, axis=placement.batch_axis)
     extra: dict[str, list[dict[str, Any]]] = {"window": [], "history": [] if history is None else history}
     first = multihost.is_first()
     metrics = metrics if first else None

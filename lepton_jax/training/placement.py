@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
@@ -32,7 +32,7 @@ class Placement:
     ``u (in, rank)`` and ``v (rank, out)``, `v` is spread over its outputs and `u` is whole.
 
     Args:
-      mesh: of devices, with named axes.
+      mesh: of devices, with named axes; an abstract one, of devices that are not there, tells shapes and shares alone.
       specs: ``{pattern: PartitionSpec}``, a pattern being a glob over the paths of parameters; the first that matches
         counts. Or a function ``(path, leaf) -> PartitionSpec``.
       batch: the axis of the mesh that batches are spread over; by default its first.
@@ -49,7 +49,7 @@ class Placement:
       Dense_0/kernel  float32[4,2]  data, whole    32 bytes a device
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     specs: Specs
     batch: str | None = None
 
@@ -61,6 +61,17 @@ class Placement:
                     problems.append(f"{pattern}: {spec} names {', '.join(map(repr, missing))}, which it lacks")
             if self.batch is not None and self.batch not in self.mesh.shape:
                 problems.append(f"batch: {self.batch!r} is not one of them")
+
+    @property
+    def devices(self) -> Mesh:
+        """The mesh of devices that are there.
+
+        Raises:
+          ValueError: if it is abstract.
+        """
+        if isinstance(self.mesh, AbstractMesh):
+            raise ValueError("Placement: an abstract mesh has no devices to put arrays on; give jax.make_mesh(...).")
+        return self.mesh
 
     @property
     def batch_axis(self) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Path, PyTree
@@ -11,9 +11,12 @@ from lepton_jax.graph.roles import weights
 from lepton_jax.graph.trace import Apply
 from lepton_jax.training.placement import Placement
 
+AnyMesh = Mesh | AbstractMesh
+"""Of devices that are there, or are not."""
+
 
 @checked
-def replicated(mesh: Mesh) -> Placement:
+def replicated(mesh: AnyMesh) -> Placement:
     """Every parameter whole on every device; only batches are spread.
 
     Example:
@@ -25,7 +28,7 @@ def replicated(mesh: Mesh) -> Placement:
 
 
 @checked
-def fsdp(mesh: Mesh, *, axis: str = "data") -> Placement:
+def fsdp(mesh: AnyMesh, *, axis: str = "data") -> Placement:
     """Every parameter of two axes or more is spread over the devices of the batch, along its longest axis that they divide.
 
     Each device holds its part of parameters, masks and moments; the compiler gathers a weight where it is used.
@@ -50,7 +53,9 @@ def fsdp(mesh: Mesh, *, axis: str = "data") -> Placement:
 
 
 @checked
-def tensor_parallel(mesh: Mesh, apply: Apply, variables: PyTree, *inputs: Any, axis: str = "model", **static: Any) -> Placement:
+def tensor_parallel(
+    mesh: AnyMesh, apply: Apply, variables: PyTree, *inputs: Any, axis: str = "model", **static: Any
+) -> Placement:
     """Every weight of a function is spread along its outputs, or along its inputs where the devices do not divide those.
 
     What is an output follows from what the function does with the weight, in any layout. Biases, scales, tables whose axes
@@ -89,13 +94,13 @@ def tensor_parallel(mesh: Mesh, apply: Apply, variables: PyTree, *inputs: Any, a
     return Placement(mesh, spread, others[0] if others else None)
 
 
-def _along(shape: tuple[int, ...], axes: Any, mesh: Mesh, name: str) -> PartitionSpec:
+def _along(shape: tuple[int, ...], axes: Any, mesh: AnyMesh, name: str) -> PartitionSpec:
     """Spread the longest of these axes that the devices divide, if there is one."""
     fit = [at for at in axes if shape[at] and shape[at] % mesh.shape[name] == 0]
     best = max(fit, key=lambda at: shape[at], default=None)
     return PartitionSpec() if best is None else PartitionSpec(*(name if at == best else None for at in range(len(shape))))
 
 
-def _need(mesh: Mesh, axis: str, name: str) -> None:
+def _need(mesh: AnyMesh, axis: str, name: str) -> None:
     if axis not in mesh.shape:
         raise ValueError(f"{name}: axis must be one of the mesh, {', '.join(map(str, mesh.axis_names))}; got {axis!r}.")

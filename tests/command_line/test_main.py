@@ -249,3 +249,24 @@ def test_as_a_program_it_needs_no_device_and_ends_with_the_code(folder):
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-2].startswith("1 of 2 tensors differ")
     assert done.stdout.splitlines()[-1] == "cpu"
+
+
+def test_plan_memory_prints_a_row_for_every_case(lepton):
+    code, out, err = lepton("plan-memory", "--model", "1b", "--devices", "8", "64", "--technique", "dense", "qlora")
+    assert (code, err) == (0, "")
+    assert [line.split()[:3] for line in out.splitlines()[3:]] == [
+        ["1b", "8", "dense"],
+        ["1b", "8", "qlora"],
+        ["1b", "64", "dense"],
+        ["1b", "64", "qlora"],
+    ]
+    code, out, _ = lepton("plan-memory", "--model", "7b", "--devices", "8", "--technique", "dense", "--json")
+    [plan] = json.loads(out)["plans"]
+    assert plan["parameters"] == pytest.approx(4 * 7.24e9 / 8, rel=0.01)
+    for words in (("--model", "2b"), ("--machine", "none"), ("--technique", "magic"), ("--devices", "0")):
+        code, _, err = lepton("plan-memory", *words)
+        assert code == 2
+        assert len(err.splitlines()) == 1
+    code, _, err = lepton("plan-memory", "--model", "1b", "--devices", "64", "--technique", "dense", "--compile")
+    assert code == 2
+    assert "64 are asked for" in err
