@@ -26,6 +26,7 @@ TASKS = {
     "as small as a budget": "budget",
     "searched for on several machines": "machines",
     "from another framework": "frameworks",
+    "trained by several hosts": "hosts",
 }
 log = logging.getLogger("mkdocs.hooks.lepton_jax")
 

@@ -99,13 +99,13 @@ def create(
     shapes = jax.eval_shape(begin, params, model_state, key)
     shardings = placement.shardings(shapes, params)
     if reduce is not None:
-        shardings = shardings._replace(reduction=lies(shapes.reduction, reduce, placement.mesh))
+        shardings = shardings._replace(reduction=lies(shapes.reduction, reduce, placement.devices))
     placed = placement.place(params), placement.place(model_state, params), put(key, shardings.key)
     return jax.jit(begin, out_shardings=shardings)(*placed)
 
 
 def _devices(reduce: AllReduce, placement: Placement | None) -> int:
-    there = {} if placement is None else placement.mesh.shape
+    there = {} if placement is None else placement.devices.shape
     if reduce.axis not in there:
         raise ValueError(
             f"create: {type(reduce).__name__} keeps an error on each device; give placement=, e.g. replicated(data_mesh()), "
