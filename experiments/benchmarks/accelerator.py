@@ -10,7 +10,7 @@ accelerator. A dtype that the device or the compiler does not have is a line tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -139,7 +139,7 @@ def decoding(size: Size) -> list[Line]:
     )
 
 
-def compared(what: str, about: str, calls: dict[str, Callable[[], Any]], rounds: int, count: int, unit: str) -> list[Line]:
+def compared(what: str, about: str, calls: Mapping[str, Callable[[], Any]], rounds: int, count: int, unit: str) -> list[Line]:
     """Return a line for each call, with its time over the first one's."""
     taken, first = timed(calls, rounds), None
     lines: list[Line] = []
@@ -154,7 +154,7 @@ def compared(what: str, about: str, calls: dict[str, Callable[[], Any]], rounds:
     return lines
 
 
-def timed(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float | str]:
+def timed(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float | str]:
     """Return the median seconds of each call, taken in turns, or why it does not run here."""
     failed: dict[str, str] = {}
     for name, call in calls.items():
