@@ -64,6 +64,25 @@ class MemoryPlan:
       compute: seconds of products at the machine's peak.
       memory: seconds of reading and writing weights and state.
       wire: seconds of sending.
+
+    Example:
+      >>> plan = MemoryPlan(
+      ...     parameters=4,
+      ...     moments=8,
+      ...     state=0,
+      ...     gradients=4,
+      ...     view=0,
+      ...     gathered=2,
+      ...     activations=6,
+      ...     kept=9,
+      ...     counts={"all-gather": 2},
+      ...     sent=3.0,
+      ...     compute=0.5,
+      ...     memory=0.25,
+      ...     wire=0.25,
+      ... )
+      >>> plan.total, plan.seconds
+      (24, (0.5, 1.0))
     """
 
     parameters: int

@@ -165,6 +165,26 @@ def test_a_run_goes_on_with_other_devices(tmp_path):
     assert on.params["a"]["kernel"].sharding.num_devices == 2
 
 
+@pytest.mark.parametrize("placement", [None, "fsdp", "both"])
+def test_a_run_is_one_compiled_program(placement, tmp_path):
+    """The loss is traced once for a run that logs, saves and is resumed in the same process by the same step."""
+    traced, tx, transform = [], optax.adam(1e-2), TRANSFORMS["prune+quant"]()
+
+    def counted(*args):
+        traced.append(1)
+        return loss_fn(*args)
+
+    at = None if placement is None else placements()[placement]
+    step = make_train_step(counted, tx, transform)
+    for steps in (6, 12):
+        state = create(params_of(3), {}, tx, transform, jax.random.key(5), placement=at)
+        settings = FitSettings(steps=steps, log_every=2, checkpoint_every=3, progress=False)
+        with Checkpoints(tmp_path, run="a") as checkpoints:
+            state = fit(state, step, batch_at, settings, checkpoints=checkpoints, resume=True, placement=at)
+    assert int(state.step) == 12
+    assert len(traced) == 1
+
+
 def test_distillation_and_evaluation_take_a_placement():
     params = {"Dense_0": {"kernel": jax.random.normal(jax.random.key(0), (8, 4))}}
 
