@@ -52,7 +52,9 @@ from lepton_jax.pruning import (
     NofM,
     Unstructured,
     allocation,
+    bit_masks,
 )
+from lepton_jax.pruning.bit_masks import to_bits
 from lepton_jax.pruning.criteria import (
     BatchNormScale,
     Fisher,
@@ -314,6 +316,7 @@ TRANSFORMS: dict[str, dict[str, Transform]] = {
         "16": gathered(low_rank(2), _PLACED, bits=16),
         "32": gathered(fake_quant(4), _PLACED, bits=32),
     },
+    "bit_masks": {"rigl": bit_masks(_rigl()), "set": chain(bit_masks(set_(0.6, jax.random.key(0), end=8)), fake_quant(4))},
     "soft_threshold": {"leaf": soft_threshold(), "channels": soft_threshold(initial=-1.0, g=jnp.exp, channel_axis=-1)},
 }
 
@@ -327,6 +330,7 @@ class Wrapped(NamedTuple):
 
 
 WRAPPERS: dict[str, Callable[[Wrapped], Wrapped]] = {
+    "bit_masks": lambda t: Wrapped(bit_masks(t.transform), to_bits(t.state), t.params),
     "by_part": lambda t: Wrapped(by_part({"net": t.transform}), {"net": t.state}, {"net": t.params, "rest": jnp.ones((2, 2))}),
     "chain": lambda t: Wrapped(chain(t.transform), (t.state,), t.params),
     "delayed": lambda t: Wrapped(delayed(t.transform, 0), DelayedState(t.state, jnp.bool_(True)), t.params),

@@ -61,9 +61,7 @@ class AllReduce:
     def check(self, state: Any) -> None:
         """Raise unless the state is this sum's."""
         if state != ():
-            raise ValueError(
-                "AllReduce: keeps nothing, and the state holds the errors of another sum; create it without reduce=."
-            )
+            raise ValueError("AllReduce: the state holds the errors of another sum; make it with create(...) without reduce=.")
 
     def specs(self) -> Any:
         """How the state is spread over the devices: a prefix of it in partition specs."""

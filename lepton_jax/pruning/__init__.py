@@ -2,6 +2,7 @@
 
 from lepton_jax.pruning.allocation import Explicit, erk, uniform
 from lepton_jax.pruning.balance import UnevenWarning
+from lepton_jax.pruning.bit_masks import MaskBits, bit_masks
 from lepton_jax.pruning.hide import apply_mask
 from lepton_jax.pruning.masks import block, channel, keep_count, keep_some, n_of_m, top
 from lepton_jax.pruning.prune import PruneState, prune
@@ -18,6 +19,7 @@ __all__ = [
     "Explicit",
     "Filters",
     "Heads",
+    "MaskBits",
     "NofM",
     "PruneState",
     "Selection",
@@ -26,6 +28,7 @@ __all__ = [
     "UnevenWarning",
     "Unstructured",
     "apply_mask",
+    "bit_masks",
     "block",
     "channel",
     "check_scores",

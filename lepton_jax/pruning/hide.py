@@ -19,6 +19,7 @@ try:
     from jax.experimental.shard_alike import shard_alike
 except ImportError:  # jax 0.11 has none, and the compiler chooses
     shard_alike = None  # type: ignore[assignment]
+from lepton_jax.pruning.bit_masks import from_bits
 
 Masks = Mapping[Path, Array]
 """By path; boolean, True where the weight is kept, of the weight's shape."""
@@ -131,7 +132,7 @@ def masks_of(tstate: Any) -> dict[Path, Array]:
 
     found: dict[Path, Array] = {}
     for state in filter(holds_masks, jax.tree.leaves(tstate, is_leaf=holds_masks)):
-        for path, mask in state.masks.items():
+        for path, mask in from_bits(state.masks).items():
             found[path] = found[path] & mask if path in found else mask
     return found
 
