@@ -2,6 +2,7 @@
 
 Source: none; no toolkit offers this table.
 Command: python -m experiments.study --config configs/tuning_characters.py --seeds 3 --text FOLDER/tinyshakespeare/input.txt
+Not run at length yet.
 """
 
 from experiments.common.char_lm import CharLM

@@ -2,6 +2,7 @@
 
 Source: none; no toolkit offers this table.
 Command: python -m experiments.tuning --config configs/tuning_sst2.py --seeds 3 --data.folder FOLDER/sst2
+Not run at length yet.
 """
 
 from experiments.common.config import Adam, Sst2

@@ -20,7 +20,8 @@ class Budget:
     Args:
       bytes: of all tensors in the file; a number, or "50kB" (kB, MB, GB of 1000).
       file_bytes: of the whole file, its program and head too; likewise. Recipes are saved to see it.
-      latency: seconds of processor time of one call on the first batch, by ONNX Runtime on one core. Recipes are run to see it.
+      latency: seconds of processor time of one call on the first batch, by ONNX Runtime on one core. Recipes are run to see it;
+        what is tried follows the layers' own times, where `measure` was given the engine.
       macs: multiply-accumulates of one call on the first batch.
       loss: predicted, in the unit of the table. With it alone the recipe of the fewest bytes is looked for.
 
