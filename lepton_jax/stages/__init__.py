@@ -3,7 +3,7 @@
 from lepton_jax.stages import edge
 from lepton_jax.stages.files import SavedStages, load, save
 from lepton_jax.stages.find import plan
-from lepton_jax.stages.pipeline import GPipe, OneFOneB, pipeline, pipeline_step
+from lepton_jax.stages.pipeline import GPipe, OneFOneB, VerifiedGradients, pipeline, pipeline_step, verify_gradients
 from lepton_jax.stages.plan import Plan
 from lepton_jax.stages.seconds import stage_seconds
 from lepton_jax.stages.serving import Apart, PeerError, Remote, Server
@@ -19,6 +19,7 @@ __all__ = [
     "SavedStages",
     "Server",
     "Verified",
+    "VerifiedGradients",
     "edge",
     "join",
     "load",
@@ -28,4 +29,5 @@ __all__ = [
     "save",
     "stage_seconds",
     "verify",
+    "verify_gradients",
 ]

@@ -108,14 +108,14 @@ def verify(plan: Plan, apply: Apply, variables: PyTree, *inputs: Any) -> Verifie
     whole = jax.tree.leaves(jax.jit(apply)(variables, *inputs))
     fns = [jax.jit(fn) for fn in plan.stages(apply)]
     split = jax.tree.leaves(join(plan, fns, plan.split(variables))(*inputs))
-    counts = [_differ(a, b) for a, b in zip(whole, split, strict=True)]
+    counts = [differ(a, b) for a, b in zip(whole, split, strict=True)]
     total, by_cut = sum(counts), [0] * len(plan.cuts)
     if total and len(plan.cuts) > 1:
         program = flat_program(apply, variables, inputs, plan.steps)
         for place, cut in enumerate(plan.cuts):
             halves = _halves(plan, program, cut)
             two = join(halves, [jax.jit(fn) for fn in halves.stages(apply)], halves.split(variables))(*inputs)
-            by_cut[place] = sum(_differ(a, b) for a, b in zip(whole, jax.tree.leaves(two)))
+            by_cut[place] = sum(differ(a, b) for a, b in zip(whole, jax.tree.leaves(two)))
     if total and len(plan.cuts) == 1:
         by_cut = [total]
     return Verified(
@@ -137,7 +137,8 @@ def _plain(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _differ(a: Any, b: Any) -> int:
+def differ(a: Any, b: Any) -> int:
+    """How many elements are not the same bits; of other shapes or dtypes, all."""
     a, b = _plain(a), _plain(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return max(a.size, b.size, 1)

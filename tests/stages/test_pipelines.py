@@ -10,11 +10,23 @@ import pytest
 
 from lepton_jax import identity, prune, stages
 from lepton_jax.core import paths
-from lepton_jax.stages.pipeline import GPipe, OneFOneB, kept_bytes, microbatches, pipeline, pipeline_step
+from lepton_jax.models import Transformer
+from lepton_jax.stages.pipeline import (
+    GPipe,
+    LeafGradient,
+    OneFOneB,
+    VerifiedGradients,
+    kept_bytes,
+    microbatches,
+    pipeline,
+    pipeline_step,
+)
 from lepton_jax.stages.pipeline.gradients import Run, make_stages
 from lepton_jax.stages.pipeline.schedules import in_turn
 from lepton_jax.stages.unit import program_at
 from lepton_jax.training import create
+
+KEY = jax.random.key(0)
 
 
 def draw(seed, *shape):
@@ -109,6 +121,46 @@ def test_one_forward_one_backward_keeps_half_of_the_bytes():
     assert most[OneFOneB] <= most[GPipe] / 2
 
 
+@pytest.mark.parametrize("schedule", [GPipe(4), OneFOneB(4)])
+def test_gradients_are_verified_leaf_by_leaf(schedule):
+    args = (PARAMS, STATE, BATCH, jax.random.key(3), schedule)
+    found = stages.verify_gradients(planned(2), loss_fn, *args, devices=jax.devices()[:2])
+    assert found.bits_differ == 0
+    assert not found.loss_differs
+    assert {leaf.path for leaf in found.leaves} == {"in", "tied", "mid", "out"}
+    assert found.elements == sum(PARAMS[name].size for name in ("in", "tied", "mid", "out"))
+    assert "bit for bit" in str(found)
+
+
+def test_where_the_compiler_sums_otherwise_it_is_said():
+    net = Transformer(vocabulary=11, depth=1, width=16, heads=2)
+    x = jnp.arange(24).reshape(4, 6) % 11
+    params = net.init(jax.random.key(0), x)["params"]
+
+    def loss(params, state, batch, key):
+        logits = net.apply({"params": params}, batch)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, (batch + 1) % 11).mean(), (state, {})
+
+    plan = stages.plan(loss, params, {}, x[:2], jax.random.key(0), count=2)
+    one, other = (
+        stages.verify_gradients(plan, loss, params, {}, x, jax.random.key(0), schedule) for schedule in (GPipe(2), OneFOneB(2))
+    )
+    assert one == other  # the schedule changes no bit
+    assert one.largest < 1e-5  # and a cut at most last ones
+    assert str(one).startswith(f"{one.bits_differ} of {one.elements} elements differ")
+    made = VerifiedGradients(
+        leaves=(
+            LeafGradient(path="a/kernel", elements=8, bits_differ=2, largest=1e-7),
+            LeafGradient(path="b", elements=4, bits_differ=4, largest=3e-7),
+            LeafGradient(path="c", elements=1, bits_differ=0, largest=0.0),
+        ),
+        loss_differs=True,
+    )
+    lines = str(made).splitlines()
+    assert lines[0].startswith("6 of 13 elements differ, by 3.0e-07 of the largest at most; the losses differ, too.")
+    assert [line.split()[0] for line in lines[2:]] == ["b", "a/kernel"]
+
+
 @pytest.mark.parametrize(("stages_", "count"), [(1, 1), (2, 5), (4, 3), (3, 8)])
 def test_schedules_do_everything_once_and_in_an_order_that_can_be(stages_, count):
     for schedule in (GPipe(count), OneFOneB(count)):
@@ -146,6 +198,14 @@ def test_bad_pipelines_are_refused_in_one_line():
         (
             lambda: pipeline_step(plan, loss_fn, tx, identity(), jax.devices()[:1], GPipe(2)),
             "2 stages need a device each; got 1",
+        ),
+        (
+            lambda: stages.verify_gradients(plan, loss_fn, PARAMS, STATE, BATCH, KEY, GPipe(4), devices=jax.devices()[:1]),
+            "2 stages need a device each; got 1",
+        ),
+        (
+            lambda: stages.verify_gradients(plan, loss_fn, PARAMS, STATE, BATCH, KEY, GPipe(3)),
+            "must have a first axis that 3 divides",
         ),
         (lambda: pipeline_step(plan, loss_fn, tx, identity(), jax.devices(), 4), "schedule must be a GPipe or a OneFOneB"),
         (lambda: pipeline(plan, loss_fn, PARAMS, jax.devices()[:1]), "2 stages need a device each; got 1"),
