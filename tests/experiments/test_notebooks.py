@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "notebooks"
-FAMILIES = ("end_to_end", "low_rank_and_distillation", "pruning", "quantization")
+FAMILIES = ("end_to_end", "low_rank_and_distillation", "pruning", "quantization", "single_point")
 # Folders of somebody's machine, and addresses in the memory of a process.
 OF_A_MACHINE = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|opt|usr|mnt|work|content)/|\b[A-Z]:\\|0x[0-9a-f]{6,}")
 

@@ -107,8 +107,8 @@ def _percent(title: str, name: str) -> Column:
 def _units(results: Sequence[Result]) -> Parts:
     columns = [plain("net", lambda r: r["row"]), setting("engine", "engine")]
     for name in ("before", "halfway", "after"):
-        columns += [figure(f"{name}, ms", f"{name}_ms", 3), _percent("time", f"{name}_time")]
-        columns += [mean("bytes", f"{name}_bytes"), _percent("memory", f"{name}_memory")]
+        columns += [figure(f"{name}, ms", f"{name}_ms", 3), _percent("against whole", f"{name}_time")]
+        columns += [mean("program, bytes", f"{name}_bytes"), _percent("memory", f"{name}_memory")]
     kept = [column for column in columns if any(column.cell(one, None) for one in results)]
     return [tabulate(results, (*kept, AGAIN)), "All against the whole net before, on the same engine."]
 
