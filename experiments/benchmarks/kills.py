@@ -145,7 +145,7 @@ def main() -> None:
         __doc__,
         out=True,
         kills=(20, "how often one is killed"),
-        steps=(100, "of the training"),
+        steps=(200, "of the training"),
         elsewhere=(5, "how often a copy goes on with one process and four devices"),
         seed=(0, "of the steps and processes"),
     )

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from experiments.common.processes import home
 from lepton_jax import prune
 from lepton_jax.core import schedules
 from lepton_jax.training import Checkpoints, FitSettings, create, data_mesh, fit, fsdp, make_train_step, multihost
+
+_MOMENT = 0.05
+"""Seconds that a batch takes, so that checkpoints are written beside the steps as they are in a longer run."""
 
 
 def loss_fn(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
@@ -36,6 +40,7 @@ def run(words: str) -> None:
     placement, rows = fsdp(data_mesh()), multihost.own_rows(8)
 
     def batch_at(step: int) -> Any:
+        time.sleep(_MOMENT)
         if step == given["step"] > 0 and number == given["process"]:
             os.kill(os.getpid(), signal.SIGKILL)
         rng = np.random.default_rng(step)
