@@ -8,7 +8,7 @@ from lepton_jax.training.arrays import from_arrays, to_arrays
 from lepton_jax.training.checkpoint import Checkpoints, fingerprint
 from lepton_jax.training.classification import classification_loss, cross_entropy, linen_apply
 from lepton_jax.training.collectives import Collective, collectives, sent_table
-from lepton_jax.training.eight_bit import EightBits, eight_bit
+from lepton_jax.training.eight_bit import eight_bit
 from lepton_jax.training.evaluate import Evaluate, make_evaluate
 from lepton_jax.training.gathered import gathered
 from lepton_jax.training.interrupt import Terminated
@@ -28,7 +28,6 @@ from lepton_jax.training.writers import TensorBoardWriter, WandbWriter, Writer, 
 __all__ = [
     "Checkpoints",
     "Collective",
-    "EightBits",
     "Evaluate",
     "FitSettings",
     "Int8Reduce",
