@@ -78,6 +78,7 @@ STUDIES = {
         "Hostile files": "hostile_files",
         "Accidents": "accidents",
         "A killed search": "search_resume",
+        "The time of a table": "tuning_table",
     },
 }
 """What each committed result is called in the navigation; one that is not named here stands at the end by its file's name."""
