@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 NOTEBOOKS = ROOT / "experiments" / "notebooks"
 REPORTS = ("report.md", "seeds.md")
+BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*")
+"""A picture from elsewhere that is a link."""
 STUDIES = {
     "Deep compression": {
         "Digits": "deep_compression_digits",
@@ -154,7 +156,7 @@ def _notebook(path: Path) -> dict[str, str | bytes]:
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            lines += [source, ""]
+            lines += [BADGE.sub("", source), ""]
             continue
         lines += [f"```python\n{source}\n```", ""]
         for output in cell["outputs"]:

@@ -25,6 +25,7 @@ TASKS = {
     "trained sparse": "sparse",
     "as small as a budget": "budget",
     "searched for on several machines": "machines",
+    "a language model": "language_model",
     "from another framework": "frameworks",
     "trained by several hosts": "hosts",
 }

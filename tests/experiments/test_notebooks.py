@@ -6,6 +6,7 @@ kernel: no process to start, no second import of jax, and conftest's rules (warn
 
 import ast
 import re
+import shutil
 import tempfile
 import tomllib
 from pathlib import Path
@@ -15,9 +16,13 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
+from experiments import colab
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "notebooks"
-FAMILIES = ("end_to_end", "low_rank_and_distillation", "pruning", "quantization", "single_point")
+COLAB = ("end_to_end", "language_model", "low_rank_and_distillation", "pruning", "quantization")
+"""Those that Colab can install from an address."""
+FAMILIES = (*COLAB, "single_point")
 # Folders of somebody's machine, and addresses in the memory of a process.
 OF_A_MACHINE = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|opt|usr|mnt|work|content)/|\b[A-Z]:\\|0x[0-9a-f]{6,}")
 
@@ -29,7 +34,7 @@ def name(request):
 
 @pytest.fixture
 def notebook(name):
-    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    return read(name)
 
 
 @pytest.fixture
@@ -83,14 +88,47 @@ def test_output_is_clean_and_small(name, notebook):
             assert not OF_A_MACHINE.search(text), f"{cell.id}: {OF_A_MACHINE.search(text)}"
 
 
+@pytest.mark.parametrize("name", COLAB)
 def test_install_cell_installs_this_package(name):
-    raw = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    [cell] = [cell for cell in raw.cells if is_install(cell)]
-    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    [cell] = [cell for cell in read(name).cells if is_install(cell)]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "%pip install" in cell.source
-    assert f"{package}.zip" in cell.source
+    assert f'"{pyproject["name"]}[experiments] @ {{REPOSITORY}}"' in cell.source.replace('f"', '"')
     assert (FOLDER / "../.." / "pyproject.toml").exists()  # "../.." is the checkout that it installs otherwise
-    assert '"../.."' in cell.source
+    assert '"../..[experiments]"' in cell.source
+    address = pyproject.get("urls", {}).get("Repository", "")
+    assert f'REPOSITORY = "{address and f"git+{address}"}"\n' in cell.source
+
+
+@pytest.mark.parametrize("name", COLAB)
+def test_has_a_badge_and_says_what_it_runs_on(name):
+    cells = read(name).cells
+    badge = re.search(r"\[!\[Open in Colab\]\((.+)/assets/colab-badge\.svg\)\]\((.+)\)", cells[0].source)
+    assert badge.group(1) == "https://colab.research.google.com"
+    assert badge.group(2).startswith("https://colab.research.google.com/")
+    assert re.search(r"Measured: \d+ seconds of processor time.* on CPU", cells[0].source)
+    [device] = [cell for cell in cells if "data_mesh()" in cell.source]
+    assert "bfloat16" in device.source
+    [said] = [output["text"] for output in device.outputs]
+    assert re.search(r"on \d+ x cpu: trains in float32", said)
+
+
+def test_the_address_is_written_into_every_notebook(tmp_path):
+    for name in COLAB:
+        shutil.copy(FOLDER / f"{name}.ipynb", tmp_path)
+    colab.write("https://github.com/someone/something", tmp_path)
+    for name in COLAB:
+        text = (tmp_path / f"{name}.ipynb").read_text()
+        link = f"https://colab.research.google.com/github/someone/something/blob/main/experiments/notebooks/{name}.ipynb"
+        assert link in text
+        assert 'REPOSITORY = \\"git+https://github.com/someone/something\\"' in text
+    colab.write("", tmp_path)
+    for name in COLAB:
+        assert (tmp_path / f"{name}.ipynb").read_bytes() == (FOLDER / f"{name}.ipynb").read_bytes()
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
 def is_install(cell):
