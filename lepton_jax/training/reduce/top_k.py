@@ -19,7 +19,7 @@ class TopK(Compressed):
     Of each leaf of two axes or more a device sends ``k = max(1, round(fraction * size))`` values and int32 places, 8 k bytes,
     to all others. What is small adds up in the error until it is among the largest. Leaves of fewer axes are summed whole.
 
-    Plain momentum bears a small fraction; Adam, whose second moment sees rare and large gradients, does not.
+    Adam, whose second moment sees rare and large gradients, bears a small fraction less well than momentum.
 
     Args:
       fraction: of each leaf that is sent, in (0, 1].
