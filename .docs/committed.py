@@ -81,6 +81,7 @@ STUDIES = {
         "Accidents": "accidents",
         "A killed search": "search_resume",
         "The time of a table": "tuning_table",
+        "Devices and processes": "scaling",
     },
 }
 """What each committed result is called in the navigation; one that is not named here stands at the end by its file's name."""

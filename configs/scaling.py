@@ -1,9 +1,10 @@
 """One training of a pruned perceptron on 1, 2 and 4 devices of the host's processor, and by two processes.
 
 Source: none; masks and losses are those of one device by construction, up to the order of sums.
-Command: python -m experiments.scaling --seeds 3
-Time: to be measured.
-Result: to be measured.
+Command: python -m experiments.scaling --seeds 3 --only one_device two_devices_fsdp four_devices_fsdp two_processes_fsdp
+Time: 6 minutes on 2 CPU cores that much other work shared.
+Result, 3 seeds: losses at most 4.8e-7 from those of one device at any of 300 steps, masks the same bit for bit in every run,
+92.78 % everywhere. Two processes take 84 ms a step where one device takes 5.8: gloo on the loopback, on cores that others used.
 """
 
 from experiments.studies.scaling import Row, Scaling

@@ -84,7 +84,7 @@ class Scaling(study.Study):
 
     def report(self, results: Sequence[Result]) -> Parts:
         one = reference(results, ONE)
-        drawing = Drawing(file="scaling.png", alternative="losses and bytes", draw=partial(_plot, results=results))
+        drawing = Drawing(file="scaling.png", alternative="differences of the losses", draw=partial(_plot, results=results))
         return [tabulate(results, COLUMNS, one), drawing]
 
 
@@ -124,18 +124,18 @@ COLUMNS: tuple[Column | str, ...] = (
 )
 
 
+_WINDOW = 20
+"""Steps of which the picture shows the largest difference."""
+
+
 def _plot(path: Path, results: Sequence[Result]) -> None:
-    first = results[0]
-    curves = [
-        Curve(
-            label=result["row"],
-            x=list(range(len(result["losses"][0]))),
-            y=[[max(far, 1e-9) for far in seeds] for seeds in zip(*differences(result, first))],
-            look={"marker": ""},
-        )
-        for result in results[1:]
-    ]
-    draw(path, [Panel(curves=curves, y_scale="log")], x="step", y="difference of the loss", size=(8, 4.6))
+    curves = []
+    for result in results[1:]:
+        far = [max(seeds) for seeds in zip(*differences(result, results[0]), strict=True)]
+        most = [max(far[first : first + _WINDOW]) for first in range(0, len(far), _WINDOW)]
+        x = [min(first + _WINDOW, len(far)) for first in range(0, len(far), _WINDOW)]
+        curves.append(Curve(label=result["row"], x=x, y=[[1e7 * one] for one in most]))
+    draw(path, [Panel(curves=curves)], x="step", y=f"largest loss difference of {_WINDOW} steps (1e-7)", size=(8, 4.6))
 
 
 class Runner(study.Runner[Scaling]):
