@@ -82,6 +82,7 @@ STUDIES = {
         "A killed search": "search_resume",
         "The time of a table": "tuning_table",
         "Devices and processes": "scaling",
+        "A killed process": "kills",
     },
 }
 """What each committed result is called in the navigation; one that is not named here stands at the end by its file's name."""
