@@ -168,7 +168,7 @@ class Study(Checked):
         raise TypeError(f"{type(self).__name__} must define report")
 
 
-_UNSAID = ("name", "rows", "seed", "only", "files", "scan", "vmap", "latency_rounds")
+_UNSAID = ("name", "rows", "seed", "only", "files", "scan", "vmap", "latency_rounds", "known")
 """Fields that the report does not name among the settings."""
 
 S = TypeVar("S", bound=Study)
