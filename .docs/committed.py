@@ -35,6 +35,7 @@ STUDIES = {
         "Filters of ResNet-20": "filter_pruning",
         "Pruning: time": "pruning_speed",
         "Channels: time": "channel_speed",
+        "Channels: time on ONNX Runtime": "channel_rounding",
     },
     "Few bits, low rank": {
         "Trained, LeNet-5": "qat_bits",
@@ -69,6 +70,7 @@ STUDIES = {
         "Financial news": "applications_financial_news",
         "Time series": "applications_monitoring",
         "Images and text": "applications_image_and_text",
+        "Images and sounds": "applications_image_and_sound",
     },
     "Engines, files": {
         "ONNX Runtime": "deployment",
@@ -82,6 +84,9 @@ STUDIES = {
         "A killed search": "search_resume",
         "The time of a table": "tuning_table",
         "Devices and processes": "scaling",
+        "Masks in every layout": "placements",
+        "Compressed gradients": "gradient_compression",
+        "Bytes of a training state": "state_bytes",
         "A killed process": "kills",
     },
 }

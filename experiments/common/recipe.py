@@ -88,7 +88,7 @@ def within(
 
 
 def without_channels(
-    apply: ModelApply, params: PyTree, model_state: PyTree, images: Array, fraction: float
+    apply: ModelApply, params: PyTree, model_state: PyTree, images: Array, fraction: float, round_to: int = 1
 ) -> tuple[ModelApply, PyTree, PyTree]:
     """Return a network without its least channels: function, parameters and other collections.
 
@@ -98,11 +98,12 @@ def without_channels(
       model_state: its other collections.
       images: an example of the inputs.
       fraction: of the parameters, removed at least; 0 returns the network as it is.
+      round_to: what the channels that are left are a multiple of.
     """
     if not fraction:
         return apply, params, model_state
     variables = {"params": params, **model_state}
-    made = plan(partial(logits, apply), variables, images, fraction=fraction, of="parameters")
+    made = plan(partial(logits, apply), variables, images, fraction=fraction, of="parameters", round_to=round_to)
     predict, learn = made.rewrite(partial(logits, apply)), made.rewrite(partial(_learning, apply))
 
     def small(params: PyTree, model_state: PyTree, inputs: Any, *, train: bool, key: Array | None) -> tuple[Array, PyTree]:

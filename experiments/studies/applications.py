@@ -69,6 +69,8 @@ class Task(Checked):
     """Examples a step."""
     l2: float = 0.0
     """Weight of half the sum of squares of the weights with two axes or more."""
+    round_to: int = 1
+    """What the channels that are left are a multiple of; 8 or 16 for convolutions on ONNX Runtime."""
     scan: bool = True
     """Take all steps of an epoch in one program; not for convolutions on CPU."""
     objective: Classes = dataclasses.field(default_factory=Classes)
@@ -78,7 +80,7 @@ class Task(Checked):
         yield from super().problems()
         if not self.name.isidentifier():
             yield "name: must be a word, since it names files"
-        yield from self.at_least(1, "dense_epochs", "epochs", "batch_size")
+        yield from self.at_least(1, "dense_epochs", "epochs", "batch_size", "round_to")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,7 +238,7 @@ class ApplicationRunner(Runner[Applications]):
     def tune(self, task: Task, row: Row, before: TrainState, seed: int) -> tuple[TrainState, History]:
         """Remove what the row removes, and fine-tune the rest under its view."""
         image, loop = jnp.asarray(self.dataset.train.images[:1]), self._loop(task)
-        args = (before.params, before.model_state, image, row.removed)
+        args = (before.params, before.model_state, image, row.removed, task.round_to)
         whole = linen_apply(task.model)
         apply, params, model_state = without_channels(whole, *args)
         transform = self._recipe(task, row) if row.share is not None else row.transform

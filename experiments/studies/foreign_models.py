@@ -2,8 +2,8 @@
 
 "imported" is the function that is read, compared with ONNX Runtime on the file. "int8" has the weights in eight bits, one scale
 an output channel, written back into the file's own graph. "w8a8" has activations in eight bits too, placed as ONNX Runtime
-fuses them. "channels" has lost whole channels, those of least absolute weights, until 30 % of the parameters are gone, and has
-then learned from the original's outputs on inputs without labels.
+fuses them. "channels" has lost whole channels, those of least absolute weights, until 30 % of the parameters are gone, what
+is left in multiples of 8 where it can be, and has then learned from the original's outputs on inputs without labels.
 
 Inputs are drawn at random, others for calibration and learning than for the test, where a figure is of one seed's inputs. A
 difference of outputs is the norm of the difference over the norm of the original's; where a file has several outputs, of them
@@ -38,7 +38,7 @@ from lepton_jax.training import create, make_train_step
 
 Technique = Literal["imported", "int8", "w8a8", "channels"]
 Inputs = tuple[np.ndarray, ...]
-_FRACTION = 0.3
+_FRACTION, _BLOCK = 0.3, 8
 _AIMS = {"imported": ("parity", 1e-5), "int8": ("change", 2e-2)}
 
 
@@ -259,7 +259,11 @@ class Runner(study.Runner[ForeignModels]):
         return {}
 
     def _channels(self, row: Row, model: Model, folder: Path) -> Result:
-        made = channels.plan(model.apply, model.variables, *model.example, fraction=_FRACTION, of="parameters")
+        plan = partial(channels.plan, model.apply, model.variables, *model.example, fraction=_FRACTION, of="parameters")
+        try:
+            made = plan(round_to=_BLOCK)
+        except ValueError:  # groups that are too small for it
+            made = plan()
         apply, variables = made.rewrite(model.apply), jax.tree.map(jnp.asarray, made.shrink(model.variables))
         variables = self._taught(apply, variables, self._batches(row, model), model)
         small = Model(apply, variables, model.example)

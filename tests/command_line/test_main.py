@@ -151,7 +151,7 @@ def test_convert_takes_the_program_of_another_file(lepton, folder):
         (["inspect", "x.npy"], 1, "x.npy: not a .lepton file"),
         (["inspect"], 2, "Missing from lepton inspect: PATH"),
         (["inspec", "x"], 2, "Unrecognized options: inspec"),
-        ([], 2, "Expected one of {inspect, verify, unpack, diff, run, convert, deploy, edge, bench, tune}"),
+        ([], 2, "Expected one of {inspect, verify, unpack, diff, run, convert, deploy, edge, bench, tune, plan-memory}"),
         (["unpack", "small.lepton", "out.pt"], 2, "out.pt: variables are written to .safetensors or .npz"),
         (["unpack", "small.lepton", "nowhere/out.npz"], 2, "nowhere/out.npz"),
         (["verify", "small.lepton", "--reference", "absent.npz"], 2, "absent.npz"),

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "notebooks"
 COLAB = ("end_to_end", "language_model", "low_rank_and_distillation", "pruning", "quantization")
 """Those that Colab can install from an address."""
-FAMILIES = (*COLAB, "single_point")
+FAMILIES = (*COLAB, "foreign_models", "single_point")
 # Folders of somebody's machine, and addresses in the memory of a process.
 OF_A_MACHINE = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|opt|usr|mnt|work|content)/|\b[A-Z]:\\|0x[0-9a-f]{6,}")
 

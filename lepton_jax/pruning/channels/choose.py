@@ -64,7 +64,8 @@ def plan(
         convolutions at these inputs, or all parameters.
       ranking: 'group', every group loses the same fraction; or 'global', the lowest scores of all groups go.
       exclude: leaves that must keep their shape, by path (globs or a predicate).
-      round_to: what is left of a group is a multiple of this many channels, or all of them.
+      round_to: what is left of a group is a multiple of this many channels, or all of them. ONNX Runtime convolves blocks of 8
+        or 16 channels: a net cut to other numbers can be slower there than the whole.
       reduce: how the scores of a channel's slices become one.
       normalize: what a group's scores are divided by, for the global ranking.
       keywords: further arguments of `apply`, e.g. ``{'train': False}`` or ``{'rngs': {'dropout': key}}``.
