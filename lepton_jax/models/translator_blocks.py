@@ -22,9 +22,10 @@ class Heads(nn.Module):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> x = jnp.ones((1, 3, 8))
-      >>> jax.eval_shape(Heads(width=8, heads=2).init_with_output, jax.random.key(0), x, x)[0].shape
-      (1, 3, 8)
+      >>> heads, y = Heads(width=8, heads=2), jnp.ones((1, 3, 8))
+      >>> (keys, values), _ = jax.eval_shape(lambda y: heads.init_with_output(jax.random.key(0), y, method="hold"), y)
+      >>> keys.shape
+      (1, 3, 2, 4)
     """
 
     width: int
@@ -33,11 +34,6 @@ class Heads(nn.Module):
 
     def setup(self) -> None:
         self.query, self.key, self.value, self.out = (nn.Dense(self.width, dtype=self.dtype) for _ in range(4))
-
-    def __call__(self, x: Array, y: Array, there: Array | None = None) -> Array:
-        """Return what ``x[B, L, D]`` finds in ``y[B, M, D]``, by causal attention, or where it is `there`, ``[B, M]``."""
-        query, (key, value) = self.ask(x), self.hold(y)
-        return self.answer(attend(query, key, value) if there is None else attend_to(query, key, value, there))
 
     def ask(self, x: Array) -> Array:
         """Return queries ``[B, L, H, d]``."""
