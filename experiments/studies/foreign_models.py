@@ -205,12 +205,14 @@ class Runner(study.Runner[ForeignModels]):
         row = cells[0].row
         assert row.path is not None
         model, original = from_onnx(row.path), deploy.runner(row.path)
-        return [self._measured(cell.name, row, model, original) for cell in cells]
-
-    def _measured(self, name: str, row: Row, model: Model, original: Any) -> Result:
-        start = time.perf_counter()
         tests = [row.draw((1, seed), model.example) for seed in self.seeds]
         wanted = [original(*x) for x in tests]
+        return [self._measured(cell.name, row, model, original, tests, wanted) for cell in cells]
+
+    def _measured(
+        self, name: str, row: Row, model: Model, original: Any, tests: Sequence[Inputs], wanted: Sequence[Any]
+    ) -> Result:
+        start = time.perf_counter()
         try:
             with tempfile.TemporaryDirectory() as folder:
                 made = getattr(self, f"_{name}")(row, model, Path(folder))

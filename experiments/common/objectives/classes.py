@@ -73,14 +73,15 @@ def outputs_of(apply: ModelApply, run: TrainState, images: np.ndarray, batch: in
     """Return a network's outputs in evaluation, a batch at a time."""
     split = Split(images=images, labels=np.zeros(len(images), np.int32))
     given: Iterable[Any] = eval_batches(split, min(batch, len(split)))
-    parts = [np.asarray(_outputs(apply, run.params, run.model_state, some.images)) for some in given]
+    parts = [np.asarray(answered(apply, run.params, run.model_state, some.images)) for some in given]
     return np.concatenate(parts)[: len(images)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(apply: ModelApply, params: PyTree, model_state: PyTree, images: Array) -> Array:
+def answered(apply: ModelApply, params: PyTree, model_state: PyTree, inputs: Any) -> Array:
+    """Return what a network says of inputs in evaluation, compiled."""
     run = fast_lowering(apply)
-    return run(params, model_state, images, train=False, key=None)[0]
+    return run(params, model_state, inputs, train=False, key=None)[0]
 
 
 def regression_loss(apply: ModelApply, l2: float, loss_of: Callable[[Array, Any], Array]) -> LossFn:

@@ -1,20 +1,17 @@
 """Translation: cross entropy of every token, and BLEU of what a beam search finds."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.objectives.classes import Classes, Judge, regression_loss
+from experiments.common.objectives.classes import Classes, Judge, answered, regression_loss
 from lepton_jax.core.extras import import_extra
-from lepton_jax.core.typing import Array, PyTree
+from lepton_jax.core.typing import Array
 from lepton_jax.data import Split, tatoeba_pieces
-from lepton_jax.graph.lowering import fast_lowering
 from lepton_jax.models import Source
 from lepton_jax.models.tokens import PADDING
 from lepton_jax.training import ModelApply, TrainState
@@ -58,7 +55,9 @@ class Translations(Classes):
         wanted = [pieces.decode(row.tolist()) for row in target]
 
         def figures(run: TrainState) -> dict[str, float]:
-            translate = functools.partial(_translated, apply, run.params, run.model_state)
+            def translate(some: np.ndarray) -> Array:
+                return answered(apply, run.params, run.model_state, Source(jnp.asarray(some)))
+
             made = [pieces.decode(row.tolist()) for row in in_batches(translate, source, self.batch)]
             return {"error": 1 - bleu(made, wanted) / 100}
 
@@ -73,7 +72,7 @@ def _sides(images: Any) -> Any:
     return images.reshape(images.shape[0], 2, -1)
 
 
-def in_batches(translate: Callable[[np.ndarray], np.ndarray], source: np.ndarray, batch: int) -> list[np.ndarray]:
+def in_batches(translate: Callable[[np.ndarray], Any], source: np.ndarray, batch: int) -> list[np.ndarray]:
     """Return translations in the order of the sentences, which are taken in the order of their lengths.
 
     Widths are made multiples of 8, and the last batch is filled up, so that few programs are compiled.
@@ -83,7 +82,7 @@ def in_batches(translate: Callable[[np.ndarray], np.ndarray], source: np.ndarray
     for start in range(0, len(order), batch):
         some = order[start : start + batch]
         width = min(-(-int(lengths[some].max()) // 8) * 8, source.shape[1])
-        rows = translate(source[np.resize(some, batch), :width])
+        rows = np.asarray(translate(source[np.resize(some, batch), :width]))
         for place, row in zip(some, rows):
             made[place] = row
     return made
@@ -99,8 +98,3 @@ def bleu(made: list[str], wanted: list[str]) -> float:
     Source: M. Post, A call for clarity in reporting BLEU scores, 2018; the tokens are 13a's, case counts.
     """
     return round(float(import_extra("sacrebleu", "experiments").corpus_bleu(made, [wanted]).score), 6)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _translated(apply: ModelApply, params: PyTree, model_state: PyTree, source: Array) -> Array:
-    return fast_lowering(apply)(params, model_state, Source(source), train=False, key=None)[0]
