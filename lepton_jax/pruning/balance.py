@@ -4,9 +4,10 @@ import warnings
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
+from lepton_jax.core.errors import is_traced
 from lepton_jax.core.typing import Array, Path
+from lepton_jax.pruning.words import as_int, true_count
 
 STARVED, RICH = 0.05, 0.3
 """Fractions kept: below the first a leaf is starved, if others keep more than the second."""
@@ -21,13 +22,16 @@ def warn_if_uneven(name: str, masks: Mapping[Path, Array]) -> None:
 
     Args:
       name: of what pruned.
-      masks: by path; concrete.
+      masks: by path; of traced ones nothing is said.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> warn_if_uneven("prune", {"a": jnp.eye(20, 30) > 0, "b": jnp.eye(4) > 0})
     """
-    counts = jax.device_get(_counts(dict(masks)))
-    kept = {path: int(counts[path]) / mask.size for path, mask in masks.items() if mask.size and mask.ndim > 1}
+    if any(is_traced(mask) for mask in masks.values()):  # of several sparsities at once
+        return
+    counts = {path: as_int(count) for path, count in jax.device_get(_counts(dict(masks))).items()}
+    kept = {path: counts[path] / mask.size for path, mask in masks.items() if mask.size and mask.ndim > 1}
     starved = [path for path, share in kept.items() if share < STARVED]
     rich = [path for path, share in kept.items() if share > RICH]
     if starved and rich:
@@ -43,4 +47,4 @@ def warn_if_uneven(name: str, masks: Mapping[Path, Array]) -> None:
 
 @jax.jit
 def _counts(masks: dict[Path, Array]) -> dict[Path, Array]:
-    return {path: jnp.sum(mask, dtype=jnp.int32) for path, mask in masks.items()}
+    return {path: true_count(mask) for path, mask in masks.items()}

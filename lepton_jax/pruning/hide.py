@@ -14,6 +14,7 @@ from lepton_jax.core.straight_through import straight_through
 from lepton_jax.core.transform import Transform, hold
 from lepton_jax.core.transform.base import Init, Update
 from lepton_jax.core.typing import Array, Path, PyTree, Select, Step
+from lepton_jax.pruning.words import as_float, is_wide, true_count
 
 try:
     from jax.experimental.shard_alike import shard_alike
@@ -161,7 +162,10 @@ def sparsity_of(masks: Masks) -> Array:
       Array(0.75, dtype=float32)
     """
     total = sum(mask.size for mask in masks.values())
-    kept = sum((jnp.sum(mask, dtype=jnp.int32) for mask in masks.values()), jnp.int32(0))
+    if is_wide(total):
+        kept = sum((as_float(true_count(mask)) for mask in masks.values()), jnp.float32(0))
+    else:
+        kept = sum((jnp.sum(mask, dtype=jnp.int32) for mask in masks.values()), jnp.int32(0))
     return 1 - kept / jnp.float32(total)
 
 

@@ -24,6 +24,7 @@ from lepton_jax.core.errors import check_fraction, check_whole, is_traced
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.threshold import sort_keys, top_of_all
 from lepton_jax.pruning.units import block_means, check_groups, full_block, normal_axis, slice_block, spread
+from lepton_jax.pruning.words import counts_of, is_wide, minus, reaches, share
 
 _PAIRWISE = 16
 """Groups up to this size are ranked by comparing every pair; larger ones by a threshold each."""
@@ -34,6 +35,7 @@ def keep_count(size: int | np.ndarray | Array, sparsity: float | Array) -> int |
     """Return how many of `size` weights are kept: ``size - round(sparsity * size)``.
 
     A Python float is rounded exactly, for one size; an array (traced, or one sparsity for each of several sizes) in float32.
+    Where one of the sizes is 2**31 or more, what an array gives comes in two words, uint32 [..., 2], high first.
 
     Example:
       >>> keep_count(10, 0.25), keep_count(10, 0.35)
@@ -42,6 +44,9 @@ def keep_count(size: int | np.ndarray | Array, sparsity: float | Array) -> int |
     if isinstance(sparsity, (int, float)):
         check_fraction("keep_count: sparsity", sparsity)
         return int(size) - round(sparsity * int(size))
+    if not is_traced(size) and is_wide(size):
+        whole = counts_of(size, wide=True)
+        return minus(whole, share(sparsity, whole))
     return jnp.asarray(size, jnp.int32) - jnp.round(sparsity * size).astype(jnp.int32)
 
 
@@ -54,7 +59,12 @@ def keep_some(size: int | np.ndarray | Array, sparsity: float | Array) -> int | 
       (8, 1, 0)
     """
     count = keep_count(size, sparsity)
-    return max(count, min(int(size), 1)) if isinstance(count, int) else jnp.maximum(count, jnp.minimum(jnp.asarray(size), 1))
+    if isinstance(count, int):
+        return max(count, min(int(size), 1))
+    if count.dtype == jnp.uint32:
+        least = counts_of(np.minimum(np.asarray(size, np.int64), 1), wide=True)
+        return jnp.where(reaches(count, least)[..., None], count, least)
+    return jnp.maximum(count, jnp.minimum(jnp.asarray(size), 1))
 
 
 @checked

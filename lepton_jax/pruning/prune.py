@@ -25,6 +25,7 @@ from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.pruning.state import Goals, PruneState, check_scores, first_failure, no_failure
 from lepton_jax.pruning.structures import Structure, Unstructured, named_structure
 from lepton_jax.pruning.threshold import leave_one, top_of_groups
+from lepton_jax.pruning.words import COUNTABLE, counts_of, int32_count, is_wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class _Pruning:
             criterion=self.criterion.init_all(weights, params),
             sparsity=jnp.float32(0),
             goals=goals,
-            thresholds=jnp.zeros(goals.keep.shape, jnp.uint32),
+            thresholds=jnp.zeros(goals.by_group.shape, jnp.uint32),
             failure=no_failure(len(weights)),
         )
         state = self._remask(params, weights, state, jnp.int32(0), first=True)
@@ -143,7 +144,8 @@ class _Pruning:
             sizes[path] = jax.eval_shape(self.structure.at(stacks.of_one(path)).reduce, one).size
         each = [path for path in sorted(sizes) for _ in range(stacks.shapes[path].times)]
         if self.scope == "global":
-            fractions, counts = [target], [keep_count(sum(sizes[path] for path in each), target)]
+            total = sum(sizes[path] for path in each)
+            fractions, counts, wide = [target], [keep_count(total, target)], is_wide(total)
         else:
             given = self.allocation(stacks.shapes, target)
             with collect("prune: allocation must give every leaf its sparsity") as problems:
@@ -151,8 +153,9 @@ class _Pruning:
             for path in weights:
                 check_fraction(f"prune: allocation: {path}", given[path])
             fractions = [given[path] for path in each]
-            counts = [keep_some(sizes[path], given[path]) for path in each]
-        return Goals(jnp.asarray(target, jnp.float32), jnp.asarray(fractions, jnp.float32), jnp.asarray(counts, jnp.int32))
+            counts, wide = [keep_some(sizes[path], given[path]) for path in each], is_wide(list(sizes.values()))
+        keep = counts_of(counts, wide=wide)
+        return Goals(jnp.asarray(target, jnp.float32), jnp.asarray(fractions, jnp.float32), keep)
 
     def _remask(
         self, params: PyTree, weights: Mapping[Path, Array], state: PruneState, step: Array, *, first: bool = False
@@ -168,7 +171,7 @@ class _Pruning:
         if self.structure.local:
             ranked = {p: jnp.where(state.masks[p], s, -jnp.inf) if held else s for p, s in scores.items()}
             masks = self._locally(ranked, _sparsity(goals, progress))
-            not_finite = jnp.stack([jnp.sum(~jnp.isfinite(scores[p]), dtype=jnp.int32) for p in sorted(scores)])
+            not_finite = jnp.stack([int32_count(~jnp.isfinite(scores[p])) for p in sorted(scores)])
             thresholds = state.thresholds
         else:
             masks, not_finite, thresholds = self._thresholded(scores, state, progress, first, held)
@@ -197,9 +200,10 @@ class _Pruning:
         units = self._units(stacks, scores)
         rank = {place: i for i, place in enumerate(sorted(units))}
         groups = tuple(0 if self.scope == "global" else rank[place] for place in units)
-        sizes: Any = np.zeros(len(state.goals.keep), np.int32)  # counted alike, all at once
+        sizes: Any = np.zeros(state.goals.keep.shape[0], np.int64)  # counted alike, all at once
         for unit, group in zip(units.values(), groups):
             sizes[group] += unit.size
+        sizes = sizes if is_wide(sizes) else sizes.astype(np.int32)
         # A unit is out if all its weights are.
         kept = {path: state.masks[path].astype(jnp.float32) for path in scores}
         allowed = [unit > 0 for unit in self._units(stacks, kept).values()] if held else None
@@ -219,7 +223,10 @@ class _Pruning:
             parts[place] = self.structure.at(stacks.of_one(place[0])).expand(mask, stacks.shapes[place[0]])
         masks = stacks.whole(parts, scores)
         of_leaf = [[place for place, (path, _) in enumerate(units) if path == one] for one in sorted(scores)]
-        not_finite = jnp.stack([jnp.sum(found.not_finite[np.array(places)]) for places in of_leaf])
+        odd = found.not_finite
+        if is_wide(sizes.sum()):  # the sum must not overflow
+            odd = jnp.minimum(odd, COUNTABLE // len(units))
+        not_finite = jnp.stack([jnp.sum(odd[np.array(places)]) for places in of_leaf])
         return masks, not_finite, found.thresholds
 
     def _units(self, stacks: Stacks, scores: Mapping[Path, Array]) -> dict[tuple[Path, int], Array]:

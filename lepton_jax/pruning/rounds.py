@@ -13,6 +13,7 @@ from lepton_jax.core.typing import Array, Path, PyTree, Select
 from lepton_jax.pruning.criteria.base import Criterion
 from lepton_jax.pruning.masks import keep_some
 from lepton_jax.pruning.threshold import leave_one, top_of_groups
+from lepton_jax.pruning.words import counts_of, is_wide
 
 
 @checked
@@ -80,7 +81,9 @@ def iterative_masks(
     masks = {path: jnp.ones(leaf.shape, bool) for path, leaf in leaves.items()}
     for number in tqdm(range(1, rounds + 1), desc="pruning", unit="round", disable=not progress):
         removed = sparsity if number == rounds else 1 - (1 - sparsity) ** (number / rounds)
-        masks, not_finite = prune_more(params, masks, jnp.array([keep_some(size, removed) for size in counted], jnp.int32))
+        masks, not_finite = prune_more(
+            params, masks, counts_of([keep_some(size, removed) for size in counted], wide=is_wide(counted))
+        )
         if is_traced(not_finite):  # a caller that compiles this must look at its weights itself
             continue
         with collect(f"iterative_masks: scores must be finite, and are not in round {number}") as problems:

@@ -23,7 +23,8 @@ class Goals(NamedTuple):
     Attributes:
       sparsity: float32 scalar, of all leaves together.
       by_group: float32 [groups].
-      keep: int32 [groups], the units that are kept in the end.
+      keep: int32 [groups], the units that are kept in the end; where a group has 2**31 or more, uint32 [groups, 2], the high
+        word first.
     """
 
     sparsity: Array

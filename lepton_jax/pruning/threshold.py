@@ -23,6 +23,8 @@ import numpy as np
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.typing import Array
+from lepton_jax.pruning.wide import first_of, top_of_wide_groups
+from lepton_jax.pruning.words import COUNTABLE, counts_of, is_wide, reaching
 
 BARRED, LOWEST, HIGHEST = 1, 0x007FFFFF, 0xFF800000
 """The keys of scores that come after all others, of -inf and of +inf; 0 is below all."""
@@ -82,16 +84,6 @@ def sort_keys(scores: Array) -> Array:
     return jnp.where(jnp.isnan(scores), jnp.uint32(LOWEST), jnp.where(scores == 0, jnp.uint32(1 << 31), keys))
 
 
-def _counts(keys: Array, bounds: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
-    """Count the keys that reach each bound, over some axes, in one pass."""
-    return jax.lax.reduce(
-        [(keys >= bound).astype(jnp.int32) for bound in bounds],
-        [jnp.int32(0)] * len(bounds),
-        lambda sums, values: [a + b for a, b in zip(sums, values)],
-        axes,
-    )
-
-
 def _flat_index(shape: tuple[int, ...]) -> Array:
     """Return each element's flat index, uint32."""
     parts = (
@@ -130,13 +122,13 @@ class _Scores:
         counts = jnp.zeros((len(self.shapes), probes.shape[1]), jnp.int32)
         if self.small:
             *bounds, tie = (both.T)[:, self.groups[self.owner]][:, :, None]
-            by_row = jnp.stack(_counts(_sought(self.table, self._places(last), tie), bounds, (1,)))
+            by_row = jnp.stack(reaching(_sought(self.table, self._places(last), tie), bounds, (1,)))
             mine = (self.owner[:, None] == np.arange(len(self.shapes))).astype(np.int32)
             counts += (by_row @ mine).T
         for i, keys in self.large.items():
             *bounds, tie = both[self.groups[i]]
             places = last[i] - _flat_index(keys.shape)
-            sums = [jnp.sum(count) for count in _counts(_sought(keys, places, tie), bounds, (keys.ndim - 1,))]
+            sums = [jnp.sum(count) for count in reaching(_sought(keys, places, tie), bounds, (keys.ndim - 1,))]
             counts = counts.at[i].set(jnp.stack(sums))
         return counts
 
@@ -242,8 +234,9 @@ def top_of_groups(
     """Keep the highest scores of each group of arrays: a threshold common to the group's arrays.
 
     Args:
-      scores: floating arrays of any shapes, together less than 2**31 numbers.
-      keep: int32 [groups], how many each group keeps; may be traced.
+      scores: floating arrays of any shapes.
+      keep: int32 [groups], how many each group keeps; or uint32 [groups, 2], in two words, high first, which groups of
+        2**31 numbers or more need. May be traced.
       groups: the group of each array, from 0 up.
       allowed: boolean masks; what is False comes after all others, whatever its score.
       near: thresholds of a selection from similar scores, to begin at. The masks are the same without.
@@ -251,6 +244,9 @@ def top_of_groups(
     Returns:
       masks with exactly ``keep[g]`` True in group g's, ties going to the earlier array and the lower flat index, NaN ranking
       as -inf; how many scores are not finite; the thresholds.
+
+    Raises:
+      ValueError: for a group of 2**31 numbers or more whose count is not in two words.
 
     Example:
       >>> scores = [jnp.array([1.0, 5.0]), jnp.array([4.0]), jnp.array([2.0, 2.0])]
@@ -260,7 +256,14 @@ def top_of_groups(
     keys = [sort_keys(score) for score in scores]
     if allowed is not None:
         keys = [jnp.where(free, key, jnp.uint32(BARRED)) for key, free in zip(keys, allowed)]
+    if keep.ndim > 1:
+        return Selection(*top_of_wide_groups(keys, keep, groups, BARRED, (LOWEST, HIGHEST)))
     held = _Scores(keys, groups, len(keep))
+    if is_wide(held.totals):
+        raise ValueError(
+            f"top_of_groups: a group has {held.totals.max()} numbers, more than the {COUNTABLE} that int32 counts; give "
+            "keep as uint32 [groups, 2], in two words."
+        )
     total = jnp.asarray(held.totals, jnp.int32)
     found = _search(held, jnp.clip(keep, jnp.minimum(1, total), total), near)
     bound, tied = jnp.where(keep > 0, found.low, jnp.uint32(2**32 - 1)), jnp.where(keep > 0, found.tied, 0)
@@ -287,8 +290,7 @@ def leave_one(
     def best(place: int) -> Array:
         key = sort_keys(scores[place])
         key = key if allowed is None else jnp.where(allowed[place], key, jnp.uint32(BARRED))
-        index, beyond = _flat_index(key.shape), np.uint32(2**32 - 1)
-        return index == jnp.min(jnp.where(key == jnp.max(key, initial=0), index, beyond), initial=beyond)
+        return first_of(key == jnp.max(key, initial=0))
 
     bare = {place: ~jnp.any(mask) for place, mask in enumerate(masks) if needed[place]}
     if not bare:
@@ -315,4 +317,5 @@ def top_of_all(scores: Sequence[Array], keep: int | Array) -> list[Array]:
       >>> top_of_all([jnp.array([1.0, 5.0]), jnp.array([4.0])], 2)
       [Array([False,  True], dtype=bool), Array([ True], dtype=bool)]
     """
-    return top_of_groups(scores, jnp.asarray(keep, jnp.int32)[None], groups=(0,) * len(scores)).masks
+    count = counts_of([keep], wide=is_wide(sum(score.size for score in scores)))
+    return top_of_groups(scores, count, groups=(0,) * len(scores)).masks

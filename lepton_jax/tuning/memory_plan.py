@@ -41,8 +41,6 @@ DECODERS: Mapping[str, Transformer] = {
 """Of the sizes of Llama 3.2 1B, Mistral 7B and Llama 2 70B; blocks are scanned."""
 _BLOCKS, _KERNELS, _TABLE = "blocks/", "blocks/*/kernel", "Embed_0/embedding"
 _RANK = 16
-_COUNTED = 2**31 - 1
-"""Weights of one leaf that `prune` can count."""
 
 
 @checked
@@ -130,8 +128,7 @@ def plan_memory(
     Args:
       model: scanned.
       machine: gives the peaks.
-      technique: what is trained; corrections of LoRA have rank 16, quantized weights 4 bits, pruned ones 90 % zeros. A leaf of
-        2^31 weights or more is planned as if `prune` could count them, which it cannot.
+      technique: what is trained; corrections of LoRA have rank 16, quantized weights 4 bits, pruned ones 90 % zeros.
       devices: how many.
       batch: sequences a device.
       length: of a sequence.
@@ -267,15 +264,8 @@ def _shapes(model: Transformer, technique: Technique) -> tuple[PyTree, Any]:
     """Return the shapes of the parameters before the transform, and of the training state."""
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-
-    def begin(transform: Transform) -> Any:
-        make = lambda params, key: create(params, {}, optax.adam(1e-4), transform, key)  # noqa: E731
-        return jax.eval_shape(make, params, jax.random.key(0))
-
-    if technique == "prune" and max(leaf.size for leaf in jax.tree.leaves(params)) > _COUNTED:
-        masks = {path: jax.ShapeDtypeStruct(leaf.shape, bool) for path, leaf in paths.flatten(params).items() if leaf.ndim > 1}
-        return params, begin(identity())._replace(tstate=masks)
-    return params, begin(_transform(technique))
+    begin = lambda params, key: create(params, {}, optax.adam(1e-4), _transform(technique), key)  # noqa: E731
+    return params, jax.eval_shape(begin, params, jax.random.key(0))
 
 
 def _bytes(tree: PyTree, placement: Placement, params: PyTree) -> int:

@@ -18,6 +18,7 @@ from lepton_jax.pruning.masks import keep_some
 from lepton_jax.pruning.stacked import Stacks
 from lepton_jax.pruning.state import Failure, first_failure, no_failure
 from lepton_jax.pruning.threshold import top_of_groups
+from lepton_jax.pruning.words import counts_of, is_wide, minus, share, true_count
 
 Leaves = Mapping[Path, Array]
 K = TypeVar("K", Path, tuple[Path, int])
@@ -71,11 +72,13 @@ def rewire(
       [True, True, False, False]
     """
     order: list[K] = sorted(masks)  # type: ignore[type-var]
-    kept = jnp.stack([jnp.sum(masks[path], dtype=jnp.int32) for path in order])
-    count = jnp.round(fraction * kept).astype(jnp.int32)
+    wide = is_wide([masks[path].size for path in order])
+    kept = counts_of([true_count(masks[path]) for path in order], wide=wide)
+    count = share(fraction, kept)
+    rest = minus(kept, count) if wide else kept - count
     groups = tuple(range(len(order)))
     stays = top_of_groups(
-        [jnp.abs(weights[path]) for path in order], kept - count, groups=groups, allowed=[masks[path] for path in order]
+        [jnp.abs(weights[path]) for path in order], rest, groups=groups, allowed=[masks[path] for path in order]
     )
     grows = top_of_groups([growth[path] for path in order], count, groups=groups, allowed=[~stay for stay in stays.masks])
     new = {path: stay | grow for path, stay, grow in zip(order, stays.masks, grows.masks)}
@@ -133,7 +136,8 @@ def rewiring(
         keys = jax.random.split(first, len(weights))
         drawn = {path: jax.random.uniform(key, weight.shape) for key, (path, weight) in zip(keys, weights.items())}
         parts = stacks.parts(drawn)
-        keep = jnp.stack([jnp.asarray(keep_some(part.size, goals[path]), jnp.int32) for (path, _), part in parts.items()])
+        sizes = [part.size for part in parts.values()]
+        keep = counts_of([keep_some(part.size, goals[path]) for (path, _), part in parts.items()], wide=is_wide(sizes))
         found = top_of_groups(list(parts.values()), keep, groups=tuple(range(len(parts)))).masks
         whole = stacks.whole(dict(zip(parts, found)), weights)
         masks = {path: laid_out_as(mask, weights[path]) for path, mask in whole.items()}
