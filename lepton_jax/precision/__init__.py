@@ -16,6 +16,7 @@ from lepton_jax.precision.loss_scale import (
     unscaled,
 )
 from lepton_jax.precision.policy import Policy, check_backend
+from lepton_jax.precision.remat import remat, residual_bytes
 from lepton_jax.precision.rules import Decision, Decisions
 from lepton_jax.precision.stochastic_rounding import StochasticRoundingState, stochastic_round, stochastic_rounding
 
@@ -40,6 +41,8 @@ __all__ = [
     "init_amax",
     "keep_unless",
     "next_amax",
+    "remat",
+    "residual_bytes",
     "scaled",
     "stochastic_round",
     "stochastic_rounding",

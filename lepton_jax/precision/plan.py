@@ -97,7 +97,7 @@ def make_plan(
     """
     variables = [*jaxpr.constvars, *jaxpr.invars][len(consts) :]
     inputs = [Value(_compat.aval(var), state="narrow" if narrow else "free") for var, narrow in zip(variables, narrow_inputs)]
-    flat = _Flat()
+    flat = Flat()
     outputs = flat.body(jaxpr, consts, inputs, path, scope)
     _demand(flat.nodes, outputs, wanted_wide, classify)
     stretches = _stretches(flat.nodes, classify)
@@ -120,7 +120,7 @@ def _within(eqn: Equation) -> Iterator[Equation]:
         yield from walk(body.jaxpr, (*eqn.path, body.label), eqn.scope)
 
 
-class _Flat(Forward[Value]):
+class Flat(Forward[Value]):
     """Every operation in one list, plain calls gone into; constants are held apart."""
 
     def __init__(self) -> None:
@@ -176,7 +176,7 @@ def _wants(node: Node, classify: Classify) -> list[bool]:
         n_consts, n_carry = _compat.scan_counts(eqn.raw)
         return [n_consts <= i < n_consts + n_carry for i in range(count)]
     if eqn.primitive in REMATS:
-        [body], flat = eqn.bodies, _Flat()
+        [body], flat = eqn.bodies, Flat()
         inputs = [Value(aval) for aval in eqn.in_avals]
         outs = flat.inside(eqn, body, inputs)
         _demand(flat.nodes, outs, [out.demanded for out in node.outs], classify)
