@@ -1,17 +1,18 @@
-"""Files run by ONNX Runtime."""
+"""Files run by the engines that they are made for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.errors import ArtifactError, one_line
+from lepton_jax.core.errors import ArtifactError, check_option, one_line
 from lepton_jax.core.extras import import_extra
+from lepton_jax.deploy import litert, openvino
 
 
 def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized: bool = True, name: str = "deploy") -> Any:
@@ -47,20 +48,29 @@ def _wide(one: np.ndarray) -> np.ndarray:
     return one.astype(np.int64) if one.dtype == np.int32 else one
 
 
+Engine = Literal["onnxruntime", "openvino", "litert"]
+
+
 @checked
 def runner(
-    file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized: bool = True, name: str = "deploy"
+    file: str | os.PathLike[str] | bytes,
+    *,
+    engine: Engine | None = None,
+    threads: int = 1,
+    optimized: bool = True,
+    name: str = "deploy",
 ) -> Callable[..., list[np.ndarray]]:
     """Return a file as a function of its inputs, that gives the list of its outputs.
 
     Args:
       file: its path, or its bytes.
-      threads: how many ONNX Runtime takes.
-      optimized: whether it rewrites the graph before it runs it, as it does by default.
+      engine: "onnxruntime" or "openvino" for a file of ONNX, "litert" for one of LiteRT; None: ONNX Runtime, LiteRT.
+      threads: how many the engine takes.
+      optimized: whether ONNX Runtime rewrites the graph before it runs it, as it does by default.
       name: of the function that asks, for errors.
 
     Raises:
-      ImportError: if onnxruntime is not installed.
+      ImportError: if the engine is not installed.
       ArtifactError: if the engine does not take the file.
 
     Example:
@@ -72,14 +82,28 @@ def runner(
       >>> run(jnp.array([[3.0, 4.0]]))[0].tolist()
       [[3.0, 4.0]]
     """
-    made = session(file, threads=threads, optimized=optimized, name=name)
+    if engine is None:
+        engine = "litert" if _is_litert(file) else "onnxruntime"
+    check_option(f"{name}: engine", engine, Engine)
+    if engine == "onnxruntime":
+        run = _in_onnxruntime(session(file, threads=threads, optimized=optimized, name=name))
+    else:
+        run = (litert if engine == "litert" else openvino).runner(file, threads=threads, name=name)
+    return lambda *inputs: run(*flat(inputs))
+
+
+def _in_onnxruntime(made: Any) -> Callable[..., list[np.ndarray]]:
     ports = made.get_inputs()
 
-    def run(*inputs: Any) -> list[np.ndarray]:
-        given = zip(ports, flat(inputs), strict=True)
+    def run(*leaves: np.ndarray) -> list[np.ndarray]:
+        given = zip(ports, leaves, strict=True)
         return made.run(None, {port.name: _wide(one) if port.type == "tensor(int64)" else one for port, one in given})
 
     return run
+
+
+def _is_litert(file: str | os.PathLike[str] | bytes) -> bool:
+    return file[4:8] == b"TFL3" if isinstance(file, bytes) else os.fspath(file).endswith(".tflite")
 
 
 def flat(inputs: Sequence[Any]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from lepton_jax.core.packed import Coded, is_packed
 from lepton_jax.core.paths import flatten
 from lepton_jax.core.tables import table
 from lepton_jax.deploy.calibrate import calibrated
+from lepton_jax.deploy.engine import Engine
 from lepton_jax.deploy.inlined import inlined
 from lepton_jax.deploy.models import Deployable, deployable, folded, shapes_of, traced_for
 from lepton_jax.deploy.simulate import Simulating
@@ -30,7 +31,7 @@ from lepton_jax.formats.ranges.base import check_calibration
 from lepton_jax.graph.trace import trace
 from lepton_jax.native import packed
 
-Target = Literal["onnxruntime"]
+Target = Engine
 
 
 @checked
@@ -57,7 +58,7 @@ class Placed:
     model: Deployable
     sites: Mapping[str, Site]
     grids: Mapping[str, Grid]
-    target: str
+    target: Engine
     largest: int
 
     def __str__(self) -> str:
@@ -113,9 +114,14 @@ class Placed:
         Raises:
           ValueError, ArtifactError, ImportError: as `save`.
         """
-        suffix = os.path.splitext(os.fspath(path))[1]
-        if suffix != ".onnx":
-            raise ValueError(f"place: path must end in .onnx; got {os.fspath(path)!r}.")
+        suffix, wanted = os.path.splitext(os.fspath(path))[1], ".tflite" if self.target == "litert" else ".onnx"
+        if suffix != wanted:
+            raise ValueError(f"place: path must end in {wanted} for {self.target}; got {os.fspath(path)!r}.")
+        if self.target == "litert":
+            from lepton_jax.deploy.to_litert.rounded import file_of
+
+            write_atomic(path, file_of(self, axes, constraints))
+            return
         import_extra("onnx", "deploy")
         from lepton_jax.deploy.to_onnx import write
 

@@ -1,0 +1,44 @@
+"""Files of ONNX run by OpenVINO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lepton_jax.core.errors import ArtifactError, one_line
+from lepton_jax.core.extras import import_extra
+
+
+def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Callable[..., list[np.ndarray]]:
+    """Return a file as a function of its inputs' leaves, that gives the list of its outputs; on the CPU, in float32 and int8.
+
+    Args:
+      file: its path, or its bytes.
+      threads: how many OpenVINO takes.
+      name: of the function that asks, for errors.
+
+    Raises:
+      ImportError: if openvino is not installed.
+      ArtifactError: if the engine does not take the file.
+    """
+    openvino = import_extra("openvino", "openvino")
+    shown = "the file" if isinstance(file, bytes) else os.fspath(file)
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    try:
+        core = openvino.Core()
+        model = core.read_model(file if isinstance(file, bytes) else os.fspath(file))
+        compiled = core.compile_model(model, "CPU", settings)
+    except Exception as error:  # whatever the engine raises
+        raise ArtifactError(f"{name}: OpenVINO does not take {shown}: {one_line(error)}") from error
+    request = compiled.create_infer_request()
+
+    def run(*leaves: Any) -> list[np.ndarray]:
+        if len(leaves) != len(compiled.inputs):
+            raise ValueError(f"{name}: the file takes {len(compiled.inputs)} inputs; got {len(leaves)}.")
+        made = request.infer(list(leaves), share_inputs=True)
+        return [np.array(made[port]) for port in compiled.outputs]
+
+    return run
