@@ -1,13 +1,14 @@
-"""A small transformer on sentiments of film reviews (SST-2): recipes that are found within a budget, and trained.
+"""A bag of embeddings on sentiments of film reviews (SST-2): recipes that are found within a budget, and trained.
 
 Source: none; no toolkit offers this table.
 Command: python -m experiments.tuning --config configs/tuning_sst2.py --seeds 3 --data.folder FOLDER/sst2
-Not run at length yet.
+Tried before, one seed: the small transformer of `applications_sentiment` has 71.1 % here without its L2 penalty; its recipes
+had 0.14, 0.75 and 0.57 of the divergence of uniform ones at 8, 12 and 16x. A network that weak says little: this one took its place.
 """
 
 from experiments.common.config import Adam, Sst2
 from experiments.studies.tuning import Tuning, rows
-from lepton_jax.models import TextClassifier
+from lepton_jax.models import BagOfEmbeddings
 
 
 def get_config() -> Tuning:
@@ -15,9 +16,9 @@ def get_config() -> Tuning:
     return Tuning(
         name="tuning_sst2",
         data=data,
-        model=TextClassifier(vocabulary=data.tokens, dropout=0.3),
-        dense_epochs=5,
-        epochs=2,
+        model=BagOfEmbeddings(vocabulary=data.tokens, dropout=0.5),
+        dense_epochs=10,
+        epochs=4,
         dense_optimizer=Adam(learning_rate=1e-3),
         optimizer=Adam(learning_rate=3e-4),
         rows=rows((8, 12, 16), trained=(16, 24)),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,28 +14,32 @@ from lepton_jax.artifact import load
 from lepton_jax.command_line.console import Answer, Command
 from lepton_jax.core.extras import pyplot
 from lepton_jax.core.tables import table
-from lepton_jax.deploy.engine import session
+from lepton_jax.deploy import litert
+from lepton_jax.deploy.engine import runner, session
 from lepton_jax.deploy.gate import gate
 from lepton_jax.interchange.npz import read_npy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """Measure files against the first of them: .lepton by XLA, .onnx by ONNX Runtime.
+    """Measure files against the first of them: .lepton by XLA, .onnx by ONNX Runtime or OpenVINO, .tflite by LiteRT.
 
     Processor time on one core, in turns, with an interval; and how far outputs are from the first's.
 
     Examples:
       lepton bench float.onnx int8.onnx
+      lepton bench float.onnx int8.onnx --engine openvino
       lepton bench model.lepton model.onnx --input images.npy --batch 16 --plot bench.png
     """
 
     files: Positional[tuple[Path, ...]]
-    """Files of one model, .lepton or .onnx."""
+    """Files of one model, .lepton, .onnx or .tflite."""
     input: tuple[Path, ...] = ()
     """A .npy file for each input; without it, random numbers, of whole numbers 0 and 1."""
     batch: int = 1
     """Examples in a call, where the batch may have any length."""
+    engine: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What runs .onnx files."""
     rounds: int = 15
     """How often each is measured."""
     plot: Path | None = None
@@ -43,7 +47,7 @@ class Bench(Command):
 
     def __post_init__(self) -> None:
         if not self.files:
-            raise ValueError("give one file or more, .lepton or .onnx.")
+            raise ValueError("give one file or more, .lepton, .onnx or .tflite.")
         if self.batch < 1:
             raise ValueError(f"--batch must be 1 or more; got {self.batch}.")
 
@@ -53,7 +57,7 @@ class Bench(Command):
         outputs = {}
         for path in self.files:
             name = str(path) if str(path) not in runs else f"{path} ({len(runs)})"
-            runs[name] = _runner(path, given, self.batch)
+            runs[name] = _runner(path, given, self.batch, self.engine)
             outputs[name] = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(runs[name]())]
         found = gate(runs, rounds=self.rounds)
         first = next(iter(outputs.values()))
@@ -71,7 +75,7 @@ class Bench(Command):
         return Answer({"files": facts, "again": found.again, "trusted": found.is_trusted}, f"{table(rows)}\n{said}")
 
 
-def _runner(path: Path, given: list[np.ndarray], batch: int) -> Callable[[], Any]:
+def _runner(path: Path, given: list[np.ndarray], batch: int, engine: Any) -> Callable[[], Any]:
     if path.suffix == ".lepton":
         model = load(path)
         inputs = given or [
@@ -79,21 +83,24 @@ def _runner(path: Path, given: list[np.ndarray], batch: int) -> Callable[[], Any
             for leaf, names in zip(jax.tree.leaves(model.example_inputs), model.axes, strict=True)
         ]
         return partial(model, *map(jax.numpy.asarray, inputs))
-    if path.suffix != ".onnx":
-        raise ValueError(f"bench: files must be .lepton or .onnx; got {path}.")
-    made = session(path, name="bench")
+    if path.suffix == ".tflite":
+        given = given or [_numbers(shape, dtype) for shape, dtype in litert.ports(path, name="bench")]
+    elif path.suffix == ".onnx":
+        given = given or [_numbers(shape, dtype) for shape, dtype in _ports(path, batch)]
+    else:
+        raise ValueError(f"bench: files must be .lepton, .onnx or .tflite; got {path}.")
+    return partial(runner(path, engine=engine if path.suffix == ".onnx" else None, name="bench"), *given)
+
+
+def _ports(path: Path, batch: int) -> list[tuple[list[int], str]]:
     kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool"}
-    wanted = made.get_inputs()
-    if not given:
-        given = [
-            _numbers(
-                [n if isinstance(n, int) else batch if axis == 0 else 8 for axis, n in enumerate(one.shape)],
-                kinds.get(one.type, one.type.removeprefix("tensor(").removesuffix(")")),
-            )
-            for one in wanted
-        ]
-    feeds = dict(zip((one.name for one in wanted), given, strict=True))
-    return lambda: made.run(None, feeds)
+    return [
+        (
+            [n if isinstance(n, int) else batch if axis == 0 else 8 for axis, n in enumerate(one.shape)],
+            kinds.get(one.type, one.type.removeprefix("tensor(").removesuffix(")")),
+        )
+        for one in session(path, name="bench").get_inputs()
+    ]
 
 
 def _length(shape: Any, names: dict[int, str], batch: int) -> list[int]:

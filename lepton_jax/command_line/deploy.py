@@ -14,19 +14,21 @@ from lepton_jax.deploy.folder import write_folder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deploy(Command):
-    """Write a folder with the model as an ONNX file, and an example in each language that runs it.
+    """Write a folder with the model as an ONNX or LiteRT file, and examples that run it.
 
-    In Python, C++, Java and Node, or as a web page. With --calibrate, weights and activations are put into eight bits.
+    In Python, C++, Java and Node, with LiteRT, or as a web page. With --calibrate, weights and activations are put into eight
+    bits.
 
     Examples:
       lepton deploy model.lepton --to onnx
+      lepton deploy model.lepton --to litert --calibrate images.npy
       lepton deploy model.lepton --to html --out page --calibrate images.npy
     """
 
     file: Positional[Path]
     """The .lepton file."""
-    to: Literal["onnx", "html"] = "onnx"
-    """What runs it: programs, or a web page."""
+    to: Literal["onnx", "litert", "html"] = "onnx"
+    """What runs it: programs, phones and small boards, or a web page."""
     out: Path | None = None
     """The folder; by default the file's name with .deploy in place of .lepton."""
     calibrate: tuple[Path, ...] = ()

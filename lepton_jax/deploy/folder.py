@@ -16,13 +16,15 @@ from lepton_jax.core.arguments import checked_but
 from lepton_jax.core.errors import check_option
 from lepton_jax.core.extras import import_extra
 from lepton_jax.core.files import write_atomic, write_text
+from lepton_jax.deploy import litert
 from lepton_jax.deploy.models import deployable
-from lepton_jax.deploy.place import place
+from lepton_jax.deploy.place import has_example, place
 from lepton_jax.deploy.save import save
 
-To = Literal["onnx", "html"]
+To = Literal["onnx", "litert", "html"]
 _EXAMPLES = {
     "onnx": ("run.py", "run.cpp", "Run.java", "run.mjs", "package.json", "README.md"),
+    "litert": ("run_litert.py",),
     "html": ("index.html", "package.json", "README.md"),
 }
 
@@ -52,15 +54,16 @@ _KINDS = {
 def write_folder(
     model: Any, folder: str | os.PathLike[str], to: To = "onnx", *, batches: Sequence[Any] = (), title: str = "A deployed model"
 ) -> tuple[str, ...]:
-    """Write a model and examples that run it: in Python, C++, Java and Node, or as a web page.
+    """Write a model and examples that run it: in Python, C++, Java and Node, as a LiteRT file, or as a web page.
 
     Every example reads ``input_0.bin``, which is there too, and prints the numbers of ``output_0``.
 
     Args:
       model: a `lepton_jax.Model`, or a loaded `.lepton` file.
       folder: made if it is not there; files of these names in it are replaced. Nothing is written if the model cannot be.
-      to: "onnx" or "html".
-      batches: to calibrate on, as for `place`: then ``model.onnx`` is in eight bits, and ``float.onnx`` beside it.
+      to: "onnx", "litert" or "html".
+      batches: to calibrate on, as for `place`: then ``model.onnx`` is in eight bits, and ``float.onnx`` beside it; of LiteRT
+        ``.tflite``.
       title: of the page.
 
     Returns:
@@ -77,21 +80,22 @@ def write_folder(
       ('model.onnx', 'input_0.bin', 'run.py', 'run.cpp', 'Run.java', 'run.mjs', 'package.json', 'README.md')
     """
     check_option("write_folder: to", to, To)
-    onnx = import_extra("onnx", "deploy")
+    suffix = ".tflite" if to == "litert" else ".onnx"
+    if to != "litert":
+        import_extra("onnx", "deploy")
     target = Path(folder)
     made = not target.exists()
     target.mkdir(parents=True, exist_ok=True)
-    names = ["model.onnx"]
+    names = [f"model{suffix}"]
     try:
         if batches:
-            place(model, batches).save(target / "model.onnx")
-            save(model, target / "float.onnx")
-            names.append("float.onnx")
+            place(model, batches, "litert" if to == "litert" else "onnxruntime").save(target / names[0])
+            save(model, target / f"float{suffix}")
+            names.append(f"float{suffix}")
         else:
-            save(model, target / "model.onnx")
-        graph = onnx.load(target / "model.onnx", load_external_data=False).graph
-        inputs = _inputs(graph, model, batches)
-        output = _kind("output_0", onnx.helper.tensor_dtype_to_np_dtype(graph.output[0].type.tensor_type.elem_type))
+            save(model, target / names[0])
+        ports, output = _ports(target / names[0], model, batches)
+        inputs = _inputs(ports)
     except BaseException:
         if made and not any(target.iterdir()):
             target.rmdir()
@@ -99,7 +103,7 @@ def write_folder(
     for name, array in inputs.items():
         write_atomic(target / f"{name}.bin", array.tobytes())
         names.append(f"{name}.bin")
-    filled = _words(inputs, output, title, {Path(name).stem: name for name in names if name.endswith(".onnx")})
+    filled = _words(inputs, output, title, {Path(name).stem: name for name in names if name.endswith(suffix)})
     for name in _EXAMPLES[to]:
         text = files("lepton_jax.deploy").joinpath("examples", f"{name}.txt").read_text()
         for word, value in filled.items():
@@ -117,31 +121,41 @@ def _kind(name: str, dtype: Any) -> Kind:
     return kind
 
 
-def _inputs(graph: Any, model: Any, batches: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Numbers for each input: one example, other named axes as long as in the model's own."""
+Ports = dict[str, tuple[list[int], Any]]
+
+
+def _ports(file: Path, model: Any, batches: Sequence[Any]) -> tuple[Ports, Kind]:
+    """Shapes and dtypes of a file's inputs, for one example, other named axes as long as in the model's own; and its output."""
+    if file.suffix == ".tflite":
+        found = litert.ports(file, name="write_folder")
+        return {f"input_{number}": (list(shape), dtype) for number, (shape, dtype) in enumerate(found)}, _KINDS["float32"]
     import onnx
 
+    graph = onnx.load(file, load_external_data=False).graph
     first = tuple(batches[:1][0] if batches and isinstance(batches[0], tuple) else batches[:1])
-    example = jax.tree.leaves(deployable("write_folder", model, () if _has_example(model) else first).example)
+    example = jax.tree.leaves(deployable("write_folder", model, () if has_example(model) else first).example)
     lengths: dict[str, int] = {}
-    random = np.random.default_rng(0)
-    found = {}
+    ports: Ports = {}
     for value, leaf in zip(graph.input, example, strict=True):
         tensor = value.type.tensor_type
         shape = []
         for axis, dim in enumerate(tensor.shape.dim):
             known = dim.dim_value if dim.HasField("dim_value") else 0
             shape.append(known or lengths.setdefault(dim.dim_param, np.shape(leaf)[axis] if axis else 1))
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        _kind(value.name, dtype)
+        ports[value.name] = shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return ports, _kind("output_0", onnx.helper.tensor_dtype_to_np_dtype(graph.output[0].type.tensor_type.elem_type))
+
+
+def _inputs(ports: Ports) -> dict[str, np.ndarray]:
+    """Numbers for each input."""
+    random = np.random.default_rng(0)
+    found = {}
+    for name, (shape, dtype) in ports.items():
+        _kind(name, dtype)
         floating = np.issubdtype(dtype, np.floating)
         # Of whole numbers 0 and 1: whatever they index, these are there.
-        found[value.name] = (random.normal(size=shape) if floating else random.integers(0, 2, shape)).astype(dtype)
+        found[name] = (random.normal(size=shape) if floating else random.integers(0, 2, shape)).astype(dtype)
     return found
-
-
-def _has_example(model: Any) -> bool:
-    return bool(getattr(model, "example", ()) or getattr(model, "example_inputs", ()))
 
 
 def _words(inputs: dict[str, np.ndarray], output: Kind, title: str, models: dict[str, str]) -> dict[str, str]:

@@ -48,17 +48,44 @@ def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str 
       ImportError, ArtifactError: as `open_file`.
     """
     interpreter = open_file(file, threads=threads, name=name)
-    call = interpreter.get_signature_runner()
-    ports, outs = call.get_input_details(), call.get_output_details()
+    signature = interpreter.get_signature_runner()
+    inputs, outputs = (
+        [named[f"{word}_{number}"] for number in range(len(named))]
+        for word, named in (("input", signature.get_input_details()), ("output", signature.get_output_details()))
+    )
+    shapes = [tuple(port["shape"]) for port in inputs]
 
     def run(*leaves: np.ndarray) -> list[np.ndarray]:
-        given = {f"input_{number}": leaf for number, leaf in enumerate(leaves)}
-        if given.keys() != ports.keys():
-            raise ValueError(f"{name}: the file takes {len(ports)} inputs; got {len(given)}.")
-        made = call(**{port: _codes(leaf, ports[port]) for port, leaf in given.items()})
-        return [_numbers(made[f"output_{number}"], outs[f"output_{number}"]) for number in range(len(outs))]
+        if len(leaves) != len(inputs):
+            raise ValueError(f"{name}: the file takes {len(inputs)} inputs; got {len(leaves)}.")
+        if shapes != [leaf.shape for leaf in leaves]:
+            shapes[:] = [leaf.shape for leaf in leaves]
+            for leaf, port in zip(leaves, inputs):
+                interpreter.resize_tensor_input(port["index"], leaf.shape)
+            interpreter.allocate_tensors()
+        for leaf, port in zip(leaves, inputs):
+            interpreter.set_tensor(port["index"], _codes(leaf, port))
+        interpreter.invoke()
+        return [_numbers(interpreter.get_tensor(port["index"]), port) for port in outputs]
 
     return run
+
+
+def ports(file: str | os.PathLike[str] | bytes, *, name: str = "deploy") -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Return the shapes and dtypes of a file's inputs, of what codes stand for where they are in eight bits.
+
+    Args:
+      file: its path, or its bytes.
+      name: of the function that asks, for errors.
+
+    Raises:
+      ImportError, ArtifactError: as `open_file`.
+    """
+    named = open_file(file, name=name).get_signature_runner().get_input_details()
+    found = [named[f"input_{number}"] for number in range(len(named))]
+    return [
+        (tuple(map(int, port["shape"])), np.dtype(np.float32 if port["quantization"][0] else port["dtype"])) for port in found
+    ]
 
 
 def _codes(leaf: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:

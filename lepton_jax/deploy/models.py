@@ -58,7 +58,7 @@ def deployable(name: str, model: Any, example: Sequence[Any] = ()) -> Deployable
       TypeError: save: model must be a Model, Model(apply, variables, (x,)), or a loaded .lepton file; got 3 (int).
     """
     if isinstance(model, Artifact):
-        found = Deployable(model.apply, model.packed, model.example_inputs)
+        found = Deployable(model.apply, model.packed, _single(model))
     elif all(hasattr(model, name) for name in ("apply", "variables", "example")):
         found = Deployable(model.apply, model.variables, model.example)
     else:
@@ -70,6 +70,15 @@ def deployable(name: str, model: Any, example: Sequence[Any] = ()) -> Deployable
             f"{name}: needs example inputs, of whose shapes and dtypes the file will be: Model(apply, variables, (x,))."
         )
     return found
+
+
+def _single(model: Artifact) -> tuple[Any, ...]:
+    """Shapes of one example, where the batch of a file's program may have any length."""
+    leaves, tree = jax.tree.flatten(model.example_inputs)
+    if model.constraints:
+        return model.example_inputs
+    one = [jax.ShapeDtypeStruct((1, *x.shape[1:]) if 0 in names else x.shape, x.dtype) for x, names in zip(leaves, model.axes)]
+    return jax.tree.unflatten(tree, one)
 
 
 def _without_keys(model: Deployable) -> Deployable:

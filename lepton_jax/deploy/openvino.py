@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,15 @@ def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str 
       ImportError: if openvino is not installed.
       ArtifactError: if the engine does not take the file.
     """
-    openvino = import_extra("openvino", "openvino")
     shown = "the file" if isinstance(file, bytes) else os.fspath(file)
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     try:
-        core = openvino.Core()
-        model = core.read_model(file if isinstance(file, bytes) else os.fspath(file))
-        compiled = core.compile_model(model, "CPU", settings)
+        with _no_telemetry():
+            core = import_extra("openvino", "openvino").Core()
+            model = core.read_model(file if isinstance(file, bytes) else os.fspath(file))
+            compiled = core.compile_model(model, "CPU", settings)
+    except ImportError:
+        raise
     except Exception as error:  # whatever the engine raises
         raise ArtifactError(f"{name}: OpenVINO does not take {shown}: {one_line(error)}") from error
     request = compiled.create_infer_request()
@@ -42,3 +46,16 @@ def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str 
         return [np.array(made[port]) for port in compiled.outputs]
 
     return run
+
+
+@contextlib.contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Keep the engine from reporting what it reads: it would fork this process, in which other threads run."""
+    absent = "openvino_telemetry" not in sys.modules
+    if absent:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            sys.modules.pop("openvino_telemetry", None)

@@ -105,7 +105,7 @@ class Placed:
         """Write the file that the engine runs.
 
         Args:
-          path: of the file, ``.onnx``.
+          path: of the file, ``.onnx``; ``.tflite`` for LiteRT.
           axes: as in `save`.
           constraints: likewise.
           codes: give the codes of every value in eight bits as further outputs, ``codes_0, codes_1, ...`` in the order of
@@ -156,7 +156,7 @@ def place(
       model: a `lepton_jax.Model`, or a loaded `.lepton` file. Codes among its packed leaves are unpacked, and rounded anew;
         factors stay factors.
       batches: inputs to find ranges on: each an array, or a tuple of arrays where the model takes several.
-      target: "onnxruntime".
+      target: "onnxruntime" or "openvino", which run files of ONNX; or "litert".
       calibration: finds the ranges, e.g. ``Percentile(q=99.99)``; None: everything seen.
       reduce_range: seven bits for weights, for x86 processors without VNNI, which add pairs of products in sixteen bits.
 
@@ -175,7 +175,7 @@ def place(
     several = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
     if not several:
         raise ValueError("deploy.place: needs at least one batch, an array or a tuple of inputs; got none.")
-    given = deployable("deploy.place", model, _example(model) or several[0])
+    given = deployable("deploy.place", model, () if has_example(model) else several[0])
     _check_like(given.example, several)
     apply, variables = _thin(given)
     whole = _folded_for_any_batch(Deployable(apply, variables, shapes_of(given.example)))
@@ -216,9 +216,9 @@ def _serves(model: Deployable, shapes: tuple[Any, ...]) -> bool:
     return True
 
 
-def _example(model: Any) -> tuple[Any, ...]:
-    found = getattr(model, "example", ()) or getattr(model, "example_inputs", ())
-    return found if isinstance(found, tuple) else ()
+def has_example(model: Any) -> bool:
+    """Whether a model brings inputs, or their shapes."""
+    return bool(getattr(model, "example", ()) or getattr(model, "example_inputs", ()))
 
 
 def _thin(model: Deployable) -> tuple[Any, Any]:

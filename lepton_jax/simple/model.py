@@ -189,8 +189,8 @@ class Model:
         """Write the model as a file that another engine runs; see `lepton_jax.deploy`.
 
         Args:
-          path: of the file, ``.onnx``.
-          target: the engine.
+          path: of the file, ``.onnx``, or ``.tflite`` for LiteRT.
+          target: of a model in eight bits, "onnxruntime", "openvino" or "litert".
           batches: inputs to find ranges on, each an array or a tuple of arrays: weights and activations are put into eight
             bits. Without them the file has the model's own numbers.
           axes: which axes of the inputs may have any length, as in `save`.

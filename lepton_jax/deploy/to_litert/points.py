@@ -54,7 +54,9 @@ class Points:
 
     def written(self, module: Any, ir: Any) -> None:
         """Replace the marks of a module, of the bindings `ir`, by roundings."""
-        for operation in _marks(module.operation, ir):
+        for operation in operations(module.operation):
+            if operation.name != "stablehlo.custom_call" or _target(operation, ir) != TARGET:
+                continue
             number = ir.IntegerAttr(ir.DictAttr(operation.attributes["mhlo.backend_config"])["number"]).value
             kind = ir.RankedTensorType(operation.operands[0].type)
             lengths = ["?" if kind.is_dynamic_dim(i) else str(kind.get_dim_size(i)) for i in range(kind.rank)]
@@ -66,13 +68,11 @@ class Points:
             operation.erase()
 
 
-def _marks(operation: Any, ir: Any) -> list[Any]:
-    found = []
-    for region in operation.regions:
-        for block in region:
-            for inner in block:
-                found += _marks(inner.operation, ir)
-                if inner.operation.name == "stablehlo.custom_call":
-                    target = ir.StringAttr(inner.operation.attributes["call_target_name"]).value
-                    found += [inner.operation] if target == TARGET else []
-    return found
+def _target(operation: Any, ir: Any) -> str:
+    return ir.StringAttr(operation.attributes["call_target_name"]).value
+
+
+def operations(operation: Any) -> list[Any]:
+    """All operations within one, of any depth."""
+    inner = [one.operation for region in operation.regions for block in region for one in block]
+    return [found for one in inner for found in (*operations(one), one)]

@@ -19,12 +19,16 @@ from lepton_jax.core.errors import one_line
 from lepton_jax.core.packed import Coded, is_packed
 from lepton_jax.deploy.litert import open_file
 from lepton_jax.deploy.models import Deployable, shapes_of
-from lepton_jax.deploy.to_litert.points import TARGET, Point, Points
+from lepton_jax.deploy.to_litert.bounded import bounded
+from lepton_jax.deploy.to_litert.points import TARGET, Point, Points, operations
+from lepton_jax.deploy.to_litert.rewritten import rewritten
 from lepton_jax.formats import Uniform
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.native import packed
 
 SIGNATURE = "serving_default"
+_WRITTEN = ("builtin.", "func.", "arith.constant", "tfl.", "quant.")
+"""Operations that the converter writes begin so."""
 
 
 def converter(name: str) -> tuple[Any, Any]:
@@ -45,7 +49,7 @@ def converter(name: str) -> tuple[Any, Any]:
 
 
 def file_of(model: Deployable, axes: Axes | None, constraints: Sequence[str], *, name: str) -> bytes:
-    """Write a model as it is: codes with a scale for each output, or for all, stay codes; factors are thin products.
+    """Write a model as it is: codes with a scale for each output, or for all, stay codes of a byte; factors are thin products.
 
     Args:
       model: what is written.
@@ -112,7 +116,7 @@ def bytes_of(function: Callable[..., Any], shapes: Sequence[Any], points: Points
     """
     api, (ir, passmanager) = converter(name)
     checks = [export.DisabledSafetyCheck.custom_call(TARGET)]
-    made = export.export(jax.jit(function, keep_unused=True), platforms=["cpu"], disabled_checks=checks)(*shapes)
+    made = export.export(jax.jit(rewritten(function), keep_unused=True), platforms=["cpu"], disabled_checks=checks)(*shapes)
     inputs = [f"input_{i}" for i in range(len(made.in_avals))]
     outputs = [f"output_{i}" for i in range(len(made.out_avals))]
     context = ir.Context()
@@ -120,6 +124,7 @@ def bytes_of(function: Callable[..., Any], shapes: Sequence[Any], points: Points
     with context, _silent():
         module = ir.Module.parse(made.mlir_module())
         points.written(module, ir)
+        bounded(module, ir)
         main = next(op for op in module.body.operations if ir.StringAttr(op.attributes["sym_name"]).value == "main")
         api.set_signature(main, SIGNATURE, inputs, outputs)
         settings = api.ConvertToTFLConfig()
@@ -129,7 +134,11 @@ def bytes_of(function: Callable[..., Any], shapes: Sequence[Any], points: Points
             found = bytes(api.export_flatbuffer_to_bytes(module.operation))
             open_file(found, name=name)
         except Exception as error:  # whatever the converter raises
-            raise ValueError(f"{name}: LiteRT has no form of this model: {one_line(error)}") from error
+            left = sorted(
+                {op.name for op in operations(module.operation) if not op.name.startswith(_WRITTEN) or op.name == "tfl.while"}
+            )
+            named = f", which are of operations that it has no form of ({', '.join(left)})" if left else ""
+            raise ValueError(f"{name}: LiteRT does not take this model{named}: {one_line(error)[:300]}") from error
     return found
 
 
