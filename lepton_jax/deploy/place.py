@@ -61,6 +61,9 @@ class Placed:
     target: Engine
     largest: int
 
+    def __post_init__(self) -> None:
+        check_option("Placed: target", self.target, Target)
+
     def __str__(self) -> str:
         rows: list[Any] = [("value", "scale", "zero point", "why")]
         for site in self.sites.values():

@@ -124,7 +124,7 @@ def test_bench_prints_files_against_the_first(tmp_path, capsys):
     [
         (["deploy", "none.lepton"], "none.lepton"),
         (["deploy", "bad.lepton", "--to", "tflite"], "invalid choice"),
-        (["bench", "bad.pb"], "files must be .lepton or .onnx"),
+        (["bench", "bad.pb"], "files must be .lepton, .onnx or .tflite"),
         (["bench", "bad.onnx"], "ONNX Runtime does not take"),
     ],
 )
