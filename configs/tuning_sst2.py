@@ -2,8 +2,8 @@
 
 Source: none; no toolkit offers this table.
 Command: python -m experiments.tuning --config configs/tuning_sst2.py --seeds 3 --data.folder FOLDER/sst2
-Tried before, one seed: the small transformer of `applications_sentiment` has 71.1 % here without its L2 penalty; its recipes
-had 0.14, 0.75 and 0.57 of the divergence of uniform ones at 8, 12 and 16x. A network that weak says little: this took its place.
+Tried before, one seed: the small transformer of `applications_sentiment` has 71.1 % here without its L2 penalty; recipes found
+had 0.14, 0.75 and 0.57 of the divergence of uniform ones at 8, 12 and 16x. A network that weak says little: this replaced it.
 """
 
 from experiments.common.config import Adam, Sst2
