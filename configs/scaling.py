@@ -1,10 +1,11 @@
 """One training of a pruned perceptron on 1, 2 and 4 devices of the host's processor, and by two processes.
 
 Source: none; masks and losses are those of one device by construction, up to the order of sums.
-Command: python -m experiments.scaling --seeds 3 --only one_device two_devices_fsdp four_devices_fsdp two_processes_fsdp
-Time: 6 minutes on 2 CPU cores that much other work shared.
-Result, 3 seeds: losses at most 4.8e-7 from those of one device at any of 300 steps, masks the same bit for bit in every run,
-92.78 % everywhere. Two processes take 84 ms a step where one device takes 5.8: gloo on the loopback, on cores that others used.
+Command: python -m experiments.scaling --seeds 3
+Time: 55 minutes at low priority on 2 CPU cores that other programs shared (four rows took 5 when less busy).
+Result, 3 seeds: losses at most 4.8e-7 from those of one device at any of 300 steps in each of the other six rows, masks the
+same bit for bit in every run, 92.78 % everywhere. Processor time a step is 2.9 ms on one device, 5 to 8 on two and four, 34 and
+59 by two processes (gloo on the loopback). Wall time a step (up to 268 ms) says how busy the cores were, nothing of division.
 """
 
 from experiments.studies.scaling import Row, Scaling

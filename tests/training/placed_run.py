@@ -1,15 +1,18 @@
-"""One process of a run for test_multihost.py: ``python placed_run.py PROCESS PROCESSES PORT FOLDER STEPS KILL_AT``.
+"""One process of a run for test_multihost.py: ``python placed_run.py PROCESS PROCESSES PORT FOLDER STEPS KILL_AT [DATA]``.
 
-Writes what process 0 sees at the end to FOLDER/result.json; process 1 kills itself before step KILL_AT, unless that is 0.
+Writes what process 0 sees at the end to FOLDER/result.json; process 1 kills itself before step KILL_AT, unless that is 0. With
+DATA ("map" or "loader") batches come from grain, and each process writes which examples it read to FOLDER/read_PROCESS.json.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +20,7 @@ import optax
 
 from lepton_jax import prune
 from lepton_jax.core import schedules
-from lepton_jax.training import Checkpoints, FitSettings, create, data_mesh, fit, fsdp, make_train_step, multihost
+from lepton_jax.training import Checkpoints, FitSettings, batch_source, create, data_mesh, fit, fsdp, make_train_step, multihost
 
 
 def loss_fn(params, model_state, batch, key):
@@ -25,7 +28,29 @@ def loss_fn(params, model_state, batch, key):
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), (model_state, {})
 
 
-def main(process, processes, port, folder, steps, kill_at):
+class Examples:
+    """A source of grain, of 32 examples."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(int(index))
+        return {"x": rng.normal(size=8).astype(np.float32), "y": np.int32(rng.integers(0, 4)), "index": np.int32(index)}
+
+
+def own_batches(data, process, processes):
+    """This process's part of each batch of 8, by step."""
+    if data == "map":
+        parts = grain.MapDataset.source(Examples()).seed(3).shuffle().repeat().batch(8 // processes)
+        return lambda number: parts[number * processes + process]
+    sampler = grain.samplers.IndexSampler(32, grain.sharding.ShardByJaxProcess(drop_remainder=True), shuffle=True, seed=3)
+    batches = [grain.transforms.Batch(8 // processes, drop_remainder=True)]
+    loader = grain.DataLoader(data_source=Examples(), sampler=sampler, operations=batches)
+    return batch_source(lambda number: itertools.islice(loader, number, None))
+
+
+def main(process, processes, port, folder, steps, kill_at, data=None):
     assert multihost.initialize(f"127.0.0.1:{port}", processes, process, heartbeat=10, timeout=60) == process
 
     placement, rows = fsdp(data_mesh()), multihost.own_rows(8)
@@ -36,6 +61,15 @@ def main(process, processes, port, folder, steps, kill_at):
         rng = np.random.default_rng(number)
         batch = {"x": rng.normal(size=(8, 8)).astype(np.float32), "y": rng.integers(0, 4, 8).astype(np.int32)}
         return multihost.joined({name: leaf[rows] for name, leaf in batch.items()}, placement.mesh)
+
+    if data:
+        own, read = own_batches(data, process, processes), []
+
+        def batch_at(number):
+            batch = dict(own(number))
+            read.append(batch.pop("index").tolist())
+            Path(folder).parent.joinpath(f"read_{process}.json").write_text(json.dumps(read))
+            return multihost.joined(batch, placement.mesh)
 
     keys = jax.random.split(jax.random.key(1))
     params = {"a": jax.random.normal(keys[0], (8, 16)), "b": jax.random.normal(keys[1], (16, 4))}
@@ -63,4 +97,4 @@ def main(process, processes, port, folder, steps, kill_at):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], *map(int, sys.argv[5:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:5], *map(int, sys.argv[5:7]), *sys.argv[7:])

@@ -4,7 +4,8 @@
 
 Every row of `tests/contract_rows.py` (and some over scanned layers) takes steps of Adam on one device, then in data parallel,
 FSDP and tensor parallel (2 x 2), from the same state on the same batches. Compared after the last step: masks and other
-booleans and integers, bit by bit; the losses of all steps, whose largest difference is told.
+booleans and integers, bit by bit; the losses of all steps, whose largest difference is told. FILE is written after every row,
+and rows that it has already are not run again: each says of which revision it is.
 """
 
 import argparse
@@ -149,6 +150,13 @@ def _host(state: Any) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in (leaves | keys).items()}
 
 
+def kept_rows(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the rows that a table has already, by transform."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    cells = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in cells}
+
+
 def main() -> None:
     """Print a line for each row as it comes, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,34 +168,32 @@ def main() -> None:
     from experiments.common.tables import markdown_table, revision
     from lepton_jax.core.files import write_text
 
-    found, table = (
-        nets(),
-        [("transform", "mask bits", "differ", "integers differ", "largest loss difference: DP", "FSDP", "TP")],
-    )
-    sound = apart = 0
-    for name, (kind, transform) in rows().items():
-        if not fnmatch(name, options.only):
-            continue
-        by = differences(found[kind], transform, options.steps)
-        masks, integers = sum(one.masks for one in by.values()), sorted({p for one in by.values() for p in one.integers})
-        losses = [f"{one.loss:.1e}" for one in by.values()]
-        table.append((f"`{name}`", str(by["DP"].of), str(masks), ", ".join(integers) or "none", *losses))
-        sound += masks == 0 and not integers
-        apart += max(one.loss for one in by.values()) > EXACT
-        print(*table[-1], [path for one in by.values() for path in one.moved] or "", sep="  ", flush=True)
-    said = f"python tests/training/placed_transforms.py --steps {options.steps}"
-    lines = [
-        "# Every transform on one device and on four",
-        "",
-        f"`{said}`, jax {jax.__version__}, revision {revision()}.",
-        "",
-        f"{len(table) - 1} rows in data parallel, FSDP and tensor parallel (2 x 2) of host devices: {sound} with every mask",
-        f"and integer the same bits as on one device; the losses of {apart} are further apart than {EXACT:.0e}.",
-        "",
-        *markdown_table(table),
-    ]
-    if options.out:
-        write_text(options.out, "\n".join(lines) + "\n")
+    heads = ("transform", "mask bits", "differ", "integers differ", "loss differs, DP", "FSDP", "TP", "revision")
+    found, every, at = nets(), rows(), revision()
+    had = kept_rows(options.out) if options.out else {}
+    lines: list[str] = []
+    for name, (kind, transform) in every.items():
+        if name not in had and fnmatch(name, options.only):
+            by = differences(found[kind], transform, options.steps)
+            masks, integers = sum(one.masks for one in by.values()), sorted({p for one in by.values() for p in one.integers})
+            losses = [f"{one.loss:.1e}" for one in by.values()]
+            had[name] = (f"`{name}`", str(by["DP"].of), str(masks), ", ".join(integers) or "none", *losses, at)
+            print(*had[name], [path for one in by.values() for path in one.moved] or "", sep="  ", flush=True)
+        table = [had[one] for one in every if one in had]
+        sound = sum(row[2] == "0" and row[3] == "none" for row in table)
+        apart = sum(max(map(float, row[4:7])) > EXACT for row in table)
+        lines = [
+            "# Transforms of the contract on one device and on four",
+            "",
+            f"`python tests/training/placed_transforms.py --steps {options.steps}`, jax {jax.__version__}.",
+            "",
+            f"{len(table)} of {len(every)} rows in data parallel, FSDP and tensor parallel (2 x 2) of the host: {sound} with",
+            f"every mask and integer the same bits as on one device; the losses of {apart} are further apart than {EXACT:.0e}.",
+            "",
+            *markdown_table([heads, *table]),
+        ]
+        if options.out:
+            write_text(options.out, "\n".join(lines) + "\n")
     print(*lines[4:6])
 
 

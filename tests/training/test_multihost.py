@@ -1,5 +1,6 @@
 """Two processes train as one; when one is killed the other ends, and started again they come to the bits of a run without."""
 
+import itertools
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from lepton_jax.training import Checkpoints, multihost
 SCRIPT = Path(__file__).with_name("placed_run.py")
 
 
-def begin(folder, steps, processes=2, kill_at=0):
+def begin(folder, steps, processes=2, kill_at=0, data=()):
     """Start the processes; return their exit codes, and what they said on their error streams."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -23,7 +24,7 @@ def begin(folder, steps, processes=2, kill_at=0):
     devices = 2 // processes
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     start = [sys.executable, str(SCRIPT)]
-    rest = [str(processes), str(port), str(folder / "checkpoints"), str(steps), str(kill_at)]
+    rest = [str(processes), str(port), str(folder / "checkpoints"), str(steps), str(kill_at), *data]
     options = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     running = [subprocess.Popen([*start, str(number), *rest], **options) for number in range(processes)]
     try:
@@ -53,6 +54,31 @@ def test_two_processes_are_one_run_and_survive_a_kill(tmp_path):
     assert codes == [0], said
     assert "data" in result(alone)["spec"]
     assert result(killed) == result(alone)
+
+
+def test_grain_by_process(tmp_path):
+    """The parts of a batch are those of one process, in their order: so is the training, bit by bit."""
+    read = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        codes, said = begin(folder, 6, processes, data=["map"])
+        assert codes == [0] * processes, said
+        each = [json.loads((folder / f"read_{number}.json").read_text()) for number in range(processes)]
+        read[processes] = [list(itertools.chain(*parts)) for parts in zip(*each)]
+    assert read[1] == read[2]
+    assert [len(batch) for batch in read[1]] == [8] * 6
+    assert sorted(itertools.chain(*read[1][:4])) == list(range(32))  # an epoch has every example once
+    assert result(tmp_path / "1") == result(tmp_path / "2")
+
+
+def test_a_loader_of_grain_shards_by_process(tmp_path):
+    codes, said = begin(tmp_path, 4, data=["loader"])
+    assert codes == [0, 0], said
+    one, other = (json.loads((tmp_path / f"read_{number}.json").read_text()) for number in range(2))
+    assert [len(batch) for batch in one + other] == [4] * 8
+    assert sorted(itertools.chain(*one, *other)) == list(range(32))
+    assert result(tmp_path)["step"] == 4
 
 
 @pytest.mark.parametrize(
