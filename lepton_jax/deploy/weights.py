@@ -45,7 +45,7 @@ def outputs_of(eqn: Equation) -> tuple[int, ...]:
 
 
 def in_codes(eqn: Equation, weight: Any, largest: int = 127) -> Weight:
-    """Round a product's weight to eight bits, symmetric, with a scale for each output; what is in such codes keeps them.
+    """Round a product's weight to eight bits, symmetric, with a scale for each output; what is in steps already keeps them.
 
     Args:
       eqn: the product.
@@ -59,20 +59,35 @@ def in_codes(eqn: Equation, weight: Any, largest: int = 127) -> Weight:
     if not np.isfinite(dense).all():
         where = eqn.scope or "the top"
         raise ValueError(f"place: weights must be finite; that of {eqn.primitive} at {where}, of shape {dense.shape}, is not.")
-    summed = tuple(axis for axis in range(dense.ndim) if axis not in outputs_of(eqn))
-    top = np.abs(dense).max(summed, keepdims=True, initial=0)
-    ends = np.where(_from_the_lowest(dense, top, summed), np.float32(128), np.float32(largest)) if largest == 127 else largest
-    scale = np.where(top > 0, top / np.float32(ends), np.float32(1)).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)
+    outputs = outputs_of(eqn)
+    rows = np.moveaxis(dense, outputs, range(len(outputs))).reshape(*(dense.shape[axis] for axis in outputs), -1)
+    top = np.abs(rows).max(-1, initial=0)
+    ends = np.where(found := _levels(rows.reshape(top.size, rows.shape[-1]), largest).reshape(top.shape), found, largest)
+    scale = np.where(top > 0, top / ends.astype(np.float32), np.float32(1)).astype(np.float32)
+    along = [dense.shape[axis] if axis in outputs else 1 for axis in range(dense.ndim)]
+    scale, ends = (np.maximum(scale, np.finfo(np.float32).tiny).reshape(along), ends.reshape(along))
     codes = np.clip(np.rint(dense / scale), -ends, largest).astype(np.int8)
     return Weight(codes, scale, dense)
 
 
-def _from_the_lowest(dense: np.ndarray, top: np.ndarray, summed: tuple[int, ...]) -> np.ndarray:
-    """Which outputs are on the levels -128 to 127 already, -128 among them: they keep these codes."""
-    places = dense / np.where(top > 0, top, 1) * 128
+_FEW = 16
+
+
+def _levels(rows: np.ndarray, largest: int) -> np.ndarray:
+    """For each output, the fewest steps from zero to its largest weight of which all its weights are whole numbers; or 0."""
+    places = rows / np.maximum(np.abs(rows).max(-1, keepdims=True, initial=0), np.finfo(np.float32).tiny)
+    found = np.zeros(len(rows), np.int64)
+    for levels in (*range(1, largest + 1), 128):
+        if levels <= largest + 1:
+            left = np.flatnonzero(found == 0)
+            left = left[_are_whole(places[left, :_FEW] * levels, largest)]
+            found[left[_are_whole(places[left] * levels, largest)]] = levels
+    return found
+
+
+def _are_whole(places: np.ndarray, largest: int) -> np.ndarray:
     whole = np.rint(places)
-    return np.all((np.abs(places - whole) < 1e-3) & (whole <= 127), summed, keepdims=True)
+    return np.all((np.abs(places - whole) < 1e-3) & (whole <= largest), -1)
 
 
 def bias_codes(bias: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -13,8 +13,10 @@ import lepton_jax as lepton
 from lepton_jax import Model, deploy
 from lepton_jax.deploy.simulate import added
 from lepton_jax.deploy.sites import Grid
+from lepton_jax.deploy.weights import in_codes
 from lepton_jax.formats import Uniform
 from lepton_jax.formats.ranges import Percentile
+from lepton_jax.graph.trace import trace
 from lepton_jax.leaves import LowRank
 from lepton_jax.models import ResNetCifar, Transformer
 from lepton_jax.quantization import quantize
@@ -276,7 +278,7 @@ def test_it_says_what_it_rounds(tmp_path):
 
 def test_bad_calls_are_refused_in_one_line(tmp_path):
     model, inputs = made("dense")
-    with pytest.raises(ValueError, match=r"target must be one of 'onnxruntime'; got 'tensorrt'"):
+    with pytest.raises(ValueError, match=r"target must be one of 'onnxruntime', 'openvino', 'litert'; got 'tensorrt'"):
         deploy.place(model, [inputs(0, 2)], target="tensorrt")
     with pytest.raises(ValueError, match="at least one batch"):
         deploy.place(model, [])
@@ -290,3 +292,18 @@ def test_bad_calls_are_refused_in_one_line(tmp_path):
         deploy.place(model, [inputs(0, 2) * np.float32(np.inf)])
     with pytest.raises(ValueError, match=r"must end in \.onnx"):
         deploy.place(model, [inputs(0, 2)]).save(tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize(("bits", "narrow"), [(2, False), (3, True), (4, False), (4, True), (5, False), (8, False), (8, True)])
+def test_codes_of_few_bits_stay_what_they_are(bits, narrow):
+    draw = np.random.default_rng(bits)
+    apply = lambda v, x: x @ v["w"]  # noqa: E731
+    leaf = quantize(jnp.asarray(draw.normal(size=(40, 6)), jnp.float32), Uniform(bits, narrow_range=narrow))
+    traced = trace(apply, {"w": leaf.unpack()}, jnp.ones((1, 40)))
+    [eqn] = traced.equations()
+    found = in_codes(eqn, leaf.unpack())
+    np.testing.assert_allclose(found.rounded(), np.asarray(leaf.unpack()), rtol=3e-7)
+    top = np.abs(np.asarray(leaf.qvalue, np.int64)).max(0)
+    assert (np.abs(found.codes.astype(np.int64)).max(0) <= top).all()  # the same steps, or longer ones that serve as well
+    other = in_codes(eqn, draw.normal(size=(40, 6)).astype(np.float32))
+    assert (np.abs(other.codes).max(0) == 127).all()
