@@ -88,5 +88,5 @@ def test_errors_and_perplexities_by_hand():
 def test_the_config_and_what_is_wrong_with_others():
     config = load_config(Path(__file__).parents[2] / "configs" / "deployment.py", Deployment)
     assert [row.name for row in config.rows][:2] == ["lenet5", "three_convolutions"]
-    with pytest.raises(ValueError, match="there is no .*'W2A2'"):
+    with pytest.raises(ValueError, match=r"there is no .*'W2A2'"):
         Deployment(name="a", rows=config.rows, ways=("W2A2",))
