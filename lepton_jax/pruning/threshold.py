@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.devices import whole
 from lepton_jax.core.typing import Array
 from lepton_jax.pruning.wide import first_of, top_of_wide_groups
 from lepton_jax.pruning.words import COUNTABLE, counts_of, is_wide, reaching
@@ -107,7 +108,10 @@ class _Scores:
         rows = [-(-keys[i].size // _COLUMNS) for i in self.small]
         self.owner = np.repeat(np.array(self.small, np.int32), rows)
         self.row = np.concatenate([np.arange(count) for count in rows]) if rows else np.zeros(0)
-        self.table = jnp.concatenate([_rows(keys[i]) for i in self.small]) if rows else jnp.zeros((0, _COLUMNS), jnp.uint32)
+        # What is spread is gathered first: the compiler would find no good way from its layout to that of rows.
+        self.table = (
+            jnp.concatenate([_rows(whole(keys[i])) for i in self.small]) if rows else jnp.zeros((0, _COLUMNS), jnp.uint32)
+        )
 
     def _places(self, last: Array) -> Array:
         """Return the positions of the table's elements in their group, counted from the end."""
@@ -135,7 +139,8 @@ class _Scores:
     def masks(self, bound: Array, tied: Array) -> list[Array]:
         """Return what reaches its group's bound, of keys or positions as in `count`."""
         of_row = self.groups[self.owner]
-        table = _sought(self.table, self._places(jnp.asarray(self.last)), tied[of_row][:, None]) >= bound[of_row][:, None]
+        sought = _sought(self.table, self._places(jnp.asarray(self.last)), tied[of_row][:, None])
+        table = whole(sought >= bound[of_row][:, None])
         masks = []
         for i, (shape, group) in enumerate(zip(self.shapes, self.groups)):
             if i in self.large:

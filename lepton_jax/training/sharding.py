@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lepton_jax.core import paths
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.devices import for_mesh
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
 from lepton_jax.precision.all_reduce import AllReduce
@@ -90,7 +91,7 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
     @functools.cache
     def parallel(lying: Any, leaves: tuple[NamedSharding, ...]) -> TrainStep:
         state = jax.tree.unflatten(lying, leaves)
-        return jax.jit(step, in_shardings=(state, spread), out_shardings=(state, whole), donate_argnums=0)
+        return jax.jit(for_mesh(step, mesh), in_shardings=(state, spread), out_shardings=(state, whole), donate_argnums=0)
 
     def sharded(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         with collect(f"a batch is spread over {count} devices, so its first axis must be a multiple of {count}") as problems:

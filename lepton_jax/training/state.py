@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lepton_jax.core.arguments import checked
+from lepton_jax.core.devices import for_mesh
 from lepton_jax.core.transform import Transform
 from lepton_jax.core.typing import Array, PyTree
 from lepton_jax.precision.all_reduce import AllReduce
@@ -101,7 +102,7 @@ def create(
     if reduce is not None:
         shardings = shardings._replace(reduction=lies(shapes.reduction, reduce, placement.devices))
     placed = placement.place(params), placement.place(model_state, params), put(key, shardings.key)
-    return jax.jit(begin, out_shardings=shardings)(*placed)
+    return jax.jit(for_mesh(begin, placement.mesh), out_shardings=shardings)(*placed)
 
 
 def _devices(reduce: AllReduce, placement: Placement | None) -> int:
