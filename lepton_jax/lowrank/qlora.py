@@ -37,8 +37,8 @@ def qlora(
     """Quantize each selected weight once, and train a correction of low rank: ``view = dequantize(Q) + scale * u v``.
 
     As `lora`, with the fixed weight as a `QArray` in the state: for 4 bits an eighth of float32's memory, and a packed form
-    that is stored so. With ``rounds=0`` the correction begins at zero (QLoRA); with more, at what makes up most for the
-    rounding (LoftQ, see `loftq`).
+    that is stored so. Under a `Placement` the codes, one row of bytes, lie whole on every device. With ``rounds=0`` the
+    correction begins at zero (QLoRA); with more, at what makes up most for the rounding (LoftQ, see `loftq`).
 
     Args:
       rank: of the corrections, 1 to the smaller side of every selected weight.
