@@ -13,7 +13,7 @@ from jax import lax
 from lepton_jax.core import paths
 from lepton_jax.graph.capture import capture
 from lepton_jax.graph.layers import layers
-from lepton_jax.graph.moments import inverse_cholesky, second_moments
+from lepton_jax.graph.moments import damped, inverse_cholesky, oracle_damping, second_moments
 from lepton_jax.graph.trace import trace
 from lepton_jax.graph.weights import weight_uses
 
@@ -357,6 +357,38 @@ def test_inverse_cholesky_of_what_follows():
     for i in range(5):
         rest = np.linalg.inv(h[i:, i:])
         np.testing.assert_allclose(factor[i, i:], rest[0] / np.sqrt(rest[0, 0]), rtol=1e-3, atol=1e-6)
+
+
+def shrunk(x):
+    """The oracle approximating shrinkage, written out in float64: what it adds over what it keeps."""
+    rows, inputs = x.shape
+    second = x.T @ x / rows
+    square, trace = np.trace(second @ second), np.trace(second) ** 2
+    share = min(1.0, ((1 - 2 / inputs) * square + trace) / ((rows + 1 - 2 / inputs) * (square - trace / inputs)))
+    return second, share
+
+
+@pytest.mark.parametrize("rows", [3, 20, 2000])
+def test_damping_by_the_number_of_rows(rows):
+    rng = np.random.default_rng(rows)
+    mix = rng.normal(size=(9, 9))
+    x = rng.normal(size=(rows, 9)) @ mix
+    second, share = shrunk(x)
+    damping = oracle_damping(jnp.asarray(7 * second, jnp.float32), rows)
+    assert float(damping) == pytest.approx(share / (1 - share), rel=1e-4)
+    nearer = np.asarray(damped(jnp.asarray(second, jnp.float32), damping)) / (1 + float(damping))
+    far = [np.linalg.norm(one - mix.T @ mix) for one in (nearer, second)]
+    assert far[0] < far[1] or rows == 2000  # where it is 0.2 % of nothing that matters
+    dead = np.insert(x, 4, 0, axis=1)
+    assert float(oracle_damping(jnp.asarray(dead.T @ dead, jnp.float32), rows)) == pytest.approx(float(damping), rel=1e-3)
+
+
+def test_damping_where_there_is_nothing_to_tell():
+    """Of one input, of none that varies, of inputs that are alike: finite, and at most 1000."""
+    assert float(oracle_damping(jnp.ones((1, 1)), 5)) == 1000
+    assert float(oracle_damping(jnp.zeros((4, 4)), 5)) == 1000
+    assert float(oracle_damping(jnp.eye(4), 5)) == 1000
+    assert float(oracle_damping(jnp.eye(4), 10**9)) == 1000
 
 
 def test_more_damping_where_the_factorisation_fails():

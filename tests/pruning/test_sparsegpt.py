@@ -218,7 +218,7 @@ def test_a_model_is_closer_to_itself_than_by_magnitude(net, sequential):
 
 def test_later_layers_see_the_pruned_ones_before_them(net):
     model, variables, batches = net
-    new, _ = sparsegpt_prune(model.apply, variables, batches, 0.6, progress=False)
+    new, _ = sparsegpt_prune(model.apply, variables, batches, 0.6, damping=0.01, progress=False)
     first, second = "params/Conv_0/kernel", "params/Dense_0/kernel"
     for seen in (paths.replace(variables, {first: paths.flatten(new)[first]}), variables):
         found = dict(second_moments(model.apply, seen, batches, second))[second]
@@ -244,7 +244,7 @@ def test_masked_weights_of_a_transposed_layer():
     rng = np.random.default_rng(2)
     variables = {"w": jnp.asarray(rng.normal(size=(5, 8)), jnp.float32)}
     x = jnp.asarray(rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8)), jnp.float32)
-    new, masks = sparsegpt_prune(lambda v, x: x @ v["w"].T, variables, [x], (2, 4), progress=False)
+    new, masks = sparsegpt_prune(lambda v, x: x @ v["w"].T, variables, [x], (2, 4), damping=0.01, progress=False)
     assert (np.asarray(masks["w"]).reshape(5, 2, 4).sum(2) == 2).all()
     direct, mask = sparsegpt(variables["w"].T, x.T @ x, (2, 4))
     np.testing.assert_array_equal(masks["w"], mask.T)
@@ -257,7 +257,7 @@ def test_layers_of_a_scan_are_pruned_each_with_its_own_inputs():
     variables = {"w": jnp.asarray(rng.normal(size=(3, 8, 8)), jnp.float32)}
     x = jnp.asarray(rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8)), jnp.float32)
     apply = lambda v, x: jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), x, v["w"])[0]  # noqa: E731
-    new, masks = sparsegpt_prune(apply, variables, [x], 0.5, progress=False)
+    new, masks = sparsegpt_prune(apply, variables, [x], 0.5, damping=0.01, progress=False)
     for number in range(3):
         direct, mask = sparsegpt(variables["w"][number], x.T @ x, 0.5)
         np.testing.assert_array_equal(masks["w"][number], mask)
@@ -270,3 +270,19 @@ def test_inputs_that_are_not_finite_are_named():
         sparsegpt_prune(lambda v, x: x @ v["w"], {"w": jnp.ones((2, 2))}, [jnp.full((3, 2), jnp.inf)], 0.5, progress=False)
     with pytest.raises(ValueError, match="at least one calibration batch"):
         sparsegpt_prune(lambda v, x: x @ v["w"], {"w": jnp.ones((2, 2))}, [], 0.5, progress=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_rows_are_not_followed_further_than_they_carry(seed):
+    """On other rows of the same kind, outputs are nearer than without the smallest weights, and than by a damping of 0.01."""
+    rng = np.random.default_rng(seed)
+    mix = np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(np.arange(96), np.arange(96))))
+    few, many = (jnp.asarray(rng.normal(size=(rows, 96)) @ mix.T, jnp.float32) for rows in (40, 3000))
+    w = jnp.asarray(rng.normal(size=(96, 24)), jnp.float32)
+
+    def error(**options):
+        new, _ = sparsegpt_prune(lambda v, x: x @ v["w"], {"w": w}, [few[:15], few[15:]], 0.5, progress=False, **options)
+        return float(jnp.sum((many @ (new["w"] - w)) ** 2))
+
+    smallest = float(jnp.sum((many @ jnp.where(jnp.abs(w) < jnp.median(jnp.abs(w)), w, 0)) ** 2))
+    assert error() < min(smallest, 0.5 * error(damping=0.01))

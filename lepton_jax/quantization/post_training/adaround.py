@@ -12,6 +12,7 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format, Uniform
+from lepton_jax.graph.moments import damped, oracle_damping
 from lepton_jax.quantization.post_training.grid import output_error, snap
 from lepton_jax.quantization.post_training.layers import Matrix
 
@@ -69,12 +70,13 @@ class AdaRound:
     def __call__(self, matrix: Matrix, fmt: Format) -> tuple[Array, Array]:
         if not isinstance(fmt, Uniform):
             raise ValueError(f"AdaRound: needs evenly spaced levels, a Uniform format; got {fmt}. Use Gptq for others.")
-        return _learn(matrix, fmt, self), jnp.float32(0)
+        damping = jnp.float32(0) if matrix.rows is None else oracle_damping(matrix.hessian, matrix.rows)
+        return _learn(matrix._replace(hessian=damped(matrix.hessian, damping)), fmt, self), damping
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _learn(matrix: Matrix, fmt: Uniform, settings: AdaRound) -> Array:
-    weight, hessian, grid = matrix
+    weight, hessian, grid, _ = matrix
     low, high = fmt.q_range
     scale, zero_point = (jnp.broadcast_to(part, weight.shape).astype(jnp.float32) for part in grid)
     steps = weight / scale + zero_point

@@ -12,12 +12,14 @@ from lepton_jax.core.errors import check_whole
 from lepton_jax.core.typing import Array
 from lepton_jax.formats import Format
 from lepton_jax.formats.ranges import Calibration
-from lepton_jax.graph.moments import inverse_cholesky
+from lepton_jax.graph.moments import inverse_cholesky, oracle_damping
 from lepton_jax.leaves.qarray import QArray
 from lepton_jax.quantization.post_training.grid import Grid, search_grid, snap
 from lepton_jax.quantization.post_training.inputs import one_layer
 from lepton_jax.quantization.post_training.layers import Matrix
 from lepton_jax.quantization.weights import packed_levels
+
+_LEAST = 0.01
 
 
 @checked
@@ -29,7 +31,7 @@ def gptq(
     calibration: Calibration | None = None,
     factors: Sequence[float] | None = (),
     activation_order: bool = False,
-    damping: float = 0.01,
+    damping: float | None = None,
     block_size: int = 128,
 ) -> QArray:
     """Quantize one layer ``y = x w`` so that its outputs, rather than its weights, stay near.
@@ -46,7 +48,9 @@ def gptq(
       calibration: finds the range; None: the format's own.
       factors: multiples of that range to try; None: as `quantize_layers` does by default; see `search_grid`.
       activation_order: inputs with the largest ``H_ii`` first, while there are others left to make up.
-      damping: see `inverse_cholesky`; raised tenfold as often as needed.
+      damping: see `inverse_cholesky`; raised tenfold as often as needed. None: what the number of rows asks for
+        (`oracle_damping`), at least 0.01. With 0.01 and few more rows than inputs, or fewer, outputs on other rows are often
+        further off than by rounding to nearest.
       block_size: inputs whose effect on those after the block is summed before it is applied.
 
     Returns:
@@ -62,11 +66,11 @@ def gptq(
       [[0], [1], [1]]
 
     Source: Frantar, Ashkboos, Hoefler, Alistarh 2023, "GPTQ: Accurate post-training quantization for generative pre-trained
-    transformers", algorithm 1. Deviation: groups have the scales of the original weights.
+    transformers", algorithm 1. Deviations: groups have the scales of the original weights; the damping by the number of rows.
     """
     layout, rows, hessian = one_layer("gptq", w, hessian_inputs)
     grid = search_grid(w, hessian, layout, fmt, calibration, factors)
-    matrix = Matrix(w.astype(jnp.float32), hessian, grid.matrix(fmt, layout))
+    matrix = Matrix(w.astype(jnp.float32), hessian, grid.matrix(fmt, layout), jnp.int32(rows.shape[0]))
     solve = Gptq(activation_order=activation_order, damping=damping, block_size=block_size)
     levels, _ = solve(matrix, fmt)
     if not bool(jnp.isfinite(levels).all() & jnp.isfinite(rows).all() & jnp.isfinite(w).all()):
@@ -95,17 +99,20 @@ class Gptq:
     """
 
     activation_order: bool = False
-    damping: float = 0.01
+    damping: float | None = None
     block_size: int = 128
 
     def __post_init__(self) -> None:
         check_whole("Gptq: block_size", self.block_size, 1)
-        if not self.damping >= 0:
+        if self.damping is not None and not self.damping >= 0:
             raise ValueError(f"Gptq: damping must be 0 or more, times the mean of the Hessian's diagonal; got {self.damping}.")
 
     def __call__(self, matrix: Matrix, fmt: Format) -> tuple[Array, Array]:
         size = min(self.block_size, max(matrix.weight.shape[0], 1))
-        return _solve(matrix, jnp.float32(self.damping), fmt, size, self.activation_order)
+        damping = jnp.float32(_LEAST if self.damping is None else self.damping)
+        if self.damping is None and matrix.rows is not None:
+            damping = jnp.maximum(damping, oracle_damping(matrix.hessian, matrix.rows))
+        return _solve(matrix, damping, fmt, size, self.activation_order)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))

@@ -29,6 +29,7 @@ class LayerInputs(NamedTuple):
       reference_mean: of R, (inputs,).
       size: mean of ``|X|``, (inputs,).
       largest: of ``|X|``, (inputs,).
+      rows: how many rows (examples, positions, patches) they were, int32.
       layout: the leaf as a matrix.
     """
 
@@ -38,6 +39,7 @@ class LayerInputs(NamedTuple):
     reference_mean: Array
     size: Array
     largest: Array
+    rows: Array
     layout: Layout
 
 
@@ -135,7 +137,7 @@ class LayerWalk:
         count = jnp.maximum(rows, 1).astype(jnp.float32)[..., None]
         square = count[..., None]
         shift = None if shift is None else shift / square
-        return LayerInputs(second / square, shift, mean / count, reference_mean / count, size / count, largest, layout)
+        return LayerInputs(second / square, shift, mean / count, reference_mean / count, size / count, largest, rows, layout)
 
     def changed(self, path: Path) -> None:
         """Say that a variable is another from now on."""

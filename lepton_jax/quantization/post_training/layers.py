@@ -33,11 +33,13 @@ class Matrix(NamedTuple):
       weight: (inputs, outputs), float32: what the outputs shall be near.
       hessian: (inputs, inputs), float32: ``X' X``, of any positive scale; None for a method that says it uses no inputs.
       grid: scale and zero point of every entry, (inputs, outputs).
+      rows: how many rows X had, a scalar; None where that is not known, as if they were without end.
     """
 
     weight: Array
     hessian: Array
     grid: Grid
+    rows: Array | None = None
 
 
 class Method(Protocol):
@@ -225,7 +227,8 @@ def quantize_leaf(
             target = followed(weight, hessian, shift)
         dead = int(jnp.sum(jnp.diagonal(inputs.second, axis1=-2, axis2=-1) == 0))
     grid = search_grid(layout.leaf(target), hessian, layout, fmt, calibration, factors)
-    matrices = Matrix(target, hessian, grid.matrix(fmt, layout))  # type: ignore[arg-type]  # None where none is looked at
+    rows = None if inputs is None else inputs.rows
+    matrices = Matrix(target, hessian, grid.matrix(fmt, layout), rows)  # type: ignore[arg-type]  # None where none is looked at
     levels, damping = each_matrix(lambda matrix: method(matrix, fmt), matrices, layout)
     if not all(bool(jnp.isfinite(part).all()) for part in (levels, weight, *(() if hessian is None else (hessian,)))):
         raise ValueError(f"{path}: the inputs of the layer, or its weights, are not finite, or its Hessian has no factor.")

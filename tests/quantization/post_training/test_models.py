@@ -42,12 +42,12 @@ def test_every_use_of_a_leaf(name):
     shape, apply, matrix, axis = LAYERS[name]
     variables = {"w": normal(2, *shape)}
     fmt = Uniform(3, channel_axis=axis)
-    new, reports = quantize_layers(apply, variables, [X], fmt, Gptq(), progress=False)
+    new, reports = quantize_layers(apply, variables, [X], fmt, Gptq(damping=0.01), progress=False)
     rows = X + variables["w"][jnp.arange(30) % 9] if name == "tied" else X
     assert isinstance(new["w"], QArray)
     assert (new["w"].shape, new["w"].format) == (shape, fmt)
     if name != "einsum":  # whose channels are two axes of the leaf
-        expected = gptq(matrix(variables["w"]), rows, Uniform(3, channel_axis=-1), factors=None)
+        expected = gptq(matrix(variables["w"]), rows, Uniform(3, channel_axis=-1), factors=None, damping=0.01)
         np.testing.assert_array_equal(matrix(new["w"].qvalue), expected.qvalue)
     plain = np.asarray(matrix(quantize(variables["w"], fmt).unpack()), np.float64)
     exact = np.asarray(matrix(variables["w"]), np.float64)
@@ -107,9 +107,9 @@ def test_a_model_follows_its_float_outputs(net):
     errors = {}
     for name, method, options in (
         ("nearest", Nearest(), {}),
-        ("gptq", Gptq(), {}),
+        ("gptq", Gptq(damping=0.01), {}),
         ("adaround", AdaRound(steps=150), {"factors": (1.0, 0.8)}),
-        ("alone", Gptq(), {"sequential": False}),
+        ("alone", Gptq(damping=0.01), {"sequential": False}),
     ):
         new, reports = quantize_layers(apply, variables, batches, fmt, method, select=kernels, progress=False, **options)
         assert [type(new["params"][layer]["kernel"]) for layer in ("Conv_0", "middle", "last")] == [QArray] * 3

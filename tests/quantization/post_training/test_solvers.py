@@ -56,7 +56,7 @@ def test_gptq_against_float64(name, ordered):
     fmt = FORMATS[name]
     for seed, block in ((0, 128), (1, 5)):
         w, x = case(seed)
-        q = gptq(w, x, fmt, activation_order=ordered, block_size=block)
+        q = gptq(w, x, fmt, activation_order=ordered, block_size=block, damping=0.01)
         plain = quantize(w, fmt)
         np.testing.assert_array_equal(q.scale, plain.scale)
         each = [np.asarray(part, np.float64) for part in (plain.scale, plain.zero_point)]
@@ -68,6 +68,29 @@ def test_gptq_against_float64(name, ordered):
         expected = reference(w, x, scale, zero, fmt, order=order, damping=0.01)
         np.testing.assert_array_equal(q.qvalue, expected)
         assert (q.shape, q.dtype, q.format) == (w.shape, w.dtype, fmt)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_few_rows_are_not_followed_further_than_they_carry(method, seed):
+    """On other rows of the same kind, outputs are nearer than by rounding to nearest, and than with no word of the rows."""
+    rng = np.random.default_rng(seed)
+    mix = np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(np.arange(96), np.arange(96))))
+    few, many = (jnp.asarray(rng.normal(size=(rows, 96)) @ mix.T, jnp.float32) for rows in (40, 3000))
+    w, fmt = jnp.asarray(rng.normal(size=(96, 24)), jnp.float32), Uniform(3, channel_axis=-1)
+    plain = quantize(w, fmt)
+    grid = Grid(jnp.broadcast_to(plain.scale, w.shape), jnp.zeros(w.shape, jnp.int32))
+
+    def error(rows):
+        solve = Gptq() if method == "gptq" else AdaRound(steps=200)
+        levels, damping = solve(Matrix(w, few.T @ few, grid, rows), fmt)
+        return output_error(many, w, levels), float(damping)
+
+    (known, damping), (unknown, least) = error(jnp.int32(40)), error(None)
+    assert known < 0.95 * min(output_error(many, w, plain.unpack()), unknown)
+    assert damping > 0.1 > least
+    if method == "gptq":
+        np.testing.assert_array_equal(gptq(w, few, fmt).unpack(), Gptq()(Matrix(w, few.T @ few, grid, jnp.int32(40)), fmt)[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
