@@ -5,7 +5,7 @@ Command: python -m experiments.lm_ptq --text FOLDER/tinyshakespeare/input.txt --
 Time: 60 minutes on 2 CPU cores that much other work shared, 14 of them after the training.
 Result, mean perplexity lost over 3 seeds, float 5.60: int4 to nearest 1.88 %, AWQ 1.85 (1.28 with its range, 0.12
 with GPTQ), GPTQ 0.37 (0.55 in activation order), AdaRound 0.33; W8A8 0.05 %, with SmoothQuant 0.04. Seeds differ by a tenth to
-a third of a point.
+a third of a point. Not run again since GPTQ and AdaRound damp by the number of rows.
 """
 
 from experiments.common.char_lm import CharLM

@@ -28,7 +28,7 @@ class AdaRound:
     Adam for ``tr(dW' H dW) / e + lambda * mean(1 - |2 h - 1|^beta)``, where e is the error of rounding to nearest. In the
     first part of the steps the second term, which drives h to 0 or 1, is off; then lambda grows, and beta falls from 20 to 2.
     A layer's reconstruction error is quadratic in its weights, so it is taken over all calibration inputs at each step, through
-    H alone.
+    H alone. To H is added what the number of rows asks for (`oracle_damping`), and reported.
 
     Args:
       steps: of Adam.
@@ -51,7 +51,7 @@ class AdaRound:
 
     Source: Nagel, Amjad, van Baalen, Louizos, Blankevoort 2020, "Up or down? Adaptive rounding for post-training quantization",
     equations 21 to 25. Deviations: the error is relative, the second term a growing mean, batches are whole, the passes at the
-    end; the error is that of the layer before its activation.
+    end, the damping; the error is that of the layer before its activation.
     """
 
     steps: int = 500

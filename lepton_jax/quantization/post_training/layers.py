@@ -57,7 +57,7 @@ class LayerReport:
       error: of the quantized outputs on the calibration inputs, ``|X (Q - W)|^2 / |X W|^2``; where none were collected, of the
         weights, ``|Q - W|^2 / |W|^2``.
       nearest: the same, had every weight been rounded to nearest on the calibration's own range.
-      damping: what the Hessian took, times the mean of its diagonal; 0 for methods that factor none.
+      damping: what the Hessian took, times the mean of its diagonal; 0 for methods that take none.
       dead: how many inputs were always zero.
 
     Example:
