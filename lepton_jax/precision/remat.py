@@ -34,9 +34,9 @@ def remat(apply: Apply, *, budget: int | None = None) -> Apply:
     of dots and convolutions: those with the most multiplications a byte first, so that attention's weights are computed again
     before the products with kernels are. What a model says itself by `jax.checkpoint` or a derivative rule stays so.
 
-    What a compiled step holds at once is the compiler's choice: between the steps of a scan it fell as counted (183 to 79 MB of
-    temporary arrays for a decoder of 6 scanned layers, 34 MB at the least budget); of the same layers one after the other XLA on
-    CPU, which orders operations without regard to memory, held as much as before. Scan layers.
+    What a compiled step holds at once is the compiler's choice. Between the steps of a scan it fell (temporary arrays of a
+    decoder of 6 scanned layers: 183 to 79 MB, 34 at the least budget); of the same layers one after the other XLA on CPU,
+    which orders operations without regard to memory, held as much as before. Scan layers.
 
     Values are the same; gradients are those of the same operations, to the bit if they are run one by one (a compiler may
     round fused ones otherwise). With `autocast`, cast first, ``remat(autocast(apply, policy))``: then bytes are counted in its

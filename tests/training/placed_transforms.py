@@ -181,20 +181,21 @@ def main() -> None:
             print(*had[name], [path for one in by.values() for path in one.moved] or "", sep="  ", flush=True)
         table = [had[one] for one in every if one in had]
         sound = sum(row[2] == "0" and row[3] == "none" for row in table)
-        apart = sum(max(map(float, row[4:7])) > EXACT for row in table)
+        apart = [row[0] for row in table if max(map(float, row[4:7])) > EXACT]
         lines = [
             "# Transforms of the contract on one device and on four",
             "",
             f"`python tests/training/placed_transforms.py --steps {options.steps}`, jax {jax.__version__}.",
             "",
             f"{len(table)} of {len(every)} rows in data parallel, FSDP and tensor parallel (2 x 2) of the host: {sound} with",
-            f"every mask and integer the same bits as on one device; the losses of {apart} are further apart than {EXACT:.0e}.",
+            f"every mask and integer the same bits as on one device; the losses of {len(apart)} are further apart than {EXACT:.0e}:",
+            ", ".join(apart) + ".",
             "",
             *markdown_table([heads, *table]),
         ]
         if options.out:
             write_text(options.out, "\n".join(lines) + "\n")
-    print(*lines[4:6])
+    print(*lines[4:7])
 
 
 if __name__ == "__main__":
