@@ -188,7 +188,8 @@ def main() -> None:
             f"`python tests/training/placed_transforms.py --steps {options.steps}`, jax {jax.__version__}.",
             "",
             f"{len(table)} of {len(every)} rows in data parallel, FSDP and tensor parallel (2 x 2) of the host: {sound} with",
-            f"every mask and integer the same bits as on one device; the losses of {len(apart)} are further apart than {EXACT:.0e}:",
+            "every mask and integer the same bits as on one device; the losses of these "
+            f"{len(apart)} are further apart than {EXACT:.0e}:",
             ", ".join(apart) + ".",
             "",
             *markdown_table([heads, *table]),
