@@ -357,3 +357,16 @@ def test_weights_whose_gates_are_reordered_in_branches_are_one_variable_each(tmp
     assert {path: leaf.shape for path, leaf in leaves.items()} == {"params/wh": (1, 16, 64), "params/wi": (1, 48, 64)}
     roles = lepton.graph.roles(model.apply, model.variables, *model.example)
     assert all(role.is_weight for role in roles.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_largest_of_regions(seed: int, tmp_path: Path) -> None:
+    """Regions over the edge, upside down and of one element too, as ONNX Runtime has them."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, 3, 7, 9)).astype(np.float32)
+    corners = rng.integers(-6, 24, size=(11, 4)) / 2
+    rois = np.concatenate([rng.integers(0, 2, size=(11, 1)), corners], axis=1).astype(np.float32)
+    made = node("MaxRoiPool", "x r", "y", pooled_shape=[3, 2], spatial_scale=0.5 + seed / 4)
+    model = graph_of([made], [port("x", (2, 3, 7, 9)), port("r", (11, 5))], ["y"])
+    found = imported(model, tmp_path)(x, rois)
+    np.testing.assert_array_equal(found, by_onnxruntime(model, x, rois)[0])

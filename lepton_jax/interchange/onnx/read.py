@@ -78,10 +78,20 @@ def parsed(proto: Any, folder: Folder, stored: int) -> Parsed:
     del proto.functions[:]
     if missing := unknown(proto.graph):
         lines = [f"{op} at {', '.join(places[:5])}{', ...' if len(places) > 5 else ''}" for op, places in missing.items()]
-        raise ArtifactError(f"no rule for the operators {'; '.join(lines)}")
+        open_ended = [op for op in missing if op in _OPEN_ENDED]
+        why = (
+            f". How much {' and '.join(open_ended)} finds depends on the values, so that no shape is known: "
+            if open_ended
+            else ""
+        )
+        advice = "cut the file before it, by onnx.utils.extract_model, and do that part in numpy" if open_ended else ""
+        raise ArtifactError(f"no rule for the operators {'; '.join(lines)}{why}{advice}")
     graph = _Reader(folder).graph(proto.graph, frozenset(), 0)
     _clear(proto.graph)
     return Parsed(graph, proto, stored + folder.stored, versions.get("", 1))
+
+
+_OPEN_ENDED = ("NonMaxSuppression", "Unique")
 
 
 def _clear(graph: Any) -> None:

@@ -117,6 +117,31 @@ def roi_align(site: Site, x: Any, rois: Any, batches: Any) -> Any:
     return values.max((3, 5)) if largest else values.mean((3, 5))
 
 
+def max_roi_pool(site: Site, x: Any, rois: Any) -> Any:
+    """The largest element of every cell of regions ``rois[R, 5]``, (image, x1, y1, x2, y2), of ``x[N, C, H, W]``; 0 of none."""
+    cells = tuple(site.get("pooled_shape"))
+    most = max(cells[0] * x.shape[2], cells[0] * cells[1]) * x.shape[3]
+    site.room((rois.shape[0], x.shape[1], most), x.dtype)
+    # Halves go away from zero.
+    at = rois[:, 1:].astype(jnp.float32) * np.float32(site.get("spatial_scale", 1.0))
+    corners = jnp.sign(at) * jnp.floor(jnp.abs(at) + 0.5)
+    values = x[rois[:, 0].astype(jnp.int32)]
+    for axis, count in zip((2, 3), cells):
+        size, first, last = x.shape[axis], corners[:, 3 - axis], corners[:, 5 - axis]
+        step = (jnp.maximum(last - first + 1, 1) / count)[:, None]
+        ends = [jnp.clip(one + first[:, None], 0, size) for one in _around(np.arange(count, dtype=np.float32), step)]
+        places = jnp.arange(size)
+        inside = (places >= ends[0][..., None]) & (places < ends[1][..., None])  # (R, count, size)
+        inside = jnp.expand_dims(inside, (1, 4) if axis == 2 else (1, 2))
+        values = jnp.max(jnp.where(inside, jnp.expand_dims(values, axis), -jnp.inf), axis=axis + 1)
+    return jnp.where(jnp.isneginf(values), 0, values).astype(x.dtype)
+
+
+def _around(number: Any, step: Any) -> tuple[Any, Any]:
+    """Where cells of a length that is not whole begin and end."""
+    return jnp.floor(number * step), jnp.ceil((number + 1) * step)
+
+
 def deform_conv(site: Site, x: Any, w: Any, offset: Any, bias: Any = None, mask: Any = None) -> Any:
     """A convolution of ``x[N, C, H, W]`` each of whose taps is moved by an offset of its own, and weighted by a mask."""
     n = w.ndim - 2
@@ -149,5 +174,6 @@ def deform_conv(site: Site, x: Any, w: Any, offset: Any, bias: Any = None, mask:
 RULES: dict[str, Rule] = {
     "DeformConv": Rule(deform_conv),
     "GridSample": Rule(grid_sample),
+    "MaxRoiPool": Rule(max_roi_pool),
     "RoiAlign": Rule(roi_align),
 }
