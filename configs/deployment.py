@@ -22,4 +22,4 @@ def get_config() -> Deployment:
         Row(name="characters", kind="characters", model=CharLM(steps=600)),
         Row(name="spoken_digits", kind="trained", model=CNN(), data=Fsdd(), epochs=12),
     )
-    return Deployment(name="deployment", rows=rows)
+    return Deployment(name="deployment_engines", rows=rows)
