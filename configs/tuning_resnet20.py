@@ -4,8 +4,8 @@ Source: none; no toolkit offers this table.
 Command: python -m experiments.tuning --config configs/tuning_resnet20.py --seeds 3
 Time: 42 minutes on a part of 2 CPU cores that much other work shared, 21 minutes of processor time.
 Aim: 91.0 % at 3 bits a number, of the file's real bytes, batch norms with them. Result, mean of 3 seeds, 1,000 lossless test
-images: 91.60 % (dense 91.50) after 2 epochs on 7,000 images; before them 87.90, the best uniform recipe 84.73. The divergence is
-0.58 of the uniform recipe's (aim 0.5: missed); bits alone have 0.52 of it and 87.93 %. Zeros alone are never as small.
+images: 91.60 % (dense 91.50) after 2 epochs on 7,000 images; before them 87.90, the best uniform recipe 84.73. The divergence
+is 0.58 of the uniform recipe's (aim 0.5: missed); bits alone have 0.52 of it and 87.93 %. Zeros alone are never as small.
 """
 
 from experiments.common.config import Cifar10, Momentum
