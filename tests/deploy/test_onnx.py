@@ -228,7 +228,7 @@ def test_all_operations_without_a_form_are_named_in_one_error(tmp_path):
 
 def test_bad_calls_are_refused_in_one_line(tmp_path):
     model = Model(lambda v, x: x, {}, (jnp.ones(2),))
-    with pytest.raises(ValueError, match=r"must end in \.onnx; got 'm\.pb'"):
+    with pytest.raises(ValueError, match=r"must end in \.onnx or \.tflite; got 'm\.pb'"):
         deploy.save(model, "m.pb")
     with pytest.raises(TypeError, match="model must be a Model"):
         deploy.save({"w": 1}, tmp_path / "m.onnx")

@@ -56,15 +56,22 @@ def test_pruned_rounded_and_saved_it_gives_the_same_bits(model: lepton.Model, tm
 
 
 def test_gptq_is_better_than_the_nearest_and_rank_is_cut(model: lepton.Model):
-    run, errors = jax.jit(model.apply), {}
-    kernel = ("*down/kernel",)
-    for method in (q.Nearest(), q.Gptq()):
+    run, seen, unseen = jax.jit(model.apply), [], []
+    kernel, others = ("*down/kernel",), np.random.default_rng(4).integers(0, 23, (64, 9)).astype(np.int32)
+    for method in (q.Nearest(), q.Gptq(damping=0.01), q.Gptq()):
         new, reports = q.quantize_layers(
             model.apply, model.variables, [TOKENS], q.Uniform(3), method, select=kernel, progress=False
         )
-        errors[type(method)] = change(run(lepton.unpack(new), TOKENS), run(model.variables, TOKENS))
+        for errors, tokens in ((seen, TOKENS), (unseen, others)):
+            errors.append(change(run(lepton.unpack(new), tokens), run(model.variables, tokens)))
         assert set(reports) == {path for path in paths.flatten(model.variables) if path.endswith("down/kernel")}
-    assert errors[q.Gptq] < errors[q.Nearest]
+    nearest, exact, _ = seen
+    assert exact < nearest
+    nearest, exact, shrunk = (
+        unseen  # 18 rows say little: what follows them to the end is worse than nearest, by default it is not
+    )
+    assert exact > 1.2 * nearest
+    assert shrunk < 0.9 * exact
     thin = lepton.factorize_model(model, 0.5, select=kernel)
     assert sum(leaf.size for leaf in jax.tree.leaves(thin.variables)) < sum(x.size for x in jax.tree.leaves(model.variables))
     assert 0 < change(thin(TOKENS), model(TOKENS)) < 1
