@@ -67,11 +67,9 @@ def test_gptq_is_better_than_the_nearest_and_rank_is_cut(model: lepton.Model):
         assert set(reports) == {path for path in paths.flatten(model.variables) if path.endswith("down/kernel")}
     nearest, exact, _ = seen
     assert exact < nearest
-    nearest, exact, shrunk = (
-        unseen  # 18 rows say little: what follows them to the end is worse than nearest, by default it is not
-    )
+    nearest, exact, shrunk = unseen  # 18 rows say little: what follows them to the end is much worse than nearest
     assert exact > 1.2 * nearest
-    assert shrunk < 0.9 * exact
+    assert shrunk < exact
     thin = lepton.factorize_model(model, 0.5, select=kernel)
     assert sum(leaf.size for leaf in jax.tree.leaves(thin.variables)) < sum(x.size for x in jax.tree.leaves(model.variables))
     assert 0 < change(thin(TOKENS), model(TOKENS)) < 1
