@@ -26,6 +26,7 @@ STUDIES = {
         "Tuned layer by layer": "tuning_lenet300",
         "Tuned layer by layer, LeNet-5": "tuning_lenet5",
         "Tuned layer by layer, ResNet-20": "tuning_resnet20",
+        "Tuned layer by layer, film reviews": "tuning_sst2",
     },
     "Sparse": {
         "Gradual pruning, LeNet-300-100": "gradual_pruning",
