@@ -76,6 +76,7 @@ STUDIES = {
     },
     "Engines, files": {
         "ONNX Runtime": "deployment",
+        "Three engines and XLA": "deployment_engines",
         "Fast lowering": "fast_lowering",
         "Rewriting a graph": "graph",
         "Units, and the edge": "single_point",
