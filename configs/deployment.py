@@ -4,8 +4,8 @@ Source: the papers claim 4 times smaller, 2 times faster, 1 % less accurate.
 Command: python -m experiments.deployment --seeds 3
 Run so far: python -m experiments.deployment --only resnet20 --ways float W8A8 W4A8 --seeds 3 (8 minutes; others ran beside it).
 ResNet-20 on 992 lossless test images, float 91.53 %. Weights and activations in eight bits: 91.5 % on every engine, 3.7 times
-smaller, at one image 1.97 times as fast on ONNX Runtime (aim 2.3: missed), 2.54 on LiteRT (aim 3: missed; 3.00 at sixteen), 1.24
-on OpenVINO. Weights of four bits by GPTQ: 91.2 %, as fast. The other networks and forms are not run at length yet.
+smaller, at one image 1.97 times as fast on ONNX Runtime (aim 2.3: missed), 2.54 on LiteRT (aim 3: missed; 3.00 at sixteen),
+1.24 on OpenVINO. Weights of four bits by GPTQ: 91.2 %, as fast. The other networks and forms are not run at length yet.
 """
 
 from experiments.common.char_lm import CharLM
