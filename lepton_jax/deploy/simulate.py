@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.core.typing import Array
-from lepton_jax.deploy.sites import Graph, Grid, Site, is_absorbed, is_rectifier, variables_of
+from lepton_jax.deploy.at_sites import AtSites
+from lepton_jax.deploy.sites import Grid, Site, is_absorbed, is_rectifier
 from lepton_jax.deploy.weights import bias_codes, in_codes
 from lepton_jax.graph import _compat
-from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import Equation, Traced
 
 _EXACT = 2**24
@@ -73,7 +73,7 @@ class Added:
     right: Codes
 
 
-class Simulating(Interpreter):
+class Simulating(AtSites):
     """Evaluates a graph as an engine of eight bits does.
 
     Args:
@@ -87,10 +87,7 @@ class Simulating(Interpreter):
     """
 
     def __init__(self, traced: Traced, sites: Mapping[str, Site], grids: Mapping[str, Grid], largest: int):
-        super().__init__(traced)
-        self.graph = Graph(traced)
-        self.at = variables_of(self.graph, sites)
-        self.grids, self.largest = grids, largest
+        super().__init__(traced, sites, grids, largest)
         self.seen: dict[str, Array] = {}
 
     def dense(self, value: Any) -> Any:
@@ -102,21 +99,6 @@ class Simulating(Interpreter):
             case Added():
                 return self.dense(value.left) + self.dense(value.right)
         return value
-
-    def evaluate(self, jaxpr: Any, consts: Any, values: Sequence[Any], path: Any = (), scope: str = "") -> list[Any]:
-        if path == ():
-            values = [self.round(var, value) for var, value in zip(jaxpr.invars, values)]
-        return super().evaluate(jaxpr, consts, values, path, scope)
-
-    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
-        if len(eqn.path) != 1:
-            return None
-        if all(map(self.graph.is_constant, eqn.outvars)):
-            with jax.ensure_compile_time_eval():  # weights are looked at
-                return self.default(eqn, values)
-        outs = self._done(eqn, list(values))
-        outs = self.default(eqn, values) if outs is None else outs
-        return [self.round(var, out) for var, out in zip(eqn.outvars, outs)]
 
     def round(self, var: Any, value: Any) -> Any:
         """A value as codes, if it is at a site."""
@@ -144,7 +126,7 @@ class Simulating(Interpreter):
             self.seen[site.name] = value.codes
         return value
 
-    def _done(self, eqn: Equation, values: list[Any]) -> list[Any] | None:
+    def done(self, eqn: Equation, values: list[Any]) -> list[Any] | None:
         first = values[0] if values else None
         if self.graph.is_weighted(eqn) and isinstance(first, Codes):
             return [self._product(eqn, first, values[1])]

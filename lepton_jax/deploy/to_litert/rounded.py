@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lepton_jax.artifact.inputs import Axes, named
+from lepton_jax.deploy.at_sites import AtSites
 from lepton_jax.deploy.models import shapes_of
-from lepton_jax.deploy.sites import Graph, Grid, Site, is_absorbed, is_rectifier, variables_of
+from lepton_jax.deploy.sites import Grid, Site, is_absorbed, is_rectifier
 from lepton_jax.deploy.to_litert.points import Point, Points
 from lepton_jax.deploy.to_litert.write import bytes_of
 from lepton_jax.deploy.weights import in_codes, outputs_of
-from lepton_jax.graph.interpret import Interpreter
 from lepton_jax.graph.trace import Equation, Traced, trace
 
 
@@ -42,7 +42,7 @@ def file_of(placed: Any, axes: Axes | None, constraints: Sequence[str]) -> bytes
     return bytes_of(function, shapes, points, name="deploy.place")
 
 
-class Rounded(Interpreter):
+class Rounded(AtSites):
     """Evaluates a graph, every value at a site rounded to signed codes, and the weights that meet them.
 
     Args:
@@ -54,33 +54,16 @@ class Rounded(Interpreter):
     """
 
     def __init__(self, traced: Traced, sites: Mapping[str, Site], grids: Mapping[str, Grid], largest: int, points: Points):
-        super().__init__(traced)
-        self.graph = Graph(traced)
-        self.at = variables_of(self.graph, sites)
-        self.grids, self.largest, self.points = grids, largest, points
+        super().__init__(traced, sites, grids, largest)
+        self.points = points
 
-    def evaluate(self, jaxpr: Any, consts: Any, values: Sequence[Any], path: Any = (), scope: str = "") -> list[Any]:
-        if path == ():
-            values = [self.round(var, value) for var, value in zip(jaxpr.invars, values)]
-        return super().evaluate(jaxpr, consts, values, path, scope)
-
-    def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
-        if len(eqn.path) != 1:
-            return None
-        if all(map(self.graph.is_constant, eqn.outvars)):
-            with jax.ensure_compile_time_eval():  # weights are looked at
-                return self.default(eqn, values)
-        outs: Sequence[Any]
+    def done(self, eqn: Equation, values: list[Any]) -> list[Any] | None:
         if self.graph.is_weighted(eqn) and eqn.invars[0] in self.at:
-            outs = [self._product(eqn, *values)]
-        elif (only := self._absorbed(eqn, values)) is not None:
-            outs = [only]
-        else:
-            outs = self.default(eqn, values)
-        return [self.round(var, out) for var, out in zip(eqn.outvars, outs)]
+            return [self._product(eqn, *values)]
+        only = self._absorbed(eqn, values)
+        return None if only is None else [only]
 
     def round(self, var: Any, value: Any) -> Any:
-        """A value, rounded if it is at a site."""
         site = self.at.get(var)
         if site is None:
             return value
@@ -99,12 +82,8 @@ class Rounded(Interpreter):
     def _product(self, eqn: Equation, x: Any, weight: Any) -> Any:
         found = in_codes(eqn, np.asarray(weight), self.largest)
         outputs, low = outputs_of(eqn), int(min(found.codes.min(initial=0), -127))
-        dense, scale = (
-            found.rounded(),
-            np.broadcast_to(found.scale, [length if axis in outputs else 1 for axis, length in enumerate(found.shape)]).reshape(
-                -1
-            ),
-        )
+        along = [length if axis in outputs else 1 for axis, length in enumerate(found.shape)]
+        dense, scale = found.rounded(), np.broadcast_to(found.scale, along).reshape(-1)
         if len(outputs) == 1:
             return self.bind(eqn, [x, self.points.mark(jnp.asarray(dense), Point(scale, 0, outputs[0], low))])[0]
         # A matrix of all outputs: types have scales along one axis only.
