@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from lepton_jax.core.arguments import checked
-from lepton_jax.core.errors import ArtifactError, check_option, one_line
+from lepton_jax.core.errors import check_option
 from lepton_jax.core.extras import import_extra
 from lepton_jax.deploy import litert, openvino
+from lepton_jax.deploy.taken import taken
 
 
 def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized: bool = True, name: str = "deploy") -> Any:
@@ -36,11 +37,8 @@ def session(file: str | os.PathLike[str] | bytes, *, threads: int = 1, optimized
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     given = file if isinstance(file, bytes) else os.fspath(file)
-    try:
+    with taken("ONNX Runtime", file, name):
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # whatever the engine raises
-        shown = "the file" if isinstance(file, bytes) else os.fspath(file)
-        raise ArtifactError(f"{name}: ONNX Runtime does not take {shown}: {one_line(error)}") from error
 
 
 def _wide(one: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jax.core.errors import ArtifactError, one_line
 from lepton_jax.core.extras import import_extra
+from lepton_jax.deploy.taken import taken
 
 
 def open_file(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Any:
@@ -26,13 +26,10 @@ def open_file(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: s
       ArtifactError: if the engine does not take the file.
     """
     litert = import_extra("ai_edge_litert.interpreter", "litert")
-    shown = "the file" if isinstance(file, bytes) else os.fspath(file)
-    try:
+    with taken("LiteRT", file, name):
         content = file if isinstance(file, bytes) else Path(file).read_bytes()
         interpreter = litert.Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
-    except Exception as error:  # whatever the engine raises
-        raise ArtifactError(f"{name}: LiteRT does not take {shown}: {one_line(error)}") from error
     return interpreter
 
 

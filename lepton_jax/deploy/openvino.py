@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_jax.core.errors import ArtifactError, one_line
 from lepton_jax.core.extras import import_extra
+from lepton_jax.deploy.taken import taken
 
 
 def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str = "deploy") -> Callable[..., list[np.ndarray]]:
@@ -26,17 +26,12 @@ def runner(file: str | os.PathLike[str] | bytes, *, threads: int = 1, name: str 
       ImportError: if openvino is not installed.
       ArtifactError: if the engine does not take the file.
     """
-    shown = "the file" if isinstance(file, bytes) else os.fspath(file)
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    try:
-        with _no_telemetry():
-            core = import_extra("openvino", "openvino").Core()
+    with _no_telemetry():
+        core = import_extra("openvino", "openvino").Core()
+        with taken("OpenVINO", file, name):
             model = core.read_model(file if isinstance(file, bytes) else os.fspath(file))
             compiled = core.compile_model(model, "CPU", settings)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever the engine raises
-        raise ArtifactError(f"{name}: OpenVINO does not take {shown}: {one_line(error)}") from error
     request = compiled.create_infer_request()
 
     def run(*leaves: Any) -> list[np.ndarray]:
