@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -52,11 +54,20 @@ _KINDS = {
 
 @checked_but("model")
 def write_folder(
-    model: Any, folder: str | os.PathLike[str], to: To = "onnx", *, batches: Sequence[Any] = (), title: str = "A deployed model"
+    model: Any,
+    folder: str | os.PathLike[str],
+    to: To = "onnx",
+    *,
+    batches: Sequence[Any] = (),
+    title: str = "A deployed model",
+    labels: Sequence[str] = (),
+    vocabulary: Mapping[str, int] | None = None,
 ) -> tuple[str, ...]:
     """Write a model and examples that run it: in Python, C++, Java and Node, as a LiteRT file, or as a web page.
 
-    Every example reads ``input_0.bin``, which is there too, and prints the numbers of ``output_0``.
+    Every example reads ``input_0.bin``, which is there too, and prints the numbers of ``output_0``. The page takes an image
+    that is dropped or drawn (pixels from 0 to 1: a model that wants other numbers scales them itself), a sentence, or numbers;
+    of tokens ``[B, L, V]`` it shows what follows the last one.
 
     Args:
       model: a `lepton_jax.Model`, or a loaded `.lepton` file.
@@ -65,12 +76,15 @@ def write_folder(
       batches: to calibrate on, as for `place`: then ``model.onnx`` is in eight bits, and ``float.onnx`` beside it; of LiteRT
         ``.tflite``.
       title: of the page.
+      labels: what the page calls each class; by default its number.
+      vocabulary: the number of each word of the sentences that the page takes, other words are 1; or of each character, if all
+        are of one, others are left out. None: tokens are bytes.
 
     Returns:
       the names of the files.
 
     Raises:
-      As `save` and `place`.
+      As `save` and `place`; ValueError: for a vocabulary that has no words, or numbers below 0.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -80,6 +94,9 @@ def write_folder(
       ('model.onnx', 'input_0.bin', 'run.py', 'run.cpp', 'Run.java', 'run.mjs', 'package.json', 'README.md')
     """
     check_option("write_folder: to", to, To)
+    if vocabulary is not None and (not vocabulary or min(vocabulary.values()) < 0):
+        least = min(vocabulary.values(), default="none")
+        raise ValueError(f"write_folder: vocabulary must give words numbers from 0 on; the least is {least}.")
     suffix = ".tflite" if to == "litert" else ".onnx"
     if to != "litert":
         import_extra("onnx", "deploy")
@@ -104,11 +121,10 @@ def write_folder(
         write_atomic(target / f"{name}.bin", array.tobytes())
         names.append(f"{name}.bin")
     filled = _words(inputs, output, title, {Path(name).stem: name for name in names if name.endswith(suffix)})
+    filled |= {"WEB_LABELS": _script(list(labels)), "WEB_VOCABULARY": _script(vocabulary and dict(vocabulary))}
     for name in _EXAMPLES[to]:
         text = files("lepton_jax.deploy").joinpath("examples", f"{name}.txt").read_text()
-        for word, value in filled.items():
-            text = text.replace(f"@{word}@", value)
-        write_text(target / name, text)
+        write_text(target / name, re.sub("@([A-Z_]+)@", lambda word: filled[word[1]], text))
         names.append(name)
     return tuple(names)
 
@@ -158,6 +174,11 @@ def _inputs(ports: Ports) -> dict[str, np.ndarray]:
     return found
 
 
+def _script(value: Any) -> str:
+    """A value as a script within a page has it."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
 def _words(inputs: dict[str, np.ndarray], output: Kind, title: str, models: dict[str, str]) -> dict[str, str]:
     """What stands in the examples for this model."""
     kinds = {name: _kind(name, array.dtype) for name, array in inputs.items()}
@@ -171,9 +192,9 @@ def _words(inputs: dict[str, np.ndarray], output: Kind, title: str, models: dict
     first = next(iter(inputs.values()))
     is_image = first.ndim == 4 and first.shape[-1] in (1, 3) and first.dtype == np.float32
     kind = "image" if is_image else "text" if first.dtype.kind == "i" else "numbers"
-    page = {"kind": kind, "type": next(iter(kinds.values())).node, "shape": list(first.shape), "vocabulary": 256}
+    page = {"kind": kind, "type": next(iter(kinds.values())).node, "shape": list(first.shape)}
     return {
-        "TITLE": title,
+        "TITLE": html.escape(title),
         "TAKES": each(lambda name, array, kind: f"`{name}`, {array.dtype.name}[{dims(array)}]"),
         "PYTHON_INPUTS": each(lambda name, array, kind: f'"{name}": ("{array.dtype.name}", {array.shape})'),
         "CPP_INPUTS": each(lambda n, a, k: f'{{"{n}", "{n}.bin", {k.number}, {{{dims(a)}}}, {a.nbytes}}}'),
@@ -181,6 +202,6 @@ def _words(inputs: dict[str, np.ndarray], output: Kind, title: str, models: dict
         "JAVA_INPUTS": each(lambda n, a, k: f'new Input("{n}", {k.number}, new long[] {{{dims(a)}}})'),
         "JAVA_TYPE": output.java,
         "NODE_INPUTS": each(lambda n, a, k: f'{n}: {{ type: "{k.node}", array: {k.array}, shape: [{dims(a)}] }}'),
-        "WEB_INPUT": json.dumps(page),
-        "WEB_FILES": json.dumps(models),
+        "WEB_INPUT": _script(page),
+        "WEB_FILES": _script(models),
     }
