@@ -19,7 +19,7 @@ from lepton_jax.coding.streams import read_varint, varint
 from lepton_jax.core.files import ArtifactError, open_file, write_atomic
 
 MAGIC = b"\x93LPN"
-MAJOR, MINOR = 1, 4
+MAJOR, MINOR = 1, 5
 SECTIONS = ("manifest", "program", "tensors")
 # JSON takes some twenty times its bytes when read; this is room for a hundred thousand tensors.
 _MAX_MANIFEST = 1 << 22
@@ -47,8 +47,8 @@ class Container(NamedTuple):
 def build(manifest: bytes, program: bytes | bytearray, tensors: bytes) -> bytes:
     """Return the whole file's bytes. The tensors are entropy-coded already and stored as they are."""
     table, body = bytearray(MAGIC + bytes([MAJOR, MINOR])), bytearray()
-    for data, packed in ((manifest, compress(manifest)), (program, compress(program)), (tensors, (STORED, tensors))):
-        codec, stored = packed
+    packed = (compress(manifest), compress(program, program=True), (STORED, tensors))
+    for data, (codec, stored) in zip((manifest, program, tensors), packed):
         table += bytes([codec]) + varint(len(stored)) + varint(len(data)) + zlib.crc32(stored).to_bytes(4, "little")
         body += stored
     return bytes(table + zlib.crc32(table).to_bytes(4, "little") + body)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import export
 
 from lepton_jax.artifact import foreign_program
+from lepton_jax.artifact.compact import compact
 from lepton_jax.artifact.inputs import Axes, Restored, guessed, named, names_of, plain, wide
 from lepton_jax.artifact.leaves import is_key
 from lepton_jax.artifact.read_apart import read_apart
@@ -148,7 +149,7 @@ def _export(
                 exact = not symbolic or _operations(function, arguments, plain(structs)) == _operations(
                     program, arguments, plain(static)
                 )
-                return Program(exported, symbolic, lengths, exact)
+                return Program(compact(exported), symbolic, lengths, exact)
     where = f" with {', '.join(lengths)} of any length" if lengths else ""
     remedy = ". Name fewer axes, or say what holds of them: constraints=('time <= 512',)" if lengths else ""
     raise ArtifactError(f"apply cannot be exported with `jax.export`{where}: {problems[-1]}{remedy}")

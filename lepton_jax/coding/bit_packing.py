@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from lepton_jax.core.arguments import checked
 from lepton_jax.core.errors import check_whole
@@ -43,7 +44,8 @@ def unpack_bits(words: AnyArray, bits: int, count: int) -> AnyArray:
       [1, 2, 3, 0]
     """
     check_whole("unpack_bits: bits", bits, 1, 16)
-    check_whole("unpack_bits: count", count, 0)
+    if not is_symbolic_dim(count):
+        check_whole("unpack_bits: count", count, 0)
     return _regrouped(words, 8, bits, count)
 
 

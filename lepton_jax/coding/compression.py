@@ -1,13 +1,15 @@
 """General compression of bytes: the shortest of what deflate, zstd and xz make of them."""
 
+import functools
 import lzma
 import zlib
+from importlib import resources
 
 import zstandard
 
 from lepton_jax.core.files import ArtifactError
 
-STORED, _DEFLATE, _ZSTD, _XZ = range(4)
+STORED, _DEFLATE, _ZSTD, _XZ, _PROGRAM = range(5)
 _MAX_INFLATED = 1 << 30
 _CHUNK = 1 << 20
 
@@ -33,14 +35,28 @@ def _lzma(size: int) -> list[dict[str, int]]:
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}]
 
 
-def compress(data: bytes | bytearray) -> tuple[int, bytes]:
-    """Return the shortest of the codecs' outputs, and which one it is."""
+@functools.cache
+def _programs() -> zstandard.ZstdCompressionDict:
+    """What is read first by the programs' coder: whole programs of small networks, `experiments.benchmarks.program_bytes` chose
+    them. Part of format version 1."""
+    words = lzma.decompress(resources.files("lepton_jax.coding").joinpath("programs.xz").read_bytes())
+    return zstandard.ZstdCompressionDict(words, zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _zstd(data: bytes | bytearray, words: zstandard.ZstdCompressionDict | None = None) -> bytes:
+    return zstandard.ZstdCompressor(19, write_checksum=False, write_content_size=False, dict_data=words).compress(data)
+
+
+def compress(data: bytes | bytearray, *, program: bool = False) -> tuple[int, bytes]:
+    """Return the shortest of the codecs' outputs, and which one it is; `program`: also of the one that has read programs."""
     outputs = [
         (STORED, bytes(data)),
         (_DEFLATE, _deflate(data)),
-        (_ZSTD, zstandard.ZstdCompressor(19, write_checksum=False, write_content_size=False).compress(data)),
+        (_ZSTD, _zstd(data)),
         (_XZ, lzma.compress(data, format=lzma.FORMAT_RAW, filters=_lzma(len(data)))),
     ]
+    if program:
+        outputs.append((_PROGRAM, _zstd(data, _programs())))
     return min(outputs, key=lambda pair: len(pair[1]))
 
 
@@ -66,9 +82,10 @@ def _inflate(codec: int, stored: bytes, size: int) -> bytes:
         return stored
     if codec == _DEFLATE:
         return zlib.decompressobj(-15, _WORDS).decompress(stored, size + 1)
-    if codec == _ZSTD:
+    if codec in (_ZSTD, _PROGRAM):
+        words = _programs() if codec == _PROGRAM else None
         # Chunk by chunk: `read` takes all the room that it is asked for, whatever there is to read.
-        with zstandard.ZstdDecompressor(max_window_size=1 << 24).stream_reader(stored) as reader:
+        with zstandard.ZstdDecompressor(words, max_window_size=1 << 24).stream_reader(stored) as reader:
             out = bytearray()
             while chunk := reader.read(min(_CHUNK, size + 1 - len(out))):
                 out += chunk

@@ -92,7 +92,7 @@ def test_outputs_equal_the_live_model_for_any_batch_in_a_fresh_process(saved, tm
 
 def test_manifest_says_what_is_inside(saved):
     manifest = load(saved).manifest
-    assert manifest["version"] == [1, 4]
+    assert manifest["version"] == [1, 5]
     assert manifest["batch"] == "symbolic"
     assert manifest["platforms"] == ["cpu", "cuda", "tpu"]
     assert (manifest["recipe"], manifest["metrics"]) == ({"bits": 2}, {"error": 0.25})

@@ -153,10 +153,10 @@ def test_damaged_envelopes_are_refused_or_read_within_a_second(seed):
         data = bytearray(honest)
         for place in rng.integers(0, len(data), rng.integers(1, 6)):
             data[place] = rng.integers(256)
-        start = time.perf_counter()
+        start = time.process_time()
         with contextlib.suppress(ArtifactError):
             check_envelope(bytes(data[: rng.integers(1, len(data) + 1)] if rng.random() < 0.3 else data))
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_several_devices_and_derivatives_are_refused():
