@@ -34,6 +34,7 @@ class Artifact:
       packed: the variables with their packed leaves, in dicts, lists and tuples.
       variables: the dense variables, bit for bit those that were saved.
       manifest: what the file says about itself: version, tree, tensors, platforms, recipe, metrics.
+      lowering: whether a call does otherwise what XLA on CPU is slow at; see `load`.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -45,7 +46,7 @@ class Artifact:
     """
 
     def __init__(self, packed: PyTree, manifest: dict[str, Any], code: bytes, parts: Parts, native_code: bytes = b""):
-        self.packed = packed
+        self.packed, self.lowering = packed, True
         self._parts = parts
         self._manifest = manifest
         self._code = code
@@ -71,8 +72,12 @@ class Artifact:
         return program.runner(self._exported)
 
     @cached_property
+    def _run_fast(self) -> Callable[..., Any]:
+        return program.runner(self._exported, lowering=True)
+
+    @cached_property
     def _call(self) -> Callable[..., Any]:
-        return jax.jit(self._run)
+        return jax.jit(self._run_fast if self.lowering else self._run)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -81,11 +86,12 @@ class Artifact:
     def __call__(self, *inputs: Any) -> Any:
         """Run the program: ``apply(variables, *inputs)``, compiled once for all inputs of the same shapes.
 
-        On the backend that it was saved on it gives what ``jax.jit(apply)`` gives, bit for bit, if ``manifest["bits"]`` is
-        "exact": the same operations were traced for a named length as for a number. Where they were not (``positions[:time]``
-        for any `time` is a dynamic slice) XLA may fuse them otherwise, and results are those within rounding;
-        ``save(axes={})`` keeps the bits, for one shape. Mapped by `jax.vmap` it runs once for each
-        example, in a loop; give it a batch along its own batch axis instead, where that will do.
+        On the backend that it was saved on it gives what ``jax.jit(apply)`` gives, bit for bit, or where a CPU does some
+        operation otherwise, ``jax.jit(graph.fast_lowering(apply))``, if ``manifest["bits"]`` is "exact": the same operations
+        were traced for a named length as for a number. Where they were not (``positions[:time]`` for any `time` is a dynamic
+        slice) XLA may fuse them otherwise, and results are those within rounding; ``save(axes={})`` keeps the bits, for one
+        shape. Mapped by `jax.vmap` it runs once for each example, in a loop; give it a batch along its own batch axis instead,
+        where that will do.
 
         Args:
           inputs: as the example inputs were, named tuples and dataclasses also as tuples and dicts; with any lengths of
@@ -143,6 +149,10 @@ class Artifact:
         Raises:
           ValueError: if `variables` or the inputs are not like the file's; names each leaf.
         """
+        return self._applied(variables, inputs)
+
+    def _applied(self, variables: PyTree, inputs: tuple[Any, ...], lowering: bool = False) -> Any:
+        """`apply`; with `lowering` not to be saved anew, for the CPU's forms are then what it is."""
         try:
             leaves = list(structure.in_order(unpack(variables), self.packed))
         except (KeyError, IndexError, TypeError) as error:
@@ -158,7 +168,7 @@ class Artifact:
             check_inputs(exported, given, self.constraints)
 
         with program.running(check):
-            return self._run(weights, *given)
+            return (self._run_fast if lowering else self._run)(weights, *given)
 
     def native(self) -> Callable[..., Any]:
         """Return the model on its packed leaves: they stay packed in memory, and the dense weights are never kept.
@@ -281,13 +291,18 @@ def _checked(data: bytes, name: str) -> int:
 
 
 @checked
-def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False) -> Artifact:
+def load(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False, lowering: bool = True
+) -> Artifact:
     """Read a `.lepton` file. Needs neither the model's code nor pickle.
 
     Args:
       path: the file.
       max_bytes: refuse a file whose dense weights would take more; None: 16 MiB, or 2048 times the file's size if that is more.
       progress: show a bar while tensors are decoded, if the error stream is a terminal.
+      lowering: when it is called on a CPU, compute what XLA is slow at there in other forms, by
+        `lepton_jax.graph.fast_lowering`; a program without such operations runs as it is. The file itself holds the program as
+        it was written, for every platform and engine. False leaves all as it is.
 
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.
@@ -303,7 +318,9 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None, progress
     if max_bytes is not None:
         check_whole("load: max_bytes", max_bytes, 0)
     data = container.read(path)
-    return _opened(data, os.fspath(path), Allowance(len(data), max_bytes), progress)
+    artifact = _opened(data, os.fspath(path), Allowance(len(data), max_bytes), progress)
+    artifact.lowering = lowering
+    return artifact
 
 
 def _opened(data: bytes, name: str, allowance: Allowance, progress: bool) -> Artifact:

@@ -19,6 +19,7 @@ from lepton_jax.artifact import foreign_program
 from lepton_jax.artifact.compact import compact
 from lepton_jax.artifact.inputs import Axes, Restored, guessed, named, names_of, plain, wide
 from lepton_jax.artifact.leaves import is_key
+from lepton_jax.artifact.lowered import lowered
 from lepton_jax.artifact.read_apart import read_apart
 from lepton_jax.core.errors import ArtifactError, collect, one_line
 from lepton_jax.core.packed import is_packed
@@ -50,7 +51,7 @@ class Program(NamedTuple):
       symbolic: whether any axis of its inputs may have any length.
       lengths: those of the named axes in the examples.
       exact: whether the same operations compute the same at every length, as far as traces tell: its results are then those of
-        ``jax.jit(apply)`` bit for bit, and else within rounding.
+        ``jax.jit(apply)`` bit for bit, or of ``jax.jit(fast_lowering(apply))`` where it runs so, and else within rounding.
 
     Example:
       >>> export_program(lambda v, x: x * v, jnp.ones(()), (jnp.ones((3, 2)),))[1:]
@@ -225,13 +226,19 @@ def check_weights(exported: export.Exported, weights: Mapping[str, Any]) -> None
                 problems.append(f"{path}: needs {needed.str_short()}; got {got}; {remedy}")
 
 
-def runner(exported: export.Exported) -> Callable[..., Any]:
-    """Return a program as a function ``(weights, *inputs)`` that may be mapped, and that says that it has no derivative."""
+def runner(exported: export.Exported, lowering: bool = False) -> Callable[..., Any]:
+    """Return a program as a function ``(weights, *inputs)`` that may be mapped, and that says that it has no derivative.
+
+    Args:
+      exported: the program.
+      lowering: do what XLA on CPU is slow at otherwise, see `lowered`.
+    """
+    call = lowered(exported) if lowering else exported.call
 
     @jax.custom_vjp
     def run(weights: list[Any], *inputs: Any) -> Any:
         # jax has no rule to map a program: it is run once for each, in a loop.
-        return jax.custom_batching.sequential_vmap(exported.call)(weights, *inputs)
+        return jax.custom_batching.sequential_vmap(call)(weights, *inputs)
 
     def forward(weights: list[Any], *inputs: Any) -> Any:
         raise ArtifactError(

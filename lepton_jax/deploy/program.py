@@ -17,8 +17,8 @@ class _Expanding(Interpreter):
 
     def handle(self, eqn: Equation, values: Sequence[Any]) -> Sequence[Any] | None:
         if eqn.primitive == "call_exported":
-            from lepton_jax.deploy.stablehlo.evaluate import Program
-            from lepton_jax.deploy.stablehlo.rules import RULES
+            from lepton_jax.artifact.stablehlo.evaluate import Program
+            from lepton_jax.artifact.stablehlo.rules import RULES
 
             return Program(eqn.params["exported"], RULES)(*values)
         if eqn.primitive == "custom_vmap_call":

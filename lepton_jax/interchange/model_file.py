@@ -1,5 +1,6 @@
 """A model from a file or folder, of whatever kind."""
 
+import dataclasses
 import importlib
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ _PICKLED = {".bin", ".pt", ".pth", ".jit", ".pkl", ".pickle", ".ckpt", ".joblib"
 
 
 @checked
-def load_model(path: str | os.PathLike[str]) -> Model:
+def load_model(path: str | os.PathLike[str], *, lowering: bool = True) -> Model:
     """Read a model, without the model's code. What it is shows in its name:
 
     - ``.onnx``: of any framework, a function with a derivative, see `lepton_jax.interchange.from_onnx`;
@@ -33,6 +34,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
     Args:
       path: the file or folder.
+      lowering: call it with what XLA on CPU is slow at in other forms, as `Model` does.
 
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file, or a pickled one; says what, where and what to do.
@@ -55,9 +57,10 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         )
     if kind in _READERS:
         module, reader = _READERS[kind]
-        return getattr(importlib.import_module(f"lepton_jax.interchange.{module}"), reader)(path)
+        model = getattr(importlib.import_module(f"lepton_jax.interchange.{module}"), reader)(path)
+        return model if lowering else dataclasses.replace(model, lowering=False)
     artifact = load(path)
     recipe = artifact.manifest.get("recipe", {})
     applied = recipe.get("applied", []) if isinstance(recipe, dict) else []
     texts = tuple(Applied(str(text)) for text in applied) if isinstance(applied, list) else ()
-    return Model(artifact.apply, artifact.packed, artifact.example_inputs, texts)
+    return Model(artifact.apply, artifact.packed, artifact.example_inputs, texts, lowering)

@@ -9,15 +9,15 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from lepton_jax.artifact import save
 from lepton_jax.artifact.inputs import Axes
-from lepton_jax.core import paths
+from lepton_jax.artifact.lowered import fast
 from lepton_jax.core.arguments import checked_but
-from lepton_jax.core.kinds import described, wrong_leaf
+from lepton_jax.core.kinds import described
 from lepton_jax.core.packed import dense
 from lepton_jax.core.typing import Path, PyTree
+from lepton_jax.simple.inputs import check_like
 from lepton_jax.simple.report import report
 
 
@@ -46,6 +46,7 @@ class Model:
       variables: its variables, any leaf of which may be packed. Of a mapping with "params", these are what is trained.
       example: arrays of the inputs' shapes and dtypes, which `save` needs; as in `lepton_jax.save`.
       applied: what was done to it.
+      lowering: call it by `lepton_jax.graph.fast_lowering`; without operations that are slow, it is what it is without.
 
     Raises:
       TypeError: for a module in place of a function; see `from_linen` and `from_nnx`.
@@ -61,6 +62,7 @@ class Model:
     variables: PyTree
     example: tuple[Any, ...] = ()
     applied: tuple[Applied, ...] = ()
+    lowering: bool = True
 
     def __post_init__(self) -> None:
         if (made := _module(self.apply)) is not None or not callable(self.apply):
@@ -124,7 +126,7 @@ class Model:
 
     @cached_property
     def _run(self) -> Callable[..., Any]:
-        return jax.jit(self.apply)
+        return jax.jit(fast(self.apply) if self.lowering else self.apply)
 
     def __call__(self, *inputs: Any) -> Any:
         """Compute the outputs.
@@ -136,7 +138,7 @@ class Model:
             return self._run(self.dense, *inputs)
         except Exception as error:
             if self.example:
-                _check_like(self.example, inputs, error)
+                check_like(self.example, inputs, error)
             raise
 
     def native(self) -> Callable[..., Any]:
@@ -172,8 +174,7 @@ class Model:
         example = example or self.example
         if not example:
             raise ValueError(
-                "save: needs example inputs, whose shapes and dtypes the program is compiled for: model.save(path, x), or "
-                "Model(apply, variables, (x,))."
+                "save: needs example inputs, of its shapes: model.save(path, x), or Model(apply, variables, (x,))."
             )
         recipe = {"applied": [step.text for step in self.applied]} if self.applied else None
         save(path, self.apply, self.variables, *example, recipe=recipe, native=native, axes=axes, constraints=constraints)
@@ -299,27 +300,6 @@ def check_model(name: str, model: Any) -> None:
     if not isinstance(model, Model):
         got, remedy = _module(model) or (described(model), " Write Model(apply, variables, (x,)).")
         raise TypeError(f"{name} must be a Model; got {got}.{remedy}")
-
-
-def _check_like(example: tuple[Any, ...], inputs: tuple[Any, ...], error: Exception) -> None:
-    """Raise unless inputs are like the example's, of whatever length along their first axes.
-
-    Raises:
-      ValueError: with every input that is missing, unknown, or of another shape or dtype.
-    """
-    wanted, given = paths.flatten(example), paths.flatten(inputs)
-    problems = [f"{path}: missing" for path in wanted if path not in given]
-    problems += [f"{path}: unknown; leave it out" for path in given if path not in wanted]
-    for path in (path for path in wanted if path in given):
-        if said := wrong_leaf(given[path]):
-            problems.append(f"{path}: needs an array; got {said}")
-            continue
-        (needed, got) = ((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in (wanted[path], given[path]))
-        if (len(needed[0]), needed[0][1:], needed[1]) != (len(got[0]), got[0][1:], got[1]):
-            rows = ", ".join(["any", *map(str, needed[0][1:])] if needed[0] else [])
-            problems.append(f"{path}: needs {needed[1]}[{rows}]; got {got[1]}{list(got[0])}; reshape it or convert it")
-    if problems:
-        raise ValueError("the inputs are not like the model's example: " + "; ".join(problems) + ".") from error
 
 
 @checked_but("model")

@@ -14,6 +14,7 @@ from lepton_jax.core.arguments import checked
 from lepton_jax.core.devices import for_mesh
 from lepton_jax.core.errors import collect
 from lepton_jax.core.transform import Transform
+from lepton_jax.graph.lowering import fast_lowering
 from lepton_jax.precision.all_reduce import AllReduce
 from lepton_jax.precision.loss_scale import LossScale
 from lepton_jax.training.arrays import put
@@ -62,7 +63,8 @@ def shard_step(step: TrainStep, mesh: Mesh, *, axis: str = "data") -> TrainStep:
     of one device up to the order of the sums.
 
     Args:
-      step: from `make_train_step`.
+      step: from `make_train_step`; of a net with depthwise convolutions that several CPUs train, with ``lowering=False``, see
+        `lepton_jax.graph.fast_lowering`, or use `parallel_step`.
       mesh: has the axis; of several processes each gives the batch of all (`multihost.joined`), or the whole batch alike, of
         which its devices get their rows.
       axis: the mesh axis that the batches' first axis is spread over.
@@ -125,6 +127,7 @@ def parallel_step(
     *,
     reduce: AllReduce,
     loss_scale: LossScale | None = None,
+    lowering: bool = True,
 ) -> TrainStep:
     """Make a data parallel step whose gradients are added up in a way of choice.
 
@@ -140,6 +143,7 @@ def parallel_step(
       reduce: the axis and the dtype of the sums, e.g. ``AllReduce(dtype="bfloat16")``; or a compressed sum of
         `lepton_jax.training.reduce`, `Int8Reduce`, `PowerSgd` or `TopK`, which `create` must have been given too.
       loss_scale: as for `make_train_step`.
+      lowering: likewise; each device computes its own rows, so no other form asks another device for any.
 
     Returns:
       A step of the same signature for a state on all devices (`replicate`, or `create` with the placement `replicated`); the
@@ -162,6 +166,7 @@ def parallel_step(
     if reduce.axis not in mesh.shape:
         raise ValueError(f"parallel_step: reduce.axis must be an axis of the mesh, {mesh.axis_names}; got {reduce.axis!r}.")
     step = step_function(loss_fn, tx, transform, loss_scale, reduce)
+    step = fast_lowering(step) if lowering else step
     fields: dict[str, Any] = dict.fromkeys(TrainState._fields, PartitionSpec()) | {"reduction": reduce.specs()}
     same, rows = TrainState(**fields), PartitionSpec(reduce.axis)
     # Without the check of replication: with it, jax would add the gradients up itself, in float32.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from lepton_jax import identity, prune
@@ -236,3 +237,24 @@ def test_misuse():
     state = replicate(create(params_of(0, 8), {}, optax.sgd(0.1), identity(), jax.random.key(0)), mesh)
     with pytest.raises(ValueError, match=r"the state holds no errors; make it with create\(..., reduce=Int8Reduce"):
         parallel_step(loss_fn, optax.sgd(0.1), identity(), mesh, reduce=Int8Reduce())(state, batch_at(0, 8))
+
+
+def test_slow_operations_are_done_otherwise_on_every_device():
+    conv = nn.Conv(6, (3, 3), feature_group_count=3)
+    rng = np.random.default_rng()
+    images, mesh, tx = rng.normal(size=(8, 2, 2, 3)).astype(np.float32), data_mesh(jax.devices()[:2]), optax.sgd(0.1)
+    params = conv.init(jax.random.key(int(rng.integers(1000))), images)
+
+    def squares(params, model_state, batch, key):
+        return jnp.mean(jnp.sin(conv.apply(params, batch))), (model_state, {})
+
+    found = []
+    for lowering in (True, False):
+        state = create(params, {}, tx, identity(), jax.random.key(0), placement=replicated(mesh), reduce=AllReduce())
+        step = parallel_step(squares, tx, identity(), mesh, reduce=AllReduce(), lowering=lowering)
+        lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+        compiled = jax.jit(step, in_shardings=(lies, None), out_shardings=(lies, None)).lower(state, images).compile()
+        assert {one.kind for one in collectives(compiled)} == {"all-reduce"}  # examples stay where they are
+        assert ("feature_group_count" in compiled.as_text()) is not lowering
+        found.append(step(state, images)[0].params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)

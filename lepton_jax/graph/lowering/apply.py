@@ -39,6 +39,9 @@ def fast_lowering(function: Function, *, rules: Sequence[Rule | str] = DEFAULT, 
     function that it returns is right too, but its own operations are XLA's again. Nothing is done to a function without slow
     operations: it is traced to the same jaxpr.
 
+    In a `jax.shard_map` every device does its own part. Where the compiler itself spreads a batch over several CPUs, all forms
+    but that of the depthwise kernel's derivative keep it so; that one goes through the examples, and gathers them.
+
     Args:
       function: any function of trees of arrays, ``apply(variables, *inputs)`` or a whole training step. What is no array among
         its arguments is passed to it as it is.
@@ -132,6 +135,13 @@ class Lowering(Interpreter):
         emitted = self._form(eqn)
         return self.bind(eqn, values) if emitted is None else [emitted(*values)]
 
+    def fires(self) -> bool:
+        """Whether any operation is done otherwise."""
+        return any(map(self._otherwise, equations_of(self.traced.jaxpr)))
+
+    def _otherwise(self, eqn: Equation) -> bool:
+        return self._holds(eqn) if eqn.bodies else self._form(eqn) is not None
+
     def _form(self, eqn: Equation) -> Callable[..., Array] | None:
         """What computes the operation otherwise; one function for all sites that are equal."""
         site = site_of(eqn)
@@ -150,8 +160,7 @@ class Lowering(Interpreter):
         return self._holding[key]
 
     def _body_holds(self, eqn: Equation, body: _compat.Body) -> bool:
-        inner = equations_of(body.jaxpr, (*eqn.path, body.label))
-        return any(self._holds(one) if one.bodies else self._form(one) is not None for one in inner)
+        return any(map(self._otherwise, equations_of(body.jaxpr, (*eqn.path, body.label))))
 
 
 def is_ours(eqn: Equation) -> bool:

@@ -11,10 +11,10 @@ import numpy as np
 from jax import lax
 from jax._src.lib.mlir import ir
 
+from lepton_jax.artifact.stablehlo.arrays import ARRAYS, Rule
+from lepton_jax.artifact.stablehlo.evaluate import Program, element_of, elements, ints, shape_of, text
+from lepton_jax.artifact.stablehlo.lengths import Lengths, as_array, kept, lengths_of, objects
 from lepton_jax.core.errors import ArtifactError
-from lepton_jax.deploy.stablehlo.arrays import ARRAYS, Rule
-from lepton_jax.deploy.stablehlo.evaluate import Program, element_of, elements, ints, shape_of, text
-from lepton_jax.deploy.stablehlo.lengths import Lengths, as_array, kept, lengths_of, objects
 
 
 def plain(function: Callable[..., Any]) -> Rule:
@@ -157,6 +157,8 @@ def _composite(program: Program, op: Any, values: list[Any], env: Any) -> Any:
 def _custom(program: Program, op: Any, values: list[Any], env: Any) -> Any:
     target = str(ir.StringAttr(op.attributes["call_target_name"]).value)
     if target == "shape_assertion":
+        if isinstance(values[0], np.ndarray | np.generic) and not np.all(values[0]):
+            raise ArtifactError("the inputs' lengths do not keep to what the program says of them")
         return []
     if target == "Sharding":
         return values

@@ -12,8 +12,8 @@ from jax._src.interpreters import mlir
 from jax._src.lib import _jax
 from jax._src.lib.mlir import ir
 
+from lepton_jax.artifact.stablehlo.lengths import as_array
 from lepton_jax.core.errors import ArtifactError
-from lepton_jax.deploy.stablehlo.lengths import as_array
 
 Rules = Mapping[str, Callable[..., Any]]
 

@@ -11,9 +11,9 @@ from jax import lax
 from jax._src.lib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
+from lepton_jax.artifact.stablehlo.evaluate import Program, element_of, ints, matrix, only_operation, shape_of, text
+from lepton_jax.artifact.stablehlo.lengths import as_array, lengths_of
 from lepton_jax.core.errors import ArtifactError
-from lepton_jax.deploy.stablehlo.evaluate import Program, element_of, ints, matrix, only_operation, shape_of, text
-from lepton_jax.deploy.stablehlo.lengths import as_array, lengths_of
 
 Rule = Callable[[Program, Any, list[Any], dict[Any, Any]], Any]
 
