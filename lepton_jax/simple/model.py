@@ -174,7 +174,8 @@ class Model:
         example = example or self.example
         if not example:
             raise ValueError(
-                "save: needs example inputs, of its shapes: model.save(path, x), or Model(apply, variables, (x,))."
+                "save: needs example inputs, whose shapes and dtypes the program is compiled for: model.save(path, x), or "
+                "Model(apply, variables, (x,))."
             )
         recipe = {"applied": [step.text for step in self.applied]} if self.applied else None
         save(path, self.apply, self.variables, *example, recipe=recipe, native=native, axes=axes, constraints=constraints)
