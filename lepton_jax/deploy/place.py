@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial, wraps
 from typing import Any
 
@@ -101,6 +101,56 @@ class Placed:
     def codes(self, *inputs: Any) -> dict[str, Any]:
         """Return the codes of every value in eight bits, by its name, as `simulate` computes them."""
         return self._run(*inputs)[1]
+
+    @property
+    def variables(self) -> Any:
+        """What is multiplied and added, before it is rounded: batch norms folded, packed leaves opened."""
+        return self.model.variables
+
+    def apply(self, variables: Any, *inputs: Any) -> Any:
+        """Return what the engine would give with other variables, to train them: it has a derivative for them.
+
+        The same values are rounded as in `simulate`, by the same ranges, and weights by their own largest; derivatives go
+        straight through, and are zero where a range cuts off. The numbers are those of `simulate` but for float32's rounding,
+        which may move a code by a step. Weights in few steps, as a view of `fake_quant` gives them, keep them. Runs
+        in evaluation mode: no dropout, and batch norms are part of the weights.
+
+        Args:
+          variables: as `variables`, e.g. under training.
+          *inputs: as the model takes them; works under jit, grad and vmap.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from lepton_jax import Model
+          >>> placed = place(Model(lambda v, x: x @ v, jnp.eye(2)), [jnp.array([[0.0, 255.0]])])
+          >>> jax.grad(lambda v: placed.apply(v, jnp.array([[3.4, 300.0]])).sum())(placed.variables)
+          {'': Array([[  3.,   3.],
+                 [255., 255.]], dtype=float32)}
+        """
+        from lepton_jax.deploy.training import Training
+
+        traced = trace(self.model.apply, variables, *shapes_of(inputs))
+        interpreter = Training(traced, self.sites, self.grids, self.largest)
+        outs = interpreter.run([*jax.tree.leaves(variables), *jax.tree.leaves(inputs)])
+        return jax.tree.unflatten(traced.out_tree, outs)
+
+    def tuned(self, variables: Any) -> Placed:
+        """Return the same with other variables, as training `apply` gives them: the file is of these.
+
+        Args:
+          variables: as `variables`.
+
+        Raises:
+          ValueError: for another structure, other shapes, and numbers that are not finite.
+        """
+        wanted, got = ([(path, _kind_of(leaf)) for path, leaf in flatten(tree).items()] for tree in (self.variables, variables))
+        if wanted != got:
+            other = [f"{path or 'the variables'}: {kind}" for path, kind in got if (path, kind) not in wanted] or [
+                "fewer leaves"
+            ]
+            raise ValueError(f"Placed.tuned: variables must be like .variables; these are not: {', '.join(other[:9])}.")
+        _check_finite(variables)
+        return replace(self, model=self.model._replace(variables=jax.tree.map(np.asarray, variables)))
 
     def save(
         self, path: str | os.PathLike[str], *, axes: Axes | None = None, constraints: tuple[str, ...] = (), codes: bool = False
@@ -258,6 +308,10 @@ def _check_like(example: tuple[Any, ...], batches: list[tuple[Any, ...]]) -> Non
         if got != wanted:
             need, have = (", ".join(map(str, kinds)) for kinds in (wanted, got))
             raise ValueError(f"deploy.place: batch {number} must be like the model's inputs ({need}); got {have}.")
+
+
+def _kind_of(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
 def _kind(leaf: Any) -> str:

@@ -81,7 +81,10 @@ def test_java(folder):
     check(numbers([java(), "--enable-native-access=ALL-UNNAMED", "Run.java", str(LIBRARY)], folder[0]), folder[1])
 
 
-@pytest.mark.skipif(not NODE_MODULES, reason="needs LEPTON_NODE_MODULES, a folder in which onnxruntime-node is installed")
+@pytest.mark.skipif(
+    not (Path(NODE_MODULES or "none") / "onnxruntime-node").is_dir(),
+    reason="needs LEPTON_NODE_MODULES, a folder in which onnxruntime-node is installed",
+)
 def test_node(folder):
     (folder[0] / "node_modules").symlink_to(NODE_MODULES)
     check(numbers(["node", "run.mjs"], folder[0]), folder[1])
