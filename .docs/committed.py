@@ -27,6 +27,7 @@ STUDIES = {
         "Tuned layer by layer, LeNet-5": "tuning_lenet5",
         "Tuned layer by layer, ResNet-20": "tuning_resnet20",
         "Tuned layer by layer, film reviews": "tuning_sst2",
+        "Tuned layer by layer, characters": "tuning_characters",
     },
     "Sparse": {
         "Gradual pruning, LeNet-300-100": "gradual_pruning",
