@@ -38,7 +38,7 @@ TITLES = {
 }
 
 
-def _faster(title: str, name: str) -> Column:
+def faster(title: str, name: str) -> Column:
     """A gain in percent, with its interval; empty where there is none."""
 
     def cell(result: Result) -> str:
@@ -69,8 +69,8 @@ def _layers(results: Sequence[Result]) -> Parts:
         setting("what", "what"),
         setting("engine", "engine"),
         figure("before, ms", "before_ms", 3),
-        _faster("halfway", "halfway"),
-        _faster("after", "after"),
+        faster("halfway", "halfway"),
+        faster("after", "after"),
         plain("claimed", lambda r: CLAIMS[r["row"].split()[0]]),
         AGAIN,
     )
