@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jax
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # which is built on this
 Numbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 """((contracted axes of each side), (batch axes of each side))."""
 
+_VECTOR = 32
+"""XLA's own dot of int8 is fast for features that are a multiple of this."""
 _SMALLEST_GROUP = 64
 """A dot of fewer codes than this costs more than it saves: each group's result is as large as the whole one's."""
 
@@ -40,9 +43,7 @@ def dot(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Array:
     if is_codes(lhs) and is_codes(rhs):
         numbers = params["dimension_numbers"]
         if _coded_shape(lhs, rhs, numbers):
-            return differentiated(
-                functools.partial(_coded, numbers=numbers), functools.partial(_float_dot, params=params), lhs, rhs
-            )
+            return differentiated(partial(_coded, numbers=numbers), partial(_float_dot, params=params), lhs, rhs)
     elif is_codes(lhs) or is_codes(rhs):
         out = _mixed(lhs, rhs, params)
         if out is not None:
@@ -163,15 +164,44 @@ def _coded(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> Array:
 def _integers(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> Array:
     """``sum (a - p)(b - q)`` in int32, exact below ``2**31``."""
     (a, p), (b, q) = int8(lhs), int8(rhs)
-    out = jax.lax.dot_general(a, b, numbers, preferred_element_type=jnp.int32)
+    out = _product(a, b, numbers)
     (summed_a, summed_b), _ = numbers
     if p is not None:
-        out = out - outer(p, jnp.sum(b, summed_b, keepdims=True, dtype=jnp.int32), numbers)
+        out = out - outer(p, sums_along(b, summed_b), numbers)
     if q is not None:
-        out = out - outer(jnp.sum(a, summed_a, keepdims=True, dtype=jnp.int32), q, numbers)
+        out = out - outer(sums_along(a, summed_a), q, numbers)
     if p is not None and q is not None:
         out = out + math.prod(a.shape[axis] for axis in summed_a) * outer(p, q, numbers)
     return out
+
+
+def _product(a: Array, b: Array, numbers: Numbers) -> Array:
+    """The dot of int8 with int8 in int32. XLA on CPU has fast loops for two rows, none for one, which is filled up there."""
+    wide = partial(jax.lax.dot_general, dimension_numbers=numbers, preferred_element_type=jnp.int32)
+    (summed, summed_b), batch = numbers
+    free = [axis for axis in range(a.ndim) if axis not in summed]
+    sizes = [size for axis, size in enumerate(b.shape) if axis not in summed_b]
+    vectors = all(isinstance(size, int) for size in sizes) and math.prod(sizes) > 0 and math.prod(sizes) % _VECTOR == 0
+    if batch != ((), ()) or not free or any(a.shape[axis] != 1 for axis in free) or not vectors:
+        return wide(a, b)
+
+    def of_two_rows(a: Array, b: Array) -> Array:
+        rows = jax.lax.pad(a, jnp.int8(0), [(0, int(axis == free[0]), 0) for axis in range(a.ndim)])
+        return jax.lax.slice_in_dim(wide(rows, b), 0, 1, axis=0)
+
+    return jax.lax.platform_dependent(a, b, cpu=of_two_rows, default=wide)
+
+
+def sums_along(codes: Array, axes: Sequence[int]) -> Array:
+    """The sums of int8 along axes, which stay with size 1, in int32; in float32, which is faster, where that is exact.
+
+    Args:
+      codes: int8.
+      axes: that are summed.
+    """
+    exact = math.prod(codes.shape[axis] for axis in axes) <= 2**24 // 128
+    wide = jnp.float32 if exact else jnp.int32
+    return jnp.sum(codes, tuple(axes), keepdims=True, dtype=wide).astype(jnp.int32)
 
 
 def _group(lhs: Quantized, rhs: Quantized, numbers: Numbers) -> tuple[int, int, int] | tuple[()] | None:
