@@ -40,6 +40,8 @@ class Bench(Command):
     """Examples in a call, where the batch may have any length."""
     engine: Literal["onnxruntime", "openvino"] = "onnxruntime"
     """What runs .onnx files."""
+    activations: Literal["float32", "int8"] = "float32"
+    """Whether ONNX Runtime may round to eight bits what meets weights of few bits: less exact, and faster."""
     rounds: int = 15
     """How often each is measured."""
     plot: Path | None = None
@@ -57,7 +59,7 @@ class Bench(Command):
         outputs = {}
         for path in self.files:
             name = str(path) if str(path) not in runs else f"{path} ({len(runs)})"
-            runs[name] = _runner(path, given, self.batch, self.engine)
+            runs[name] = _runner(path, given, self.batch, self.engine, self.activations)
             outputs[name] = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(runs[name]())]
         found = gate(runs, rounds=self.rounds)
         first = next(iter(outputs.values()))
@@ -75,7 +77,7 @@ class Bench(Command):
         return Answer({"files": facts, "again": found.again, "trusted": found.is_trusted}, f"{table(rows)}\n{said}")
 
 
-def _runner(path: Path, given: list[np.ndarray], batch: int, engine: Any) -> Callable[[], Any]:
+def _runner(path: Path, given: list[np.ndarray], batch: int, engine: Any, activations: Any) -> Callable[[], Any]:
     if path.suffix == ".lepton":
         model = load(path)
         inputs = given or [
@@ -89,7 +91,9 @@ def _runner(path: Path, given: list[np.ndarray], batch: int, engine: Any) -> Cal
         given = given or [_numbers(shape, dtype) for shape, dtype in _ports(path, batch)]
     else:
         raise ValueError(f"bench: files must be .lepton, .onnx or .tflite; got {path}.")
-    return partial(runner(path, engine=engine if path.suffix == ".onnx" else None, name="bench"), *given)
+    return partial(
+        runner(path, engine=engine if path.suffix == ".onnx" else None, activations=activations, name="bench"), *given
+    )
 
 
 def _ports(path: Path, batch: int) -> list[tuple[list[int], str]]:
@@ -99,7 +103,7 @@ def _ports(path: Path, batch: int) -> list[tuple[list[int], str]]:
             [n if isinstance(n, int) else batch if axis == 0 else 8 for axis, n in enumerate(one.shape)],
             kinds.get(one.type, one.type.removeprefix("tensor(").removesuffix(")")),
         )
-        for one in session(path, name="bench").get_inputs()
+        for one in session(path, optimized=False, name="bench").get_inputs()
     ]
 
 

@@ -29,7 +29,7 @@ def save(
 
     Inputs are called ``input_0, input_1, ...`` and outputs ``output_0, output_1, ...``, in the order of `jax.tree.leaves`. What
     depends on variables alone is computed now, and batch norms are folded into float weights. Packed weights stay small: codes
-    with their scales (those in groups of 4 or 8 bits are multiplied as codes), indices with their table, factors as thin
+    with their scales (those of 4 bits in groups are multiplied as codes), indices with their table, factors as thin
     products; the numbers are those of ``unpack(variables)`` within rounding.
 
     Args:

@@ -97,6 +97,47 @@ def test_codes_of_four_bits_are_multiplied_as_they_are_and_activations_rounded_o
     assert errors["float32"] < 1e-4 < errors["int8"] < 1
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_runner_rounds_activations_only_if_asked(bits):
+    random = np.random.default_rng(bits)
+    codes = random.integers(1 - 2 ** (bits - 1), 2 ** (bits - 1), (128, 64)).astype(np.int8)
+    scale = random.uniform(0.01, 0.02, 64).astype(np.float32)
+    kept = onnx.helper.make_tensor(
+        "q", {4: 22, 8: 3}[bits], codes.shape, codes.tobytes() if bits == 8 else _nibbles(codes), raw=True
+    )
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=1),
+        onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ("n", size)) for name, size in (("x", 128), ("y", 64)))
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], [kept, onnx.numpy_helper.from_array(scale, "s")])
+    file = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    rows = random.normal(size=(5, 128)).astype(np.float32)
+    wanted = rows @ (codes.astype(np.float32) * scale)
+    errors = [np.abs(deploy.runner(file, **how)(rows)[0] - wanted).max() for how in ({}, {"activations": "int8"})]
+    assert errors[0] < 1e-4 * np.abs(wanted).max() < errors[1]
+    with pytest.raises(ValueError, match="activations must be"):
+        deploy.runner(file, activations="int4")
+
+
+def _nibbles(codes):
+    flat = codes.astype(np.int8).view(np.uint8).reshape(-1) & 15
+    return (flat[::2] | flat[1::2] << 4).tobytes()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_is_said_of_activations_is_in_the_files_themselves(bits, tmp_path):
+    weight = quantize(jax.random.normal(jax.random.key(bits), (64, 48)), Uniform(bits, group_size=32, group_axis=0))
+    model = Model(lambda v, x: jnp.tanh(x @ v["w"]), {"w": weight}, (jnp.ones((1, 64)),))
+    x = jax.random.normal(jax.random.key(1), (5, 64))
+    deploy.save(model, tmp_path / "m.onnx")
+    deploy.place(model, [x]).save(tmp_path / "placed.onnx")
+    for name in ("m.onnx", "placed.onnx"):
+        both = [deploy.runner(tmp_path / name, activations=kind)(x)[0] for kind in ("float32", "int8")]
+        np.testing.assert_array_equal(*both)
+    np.testing.assert_allclose(deploy.runner(tmp_path / "m.onnx")(x)[0], model(x), atol=1e-5)
+
+
 def test_packed_layers_of_a_scan_and_other_factors(tmp_path):
     class Step(nn.Module):
         @nn.compact
