@@ -20,7 +20,7 @@ from experiments import colab
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "notebooks"
-COLAB = ("end_to_end", "language_model", "low_rank_and_distillation", "pruning", "quantization")
+COLAB = ("deployment", "end_to_end", "language_model", "low_rank_and_distillation", "pruning", "quantization")
 """Those that Colab can install from an address."""
 FAMILIES = (*COLAB, "foreign_models", "single_point")
 # Folders of somebody's machine, and addresses in the memory of a process.
