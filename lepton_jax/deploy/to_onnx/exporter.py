@@ -116,9 +116,9 @@ class Exporter(Interpreter):
         what = f"{eqn.primitive}{f' ({reason})' if reason else ''}"
         self.missing.setdefault(what, []).append(self.name(eqn).removesuffix(eqn.primitive).rstrip("/_0123456789") or "the top")
         return [
-            Tensor(self.file.fresh("missing"), tuple(aval.shape), np.dtype(getattr(aval, "dtype", np.float32)))
+            Tensor(self.file.fresh(), tuple(aval.shape), np.dtype(getattr(aval, "dtype", np.float32)))
             if not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
-            else Tensor(self.file.fresh("missing"), tuple(aval.shape), np.dtype(np.uint32))
+            else Tensor(self.file.fresh(), tuple(aval.shape), np.dtype(np.uint32))
             for aval in eqn.out_avals
         ]
 

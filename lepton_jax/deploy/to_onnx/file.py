@@ -34,7 +34,7 @@ class File:
     Example:
       >>> file = File()
       >>> file.op("Add", file.const(np.float32(1)), file.const(np.float32(2))), [node.op_type for node in file.nodes]
-      ('add_3', ['Add'])
+      ('c', ['Add'])
     """
 
     def __init__(self) -> None:
@@ -49,14 +49,17 @@ class File:
         self._dims: dict[str, tuple[str, int]] = {}
         self._count = 0
 
-    def fresh(self, hint: str) -> str:
-        """A name that nothing else has."""
-        self._count += 1
-        return f"{hint.lower()}_{self._count}"
+    def fresh(self) -> str:
+        """A name that nothing else has: a, b, ..., z, aa, ...: in files of small nets names are a part of the bytes."""
+        self._count, left, name = self._count + 1, self._count + 1, ""
+        while left:
+            left, letter = divmod(left - 1, 26)
+            name = chr(ord("a") + letter) + name
+        return name
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
         """Add a node; return the name of its output, or the list of them if there are not just one."""
-        outs = [self.fresh(kind) for _ in range(outputs)]
+        outs = [self.fresh() for _ in range(outputs)]
         given = {key: value for key, value in attributes.items() if value is not None}
         node = helper.make_node(kind, list(inputs), outs, domain=domain, **given)
         self.domains.add(domain)
@@ -78,7 +81,7 @@ class File:
         value = np.ascontiguousarray(value).reshape(value.shape)
         key = (value.dtype.name, value.shape, value.tobytes())
         if key not in self._names:
-            name = self._names[key] = self.fresh("const")
+            name = self._names[key] = self.fresh()
             if value.dtype in (ml_dtypes.int4, ml_dtypes.uint4):
                 tensor = helper.make_tensor(name, type_of(value.dtype), value.shape, _nibbles(value), raw=True)
             else:

@@ -157,8 +157,7 @@ class RoundedExporter(Exporter):
             return super().bias(vector, node)
         scale = (np.float32(x.scale) * weight.scale).astype(np.float32)
         codes = bias_codes(np.broadcast_to(vector, scale.shape), scale)
-        given = [self.file.const(codes), self.file.const(scale), self.file.const(np.zeros(scale.shape, np.int32))]
-        return self.file.op("DequantizeLinear", *given, axis=0)
+        return self.file.op("DequantizeLinear", self.file.const(codes), self.file.const(scale), axis=0)  # around zero
 
     def is_weight(self, name: str) -> bool:
         return super().is_weight(name) or name in self.coded

@@ -27,7 +27,7 @@ def info(name: str, shape: Sequence[Any], dtype: Any) -> Any:
 
 
 def _entering(to: Exporter, avals: Sequence[Any]) -> tuple[list[Any], list[Tensor]]:
-    tensors = [Tensor(to.file.fresh("in"), tuple(aval.shape), np.dtype(aval.dtype)) for aval in avals]
+    tensors = [Tensor(to.file.fresh(), tuple(aval.shape), np.dtype(aval.dtype)) for aval in avals]
     return [info(tensor.name, tensor.shape, tensor.dtype) for tensor in tensors], tensors
 
 
@@ -38,7 +38,7 @@ def body(to: Exporter, inputs: Sequence[Any], run: Callable[[], Sequence[Any]]) 
         # A graph's outputs must be made in it.
         names = [to.file.op("Identity", to.name_of(value)) for value in values]
         outputs = [info(name, np.shape(v) if not isinstance(v, Tensor) else v.shape, v.dtype) for name, v in zip(names, values)]
-    return to.file.graph(to.file.fresh("body"), nodes, inputs, outputs)
+    return to.file.graph(to.file.fresh(), nodes, inputs, outputs)
 
 
 def _as_list(outs: Any) -> list[str]:
@@ -119,8 +119,8 @@ def _while(to: Exporter, eqn: Equation, values: Sequence[Any]) -> list[Any]:
         return each, reduced(to, "ReduceMax", each, range(len(each.shape)), np.bool_) if each.shape else each
 
     inputs, state = _entering(to, eqn.out_avals)
-    step = helper.make_tensor_value_info(to.file.fresh("step"), type_of(np.int64), [])
-    on = helper.make_tensor_value_info(to.file.fresh("on"), type_of(np.bool_), [])
+    step = helper.make_tensor_value_info(to.file.fresh(), type_of(np.int64), [])
+    on = helper.make_tensor_value_info(to.file.fresh(), type_of(np.bool_), [])
 
     def run() -> list[Any]:
         new = to.inner(eqn, inner, [*second, *state])
