@@ -176,12 +176,14 @@ class Placed:
             write_atomic(path, file_of(self, axes, constraints))
             return
         import_extra("onnx", "deploy")
-        from lepton_jax.deploy.to_onnx import write
+        from lepton_jax.deploy.to_onnx import blocks, write
 
         model, traced = traced_for([self.model], axes, constraints)
         if set(find(traced)) != set(self.sites):  # operations have other names where the batch has any length
             model, traced = traced_for([self.model], {})
         made = write.model_of(traced, write.entering(model.variables), name="deploy.place", exporter=self._exporter(codes))
+        if self.target == "onnxruntime":
+            blocks.in_blocks(made)
         write_atomic(path, write.bytes_of(made, os.fspath(path)))
 
     def _exporter(self, codes: bool) -> Any:
