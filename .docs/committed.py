@@ -54,6 +54,7 @@ STUDIES = {
         "Low rank: time": "low_rank_dense",
         "Bytes of formats": "quantized_size",
         "Inference in int8": "int8_inference",
+        "Networks in int8": "native_int8",
         "Training in int8": "int8_training",
     },
     "Learning, precision": {
