@@ -81,6 +81,7 @@ STUDIES = {
         "Three engines and XLA": "deployment_engines",
         "Fast lowering": "fast_lowering",
         "Rewriting a graph": "graph",
+        "Optimised graphs": "graph_optimisation",
         "Units, and the edge": "single_point",
         "The file's coders": "artifact",
         "Compressed data sets": "compressed_data",
