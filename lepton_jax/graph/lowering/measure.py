@@ -57,7 +57,7 @@ def measure_lowerings(
     Example:
       >>> def apply(kernel, x):
       ...     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-      >>> measured = measure_lowerings(apply, jnp.ones((3, 3, 32, 32)), jnp.ones((8, 2, 2, 32)))
+      >>> measured = measure_lowerings(apply, jnp.ones((3, 3, 128, 128)), jnp.ones((32, 2, 2, 128)))
       >>> list(measured.values())
       ['small image']
     """
