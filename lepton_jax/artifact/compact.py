@@ -41,7 +41,7 @@ def compact(exported: export.Exported) -> export.Exported:
         _inline(module)
         passmanager.PassManager.parse(_PASSES).run(module.operation)
         version = hlo.get_version_from_compatibility_requirement(hlo.StablehloCompatibilityRequirement.WEEK_4)
-        return dataclasses.replace(exported, mlir_module_serialized=hlo.serialize_portable_artifact(module, version))
+        return dataclasses.replace(exported, mlir_module_serialized=_jax.mlir.serialize_portable_artifact(module, version))
 
 
 def _inside(operation: Any) -> Iterator[Any]:
