@@ -84,6 +84,8 @@ STUDIES = {
         "Optimised graphs": "graph_optimisation",
         "Units, and the edge": "single_point",
         "The file's coders": "artifact",
+        "The program's bytes": "program_bytes",
+        "Files of others": "foreign_models",
         "Compressed data sets": "compressed_data",
         "Hostile files": "hostile_files",
         "Accidents": "accidents",

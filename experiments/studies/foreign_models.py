@@ -204,6 +204,7 @@ class Runner(study.Runner[ForeignModels]):
     def measure(self, cells: Sequence[Cell]) -> list[Result]:
         row = cells[0].row
         assert row.path is not None
+        jax.clear_caches()  # programs of the file before, several gigabytes after a dozen of them
         model, original = from_onnx(row.path), deploy.runner(row.path)
         tests = [row.draw((1, seed), model.example) for seed in self.seeds]
         wanted = [original(*x) for x in tests]

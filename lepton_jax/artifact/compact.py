@@ -15,15 +15,16 @@ from jax._src.lib.mlir.dialects import hlo
 _PASSES = "builtin.module(strip-debuginfo,cse)"
 
 
-def compact(exported: export.Exported) -> export.Exported:
+def compact(exported: export.Exported, *, assertions: bool = False) -> export.Exported:
     """Return the same program, shorter: equal in every bit of its results, since XLA does the same to it before anything runs.
 
     Branches by platform that are equal become one, a function that is called once stands where it is called, equal operations
-    are done once; names of places in the source, and the checks of lengths that `jax.export.Exported.call` makes from the
-    shapes themselves, are left out.
+    are done once; names of places in the source are left out, and so are, unless `assertions` are kept, the checks of lengths,
+    which `jax.export.Exported.call` makes from the shapes themselves; all but those that a symbolic scope was given.
 
     Args:
       exported: for one device.
+      assertions: keep what the program itself asserts of lengths.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -36,7 +37,7 @@ def compact(exported: export.Exported) -> export.Exported:
         for operation in list(_inside(module.operation)):
             if operation.name == "stablehlo.case":
                 _one_branch(operation)
-            elif operation.name == "stablehlo.custom_call" and _target(operation) == "shape_assertion":
+            elif not assertions and operation.name == "stablehlo.custom_call" and _target(operation) == "shape_assertion":
                 operation.erase()
         _inline(module)
         passmanager.PassManager.parse(_PASSES).run(module.operation)

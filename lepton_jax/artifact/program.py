@@ -150,7 +150,7 @@ def _export(
                 exact = not symbolic or _operations(function, arguments, plain(structs)) == _operations(
                     program, arguments, plain(static)
                 )
-                return Program(compact(exported), symbolic, lengths, exact)
+                return Program(compact(exported, assertions=bool(constraints)), symbolic, lengths, exact)
     where = f" with {', '.join(lengths)} of any length" if lengths else ""
     remedy = ". Name fewer axes, or say what holds of them: constraints=('time <= 512',)" if lengths else ""
     raise ArtifactError(f"apply cannot be exported with `jax.export`{where}: {problems[-1]}{remedy}")

@@ -105,6 +105,28 @@ def test_wrong_lengths_are_still_refused(weights, tmp_path):
         load(tmp_path / "m.lepton")(jnp.ones((2, 5)))
 
 
+@pytest.mark.parametrize("lowering", [True, False])
+def test_lengths_that_are_not_what_was_said_are_refused(lowering, tmp_path):
+    """Equal names are equal lengths, whatever was said holds, and an axis has at least one index."""
+
+    def apply(w, x, y):
+        return (x * w).sum(1) + y.sum(1)
+
+    x, axes = jnp.ones((2, 4)), [{0: "batch", 1: "time"}, {0: "batch", 1: "time"}]
+    save(tmp_path / "said.lepton", apply, jnp.ones(()), x, x, axes=axes, constraints=("time <= 6", "time >= 2"))
+    save(tmp_path / "free.lepton", apply, jnp.ones(()), x, x, axes=axes)
+    for name, refused in {"said": [(3, 7), (3, 1)], "free": []}.items():
+        model = load(tmp_path / f"{name}.lepton", lowering=lowering)
+        np.testing.assert_array_equal(model(jnp.ones((3, 5)), jnp.ones((3, 5))), jnp.full(3, 10.0))
+        for call in (model, lambda *inputs, model=model: jax.jit(model.apply)(model.variables, *inputs)):
+            for shape in refused:
+                with pytest.raises(ValueError, match=r"time|refining shapes"):
+                    call(jnp.ones(shape), jnp.ones(shape))
+            for other in ((3, 4), (2, 5)):
+                with pytest.raises(ValueError, match=r"do not fit|[Ii]nput shapes|refine"):
+                    call(jnp.ones((3, 5)), jnp.ones(other))
+
+
 def test_the_dictionary_is_the_one_that_files_were_written_with():
     words = lzma.decompress(resources.files("lepton_jax.coding").joinpath("programs.xz").read_bytes())
     assert hashlib.sha256(words).hexdigest() == "b3568b2f10fe453c5b4aee57296d5c792752b8b8e3e2d4b6be9d841506b22c9a"
