@@ -46,7 +46,7 @@ class Artifact:
     """
 
     def __init__(self, packed: PyTree, manifest: dict[str, Any], code: bytes, parts: Parts, native_code: bytes = b""):
-        self.packed, self.lowering = packed, True
+        self.packed, self.lowering = packed, False
         self._parts = parts
         self._manifest = manifest
         self._code = code
@@ -86,8 +86,8 @@ class Artifact:
     def __call__(self, *inputs: Any) -> Any:
         """Run the program: ``apply(variables, *inputs)``, compiled once for all inputs of the same shapes.
 
-        On the backend that it was saved on it gives what ``jax.jit(apply)`` gives, bit for bit, or where a CPU does some
-        operation otherwise, ``jax.jit(graph.fast_lowering(apply))``, if ``manifest["bits"]`` is "exact": the same operations
+        On the backend that it was saved on it gives what ``jax.jit(apply)`` gives, bit for bit, or with ``load(lowering=True)``
+        on a CPU what ``jax.jit(graph.fast_lowering(apply))`` gives, if ``manifest["bits"]`` is "exact": the same operations
         were traced for a named length as for a number. Where they were not (``positions[:time]`` for any `time` is a dynamic
         slice) XLA may fuse them otherwise, and results are those within rounding; ``save(axes={})`` keeps the bits, for one
         shape. Mapped by `jax.vmap` it runs once for each example, in a loop; give it a batch along its own batch axis instead,
@@ -292,7 +292,7 @@ def _checked(data: bytes, name: str) -> int:
 
 @checked
 def load(
-    path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False, lowering: bool = True
+    path: str | os.PathLike[str], *, max_bytes: int | None = None, progress: bool = False, lowering: bool = False
 ) -> Artifact:
     """Read a `.lepton` file. Needs neither the model's code nor pickle.
 
@@ -301,8 +301,9 @@ def load(
       max_bytes: refuse a file whose dense weights would take more; None: 16 MiB, or 2048 times the file's size if that is more.
       progress: show a bar while tensors are decoded, if the error stream is a terminal.
       lowering: when it is called on a CPU, compute what XLA is slow at there in other forms, by
-        `lepton_jax.graph.fast_lowering`; a program without such operations runs as it is. The file itself holds the program as
-        it was written, for every platform and engine. False leaves all as it is.
+        `lepton_jax.graph.fast_lowering`, within rounding, as `lepton_jax.load_model` does by default; a program without such
+        operations runs as it is. The file itself holds the program as it was written, for every platform and engine. False
+        keeps the bits of ``jax.jit(apply)``.
 
     Raises:
       ArtifactError: for a foreign, newer, truncated or damaged file; says what and where.

@@ -38,7 +38,7 @@ def test_a_file_and_a_model_give_the_bits_of_the_fast_function(made: Any, tmp_pa
     variables, x = made
     model = Model(Slow().apply, variables, (x[:1],))
     model.save(tmp_path / "m.lepton")
-    file, again = load(tmp_path / "m.lepton"), load_model(tmp_path / "m.lepton")
+    file, again = load(tmp_path / "m.lepton", lowering=True), load_model(tmp_path / "m.lepton")
     for batch in (x[:1], x):
         fast = jax.jit(graph.fast_lowering(Slow().apply))(variables, batch)
         for ours in (model(batch), file(batch), again(batch)):
@@ -50,7 +50,7 @@ def test_the_option_leaves_all_as_it_was(made: Any, tmp_path: Path) -> None:
     variables, x = made
     save(tmp_path / "m.lepton", Slow().apply, variables, x)
     plain = jax.jit(Slow().apply)(variables, x)
-    same(load(tmp_path / "m.lepton", lowering=False)(x), plain)
+    same(load(tmp_path / "m.lepton")(x), plain)
     same(load_model(tmp_path / "m.lepton", lowering=False)(x), plain)
     same(Model(Slow().apply, variables, lowering=False)(x), plain)
 
@@ -67,10 +67,10 @@ def test_the_fast_program_is_what_runs(made: Any, tmp_path: Path) -> None:
 def test_files_and_what_is_made_of_them_hold_the_program_as_written(made: Any, tmp_path: Path) -> None:
     variables, x = made
     save(tmp_path / "m.lepton", Slow().apply, variables, x)
-    file = load(tmp_path / "m.lepton")
+    file = load(tmp_path / "m.lepton", lowering=True)
     file(x)
     save(tmp_path / "again.lepton", file.apply, file.packed, x)
-    again = load(tmp_path / "again.lepton")
+    again = load(tmp_path / "again.lepton", lowering=True)
     same(again(x), file(x))
     same(load(tmp_path / "again.lepton", lowering=False)(x), load(tmp_path / "m.lepton", lowering=False)(x))
     assert "fast_lowering" not in str(jax.make_jaxpr(file.apply)(variables, x))
@@ -79,7 +79,7 @@ def test_files_and_what_is_made_of_them_hold_the_program_as_written(made: Any, t
 def test_mapped_and_refused_as_before(made: Any, tmp_path: Path) -> None:
     variables, x = made
     save(tmp_path / "m.lepton", Slow().apply, variables, x)
-    file = load(tmp_path / "m.lepton")
+    file = load(tmp_path / "m.lepton", lowering=True)
     np.testing.assert_allclose(jax.vmap(file)(x[:, None])[:, 0], file(x), rtol=1e-5, atol=1e-6)
     with pytest.raises(ArtifactError, match="no derivative"):
         jax.grad(lambda x: file(x).sum())(x)
@@ -96,7 +96,7 @@ def test_lengths_keep_to_what_was_said(tmp_path: Path) -> None:
 
     x = jnp.ones((2, 8, 2))
     save(tmp_path / "m.lepton", apply, kernel, x, axes={1: "time"}, constraints=("time <= 16",))
-    file = load(tmp_path / "m.lepton")
+    file = load(tmp_path / "m.lepton", lowering=True)
     np.testing.assert_allclose(file(jnp.ones((2, 16, 2))), apply(kernel, jnp.ones((2, 16, 2))), rtol=1e-6)
     with pytest.raises(ValueError, match="time <= 16"):
         file(jnp.ones((2, 17, 2)))
@@ -109,5 +109,5 @@ def test_a_program_that_is_not_known_operation_by_operation_runs_as_it_is(made: 
 
     variables, x = made
     save(tmp_path / "m.lepton", apply, variables, x)
-    for ours, theirs in zip(load(tmp_path / "m.lepton")(x), jax.jit(apply)(variables, x), strict=True):
+    for ours, theirs in zip(load(tmp_path / "m.lepton", lowering=True)(x), jax.jit(apply)(variables, x), strict=True):
         same(ours, theirs)
